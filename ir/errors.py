@@ -1,0 +1,58 @@
+"""Every exception rnnc raises on purpose, in one place so that all layers share them.
+
+A message names the argument, what came, what was expected and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class RnncError(Exception):
+    """Base of all exceptions of rnnc."""
+
+
+class ArgumentError(RnncError, ValueError):
+    """An argument has an unusable value."""
+
+
+class ArgumentTypeError(RnncError, TypeError):
+    """An argument has an unusable type."""
+
+
+class ShapeError(ArgumentError):
+    """An array has the wrong number of axes or the wrong sizes."""
+
+
+class DtypeError(ArgumentTypeError):
+    """An array has the wrong element type; rnnc never casts in silence."""
+
+
+class ParameterError(ArgumentError):
+    """A parameter is missing, unknown, or does not fit its spec."""
+
+
+class LengthError(ArgumentError):
+    """A sequence length is not between 0 and the number of time steps."""
+
+
+class IRError(RnncError, ValueError):
+    """A graph or program breaks a rule of the intermediate representation."""
+
+
+class VerifyError(IRError):
+    """The verifier found a malformed graph."""
+
+
+class ParseError(IRError):
+    """The text of a graph does not follow the grammar."""
+
+
+class RollError(IRError):
+    """The steps of a graph are not equal up to a shift of time."""
+
+
+class BackendError(RnncError, RuntimeError):
+    """A backend cannot do what was asked of it."""
+
+
+class BackendUnavailable(BackendError):
+    """A backend needs hardware or a package that is not there."""

@@ -1,0 +1,182 @@
+"""Families: the nodes of a graph up to a shift of time, and the cycles among them.
+
+Two nodes are one family if they have the same op, attributes, shape and (families of) operands, and
+differ only in their step: value numbering modulo t. A carry is a leaf, known by its state. For a graph whose
+steps are alike this proves it; otherwise the error names the node that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+
+from rnnc.ir.errors import RollError
+from rnnc.ir.graph import Graph, Node, Site
+from rnnc.ir.ops import OPS, Attrs, Op, Shape
+
+
+@dataclass(eq=False)
+class Family:
+    """One value of the rolled program: a value at every step (timed), or a single one.
+
+    A carry has no inputs but an `initial` value and a `source`, the family it reads one step back.
+    """
+
+    index: int
+    op: str
+    inputs: tuple[Family, ...]
+    attrs: Attrs
+    shape: Shape
+    dtype: str
+    site: Site | None
+    timed: bool
+    members: dict[int, Node] = field(default_factory=dict)
+    initial: Family | None = None
+    source: Family | None = None
+
+    @property
+    def spec(self) -> Op:
+        """The row of the op table."""
+        return OPS[self.op]
+
+    def attr(self, name: str) -> Any:
+        """The value of an attribute."""
+        return dict(self.attrs)[name]
+
+    def reads(self) -> tuple[Family, ...]:
+        """Everything this value depends on, a carry's source included."""
+        return self.inputs + tuple(f for f in (self.source, self.initial) if f is not None)
+
+    @property
+    def name(self) -> str:
+        """As printed in a Program."""
+        if self.op == "input":
+            return str(self.attr("name"))
+        return repr(self.attr("value")) if self.op == "const" else f"%{self.index}"
+
+    def __repr__(self) -> str:
+        return f"{self.name} = {self.op}" + (f" ({self.site})" if self.site else "")
+
+
+def families(graph: Graph) -> dict[Node, Family]:
+    """Each live node's family. Raises RollError where the steps are not alike."""
+    numbering = _Numbering(graph.steps)
+    live = graph.live()
+    for node in graph.nodes:
+        if node in live:
+            numbering.add(node)
+    numbering.check_steps()
+    numbering.link_carries()
+    return numbering.of
+
+
+def recurrences(graph: Graph) -> dict[Node, int | None]:
+    """Each live node -> the number of the cycle through carries it is on, or None."""
+    of = families(graph)
+    number: dict[Family, int] = {}
+    for cycle in cycles(set(of.values())):
+        first = min(f.index for f in cycle)
+        number.update(dict.fromkeys(cycle, first))
+    return {node: number.get(family) for node, family in of.items()}
+
+
+def cycles(members: Iterable[Family]) -> list[set[Family]]:
+    """The loops: strongly connected components with a cycle (a state kept unchanged is a cycle of one)."""
+    digraph = dependence(members)
+    components = nx.strongly_connected_components(digraph)
+    found = [set(c) for c in components if len(c) > 1 or digraph.has_edge(*(2 * tuple(c)))]
+    return sorted(found, key=lambda c: min(f.index for f in c))
+
+
+def dependence(members: Iterable[Family]) -> nx.DiGraph[Family]:
+    """Edges from what is read to what reads it, through carries too."""
+    digraph: nx.DiGraph[Family] = nx.DiGraph()
+    for family in sorted(members, key=lambda f: f.index):
+        digraph.add_node(family)
+        digraph.add_edges_from((read, family) for read in family.reads())
+    return digraph
+
+
+class _Numbering:
+    """Value numbering modulo time, in creation order."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.of: dict[Node, Family] = {}
+        self.all: list[Family] = []
+        self._known: dict[Any, Family] = {}
+
+    def add(self, node: Node) -> None:
+        if node.step is None:
+            self.of[node] = self._new(node)
+            return
+        key = self._key(node)
+        family = self._known.get(key)
+        if family is None:
+            family = self._known[key] = self._new(node)
+        if node.step in family.members:
+            raise RollError(f"{node} repeats {family.members[node.step]}: run common_subexpressions before rolling")
+        family.members[node.step] = node
+        self.of[node] = family
+
+    def _key(self, node: Node) -> Any:
+        if node.op == "carry":
+            return ("carry", node.attrs)
+        operands = [self.of[i].index for i in node.inputs]
+        if node.spec.commutative:
+            operands.sort()
+        return node.op, node.attrs, node.shape, node.dtype, tuple(operands)
+
+    def _new(self, node: Node) -> Family:
+        inputs = () if node.op == "carry" else tuple(self.of[i] for i in node.inputs)
+        family = Family(
+            len(self.all), node.op, inputs, node.attrs, node.shape, node.dtype, node.site, node.step is not None
+        )
+        self.all.append(family)
+        return family
+
+    def check_steps(self) -> None:
+        """Every family has a member at every step."""
+        for family in self.all:
+            if family.timed and len(family.members) != self.steps:
+                present = sorted(family.members)
+                node = family.members[present[0]]
+                raise RollError(
+                    f"{node} has no equal at every step: its like exists at steps {present} of {self.steps}; "
+                    "the steps are not equal up to a shift of time"
+                )
+
+    def link_carries(self) -> None:
+        """Every carry reads one family, one step away, and a time-free value at its first step."""
+        carries = {f.attr("state"): f for f in self.all if f.op == "carry"}
+        for carry in carries.values():
+            delta = carry.attr("delta")
+            first = 0 if delta > 0 else self.steps - 1
+            for step, node in carry.members.items():
+                self._link(carry, node, step, first, delta)
+        for family in self.all:
+            if family.op == "exit":
+                self._link_exit(family, carries.get(family.attr("state")))
+
+    def _link(self, carry: Family, node: Node, step: int, first: int, delta: int) -> None:
+        previous = node.inputs[0]
+        read = self.of[previous]
+        if step == first:
+            if previous.step is not None:
+                raise RollError(f"{node}: the first step of a carry must read a time-free value, it reads {previous}")
+            carry.initial = read
+        elif previous.step != step - delta:
+            raise RollError(f"{node} must read step {step - delta}, it reads {previous}")
+        elif carry.source not in (None, read):
+            raise RollError(f"{node} reads {read!r}, at other steps it reads {carry.source!r}")
+        else:
+            carry.source = read
+
+    def _link_exit(self, family: Family, carry: Family | None) -> None:
+        if carry is not None and carry.source is None:  # one template step: the exit names the next state
+            carry.source = family.inputs[0]
+        if carry is not None and carry.source is not family.inputs[0]:
+            raise RollError(f"{family!r} does not read what the carry of its state reads")

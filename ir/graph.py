@@ -1,0 +1,237 @@
+"""Graph: unrolled time steps in SSA form, and the builder that keeps the rules of time.
+
+A node belongs to one time step, or to none (a parameter, a sum of biases, a final state). Steps are
+numbered in absolute time, also for the reverse direction. The builder enforces the rule that makes
+rolling possible: **only `carry` reads another step**. Everything else is refused if its operands lie at two
+different steps.
+
+Creation order is a topological order, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rnnc.ir.errors import IRError
+from rnnc.ir.ops import OPS, Attrs, AttrValue, Kind, Op, Shape, result_dtype
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """Where in the network a node was written: for messages, dumps and drawings, never for decisions."""
+
+    layer: int
+    direction: int | None = None  # 0 forward, 1 backward, None for what joins both
+
+    def __str__(self) -> str:
+        return f"l{self.layer}" + ("" if self.direction is None else (".fwd", ".bwd")[self.direction])
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One value. Immutable; identity is equality.
+
+    index: position in its graph, and its printed name.
+    step: the time step it belongs to, None if it is the same at all times.
+    """
+
+    index: int
+    op: str
+    inputs: tuple[Node, ...]
+    attrs: Attrs
+    shape: Shape
+    dtype: str
+    step: int | None
+    site: Site | None
+
+    @property
+    def spec(self) -> Op:
+        """The row of the op table."""
+        return OPS[self.op]
+
+    def attr(self, name: str) -> Any:
+        """The value of an attribute."""
+        return dict(self.attrs)[name]
+
+    def __str__(self) -> str:
+        where = ", ".join(str(p) for p in (self.site, None if self.step is None else f"t={self.step}") if p is not None)
+        return f"%{self.index} = {self.op}" + (f" ({where})" if where else "")
+
+    __repr__ = __str__
+
+
+class _Auto(Enum):
+    JOIN = 0
+
+
+_JOIN = _Auto.JOIN
+
+Output = Node | tuple[Node, ...]
+"""A graph output: one value, or one value a step."""
+
+
+@dataclass
+class Graph:
+    """A list of nodes in topological order, and named outputs.
+
+    dtype: the float dtype of all arithmetic.
+    steps: the number of unrolled time steps.
+    share: merge equal nodes while building (value numbering). Lowering turns it off, so that the dump
+        shows what was written; passes turn it on.
+    """
+
+    dtype: str
+    steps: int
+    share: bool = True
+    nodes: list[Node] = field(default_factory=list)
+    outputs: dict[str, Output] = field(default_factory=dict)
+    site: Site | None = None
+    _numbers: dict[Any, Node] = field(default_factory=dict, repr=False)
+
+    def add(
+        self, op: str, inputs: Sequence[Node] = (), *, step: int | None | _Auto = _JOIN, **attrs: AttrValue
+    ) -> Node:
+        """Appends a node (or returns an equal one), inferring shape, dtype and step.
+
+        Raises IRError if the operands lie at different time steps, or do not fit the op.
+        """
+        row = OPS[op]
+        if row.arity is not None and len(inputs) != row.arity or row.arity is None and not inputs:
+            raise IRError(f"{op} takes {row.arity or 'one or more'} operands, got {len(inputs)}")
+        ordered = tuple((name, attrs[name]) for name in row.attrs)
+        shape = row.shape([n.shape for n in inputs], attrs)
+        dtype = result_dtype(row, [n.dtype for n in inputs]) if inputs else self.dtype
+        when = self._join(op, inputs) if isinstance(step, _Auto) else step
+        return self._append(op, tuple(inputs), ordered, shape, dtype, when)
+
+    def input(self, name: str, shape: Shape, step: int | None = None, dtype: str | None = None) -> Node:
+        """An argument of the network: time-free, or the value of one step."""
+        return self._append("input", (), (("name", name),), shape, dtype or self.dtype, step)
+
+    def const(self, value: float) -> Node:
+        """A number of the graph's dtype."""
+        return self.add("const", value=float(value), step=None)
+
+    def carry(self, previous: Node, state: str, delta: int, step: int) -> Node:
+        """The state of step - delta, read at `step`; the loop's first step reads a time-free initial value."""
+        return self.add("carry", (previous,), state=state, delta=delta, step=step)
+
+    def exit(self, last: Node, state: str, delta: int) -> Node:
+        """The value of a state after its loop's last step."""
+        return self.add("exit", (last,), state=state, delta=delta, step=None)
+
+    def slice(self, x: Node, axis: int, start: int, stop: int) -> Node:
+        """x[..., start:stop, ...]; the whole axis is x itself."""
+        if start == 0 and stop == x.shape[axis]:
+            return x
+        return self.add("slice", (x,), axis=axis, start=start, stop=stop)
+
+    def concat(self, xs: Sequence[Node], axis: int) -> Node:
+        """Operands side by side; one operand is itself, and adjoining slices are one slice."""
+        if len(xs) == 1:
+            return xs[0]
+        if self.share and (whole := _adjoining(xs, axis)):
+            return self.slice(whole, axis, xs[0].attr("start"), xs[-1].attr("stop"))
+        return self.add("concat", tuple(xs), axis=axis)
+
+    def sum(self, terms: Sequence[Node]) -> Node:
+        """n-ary addition; one term is itself."""
+        return terms[0] if len(terms) == 1 else self.add("add", tuple(terms))
+
+    def copy_node(self, node: Node, inputs: Sequence[Node]) -> Node:
+        """The same op with other operands."""
+        if node.op == "input":
+            return self._append("input", (), node.attrs, node.shape, node.dtype, node.step)
+        fixed = node.spec.kind in (Kind.CARRY, Kind.LEAF)
+        return self.add(node.op, inputs, step=node.step if fixed else _JOIN, **dict(node.attrs))
+
+    def _join(self, op: str, inputs: Sequence[Node]) -> int | None:
+        steps = {n.step for n in inputs} - {None}
+        if len(steps) > 1:
+            raise IRError(
+                f"{op} reads several time steps ({', '.join(map(str, inputs))}); only a carry may read another step"
+            )
+        return steps.pop() if steps else None
+
+    def _append(
+        self, op: str, inputs: tuple[Node, ...], attrs: Attrs, shape: Shape, dtype: str, step: int | None
+    ) -> Node:
+        key = (op, tuple(n.index for n in inputs), attrs, shape, dtype, step)
+        known = self._numbers.get(key)
+        if known is not None and (self.share or op in ("input", "const")):
+            return known
+        node = Node(len(self.nodes), op, inputs, attrs, shape, dtype, step, self.site)
+        self.nodes.append(node)
+        self._numbers[key] = node
+        return node
+
+    def roots(self) -> Iterator[Node]:
+        """All output nodes."""
+        for output in self.outputs.values():
+            yield from output if isinstance(output, tuple) else (output,)
+
+    def live(self) -> set[Node]:
+        """Nodes an output depends on.
+
+        The exit of a live carry is live too, used or not: if it were dropped, the last step would lose
+        nodes that every other step keeps, and the steps would no longer be alike. Roll drops it later.
+        """
+        exits = {n.attr("state"): n for n in self.nodes if n.op == "exit"}
+        seen: set[Node] = set()
+        todo = list(self.roots())
+        while todo:
+            node = todo.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            todo += node.inputs
+            if node.op == "carry" and node.attr("state") in exits:
+                todo.append(exits[node.attr("state")])
+        return seen
+
+    def users(self) -> dict[Node, int]:
+        """How often each live node is read, outputs included."""
+        live = self.live()
+        count = dict.fromkeys(live, 0)
+        for reader in live:
+            for node in reader.inputs:
+                count[node] += 1
+        for node in self.roots():
+            count[node] += 1
+        return count
+
+    def counts(self) -> dict[str, int]:
+        """Number of nodes of each op."""
+        result: dict[str, int] = {}
+        for node in self.nodes:
+            result[node.op] = result.get(node.op, 0) + 1
+        return result
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and self._plain() == other._plain()
+
+    def _plain(self) -> tuple[Any, ...]:
+        nodes = [(n.op, _indices(n.inputs), n.attrs, n.shape, n.dtype, n.step, n.site) for n in self.nodes]
+        outputs = [(k, _indices(o) if isinstance(o, tuple) else o.index) for k, o in self.outputs.items()]
+        return self.dtype, self.steps, nodes, outputs
+
+
+def _adjoining(xs: Sequence[Node], axis: int) -> Node | None:
+    """The value that all xs are neighbouring slices of."""
+    if any(x.op != "slice" or x.attr("axis") != axis or x.inputs != xs[0].inputs for x in xs):
+        return None
+    if any(a.attr("stop") != b.attr("start") for a, b in zip(xs, xs[1:], strict=False)):
+        return None
+    return xs[0].inputs[0]
+
+
+def _indices(nodes: Iterable[Node]) -> tuple[int, ...]:
+    return tuple(n.index for n in nodes)
+
+
+def remap_outputs(outputs: Mapping[str, Output], new: Mapping[Node, Node]) -> dict[str, Output]:
+    """The same outputs, in terms of a rebuilt graph's nodes."""
+    return {k: tuple(new[n] for n in o) if isinstance(o, tuple) else new[o] for k, o in outputs.items()}

@@ -1,0 +1,116 @@
+"""Lowering: a stack of recurrent layers, given as equations and plain data -> Graph of unrolled steps.
+
+Each layer runs its cell's equations once a step and direction. Both directions number their steps in
+absolute time; the reverse direction merely visits them from last to first. A bidirectional layer ends in
+one concat node a step, which the next layer reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from rnnc.ir.equations import Value
+from rnnc.ir.errors import IRError
+from rnnc.ir.graph import Graph, Node, Site
+from rnnc.ir.ops import BATCH, Shape
+
+Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, Mapping[str, Value]]]
+"""x (B, I), states, parameters -> output (B, O), new states. Absent parameters are None."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One direction of one layer.
+
+    suffix: "_l0", "_l0_reverse", ...: ends the name of each parameter and state.
+    parameters: base name -> shape, without the suffix; absent ones (bias=False) are left out.
+    optional: base names the equations may ask for that are absent here.
+    states: base name -> width.
+    step: the cell's equations.
+    """
+
+    suffix: str
+    parameters: Mapping[str, tuple[int, ...]]
+    states: Mapping[str, int]
+    output_size: int
+    reverse: bool
+    step: Step
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack of layers; layers[k] holds the directions of layer k (one or two)."""
+
+    input_size: int
+    dtype: str
+    layers: tuple[tuple[Layer, ...], ...]
+
+
+def lower(stack: Stack, steps: int, *, lengths: bool = False) -> Graph:
+    """Unrolls `steps` time steps.
+
+    Inputs: "x" a step, each parameter by its full name, initial states "h_0_l0", ... and, with
+    `lengths`, the mask "valid" (B, 1) a step. Outputs: "output", one value a step, and final states
+    "h_n_l0", .... Nothing is optimised: the dump shows the equations as they were written.
+    """
+    graph = Graph(stack.dtype, steps, share=False)
+    xs = [graph.input("x", (BATCH, stack.input_size), t) for t in range(steps)]
+    valid = [graph.input("valid", (BATCH, 1), t, dtype="bool") for t in range(steps)] if lengths else None
+    if valid:  # a NaN in the padding must not reach anything, not even as 0 * NaN
+        xs = [graph.add("select", (v, x, graph.const(0.0))) for v, x in zip(valid, xs, strict=True)]
+    for number, directions in enumerate(stack.layers):
+        columns = [_direction(graph, layer, xs, valid, Site(number, d)) for d, layer in enumerate(directions)]
+        graph.site = Site(number)
+        xs = [graph.concat(column, -1) for column in zip(*columns, strict=True)]
+    graph.outputs["output"] = tuple(xs)
+    return graph
+
+
+def _direction(graph: Graph, layer: Layer, xs: list[Node], valid: list[Node] | None, site: Site) -> list[Node]:
+    """One direction of one layer over all steps; returns its output at each step, in absolute time."""
+    graph.site = site
+    delta = -1 if layer.reverse else 1
+    parameters = _parameters(graph, layer)
+    states = {k: graph.input(f"{k}_0{layer.suffix}", (BATCH, width)) for k, width in layer.states.items()}
+    outputs: dict[int, Node] = {}
+    for t in range(len(xs))[::delta]:
+        carried = {k: graph.carry(n, k + layer.suffix, delta, t) for k, n in states.items()}
+        outputs[t], states = _step(graph, layer, xs[t], carried, parameters)
+        if valid:
+            keep = valid[t]
+            states = {k: graph.add("select", (keep, n, carried[k])) for k, n in states.items()}
+            outputs[t] = graph.add("select", (keep, outputs[t], graph.const(0.0)))
+    for k, n in states.items():
+        graph.outputs[f"{k}_n{layer.suffix}"] = graph.exit(n, k + layer.suffix, delta)
+    return [outputs[t] for t in range(len(xs))]
+
+
+def _parameters(graph: Graph, layer: Layer) -> SimpleNamespace:
+    named: dict[str, Value | None] = dict.fromkeys(layer.optional)
+    for base, shape in layer.parameters.items():
+        named[base] = Value(graph, graph.input(base + layer.suffix, shape))
+    return SimpleNamespace(**named)
+
+
+def _step(
+    graph: Graph, layer: Layer, x: Node, carried: Mapping[str, Node], parameters: SimpleNamespace
+) -> tuple[Node, dict[str, Node]]:
+    """Runs the equations once and checks what they return."""
+    symbols = SimpleNamespace(**{k: Value(graph, n) for k, n in carried.items()})
+    output, new = layer.step(Value(graph, x), symbols, parameters)
+    if set(new) != set(layer.states):
+        raise IRError(f"the cell returned the states {sorted(new)}, it declared {sorted(layer.states)}")
+    for k, width in layer.states.items():
+        _expect(f"state {k!r}", new[k].node, (BATCH, width))
+    _expect("output", output.node, (BATCH, layer.output_size))
+    return output.node, {k: new[k].node for k in layer.states}
+
+
+def _expect(what: str, node: Node, shape: Shape) -> None:
+    if node.shape != shape:
+        raise IRError(f"the cell returned its {what} with shape {node.shape}, it declared {shape}")
+    if node.step is None:
+        raise IRError(f"the cell's {what} reads neither the input nor a state")

@@ -1,0 +1,63 @@
+"""The passes, in the order they run. Each is a function Graph -> Graph: valid before, valid after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rnnc.ir.graph import Graph
+from rnnc.ir.passes.common_subexpressions import common_subexpressions
+from rnnc.ir.passes.dead_code import dead_code
+from rnnc.ir.passes.flatten_sums import flatten_sums
+from rnnc.ir.passes.fold_constants import fold_constants
+from rnnc.ir.passes.gate_fusion import gate_fusion
+from rnnc.ir.passes.hoist_invariants import hoist_invariants
+from rnnc.ir.passes.sink_slices import sink_slices
+
+Pass = Callable[[Graph], Graph]
+
+PASSES: tuple[Pass, ...] = (
+    dead_code,
+    common_subexpressions,
+    fold_constants,
+    sink_slices,
+    flatten_sums,
+    hoist_invariants,
+    gate_fusion,
+    dead_code,
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one pass did, in nodes and matmuls."""
+
+    name: str
+    nodes: tuple[int, int]
+    matmuls: tuple[int, int]
+
+    def __str__(self) -> str:
+        nodes, matmuls = (f"{a} -> {b}" for a, b in (self.nodes, self.matmuls))
+        return f"{self.name:<24} nodes {nodes:<14} matmuls {matmuls}"
+
+
+def optimize(graph: Graph, check: Callable[[Graph], None] | None = None) -> tuple[Graph, list[Record]]:
+    """Runs all passes; `check` (the verifier, say) sees the graph before the first and after each.
+
+    Returns the optimised graph and one record a pass.
+    """
+    records = []
+    if check:
+        check(graph)
+    for run in PASSES:
+        before = graph
+        graph = run(graph)
+        records.append(Record(run.__name__, _sizes(before, graph, None), _sizes(before, graph, "matmul")))
+        if check:
+            check(graph)
+    return graph, records
+
+
+def _sizes(before: Graph, after: Graph, op: str | None) -> tuple[int, int]:
+    counts = [sum(op in (None, n.op) for n in g.nodes) for g in (before, after)]
+    return counts[0], counts[1]

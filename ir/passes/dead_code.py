@@ -1,0 +1,16 @@
+"""Dead code elimination: nodes that no output depends on go.
+
+    %3 = tanh(%2)          (nothing reads %3)
+->
+    (gone)
+"""
+
+from __future__ import annotations
+
+from rnnc.ir.graph import Graph
+from rnnc.ir.passes.rebuild import rebuild
+
+
+def dead_code(graph: Graph) -> Graph:
+    """Keeps what the outputs, and the exits of live carries, depend on."""
+    return rebuild(graph, lambda *_: None, share=False)

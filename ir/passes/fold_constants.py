@@ -1,0 +1,65 @@
+"""Constant folding and identities.
+
+    %3 = mul(%1, 1.0)            ->  %1
+    %4 = add(%1, 0.0, %2)        ->  add(%1, %2)
+    %5 = sub(2.0, 0.5)           ->  1.5
+    %6 = neg(neg(%1))            ->  %1
+
+Zero times x stays: it is not 0 for an infinite or undefined x. Carries are opaque: an initial state of
+zeros is never folded into the first step, or that step would differ from the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rnnc.ir.graph import Graph, Node
+from rnnc.ir.ops import Kind
+from rnnc.ir.passes.rebuild import Mapping, rebuild
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """Evaluates what is known, drops neutral operands."""
+    return rebuild(graph, _fold)
+
+
+def _fold(graph: Graph, node: Node, new: Mapping) -> Node | None:
+    if node.spec.kind is not Kind.ELEMENTWISE:
+        return None
+    operands = [new[i] for i in node.inputs]
+    if all(i.op == "const" for i in operands) and not node.spec.boolean and node.op != "select":
+        return _evaluate(graph, node, operands)
+    return _identity(graph, node, operands)
+
+
+def _evaluate(graph: Graph, node: Node, operands: list[Node]) -> Node:
+    assert node.spec.meaning is not None
+    dtype = np.dtype(graph.dtype).type
+    with np.errstate(all="ignore"):
+        return graph.const(float(node.spec.meaning(*[np.asarray(dtype(i.attr("value"))) for i in operands])))
+
+
+def _identity(graph: Graph, node: Node, operands: list[Node]) -> Node | None:
+    match node.op:
+        case "add":
+            kept = [i for i in operands if not _is(i, 0.0)]
+            return graph.sum(kept) if len(kept) < len(operands) and _covers(kept, node) else None
+        case "mul":
+            kept = [i for i in operands if not _is(i, 1.0)]
+            return kept[0] if len(kept) == 1 and _covers(kept, node) else None
+        case "sub" if _is(operands[1], 0.0) and _covers(operands[:1], node):
+            return operands[0]
+        case "div" if _is(operands[1], 1.0) and _covers(operands[:1], node):
+            return operands[0]
+        case "neg" if operands[0].op == "neg":
+            return operands[0].inputs[0]
+    return None
+
+
+def _is(node: Node, value: float) -> bool:
+    return node.op == "const" and node.attr("value") == value
+
+
+def _covers(kept: list[Node], node: Node) -> bool:
+    """Dropping an operand must not change the shape."""
+    return any(i.shape == node.shape for i in kept)

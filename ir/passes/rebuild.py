@@ -1,0 +1,38 @@
+"""What every pass is made of: copy the live part of a graph, replacing nodes on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rnnc.ir.graph import Graph, Node, remap_outputs
+
+Mapping = dict[Node, Node]
+Rule = Callable[[Graph, Node, Mapping], Node | None]
+"""(graph under construction, old node, old -> new of all its operands) -> replacement, or None to copy."""
+
+
+def rebuild(graph: Graph, rule: Rule, *, share: bool = True) -> Graph:
+    """Copies the live nodes through `rule`.
+
+    Time-free nodes come first, so that a rule may make a new time-free node from old ones (a packed
+    weight, a sum of biases) at whichever step it is first needed.
+    """
+    result = Graph(graph.dtype, graph.steps, share)
+    new: Mapping = {}
+    live = graph.live()
+    timed = _time_dependent(graph)
+    for node in sorted(live, key=lambda n: (n in timed, n.index)):
+        result.site = node.site
+        replacement = rule(result, node, new)
+        new[node] = replacement if replacement is not None else result.copy_node(node, [new[i] for i in node.inputs])
+    result.outputs = remap_outputs(graph.outputs, new)
+    return result
+
+
+def _time_dependent(graph: Graph) -> set[Node]:
+    """Nodes of a step, and all that read one."""
+    timed: set[Node] = set()
+    for node in graph.nodes:
+        if node.step is not None or any(i in timed for i in node.inputs):
+            timed.add(node)
+    return timed

@@ -1,0 +1,134 @@
+"""Program: what backends compile. Time-batched statements, and loops over a run-time number of steps.
+
+Its text reads like code. A name with [t] is a value at every step, kept in a buffer over time; inside a loop a
+name without it is a local of the step:
+
+    bind:                                           once, when parameters are bound
+      %9   = add(bias_ih_l0, bias_hh_l0)                      [4]
+    run:
+      gemm   %12[t] = x[t] @ weight_ih_l0'                    [T, B, 4]
+      map    %13[t] = add(%12[t], %9)                         [T, B, 4]
+      loop t = 0 .. T-1                             carries %15
+        carry  %15    = %18[t-1] | h_0_l0                     [B, 4]
+        gemm   %16    = %15 @ weight_hh_l0'                   [B, 4]
+        ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from rnnc.ir.families import Family
+from rnnc.ir.ops import BATCH, Kind
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A recurrence: its body runs once a step, t rising (direction +1) or falling (-1)."""
+
+    direction: int
+    body: tuple[Family, ...]
+
+    @property
+    def carries(self) -> tuple[Family, ...]:
+        """The states the loop carries from step to step."""
+        return tuple(f for f in self.body if f.op == "carry")
+
+
+Statement = Family | Loop
+
+
+@dataclass(frozen=True)
+class Program:
+    """The rolled network.
+
+    bind: values that depend on parameters alone, in order; computed once, when parameters are bound.
+    statements: in execution order; a Family outside a loop is computed for all steps at once.
+    outputs: name -> value; a timed one is the output at every step.
+    stored: timed values read outside their own loop, or returned: they need a buffer over time.
+    """
+
+    dtype: str
+    inputs: tuple[Family, ...]
+    bind: tuple[Family, ...]
+    statements: tuple[Statement, ...]
+    outputs: Mapping[str, Family]
+    stored: frozenset[Family]
+
+    def loops(self) -> Iterator[Loop]:
+        """All loops, in execution order."""
+        return (s for s in self.statements if isinstance(s, Loop))
+
+    def text(self) -> str:
+        """The whole program as text."""
+        return "\n".join(_lines(self)) + "\n"
+
+
+def parameter_names(program: Program) -> list[str]:
+    """Names of the inputs known at bind time."""
+    return [f.name for f in program.inputs if is_parameter(f)]
+
+
+def is_parameter(family: Family) -> bool:
+    """An input without a batch axis that is the same at all times."""
+    return family.op == "input" and not family.timed and BATCH not in family.shape
+
+
+_KEYWORD = {
+    Kind.MATMUL: "gemm",
+    Kind.ELEMENTWISE: "map",
+    Kind.VIEW: "view",
+    Kind.REDUCE: "reduce",
+    Kind.CARRY: "carry",
+}
+
+
+def _lines(program: Program) -> Iterator[str]:
+    yield f"program {program.dtype}"
+    if program.bind:
+        yield "bind:"
+        for family in program.bind:
+            yield _line(program, family, "  ", None)
+    yield "run:"
+    for statement in program.statements:
+        if isinstance(statement, Loop):
+            span = "0 .. T-1" if statement.direction > 0 else "T-1 .. 0"
+            carries = ", ".join(c.name for c in statement.carries)
+            yield f"  loop t = {span}  carries {carries}"
+            for family in statement.body:
+                yield _line(program, family, "    ", statement)
+        else:
+            yield _line(program, statement, "  ", None)
+    returned = ", ".join(f"{k}={f.name}{'[:]' if f.timed else ''}" for k, f in program.outputs.items())
+    yield f"return {returned}"
+
+
+def _line(program: Program, family: Family, indent: str, loop: Loop | None) -> str:
+    keyword = "final" if family.op == "exit" else _KEYWORD[family.spec.kind]
+    kept = family.timed and (loop is None or family in program.stored)
+    target = family.name + ("[t]" if kept else "")
+    sizes = ([] if not family.timed or loop is not None else ["T"]) + [str(d) for d in family.shape]
+    left = f"{indent}{keyword:<6} {target:<8} = {_right(family, loop)}"
+    return f"{left:<72} [{', '.join(sizes)}]"
+
+
+def _right(family: Family, loop: Loop | None) -> str:
+    operands = [_operand(i, loop) for i in family.inputs]
+    match family.op:
+        case "carry":
+            assert family.source is not None and family.initial is not None
+            return f"{family.source.name}[t{-family.attr('delta'):+d}] | {family.initial.name}"
+        case "exit":
+            return f"last {operands[0]}"
+        case "matmul":
+            return f"{operands[0]} @ {operands[1]}{chr(39) if family.attr('transpose_b') else ''}"
+        case "slice":
+            axis = "" if family.attr("axis") == -1 else ", axis 0"
+            return f"{operands[0]}{{{family.attr('start')}:{family.attr('stop')}{axis}}}"
+    return f"{family.op}({', '.join(operands)})"
+
+
+def _operand(family: Family, loop: Loop | None) -> str:
+    inside = loop is not None and family in loop.body
+    return family.name + ("[t]" if family.timed and not inside else "")

@@ -1,0 +1,181 @@
+"""Roll: a graph of a few unrolled steps -> a Program of loops with a run-time trip count.
+
+1. `families` proves that the steps are equal up to a shift of time.
+2. A cycle through carries is a loop (strongly connected components). All else is on no cycle and therefore
+   time-batched: weight hoisting is a consequence, not a rewrite.
+3. Elementwise values move into the one loop that reads or makes them, where they cost no buffer.
+4. Statements are put in a stable topological order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import networkx as nx
+
+from rnnc.ir.errors import RollError
+from rnnc.ir.families import Family, cycles, dependence, families
+from rnnc.ir.graph import Graph, Node, Output
+from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.program import Loop, Program, Statement, is_parameter
+
+Placement = dict[Family, int]
+"""Which loop a value is computed in; absent = outside all loops."""
+
+
+def roll(graph: Graph) -> Program:
+    """Folds the steps of an optimised graph.
+
+    Raises RollError, naming the node, if the steps are not equal up to a shift of time.
+    """
+    of = families(graph)
+    outputs = {name: _output(name, output, of) for name, output in graph.outputs.items()}
+    members = _needed(outputs.values())
+    digraph = dependence(members)
+    loops = cycles(members)
+    place: Placement = {f: number for number, cycle in enumerate(loops) for f in cycle}
+    directions = [_direction(cycle) for cycle in loops]
+    _sink_producers(members, digraph, place, set(outputs.values()))
+    _sink_consumers(members, digraph, place, len(loops))
+    return _program(graph.dtype, members, digraph, place, directions, outputs)
+
+
+def _output(name: str, output: Output, of: dict[Node, Family]) -> Family:
+    if not isinstance(output, tuple):
+        return of[output]
+    found = {of[n] for n in output}
+    if len(found) != 1 or [n.step for n in output] != list(range(len(output))):
+        raise RollError(f"output {name!r} is not one value over time: {', '.join(map(str, output))}")
+    return found.pop()
+
+
+def _needed(outputs: Iterable[Family]) -> list[Family]:
+    """Dead code on families: exits that only kept steps alike go."""
+    seen: set[Family] = set()
+    todo = list(outputs)
+    while todo:
+        family = todo.pop()
+        if family not in seen:
+            seen.add(family)
+            todo += family.reads()
+    return sorted(seen, key=lambda f: f.index)
+
+
+def _direction(cycle: set[Family]) -> int:
+    deltas = {int(f.attr("delta")) for f in cycle if f.op == "carry"}
+    if len(deltas) > 1:
+        names = ", ".join(sorted(repr(f) for f in cycle if f.op == "carry"))
+        raise RollError(f"one recurrence runs both forward and backward in time: {names}")
+    return deltas.pop()
+
+
+def _sink_producers(members: list[Family], digraph: nx.DiGraph[Family], place: Placement, outputs: set[Family]) -> None:
+    """An elementwise value that one loop alone reads moves into it.
+
+    Not if it finishes a time-batched matmul: the Gemm's epilogue computes it for nothing.
+    """
+    for family in reversed(members):
+        readers = {place.get(r) for r in digraph.successors(family)}
+        movable = family.timed and family.spec.kind is Kind.ELEMENTWISE and family not in place
+        if movable and len(readers) == 1 and None not in readers and family not in outputs:
+            if not _finishes_gemm(family, place):
+                place[family] = readers.pop() or 0
+
+
+def _finishes_gemm(family: Family, place: Placement) -> bool:
+    if family in place or not family.timed:
+        return False
+    if family.spec.kind is Kind.MATMUL:
+        return True
+    through = family.op == "slice" or family.spec.kind is Kind.ELEMENTWISE
+    return through and any(_finishes_gemm(i, place) for i in family.inputs)
+
+
+def _sink_consumers(members: list[Family], digraph: nx.DiGraph[Family], place: Placement, loops: int) -> None:
+    """An elementwise value made from one loop's step moves into it, if its other operands are there before."""
+    for number in range(loops):
+        inside = [f for f in members if place.get(f) == number]
+        after: set[Family] = set()
+        for family in inside:
+            after |= nx.descendants(digraph, family)
+        after -= set(inside)
+        for family in members:
+            movable = family in after and family not in place and family.timed
+            if not movable or family.spec.kind is not Kind.ELEMENTWISE:
+                continue
+            reads = family.reads()
+            if any(place.get(i) == number for i in reads) and not any(i in after for i in reads):
+                place[family] = number
+                after.discard(family)
+
+
+def _program(
+    dtype: str,
+    members: list[Family],
+    digraph: nx.DiGraph[Family],
+    place: Placement,
+    directions: list[int],
+    outputs: dict[str, Family],
+) -> Program:
+    bind = _bind_time(members)
+    statements: list[Statement] = []
+    for unit in _order(members, place):
+        if unit[0] == "loop":
+            body = _body([f for f in members if place.get(f) == unit[1]])
+            statements.append(Loop(directions[unit[1]], body))
+        else:
+            family = members[unit[1]]
+            if family.spec.kind is not Kind.LEAF and family not in bind:
+                statements.append(family)
+    inputs = tuple(f for f in members if f.op == "input")
+    ordered_bind = tuple(f for f in members if f in bind and f.spec.kind is not Kind.LEAF)
+    return Program(dtype, inputs, ordered_bind, tuple(statements), outputs, _stored(members, place, outputs))
+
+
+def _bind_time(members: list[Family]) -> set[Family]:
+    """Time-free values of parameters and numbers."""
+    bind: set[Family] = set()
+    for family in members:
+        known = family.op == "const" or is_parameter(family)
+        derived = not family.timed and family.op != "exit" and family.inputs and all(i in bind for i in family.inputs)
+        if known or (derived and BATCH not in family.shape):
+            bind.add(family)
+    return bind
+
+
+Unit = tuple[str, int]
+
+
+def _order(members: list[Family], place: Placement) -> list[Unit]:
+    """Loops contracted to one unit each; topological order, ties broken by first appearance."""
+    position = {f: i for i, f in enumerate(members)}
+
+    def unit(family: Family) -> Unit:
+        return ("loop", place[family]) if family in place else ("value", position[family])
+
+    graph: nx.DiGraph[Unit] = nx.DiGraph()
+    first: dict[Unit, int] = {}
+    for family in members:
+        own = unit(family)
+        first.setdefault(own, family.index)
+        graph.add_node(own)
+        graph.add_edges_from((unit(read), own) for read in family.reads() if unit(read) != own)
+    return list(nx.lexicographical_topological_sort(graph, key=first.__getitem__))
+
+
+def _body(inside: list[Family]) -> tuple[Family, ...]:
+    """One step in topological order; carries read the step before, so their sources are no edges."""
+    graph: nx.DiGraph[Family] = nx.DiGraph()
+    graph.add_nodes_from(inside)
+    graph.add_edges_from((read, f) for f in inside for read in f.inputs if read in graph)
+    return tuple(nx.lexicographical_topological_sort(graph, key=lambda f: (f.op != "carry", f.index)))
+
+
+def _stored(members: list[Family], place: Placement, outputs: dict[str, Family]) -> frozenset[Family]:
+    stored = {f for f in outputs.values() if f.timed}
+    for reader in members:
+        for read in reader.reads():
+            outside = place.get(read) != place.get(reader) or read not in place
+            if read.timed and outside and reader.op != "exit":
+                stored.add(read)
+    return frozenset(stored)
