@@ -9,7 +9,7 @@ import numpy as np
 
 from rnnc.backends.interpreter import evaluate_bind, run_program
 from rnnc.ir.errors import BackendError
-from rnnc.ir.lower import Layer, Stack
+from rnnc.ir.lower import Stack
 from rnnc.ir.ops import Array
 from rnnc.ir.pipeline import rolled_program
 from rnnc.ir.program import Program
@@ -68,19 +68,14 @@ class ReferenceRunner:
         program = self._executable.dense if lengths is None else self._executable.ragged
         results = run_program(program, evaluate_bind(program, self._parameters), feeds, steps)
         output[...] = results["output"]
-        for final, name in zip(finals, _layers(stack)[0].states, strict=True):
-            for slab, layer in enumerate(_layers(stack)):
+        for final, name in zip(finals, stack.states, strict=True):
+            for slab, layer in enumerate(stack.flat):
                 final[slab] = results[f"{name}_n{layer.suffix}"]
-
-
-def _layers(stack: Stack) -> list[Layer]:
-    """All directions of all layers, in the order of the first axis of h_n."""
-    return [layer for directions in stack.layers for layer in directions]
 
 
 def _initial_states(stack: Stack, states: tuple[Array, ...] | None, batch: int) -> dict[str, Array]:
     feeds = {}
-    for slab, layer in enumerate(_layers(stack)):
+    for slab, layer in enumerate(stack.flat):
         for number, (name, width) in enumerate(layer.states.items()):
             given = None if states is None else states[number][slab]
             feeds[f"{name}_0{layer.suffix}"] = np.zeros((batch, width), stack.dtype) if given is None else given

@@ -159,7 +159,7 @@ class Graph:
     def _append(
         self, op: str, inputs: tuple[Node, ...], attrs: Attrs, shape: Shape, dtype: str, step: int | None
     ) -> Node:
-        key = (op, tuple(n.index for n in inputs), attrs, shape, dtype, step)
+        key = (op, tuple(n.index for n in inputs), _exact(attrs), shape, dtype, step)
         known = self._numbers.get(key)
         if known is not None and (self.share or op in ("input", "const")):
             return known
@@ -179,7 +179,10 @@ class Graph:
         The exit of a live carry is live too, used or not: if it were dropped, the last step would lose
         nodes that every other step keeps, and the steps would no longer be alike. Roll drops it later.
         """
-        exits = {n.attr("state"): n for n in self.nodes if n.op == "exit"}
+        states: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            if node.spec.kind is Kind.CARRY:
+                states.setdefault(node.attr("state"), []).append(node)
         seen: set[Node] = set()
         todo = list(self.roots())
         while todo:
@@ -188,8 +191,8 @@ class Graph:
                 continue
             seen.add(node)
             todo += node.inputs
-            if node.op == "carry" and node.attr("state") in exits:
-                todo.append(exits[node.attr("state")])
+            if node.spec.kind is Kind.CARRY:
+                todo += states[node.attr("state")]
         return seen
 
     def users(self) -> dict[Node, int]:
@@ -214,7 +217,7 @@ class Graph:
         return isinstance(other, Graph) and self._plain() == other._plain()
 
     def _plain(self) -> tuple[Any, ...]:
-        nodes = [(n.op, _indices(n.inputs), n.attrs, n.shape, n.dtype, n.step, n.site) for n in self.nodes]
+        nodes = [(n.op, _indices(n.inputs), _exact(n.attrs), n.shape, n.dtype, n.step, n.site) for n in self.nodes]
         outputs = [(k, _indices(o) if isinstance(o, tuple) else o.index) for k, o in self.outputs.items()]
         return self.dtype, self.steps, nodes, outputs
 
@@ -226,6 +229,11 @@ def _adjoining(xs: Sequence[Node], axis: int) -> Node | None:
     if any(a.attr("stop") != b.attr("start") for a, b in zip(xs, xs[1:], strict=False)):
         return None
     return xs[0].inputs[0]
+
+
+def _exact(attrs: Attrs) -> tuple[tuple[str, type, object], ...]:
+    """Attributes as they compare: 0.0 is not -0.0, NaN is NaN, and True is not 1."""
+    return tuple((name, type(v), v.hex() if isinstance(v, float) else v) for name, v in attrs)
 
 
 def _indices(nodes: Iterable[Node]) -> tuple[int, ...]:

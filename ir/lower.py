@@ -48,6 +48,16 @@ class Stack:
     dtype: str
     layers: tuple[tuple[Layer, ...], ...]
 
+    @property
+    def flat(self) -> tuple[Layer, ...]:
+        """All directions of all layers, in the order of the first axis of h_n: layer outermost."""
+        return tuple(layer for directions in self.layers for layer in directions)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the cell's states, in the order they are passed in and returned."""
+        return tuple(self.layers[0][0].states)
+
 
 def lower(stack: Stack, steps: int, *, lengths: bool = False) -> Graph:
     """Unrolls `steps` time steps.

@@ -1,0 +1,79 @@
+"""What the llvm backend's `compile` returns: machine code without weights, and all its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from rnnc.backends.interpreter import evaluate_bind
+from rnnc.backends.llvm.driver import StateSlot, emit_driver
+from rnnc.backends.llvm.jit import compile_assembly
+from rnnc.backends.llvm.planner import plan
+from rnnc.backends.llvm.runner import LlvmRunner
+from rnnc.backends.llvm.target import Target, host
+from rnnc.ir.errors import BackendError
+from rnnc.ir.lower import Stack
+from rnnc.ir.ops import Array
+from rnnc.ir.pipeline import rolled_program
+
+
+def compile(stack: Stack, *, threads: int | None = None, target: Target | None = None) -> LlvmExecutable:
+    """Compiles a stack for this machine, or for a target that it can run."""
+    return LlvmExecutable(stack, threads, target or host())
+
+
+class LlvmExecutable:
+    """A compiled stack."""
+
+    stages: tuple[str, ...] = ("plan", "llvm", "asm")
+
+    def __init__(self, stack: Stack, threads: int | None, target: Target) -> None:
+        self.stack = stack
+        self.target = target
+        self.threads = threads
+        self.program = rolled_program(stack)
+        self.plan = plan(self.program)
+        module, self.layout, self._packed = emit_driver(self.plan, _slots(stack), len(stack.states), target)
+        self.assembly_text = module.text()
+        self.code = compile_assembly(self.assembly_text, target)
+
+    def bind(self, parameters: Mapping[str, Array]) -> LlvmRunner:
+        """Evaluates what depends on parameters alone, and packs it."""
+        arena = self.layout.pack(evaluate_bind(self.program, parameters))
+        return LlvmRunner(self, arena)
+
+    def text(self, stage: str) -> str:
+        """The plan, the LLVM assembly, or the machine's own."""
+        match stage:
+            case "plan":
+                return self.plan.text()
+            case "llvm":
+                return self.assembly_text
+            case "asm":
+                return self._native
+        raise BackendError(f"stage: got {stage!r}, the llvm backend has {', '.join(map(repr, self.stages))}")
+
+    @cached_property
+    def _native(self) -> str:
+        return self.code.assembly()
+
+    def explain(self) -> str:
+        """The target, and the tile and loops of each phase."""
+        lines = [f"target {self.target.name}: vectors of {self.target.lanes(self.stack.dtype)} {self.stack.dtype}"]
+        for packed in self._packed:
+            phase, tile = packed.phase, packed.tile
+            lines.append(
+                f"phase {phase.name}: {phase.width} units in {tile.panels(phase.width)} panels of {tile.units}, "
+                f"up to {tile.rows} rows, {len(phase.accumulators)} accumulators, "
+                f"k = {' + '.join(str(feed.inner) for feed in phase.feeds) or 'none'}"
+            )
+        return "\n".join(lines) + "\n"
+
+
+def _slots(stack: Stack) -> dict[str, StateSlot]:
+    """Names of initial and final states -> where they are in the caller's arrays."""
+    slots = {}
+    for slab, layer in enumerate(stack.flat):
+        for number, state in enumerate(stack.states):
+            slots[f"{state}_0{layer.suffix}"] = slots[f"{state}_n{layer.suffix}"] = StateSlot(number, slab)
+    return slots

@@ -1,0 +1,69 @@
+"""From LLVM assembly to machine code in memory.
+
+There is no optimisation pipeline on purpose: the vectors are explicit, the code generator does the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import llvmlite.binding as llvm
+
+from rnnc.backends.llvm.target import Target, initialize
+
+_LOCK = threading.RLock()
+"""LLVM's global context is not safe for concurrent use."""
+
+
+class Compiled:
+    """A compiled module. Its addresses stay valid for as long as this object lives."""
+
+    def __init__(self, text: str, target: Target) -> None:
+        self._text = text
+        self._target = target
+        self._object: bytes | None = None
+        with _LOCK:
+            initialize()
+            # MCJIT takes ownership of its machine and of its module: each engine needs fresh ones. One allocation
+            # for all sections keeps constants within reach of the code, as the small code model requires.
+            self._engine = llvm.create_mcjit_compiler(_parse(text), _machine(target), use_lmm=True)
+            self._engine.set_object_cache(notify_func=self._keep)
+            self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """The address of a function. Raises KeyError if the module does not define it."""
+        with _LOCK:
+            address = int(self._engine.get_function_address(name))
+        if not address:
+            raise KeyError(name)
+        return address
+
+    def assembly(self) -> str:
+        """The machine code as text."""
+        with _LOCK:
+            return str(_machine(self._target).emit_assembly(_parse(self._text)))
+
+    def object_code(self) -> bytes:
+        """The relocatable object that runs, position independent."""
+        assert self._object is not None, "the code generator has not reported its object"
+        return self._object
+
+    def _keep(self, module: llvm.ModuleRef, data: bytes) -> None:
+        self._object = data
+
+
+def compile_assembly(text: str, target: Target) -> Compiled:
+    """Compiles a module of LLVM assembly. Raises RuntimeError if LLVM rejects it: a bug in the generator."""
+    return Compiled(text, target)
+
+
+def _parse(text: str) -> llvm.ModuleRef:
+    module = llvm.parse_assembly(text)
+    module.verify()
+    return module
+
+
+def _machine(target: Target) -> llvm.TargetMachine:
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+    )

@@ -1,0 +1,395 @@
+"""Code of one phase: a function over (panels x rows) with sizes, strides and pointers as arguments.
+
+    for each panel of units:                          weights of a panel stay in cache
+      for each balanced block of at most R rows:      R x (vectors x accumulators) registers
+        for each feed: for k: accumulators += broadcast(lhs[row, k]) * packed[k]
+        for each row: epilogue (the equations), stores
+
+Nothing but the structure (accumulators, equations, tile, the last panel's width) is baked in, so phases that differ in sizes
+alone share one function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rnnc.backends.llvm.emitter import Function, Val, i64, vector
+from rnnc.backends.llvm.plan import Feed, Phase, Place
+from rnnc.backends.llvm.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile
+from rnnc.backends.llvm.vectormath import VectorMath
+from rnnc.ir.families import Family
+
+SCALARS = {"float32": "float", "float64": "double"}
+ELEMENT_BYTES = {"float32": 4, "float64": 8}
+UNROLL = 4
+
+Accumulators = list[list[list[Val]]]
+"""[row][accumulator][vector]"""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The order of a phase function's arguments.
+
+    panels, rows; then for each feed: lhs, its row stride, the size of k, packed weights; the packed vectors; then for
+    each place: pointer, row stride. Strides count elements.
+    """
+
+    feeds: int
+    places: tuple[Place, ...]
+
+    def parameters(self) -> list[Val]:
+        names = ["i64 %panels", "i64 %rows"]
+        for n in range(self.feeds):
+            names += [f"ptr %lhs{n}", f"i64 %lhs_stride{n}", f"i64 %inner{n}", f"ptr %weights{n}"]
+        names.append("ptr %vectors")
+        for n in range(len(self.places)):
+            names += [f"ptr %place{n}", f"i64 %place_stride{n}"]
+        return [Val(*name.split(" ")) for name in names]
+
+
+def signature(phase: Phase) -> Signature:
+    """Places in order of first use, each once."""
+    used = dict.fromkeys([*phase.loads.values(), *(place for _, place in phase.stores)])
+    return Signature(len(phase.feeds), tuple(used))
+
+
+def emit_phase(phase: Phase, name: str, tile: Tile, dtype: str) -> Function:
+    """The function of a phase."""
+    emitter = _SumEmitter if phase.sums else _TileEmitter
+    return emitter(phase, name, tile, dtype).emit()
+
+
+class _Emitter:
+    """What tiles and sums share: addresses, and the epilogue of one row."""
+
+    def __init__(self, phase: Phase, name: str, tile: Tile, dtype: str) -> None:
+        self.phase = phase
+        self.tile = tile
+        self.scalar = SCALARS[dtype]
+        self.bytes = ELEMENT_BYTES[dtype]
+        self.type = vector(tile.lanes, self.scalar)
+        self.signature = signature(phase)
+        self.f = Function(name, self.signature.parameters())
+        self.math = VectorMath(self.f, self.scalar, tile.lanes)
+        self.named = {p.name: p for p in self.f.parameters}
+
+    def arg(self, name: str) -> Val:
+        return self.named["%" + name]
+
+    def place_pointer(self, place: Place, row: Val, panel: Val, width: int) -> Val:
+        """The address of a place's first unit of a panel, in a row."""
+        number = self.signature.places.index(place)
+        start = self.f.mul(row, self.arg(f"place_stride{number}"))
+        if width > 1:
+            start = self.f.add(start, self.f.mul(panel, self.tile.units))
+        return self.f.element(self.arg(f"place{number}"), start, self.scalar)
+
+    def vector_at(self, family: Family, panel: Val, v: int) -> Val:
+        """A time-free operand, one number a unit."""
+        number = self.phase.vectors.index(family)
+        start = self.f.mul(panel, len(self.phase.vectors) * self.tile.units)
+        index = self.f.add(start, number * self.tile.units + v * self.tile.lanes)
+        return self.f.load(self.type, self.f.element(self.arg("vectors"), index, self.scalar), self.bytes)
+
+    def load_at(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
+        """A value kept in a buffer: a vector of units, or one number a row in all lanes."""
+        place = self.phase.loads[family]
+        width = int(family.shape[-1])
+        pointer = self.place_pointer(place, row, panel, width)
+        if width == 1:
+            return self.f.splat(self.f.load(self.scalar, pointer, self.bytes), self.tile.lanes)
+        pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)
+        count = self.tile.lanes if place.buffer.padded else lanes
+        return self.f.load_lanes(self.type, pointer, count, self.bytes)
+
+    def values(self, row: Val, panel: Val, v: int, lanes: int, known: dict[Family, Val]) -> dict[Family, Val]:
+        """Runs the equations on one vector of units of one row; `known` holds the accumulators."""
+        known = dict(known)
+
+        def operand(family: Family) -> Val:
+            if family not in known:
+                if family.op == "const":
+                    return self.math.constant(family.attr("value"))
+                loaded = family in self.phase.loads
+                known[family] = (
+                    self.load_at(family, row, panel, v, lanes) if loaded else self.vector_at(family, panel, v)
+                )
+            return known[family]
+
+        for value in self.phase.values:
+            if value in self.phase.late:
+                operands = [known[value], *map(operand, self.phase.late[value])]
+            else:
+                operands = [operand(i) for i in value.inputs]
+            assert value.spec.emit is not None
+            known[value] = value.spec.emit(self.math, *operands)
+        for family in self.phase.sums:
+            operand(family.inputs[0])
+        for family, _ in self.phase.stores:  # a value that is only copied
+            if family not in self.phase.sums:
+                operand(family)
+        return known
+
+    def lanes_of(self, v: int, tail: int) -> int:
+        """Units in use of vector v of a panel that is full (tail 0) or has `tail` units."""
+        return self.tile.lanes if tail == 0 else max(0, min(self.tile.lanes, tail - v * self.tile.lanes))
+
+
+class _TileEmitter(_Emitter):
+    """Matmuls and elementwise phases."""
+
+    def emit(self) -> Function:
+        f = self.f
+        self.stack = self._stack_tile()
+        with f.loop(0, self.arg("panels")) as panels:
+            self._panel(panels.index)
+        f.ret()
+        return f
+
+    def _stack_tile(self) -> Val | None:
+        """Accumulators of all rows of a tile, so that one copy of the epilogue serves every number of rows."""
+        count = self.tile.rows * len(self.phase.accumulators) * self.tile.vectors
+        return self.f.alloca(self.type, count, 64) if self.tile.rows > 1 else None
+
+    def _panel(self, panel: Val) -> None:
+        f, most = self.f, self.tile.rows
+        rows = self.arg("rows")
+        if most == 1:
+            with f.loop(0, rows) as one:
+                self._rows(one.index, panel, 1)
+            return
+        blocks = f.udiv(f.add(rows, most - 1), most)
+        least = f.udiv(rows, blocks)
+        larger = f.sub(rows, f.mul(least, blocks))
+        with f.loop(0, blocks, carried=[i64(0)]) as block:
+            row = block.values[0]
+            extra = f.value("i64", f"zext {f.compare('ult', block.index, larger)} to i64")
+            count = f.add(least, extra)
+            with f.switch(count, range(1, most + 1)) as cases:
+                for case in cases:
+                    self._rows(row, panel, case)
+            single = f.compare("eq", count, 1)
+            with f.loop(0, f.select(single, i64(0), count)) as each:
+                self._finish_from_stack(f.add(row, each.index), each.index, panel)
+            block.next([f.add(row, count)])
+
+    def _rows(self, row: Val, panel: Val, count: int) -> None:
+        """The loops over k of one block of rows; a single row is finished at once, more go through the stack."""
+        accumulators = [self._start(self.f.add(row, r), panel) for r in range(count)]
+        for number, feed in enumerate(self.phase.feeds):
+            accumulators = self._feed(number, feed, row, panel, accumulators)
+        if count == 1:
+            self._finish(row, panel, accumulators[0])
+            return
+        flat = [a for r in accumulators for acc in r for a in acc]
+        assert self.stack is not None
+        for slot, value in enumerate(flat):
+            self.f.store(value, self.f.element(self.stack, slot, self.type), 32)
+
+    def _start(self, row: Val, panel: Val) -> list[list[Val]]:
+        """What the accumulators of a row start at."""
+        zero = Val(self.type, "zeroinitializer")
+        started = []
+        for family in self.phase.accumulators:
+            vectors = []
+            for v in range(self.tile.vectors):
+                terms = [self._initial(term, row, panel, v) for term in self.phase.initial[family]]
+                total = terms[0] if terms else zero
+                for term in terms[1:]:
+                    total = self.math.add(total, term)
+                vectors.append(total)
+            started.append(vectors)
+        return started
+
+    def _initial(self, term: Family, row: Val, panel: Val, v: int) -> Val:
+        if term.op == "const":
+            return self.math.constant(term.attr("value"))
+        if term in self.phase.loads:
+            return self._load_start(term, row, panel, v)
+        return self.vector_at(term, panel, v)
+
+    def _load_start(self, term: Family, row: Val, panel: Val, v: int) -> Val:
+        """Padded buffers are read whole; a caller's own array only as far as it goes, in the last panel too."""
+        width, tail = self.phase.width, self.tile.tail(self.phase.width)
+        padded = self.phase.loads[term].buffer.padded
+        if padded or not tail:
+            return self.load_at(term, row, panel, v, self.tile.lanes)
+        pointer = self.place_pointer(self.phase.loads[term], row, panel, width)
+        pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)
+        return self._load_up_to(pointer, panel, v)
+
+    def _load_up_to(self, pointer: Val, panel: Val, v: int) -> Val:
+        """A masked load whose mask depends on whether the panel is the last one."""
+        f, lanes = self.f, self.tile.lanes
+        last = f.compare("eq", panel, f.sub(self.arg("panels"), 1))
+        valid = self.lanes_of(v, self.tile.tail(self.phase.width))
+        full = Val(f"<{lanes} x i1>", "<" + ", ".join(["i1 true"] * lanes) + ">")
+        part = Val(full.type, "<" + ", ".join(f"i1 {'true' if i < valid else 'false'}" for i in range(lanes)) + ">")
+        mask = f.select(last, part, full)
+        name = f"llvm.masked.load.v{lanes}{'f32' if self.scalar == 'float' else 'f64'}.p0"
+        zero = Val(self.type, "zeroinitializer")
+        return f.call(self.type, name, pointer, Val("i32", str(self.bytes)), mask, zero)
+
+    def _feed(self, number: int, feed: Feed, row: Val, panel: Val, accumulators: Accumulators) -> Accumulators:
+        """accumulators += lhs[rows, :] @ packed weights of the panel, for the accumulators of this feed."""
+        f = self.f
+        stride, inner = self.arg(f"lhs_stride{number}"), self.arg(f"inner{number}")
+        step = len(feed.blocks) * self.tile.units
+        weights = f.element(self.arg(f"weights{number}"), f.mul(f.mul(panel, inner), step), self.scalar)
+        lhs = [
+            f.element(self.arg(f"lhs{number}"), f.mul(f.add(row, r), stride), self.scalar)
+            for r in range(len(accumulators))
+        ]
+        targets = [a for a, _ in feed.blocks]
+        chains = self._chains(len(accumulators) * step // self.tile.lanes)
+        flat = [accumulators[r][a][v] for r in range(len(lhs)) for a in targets for v in range(self.tile.vectors)]
+        zero = Val(self.type, "zeroinitializer")
+        sets = [flat] + [[zero] * len(flat) for _ in range(chains - 1)]
+        whole = f.binary("and", inner, i64(-UNROLL))
+        with f.loop(0, whole, UNROLL, carried=[a for s in sets for a in s]) as loop:
+            current = [loop.values[n * len(flat) : (n + 1) * len(flat)] for n in range(chains)]
+            for u in range(UNROLL):
+                current[u % chains] = self._multiply(lhs, weights, f.add(loop.index, u), step, current[u % chains])
+            loop.next([a for s in current for a in s])
+        sets = [loop.values[n * len(flat) : (n + 1) * len(flat)] for n in range(chains)]
+        flat = [self._total(values) for values in zip(*sets, strict=True)]
+        with f.loop(whole, inner, carried=flat) as rest:
+            rest.next(self._multiply(lhs, weights, rest.index, step, rest.values))
+        return self._replace(accumulators, targets, rest.values)
+
+    def _chains(self, independent: int) -> int:
+        """Accumulator sets: enough independent fused multiply-adds in flight to hide their latency."""
+        chains = 1
+        while chains < UNROLL and independent * chains < FMA_LATENCY * FMA_PER_CYCLE:
+            chains *= 2
+        return chains
+
+    def _multiply(self, lhs: list[Val], weights: Val, k: Val, step: int, flat: Sequence[Val]) -> list[Val]:
+        """One k: holds whichever is fewer, the rows' broadcasts or the weights, and streams the other."""
+        f, count = self.f, step // self.tile.lanes
+        result = list(flat)
+        start = f.mul(k, step)
+
+        def weight(j: int) -> Val:
+            pointer = f.element(weights, f.add(start, j * self.tile.lanes), self.scalar)
+            return f.load(self.type, pointer, self.tile.lanes * self.bytes)
+
+        def broadcast(r: int) -> Val:
+            return f.splat(f.load(self.scalar, f.element(lhs[r], k, self.scalar), self.bytes), self.tile.lanes)
+
+        if len(lhs) <= count:
+            rows = [broadcast(r) for r in range(len(lhs))]
+            for j in range(count):
+                w = weight(j)
+                for r, x in enumerate(rows):
+                    result[r * count + j] = f.fma(x, w, result[r * count + j])
+        else:
+            held = [weight(j) for j in range(count)]
+            for r in range(len(lhs)):
+                x = broadcast(r)
+                for j, w in enumerate(held):
+                    result[r * count + j] = f.fma(x, w, result[r * count + j])
+        return result
+
+    def _total(self, values: Sequence[Val]) -> Val:
+        total = values[0]
+        for value in values[1:]:
+            total = self.math.add(total, value)
+        return total
+
+    def _replace(self, accumulators: Accumulators, targets: list[int], flat: Sequence[Val]) -> Accumulators:
+        result = [[list(vectors) for vectors in row] for row in accumulators]
+        values = iter(flat)
+        for row in result:
+            for a in targets:
+                for v in range(self.tile.vectors):
+                    row[a][v] = next(values)
+        return result
+
+    def _finish_from_stack(self, row: Val, slot: Val, panel: Val) -> None:
+        count, vectors = len(self.phase.accumulators), self.tile.vectors
+        assert self.stack is not None
+        base = self.f.mul(slot, count * vectors)
+        flat = []
+        for n in range(count * vectors):
+            pointer = self.f.element(self.stack, self.f.add(base, n), self.type)
+            flat.append(self.f.load(self.type, pointer, 32))
+        self._finish(row, panel, [flat[a * vectors : (a + 1) * vectors] for a in range(count)])
+
+    def _finish(self, row: Val, panel: Val, accumulators: list[list[Val]]) -> None:
+        """The epilogue of one row; the last panel, if not full, has its own."""
+        tail = self.tile.tail(self.phase.width)
+        if not tail:
+            self._epilogue(row, panel, accumulators, 0)
+            return
+        last = self.f.compare("eq", panel, self.f.sub(self.arg("panels"), 1))
+        with self.f.switch(self.f.value("i64", f"zext {last} to i64"), (0, 1)) as cases:
+            for case in cases:
+                self._epilogue(row, panel, accumulators, tail if case else 0)
+
+    def _epilogue(self, row: Val, panel: Val, accumulators: list[list[Val]], tail: int) -> None:
+        for v in range(self.tile.vectors):
+            lanes = self.lanes_of(v, tail)
+            if lanes == 0:
+                continue
+            known = {family: accumulators[a][v] for a, family in enumerate(self.phase.accumulators)}
+            known = self.values(row, panel, v, lanes, known)
+            for family, place in self.phase.stores:
+                pointer = self.place_pointer(place, row, panel, self.phase.width)
+                pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)
+                ends = place.column + self.phase.width == place.buffer.width
+                count = self.tile.lanes if place.buffer.padded and ends else lanes
+                value = known[family] if family.op != "const" else self.math.constant(family.attr("value"))
+                self.f.store_lanes(value, pointer, count, self.bytes)
+
+
+class _SumEmitter(_Emitter):
+    """Sums over units: rows outside, panels inside, one vector accumulator a sum."""
+
+    def emit(self) -> Function:
+        f = self.f
+        zero = Val(self.type, "zeroinitializer")
+        tail = self.tile.tail(self.phase.width)
+        panels = self.arg("panels")
+        whole = f.sub(panels, 1) if tail else panels
+        with f.loop(0, self.arg("rows")) as rows:
+            with f.loop(0, whole, carried=[zero] * len(self.phase.sums)) as loop:
+                loop.next(self._add(rows.index, loop.index, loop.values, 0))
+            totals = list(loop.values)
+            if tail:
+                totals = self._add(rows.index, whole, totals, tail)
+            for family, total in zip(self.phase.sums, totals, strict=True):
+                self._store(family, rows.index, total)
+        f.ret()
+        return f
+
+    def _add(self, row: Val, panel: Val, totals: Sequence[Val], tail: int) -> list[Val]:
+        result = list(totals)
+        for v in range(self.tile.vectors):
+            lanes = self.lanes_of(v, tail)
+            if lanes == 0:
+                continue
+            known = self.values(row, panel, v, lanes, {})
+            for n, family in enumerate(self.phase.sums):
+                result[n] = self.math.add(result[n], self._valid(known[family.inputs[0]], lanes))
+        return result
+
+    def _valid(self, value: Val, lanes: int) -> Val:
+        """Lanes past the last unit add nothing."""
+        if lanes == self.tile.lanes:
+            return value
+        bits = ", ".join(f"i1 {'true' if i < lanes else 'false'}" for i in range(self.tile.lanes))
+        mask = Val(f"<{self.tile.lanes} x i1>", f"<{bits}>")
+        return self.f.select(mask, value, Val(self.type, "zeroinitializer"))
+
+    def _store(self, family: Family, row: Val, total: Val) -> None:
+        suffix = ("v%d" % self.tile.lanes) + ("f32" if self.scalar == "float" else "f64")
+        name = f"llvm.vector.reduce.fadd.{suffix}"
+        self.f.declarations.add(f"declare {self.scalar} @{name}({self.scalar}, {self.type})")
+        sum_ = self.f.value(self.scalar, f"call reassoc {self.scalar} @{name}({self.scalar} -0.0, {total})")
+        for stored, place in self.phase.stores:
+            if stored is family:
+                pointer = self.place_pointer(place, row, i64(0), 1)
+                self.f.store(sum_, pointer, self.bytes)
