@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -30,6 +30,14 @@ class Runner(Protocol):
         lengths: (B,) int64, each in 0..T, contiguous; None = all T.
         output: (T, B, D*O), aligned, any strides, to fill.
         finals: (L*D, B, W), C-contiguous, for each state name, to fill.
+        """
+
+
+    def plain_call(self, batch_first: bool) -> Callable[[object, object], Any] | None:
+        """A quick way in, if there is one: (x, state) -> (output, state) in the user's layout.
+
+        It returns None, having done nothing, unless its arguments are plain: a batched x with the right dtype,
+        sizes and element strides, and state None or C-contiguous arrays.
         """
 
 

@@ -51,6 +51,9 @@ class ReferenceRunner:
         self._executable = executable
         self._parameters = parameters
 
+    def plain_call(self, batch_first: bool) -> None:
+        """No quick way: every call is checked and interpreted in Python."""
+
     def run(
         self,
         x: Array,

@@ -24,7 +24,7 @@ from rnnc.backends.llvm.packing import Layout, PackedPhase
 from rnnc.backends.llvm.phase import ELEMENT_BYTES, SCALARS, emit_phase, signature
 from rnnc.backends.llvm.plan import Buffer, Phase, Place, Plan, Region, Space, State
 from rnnc.backends.llvm.target import Target
-from rnnc.backends.llvm.tile import Tile, choose_tile
+from rnnc.backends.llvm.tile import choose_tile
 
 CHUNK_BYTES = 128 * 1024
 """Room for the hoisted values of one chunk: they are written and read back while they are in the second-level cache."""
@@ -63,7 +63,7 @@ def emit_driver(
     """The module of a plan: phase functions and `rnnc_run(context) -> 0, or 1 if memory ran out`."""
     dtype = plan.program.dtype
     module, layout = Module(), Layout(dtype)
-    names: dict[Phase, str] = {}
+    names: dict[int, str] = {}
     packed: dict[int, PackedPhase] = {}
     for _, phase in plan.phases():
         tile = choose_tile(phase, target, dtype)
@@ -409,6 +409,3 @@ class _Driver:
             length = f.load("i64", f.element(table, f.select(self.dense, i64(0), row), "i64"), 8)
             done = f.select(self.dense, done, length)
         return self._half(done, previous=True)
-
-
-__all__ = ["CONTEXT", "StateSlot", "emit_driver", "Tile"]

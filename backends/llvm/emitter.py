@@ -236,16 +236,20 @@ class Function:
         """Reads the first `count` lanes; the others are zero and their memory is not touched."""
         if count >= lanes_of(type_):
             return self.load(type_, pointer, align)
+        return self.load_masked(type_, pointer, lane_mask(lanes_of(type_), count), align)
+
+    def load_masked(self, type_: str, pointer: Val, mask: Val, align: int) -> Val:
+        """Reads the lanes of a mask."""
         function = f"llvm.masked.load.{mangle(type_)}.p0"
         zero = Val(type_, "zeroinitializer")
-        return self.call(type_, function, pointer, Val("i32", str(align)), _mask(lanes_of(type_), count), zero)
+        return self.call(type_, function, pointer, Val("i32", str(align)), mask, zero)
 
     def store_lanes(self, value: Val, pointer: Val, count: int, align: int) -> None:
         """Writes the first `count` lanes only."""
         if count >= lanes_of(value.type):
             self.store(value, pointer, align)
             return
-        mask = _mask(lanes_of(value.type), count)
+        mask = lane_mask(lanes_of(value.type), count)
         function = f"llvm.masked.store.{mangle(value.type)}.p0"
         self.call("void", function, value, pointer, Val("i32", str(align)), mask)
 
@@ -329,7 +333,8 @@ def _phi(target: Val, *arms: tuple[Val, str]) -> str:
     return f"  {target.name} = phi {target.type} {shown}"
 
 
-def _mask(lanes: int, count: int) -> Val:
+def lane_mask(lanes: int, count: int) -> Val:
+    """The mask of the first `count` lanes."""
     bits = ", ".join(f"i1 {'true' if i < count else 'false'}" for i in range(lanes))
     return Val(f"<{lanes} x i1>", f"<{bits}>")
 

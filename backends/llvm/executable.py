@@ -7,6 +7,7 @@ from functools import cached_property
 
 from rnnc.backends.interpreter import evaluate_bind
 from rnnc.backends.llvm.driver import StateSlot, emit_driver
+from rnnc.backends.llvm.entry import CallShape, emit_entry
 from rnnc.backends.llvm.jit import compile_assembly
 from rnnc.backends.llvm.planner import plan
 from rnnc.backends.llvm.runner import LlvmRunner
@@ -34,6 +35,7 @@ class LlvmExecutable:
         self.program = rolled_program(stack)
         self.plan = plan(self.program)
         module, self.layout, self._packed = emit_driver(self.plan, _slots(stack), len(stack.states), target)
+        emit_entry(module, _call_shape(stack))
         self.assembly_text = module.text()
         self.code = compile_assembly(self.assembly_text, target)
 
@@ -68,6 +70,12 @@ class LlvmExecutable:
                 f"k = {' + '.join(str(feed.inner) for feed in phase.feeds) or 'none'}"
             )
         return "\n".join(lines) + "\n"
+
+
+def _call_shape(stack: Stack) -> CallShape:
+    last = stack.layers[-1]
+    widths = tuple(stack.flat[0].states.values())
+    return CallShape(stack.dtype, stack.input_size, len(last) * last[0].output_size, len(stack.flat), widths)
 
 
 def _slots(stack: Stack) -> dict[str, StateSlot]:

@@ -21,14 +21,15 @@ class Compiled:
     def __init__(self, text: str, target: Target) -> None:
         self._text = text
         self._target = target
-        self._object: bytes | None = None
+        made: list[bytes] = []
         with _LOCK:
             initialize()
-            # MCJIT takes ownership of its machine and of its module: each engine needs fresh ones. One allocation
-            # for all sections keeps constants within reach of the code, as the small code model requires.
-            self._engine = llvm.create_mcjit_compiler(_parse(text), _machine(target), use_lmm=True)
-            self._engine.set_object_cache(notify_func=self._keep)
+            # MCJIT takes ownership of its machine and of its module: each engine needs fresh ones. llvmlite's own
+            # memory manager reserves no room for the stubs of calls to libc and aborts: not that one.
+            self._engine = llvm.create_mcjit_compiler(_parse(text), _machine(target), use_lmm=False)
+            self._engine.set_object_cache(notify_func=lambda module, code: made.append(code))
             self._engine.finalize_object()
+        (self._object,) = made
 
     def address(self, name: str) -> int:
         """The address of a function. Raises KeyError if the module does not define it."""
@@ -44,12 +45,8 @@ class Compiled:
             return str(_machine(self._target).emit_assembly(_parse(self._text)))
 
     def object_code(self) -> bytes:
-        """The relocatable object that runs, position independent."""
-        assert self._object is not None, "the code generator has not reported its object"
+        """The position-independent object file whose code runs."""
         return self._object
-
-    def _keep(self, module: llvm.ModuleRef, data: bytes) -> None:
-        self._object = data
 
 
 def compile_assembly(text: str, target: Target) -> Compiled:

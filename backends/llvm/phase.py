@@ -5,8 +5,8 @@
         for each feed: for k: accumulators += broadcast(lhs[row, k]) * packed[k]
         for each row: epilogue (the equations), stores
 
-Nothing but the structure (accumulators, equations, tile, the last panel's width) is baked in, so phases that differ in sizes
-alone share one function.
+Nothing but the structure (accumulators, equations, tile, the last panel's width) is baked in, so phases that differ in
+sizes alone share one function.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rnnc.backends.llvm.emitter import Function, Val, i64, vector
+from rnnc.backends.llvm.emitter import Function, Val, i64, lane_mask, mangle, vector
 from rnnc.backends.llvm.plan import Feed, Phase, Place
 from rnnc.backends.llvm.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile
 from rnnc.backends.llvm.vectormath import VectorMath
@@ -225,12 +225,8 @@ class _TileEmitter(_Emitter):
         f, lanes = self.f, self.tile.lanes
         last = f.compare("eq", panel, f.sub(self.arg("panels"), 1))
         valid = self.lanes_of(v, self.tile.tail(self.phase.width))
-        full = Val(f"<{lanes} x i1>", "<" + ", ".join(["i1 true"] * lanes) + ">")
-        part = Val(full.type, "<" + ", ".join(f"i1 {'true' if i < valid else 'false'}" for i in range(lanes)) + ">")
-        mask = f.select(last, part, full)
-        name = f"llvm.masked.load.v{lanes}{'f32' if self.scalar == 'float' else 'f64'}.p0"
-        zero = Val(self.type, "zeroinitializer")
-        return f.call(self.type, name, pointer, Val("i32", str(self.bytes)), mask, zero)
+        mask = f.select(last, lane_mask(lanes, valid), lane_mask(lanes, lanes))
+        return f.load_masked(self.type, pointer, mask, self.bytes)
 
     def _feed(self, number: int, feed: Feed, row: Val, panel: Val, accumulators: Accumulators) -> Accumulators:
         """accumulators += lhs[rows, :] @ packed weights of the panel, for the accumulators of this feed."""
@@ -380,13 +376,10 @@ class _SumEmitter(_Emitter):
         """Lanes past the last unit add nothing."""
         if lanes == self.tile.lanes:
             return value
-        bits = ", ".join(f"i1 {'true' if i < lanes else 'false'}" for i in range(self.tile.lanes))
-        mask = Val(f"<{self.tile.lanes} x i1>", f"<{bits}>")
-        return self.f.select(mask, value, Val(self.type, "zeroinitializer"))
+        return self.f.select(lane_mask(self.tile.lanes, lanes), value, Val(self.type, "zeroinitializer"))
 
     def _store(self, family: Family, row: Val, total: Val) -> None:
-        suffix = ("v%d" % self.tile.lanes) + ("f32" if self.scalar == "float" else "f64")
-        name = f"llvm.vector.reduce.fadd.{suffix}"
+        name = f"llvm.vector.reduce.fadd.{mangle(self.type)}"
         self.f.declarations.add(f"declare {self.scalar} @{name}({self.scalar}, {self.type})")
         sum_ = self.f.value(self.scalar, f"call reassoc {self.scalar} @{name}({self.scalar} -0.0, {total})")
         for stored, place in self.phase.stores:

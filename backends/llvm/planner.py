@@ -1,7 +1,7 @@
 """The planner: Program -> Plan. It schedules a step into phases by a rule, whatever the cell.
 
-A matmul needs whole rows of its left operand, and a sum over units needs whole rows too; everything else works unit by unit.
-So a value's **level** within a step is the number of such barriers before it; values of one level and one width
+A matmul needs whole rows of its left operand, and a sum over units needs whole rows too; everything else works unit by
+unit. So a value's **level** within a step is the number of such barriers before it; values of one level and one width
 are one phase, computed in registers. A value read across a barrier gets a buffer, and nothing else does.
 """
 

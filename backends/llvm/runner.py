@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rnnc.backends.llvm.driver import CONTEXT
+from rnnc.backends.llvm.entry import pack_binding
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.executable import LlvmExecutable
+
+
+UNLIMITED = 1 << 62
 
 
 class LlvmRunner:
@@ -22,8 +27,19 @@ class LlvmRunner:
         self._arena = arena
         self._states = len(executable.stack.states)
         self._item = arena.itemsize
+        self._most_rows = UNLIMITED
+        self._definitions: list[_MethodDef] = []  # CPython keeps a pointer to them
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)  # releases the interpreter lock
         self._function = prototype(self._code.address("rnnc_run"))
+
+    def plain_call(self, batch_first: bool) -> Callable[[object, object], object]:
+        """A native function (x, state) -> (output, state), or None if the arguments are not of the plain kind."""
+        binding = pack_binding(
+            self._arena.ctypes.data, id(np.empty), id(self._arena.dtype), batch_first, self._most_rows
+        )
+        function, definition = _native_function(self._code.address("rnnc_call"), binding)
+        self._definitions.append(definition)
+        return function
 
     def run(
         self,
@@ -94,6 +110,27 @@ class LlvmRunner:
             fields[len(CONTEXT) + 2 * number + 1] = finals[number].ctypes.data
         if self._function(ctypes.addressof(fields)):
             raise MemoryError(f"no memory for the scratch buffers of {steps} steps of {batch} rows")
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    ]
+
+
+_METH_FASTCALL = 0x80
+
+
+def _native_function(address: int, binding: bytes) -> tuple[Callable[[object, object], object], _MethodDef]:
+    """A built-in function object whose code is at `address`, and its definition, which must outlive it."""
+    definition = _MethodDef(b"rnnc_call", address, _METH_FASTCALL, None)
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype = ctypes.py_object
+    make.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+    return make(ctypes.addressof(definition), binding, None), definition
 
 
 class Ragged:

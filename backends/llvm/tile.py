@@ -10,6 +10,8 @@ from rnnc.backends.llvm.target import Target
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
 FMA_LATENCY = 4
+INTERFERENCE = 0.15
+"""Measured: cycles a load costs a loop that is bound by its multiply-adds."""
 MOST_ROWS = 8
 MOST_VECTORS = 4
 
@@ -39,7 +41,8 @@ class Tile:
 def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
     """The tile with the fewest cycles a useful unit, of those whose accumulators fit the registers.
 
-    Each step of k costs the larger of its fused multiply-adds, its loads, and the latency of one accumulator.
+    Each step of k costs the larger of its fused multiply-adds, its loads, and the latency of one accumulator; what is
+    not the bottleneck still gets in its way a little.
     """
     lanes = target.lanes(dtype)
     if not phase.accumulators:
@@ -54,7 +57,7 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
 
 
 def _registers(phase: Phase, tile: Tile) -> int:
-    """All accumulators, plus what the widest loop over k holds: a broadcast a row or a weight a vector, and one more."""
+    """All accumulators, plus what the widest loop over k holds: a broadcast a row or a weight a vector, and one."""
     streams = [min(tile.rows, len(feed.blocks) * tile.vectors) for feed in phase.feeds]
     return len(phase.accumulators) * tile.vectors * tile.rows + max(streams) + 1
 
@@ -65,5 +68,5 @@ def _cost(phase: Phase, tile: Tile) -> float:
         weights = len(feed.blocks) * tile.vectors
         fmas = weights * tile.rows / FMA_PER_CYCLE
         loads = (weights + tile.rows) / LOADS_PER_CYCLE
-        cycles += feed.inner * max(fmas, loads, FMA_LATENCY)
+        cycles += feed.inner * (max(fmas, loads, FMA_LATENCY) + INTERFERENCE * loads)
     return cycles * tile.panels(phase.width) / (phase.width * tile.rows)
