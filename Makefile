@@ -1,0 +1,38 @@
+# `make demo` and `make test` do all their own set-up: a virtual environment in .venv and the install, redone only when
+# pyproject.toml or this file changed. They need Python >= 3.11; name another one with `make PYTHON=/path/to/python3 test`.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+WORDS ?=
+
+.PHONY: demo test lint types tests venv clean
+
+demo: .venv/.demo  ## the trained grapheme-to-phoneme model: make demo WORDS="hello world"
+	$(BIN)/python examples/g2p.py $(WORDS)
+
+test: lint types tests  ## ruff, mypy --strict, pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+
+types: .venv/.test
+	$(BIN)/mypy --strict
+
+tests: .venv/.test
+	$(BIN)/python -m pytest -q
+
+venv: .venv/.test  ## only the set-up of `make test`
+
+.venv/.made: Makefile
+	$(if $(PYTHON),,$(error rnnc needs Python >= 3.11 and found none: run make PYTHON=/path/to/python3))
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.test .venv/.demo: .venv/.%: .venv/.made pyproject.toml
+	$(PIP) --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

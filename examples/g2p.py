@@ -1,0 +1,265 @@
+"""English words to phonemes: a trained network of two GRUs, compiled by rnnc.
+
+    python examples/g2p.py                           the default words
+    python examples/g2p.py hello world               your own
+    python examples/g2p.py --no-timing --stages 20   more of the compiler's stages
+
+The network is the one inside PyPI's g2p_en 2.1.0. One GRU reads the letters of a word, and an end token. Its
+last state is all the second GRU gets to know: from it, and from a start token, that one writes a phoneme a
+step, fed each time the phoneme it wrote last, until it writes the end token.
+
+What this shows of rnnc:
+
+- a spec, trained weights in PyTorch's layout, `rnnc.compile(spec).bind(weights)`: a callable on NumPy arrays;
+- words of different lengths in one batch, in any order (`lengths=`), with h_n each word's own last state;
+- streaming: one call a step, state in and state out, with a batch that shrinks as words end;
+- every stage between the equations and the machine code as text.
+
+Before the speed is measured, the phonemes are compared with those of the package's own algorithm in plain
+NumPy; a difference ends the script with status 1. Status 2: the trained model or the backend is not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import _g2p_checkpoint as checkpoint
+import numpy as np
+import numpy.typing as npt
+from _g2p_checkpoint import Array, CheckpointError, Weights
+from _g2p_reference import NumpyPhonemizer
+
+import rnnc
+
+DEFAULT_WORDS = (
+    "queue", "rhythm", "knight", "pneumonia", "xylophone", "mnemonic", "quixotic", "recurrent", "compiler",
+    "activationist", "frobnicate", "supercalifragilisticexpialidocious",
+)  # fmt: skip
+TIMED_WORDS = Path(__file__).with_name("words.txt")
+ROUNDS = 7
+WIDTH = 100  # longer lines of a stage are cut here
+
+
+class Phonemizer:
+    """The two GRUs compiled by rnnc, and the embeddings and the output layer around them."""
+
+    def __init__(self, weights: Weights, backend: str) -> None:
+        self.weights = weights
+        embedding, hidden = weights["enc_emb"].shape[1], weights["fc_w"].shape[1]
+        spec = rnnc.GRU(input_size=embedding, hidden_size=hidden)
+        self.specs = {"encoder": spec, "decoder": spec}
+        self.programs = {name: rnnc.compile(spec, backend=backend) for name, spec in self.specs.items()}
+        self.encoder = self.programs["encoder"].bind(gru_parameters(weights, "enc"))
+        self.decoder = self.programs["decoder"].bind(gru_parameters(weights, "dec"))
+
+    def encode(self, words: Sequence[str]) -> Array:
+        """Read all words (normalised) in one call; the state (1, B, H) each left behind at its own end."""
+        numbers = [checkpoint.letter_numbers(word) for word in words]
+        lengths = np.array([len(word) for word in numbers])
+        padded = np.zeros((lengths.max(), len(words)), np.int64)  # (T, B)
+        for column, word in enumerate(numbers):
+            padded[: len(word), column] = word
+        _, h_n = self.encoder(self.weights["enc_emb"][padded], lengths=lengths)
+        return np.asarray(h_n)
+
+    def decode(self, state: Array) -> npt.NDArray[np.int64]:
+        """Write phonemes greedily, all unfinished words at once; (steps, B), end tokens behind each."""
+        weights, words = self.weights, state.shape[1]
+        spoken = np.full((checkpoint.MOST_PHONEMES, words), checkpoint.SPEECH_END)
+        unfinished = np.arange(words)
+        last = np.full(words, checkpoint.SPEECH_START)
+        for step in range(checkpoint.MOST_PHONEMES):
+            output, h_n = self.decoder(weights["dec_emb"][last][None], state)
+            state = np.asarray(h_n)
+            last = (output[0] @ weights["fc_w"].T + weights["fc_b"]).argmax(axis=1)
+            going = last != checkpoint.SPEECH_END
+            if not going.all():
+                unfinished, last, state = unfinished[going], last[going], state[:, going]
+                if not len(unfinished):
+                    break
+            spoken[step, unfinished] = last
+        return spoken
+
+    def batch(self, words: Sequence[str]) -> list[list[str]]:
+        """The phonemes of all words, computed together."""
+        spoken = self.decode(self.encode(words))
+        counts = (spoken != checkpoint.SPEECH_END).sum(axis=0)
+        columns = zip(spoken.T.tolist(), counts.tolist(), strict=True)
+        return [[checkpoint.PHONEMES[number] for number in column[:count]] for column, count in columns]
+
+    def one_by_one(self, words: Sequence[str]) -> list[list[str]]:
+        """The same, each word on its own."""
+        return [self.batch([word])[0] for word in words]
+
+
+def gru_parameters(weights: Weights, prefix: str) -> dict[str, Array]:
+    """A GRU of the checkpoint under PyTorch's names; its layout and gate order (r, z, n) are PyTorch's."""
+    names = {"weight_ih_l0": "w_ih", "weight_hh_l0": "w_hh", "bias_ih_l0": "b_ih", "bias_hh_l0": "b_hh"}
+    return {ours: weights[f"{prefix}_{theirs}"] for ours, theirs in names.items()}
+
+
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    """Inside, rnnc finds an empty on-disk cache, so that what is timed is a compile and not a look-up."""
+    before = os.environ.get("RNNC_CACHE_DIR")
+    with tempfile.TemporaryDirectory(prefix="rnnc-g2p-") as folder:
+        os.environ["RNNC_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["RNNC_CACHE_DIR"]
+            else:
+                os.environ["RNNC_CACHE_DIR"] = before
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each contestant; each runs once a round, so that a noisy moment meets them all."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            times[name].append(seconds(call))
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def show_compile_times(phonemizer: Phonemizer, backend: str) -> None:
+    print(f"\ncompile time, backend {backend}")
+    for name, spec in phonemizer.specs.items():
+        with empty_cache():
+            cold = seconds(partial(rnnc.compile, spec, backend=backend))
+            again = seconds(partial(rnnc.compile, spec, backend=backend))
+        print(f"  {name}  {cold * 1e3:6.1f} ms, empty cache  {again * 1e3:6.1f} ms, the second time  {spec}")
+
+
+def show_words(words: Sequence[str], phonemes: Sequence[Sequence[str]]) -> None:
+    print("\nwords")
+    column = min(max(map(len, words)), 36)
+    for word, sounds in zip(words, phonemes, strict=True):
+        print(f"  {word:{column}}  {' '.join(sounds)}")
+
+
+def show_differences(words: Sequence[str], phonemizer: Phonemizer, numpy: NumpyPhonemizer) -> bool:
+    """Compare rnnc, one word at a time and in one batch, with NumPy; True if any word differs."""
+    expected, single, batch = numpy.one_by_one(words), phonemizer.one_by_one(words), phonemizer.batch(words)
+    rows = zip(words, expected, single, batch, strict=True)
+    different = [row for row in rows if not row[1] == row[2] == row[3]]
+    if not different:
+        count = len(words)
+        print(f"  the same phonemes as NumPy, one at a time and in one batch: {count} of {count} words")
+    for word, *spoken in different[:10]:
+        numpys, ones, batchs = map(" ".join, spoken)
+        print(f"  DIFFERENT {word}: NumPy {numpys}; one {ones}; batch {batchs}")
+    return bool(different)
+
+
+def show_speed(words: Sequence[str], phonemizer: Phonemizer, numpy: NumpyPhonemizer) -> None:
+    taken = interleaved(
+        {
+            "NumPy, one word at a time": lambda: numpy.one_by_one(words),
+            "rnnc, one word at a time": lambda: phonemizer.one_by_one(words),
+            f"rnnc, {len(words)} words a batch": lambda: phonemizer.batch(words),
+        }
+    )
+    baseline = max(taken["NumPy, one word at a time"], 1e-9)
+    print(f"\nspeed, median of {ROUNDS} interleaved rounds          words/s   x NumPy")
+    for name, time_taken in taken.items():
+        print(f"  {name:47}{len(words) / time_taken:10,.0f}{baseline / time_taken:10.1f}")
+
+
+def show_stages(program: rnnc.Program, lines: int) -> None:
+    print("\nstages of the compiler: program.ir(stage, steps=2)")
+    for stage in program.stages:
+        text = [line for line in program.ir(stage, steps=2).splitlines() if line.strip()]
+        print(f"\n  {stage}: {len(text)} lines")
+        for line in text[:lines]:
+            print("  | " + (line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."))
+
+
+def normalised(words: Sequence[str]) -> list[str]:
+    """The words as the network wants them; ValueError for one without a letter."""
+    plain = [checkpoint.normalise(word) for word in words]
+    for word, letters in zip(words, plain, strict=True):
+        if not any("a" <= letter <= "z" for letter in letters):
+            raise ValueError(f"{word!r} has no letter a-z: there is nothing to pronounce")
+    return plain
+
+
+def read_words(path: Path) -> list[str]:
+    """The words of a text file, separated by blanks or line ends; ValueError if there is none."""
+    words = normalised(path.read_text(encoding="utf-8").split())
+    if not words:
+        raise ValueError(f"{path} holds no word")
+    return words
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    about, details = (__doc__ or "").split("\n", 1)
+    parser = argparse.ArgumentParser(
+        description=about, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", metavar="WORD", help="an English word (default: twelve of them)")
+    parser.add_argument("--backend", default="llvm", help="the backend of rnnc: llvm (default) or reference")
+    parser.add_argument(
+        "--words-file", type=Path, default=TIMED_WORDS, metavar="FILE",
+        help="words to measure the speed with (default: 208 common ones, words.txt beside this script)",
+    )  # fmt: skip
+    parser.add_argument("--no-timing", action="store_true", help="no compile times, no words per second")
+    parser.add_argument(
+        "--stages", type=int, default=6, metavar="LINES",
+        help="first lines of each stage to show (default: 6; 0 leaves the stages out)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.stages < 0:
+        parser.error(f"--stages takes a number of lines, 0 or more, not {options.stages}")
+    try:
+        options.words = normalised(options.words or DEFAULT_WORDS)
+        options.timed = [] if options.no_timing else read_words(options.words_file)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; 0, 1 if rnnc and NumPy differ, 2 if the trained model or the backend is not there."""
+    options = parse(arguments)
+    try:
+        weights = checkpoint.load()
+        phonemizer = Phonemizer(weights, options.backend)
+    except (CheckpointError, rnnc.RnncError) as error:
+        print(f"g2p: {error}", file=sys.stderr)
+        return 2
+    numpy = NumpyPhonemizer(weights)
+
+    print("English words to phonemes with the trained GRUs of g2p_en", checkpoint.RELEASE)
+    if not options.no_timing:
+        show_compile_times(phonemizer, options.backend)
+
+    words = [*options.words, *options.timed]
+    show_words(options.words, phonemizer.batch(options.words))
+    if show_differences(words, phonemizer, numpy):
+        return 1
+
+    if not options.no_timing:
+        show_speed(options.timed, phonemizer, numpy)
+    if options.stages:
+        show_stages(phonemizer.programs["encoder"], options.stages)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

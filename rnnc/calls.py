@@ -1,0 +1,193 @@
+"""The arguments of a model's call: every check, with its message, and the arrays the backend reads and fills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, LengthError, ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rnnc.specs import Spec
+
+    Array = NDArray[Any]
+    State = Array | tuple[Array, ...]
+
+
+class Call(NamedTuple):
+    """One call, checked: arrays time first and batched, whatever the user's layout; `result` is what the user gets."""
+
+    x: Array
+    states: tuple[Array, ...] | None
+    lengths: Array | None
+    output: Array
+    finals: tuple[Array, ...]
+    result: tuple[Array, State]
+
+
+class Signature(NamedTuple):
+    """What a spec says of the arrays of a call. rows: num_layers * D. widths: the last axis of each state, by name."""
+
+    dtype: np.dtype[Any]
+    input_size: int
+    output_size: int
+    rows: int
+    widths: dict[str, int]
+    batch_first: bool
+
+    @staticmethod
+    def of(spec: Spec) -> Signature:
+        """The signature of a spec's models."""
+        rows = spec.num_layers * spec.num_directions
+        dtype = np.dtype(spec.dtype)
+        return Signature(dtype, spec.input_size, spec.output_size, rows, spec.states, spec.batch_first)
+
+    def check(self, x: object, state: object, lengths: object, out: object) -> Call:
+        """A call from what the user gave, or the exception that says what is wrong with it."""
+        steps_in, batched = self._x(x)
+        steps, batch, _ = steps_in.shape
+        states = None if state is None else self._states("state", state, batch, batched)
+        counts = None if lengths is None else _lengths(lengths, steps, batch, batched)
+        output, final = self._out(out, steps, batch, batched)
+        finals = self._states("out[1]", final, batch, batched)
+        if out is not None:
+            _check_apart((output, *finals), (steps_in, *(states or ())))
+        if states is not None:
+            states = tuple(np.require(s, requirements=["C", "A"]) for s in states)
+        return Call(steps_in, states, counts, self._time_first(output), finals, (output, final))
+
+    def _x(self, value: object) -> tuple[Array, bool]:
+        """x as (T, B, I), aligned, and whether it came with a batch axis."""
+        x = as_array("x", value)
+        check_dtype("x", x, self.dtype)
+        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
+            layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            raise ShapeError(f"x: expected {layout} or unbatched (T, I) with I = {self.input_size}, got {x.shape}")
+        if not x.flags.aligned:
+            x = x.copy()
+        steps_in = self._time_first(x)
+        if steps_in.shape[0] == 0:
+            raise ShapeError(f"x: expected at least one time step, got shape {x.shape}")
+        return steps_in, x.ndim == 3
+
+    def _time_first(self, array: Array) -> Array:
+        """(T, B, N) of the user's (T, B, N), (B, T, N) or (T, N)."""
+        if array.ndim == 2:
+            return array[:, None]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def _states(self, name: str, value: object, batch: int, batched: bool) -> tuple[Array, ...]:
+        """One (rows, B, width) a state; a cell of one state takes it bare, one of several takes a tuple."""
+        names = ", ".join(self.widths)
+        if not isinstance(value, (tuple, list)):
+            if len(self.widths) > 1:
+                raise ArgumentTypeError(f"{name}: expected a tuple ({names}), got {_kind(value)}")
+            labels, items = [name], [value]
+        elif len(value) != len(self.widths):
+            raise ArgumentError(f"{name}: expected {len(self.widths)} arrays ({names}), got {len(value)}")
+        else:
+            labels, items = [f"{name}[{i}]" for i in range(len(value))], list(value)
+        widths = self.widths.values()
+        return tuple(
+            self._state(label, item, batch if batched else None, width)
+            for label, item, width in zip(labels, items, widths, strict=True)
+        )
+
+    def _state(self, name: str, value: object, batch: int | None, width: int) -> Array:
+        array = as_array(name, value)
+        check_dtype(name, array, self.dtype)
+        if batch is None:
+            check_shape(name, array, (self.rows, width), "(num_layers * D, width)")
+            return array[:, None]
+        check_shape(name, array, (self.rows, batch, width), "(num_layers * D, B, width)")
+        return array
+
+    def _out(self, out: object, steps: int, batch: int, batched: bool) -> tuple[Array, State]:
+        """The output and final state in the user's layout: new arrays, or those of `out`."""
+        sizes = ((batch, steps) if self.batch_first else (steps, batch)) if batched else (steps,)
+        shape = (*sizes, self.output_size)
+        if out is None:
+            return np.empty(shape, self.dtype), self._new_state(batch, batched)
+        if isinstance(out, (tuple, list)):
+            if len(out) != 2:
+                raise ArgumentError(f"out: expected an array or (output, state), got {len(out)} items")
+            output, final = out
+            self._check_writable_states(final)
+            name = "out[0]"
+        else:
+            output, final, name = out, self._new_state(batch, batched), "out"
+        _check_writable(name, output)
+        check_dtype(name, output, self.dtype)
+        check_shape(name, output, shape)
+        return output, tuple(final) if isinstance(final, list) else final
+
+    def _new_state(self, batch: int, batched: bool) -> State:
+        sizes = (self.rows, batch) if batched else (self.rows,)
+        arrays = tuple(np.empty((*sizes, width), self.dtype) for width in self.widths.values())
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    def _check_writable_states(self, final: object) -> None:
+        items: Sequence[object] = final if isinstance(final, (tuple, list)) else (final,)
+        for item in items:
+            _check_writable("out[1]", item)
+            if not item.flags.c_contiguous:  # type: ignore[attr-defined]
+                raise ArgumentError("out[1]: the state to write into must be C-contiguous; use np.empty(shape, dtype)")
+
+
+def _lengths(value: object, steps: int, batch: int, batched: bool) -> NDArray[np.int64]:
+    """Lengths as int64 (B,), each in 0..T, copied; for an unbatched x a single number."""
+    try:
+        found = np.asarray(value) if isinstance(value, (list, tuple, int)) else as_array("lengths", value)
+    except ValueError as error:
+        raise ArgumentError(f"lengths: not one row of integers: {error}") from error
+    if found.dtype.kind not in "iu" and found.shape != (0,):
+        raise DtypeError(f"lengths: expected integers, got {found.dtype}; pass lengths.astype(np.int64)")
+    if not batched and found.shape == ():
+        found = found[None]
+    if found.shape != (batch,):
+        what = f"one integer a row of the batch, shape ({batch},)" if batched else "one integer, x is unbatched"
+        raise ShapeError(f"lengths: expected {what}, got shape {found.shape}")
+    bad = np.flatnonzero((found < 0) | (found > steps))
+    if bad.size:
+        row = int(bad[0])
+        raise LengthError(f"lengths: expected 0 <= length <= T = {steps}, got {found[row]} in row {row}")
+    return np.array(found, dtype=np.int64, order="C")
+
+
+def _check_writable(name: str, value: object) -> None:
+    if not isinstance(value, np.ndarray):
+        raise ArgumentTypeError(f"{name}: expected a NumPy array to write into, got {_kind(value)}")
+    if not value.flags.behaved:
+        what = "aligned" if value.flags.writeable else "writable"
+        raise ArgumentError(f"{name}: the array to write into is not {what}")
+    if value.size and _overlaps_itself(value):
+        raise ArgumentError(f"{name}: several elements of the array to write into lie at one place; pass value.copy()")
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether elements may share memory, as in a broadcast: no axis may step into the span of the smaller ones."""
+    span = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1 and stride < span:
+            return True
+        span += stride * (size - 1)
+    return False
+
+
+def _check_apart(written: Sequence[Array], read: Sequence[Array]) -> None:
+    """What is written overlaps nothing else: a step would read what another one wrote."""
+    for i, array in enumerate(written):
+        for other in (*read, *written[:i]):
+            if np.may_share_memory(array, other) and np.shares_memory(array, other):
+                what = "x or state" if any(other is r for r in read) else "another array of out"
+                raise ArgumentError(f"out: shares memory with {what}; pass an array of its own")
+
+
+def _kind(value: object) -> str:
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else checks.came(value)

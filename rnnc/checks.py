@@ -1,0 +1,83 @@
+"""Checks of plain arguments. Each takes the argument's name and value, and returns the value in its one
+normal form or raises.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+import numpy as np
+
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError
+
+DTYPES = ("float32", "float64")
+MAX_SIZE = 2**31 - 1
+
+
+def came(value: object) -> str:
+    """How a message shows what came: the value, cut short, and its type."""
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def integer(name: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> int:
+    """An int between both bounds; NumPy's integers are accepted, bool is not."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise ArgumentTypeError(f"{name}: expected an integer >= {minimum}, got {came(value)}")
+    try:
+        number = operator.index(value)
+    except TypeError:  # an array of more than one number has __index__ too
+        raise ArgumentTypeError(f"{name}: expected one integer, got {came(value)}") from None
+    if not minimum <= number <= maximum:
+        bound = f">= {minimum}" if number < minimum else f"<= {maximum}"
+        raise ArgumentError(f"{name}: expected an integer {bound}, got {number}")
+    return number
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, and nothing that merely counts as such: a number here is mostly an argument in the
+    wrong place.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise ArgumentTypeError(f"{name}: expected True or False, got {came(value)}; check the order of the arguments")
+
+
+def probability(name: str, value: object) -> float:
+    """A float in [0, 1)."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ArgumentTypeError(f"{name}: expected a number in [0, 1), got {came(value)}")
+    if not 0 <= value < 1:  # NaN fails too
+        raise ArgumentError(f"{name}: expected a number in [0, 1), got {value}")
+    return float(value)
+
+
+def choice(name: str, value: object, options: Iterable[str]) -> str:
+    """One of a few strings."""
+    if isinstance(value, str) and value in options:
+        return str(value)
+    expected = " or ".join(repr(option) for option in options)
+    kind = ArgumentError if isinstance(value, str) else ArgumentTypeError
+    raise kind(f"{name}: expected {expected}, got {came(value)}")
+
+
+def dtype(name: str, value: object) -> str:
+    """ "float32" or "float64", from that string or from a NumPy dtype or scalar type."""
+    if isinstance(value, type) and issubclass(value, np.generic):
+        value = np.dtype(value)
+    found = value.name if isinstance(value, np.dtype) and value.isnative else value
+    if isinstance(found, str) and found in DTYPES:
+        return str(found)
+    hint = ""
+    if str(value).removeprefix("torch.") in DTYPES:
+        hint = f"; write {str(value).removeprefix('torch.')!r}"
+    raise DtypeError(f"{name}: expected 'float32', 'float64' or such a NumPy dtype, got {came(value)}{hint}")
+
+
+def suggestion(name: str, options: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)", or nothing when no option is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(options), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,219 @@
+"""The command line: `rnnc inspect SPEC` prints a stage of the pipeline, `rnnc compile SPEC` times all of
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.compile import SHARED_STAGES, compile, shared_stage
+from rnnc.ir.errors import ArgumentError, RnncError
+from rnnc.model import Model
+from rnnc.references import resolve
+from rnnc.specs import SPECS, Spec
+
+T = TypeVar("T")
+
+SPEC_HELP = "a .json or .toml file, or module:object (the current folder is on the path)"
+EXAMPLES = """\
+a file spec.toml:
+  type = "LSTM"              # or GRU, RNN, Recurrent
+  input_size = 64
+  hidden_size = 128          # and any other argument of rnnc.LSTM
+examples:
+  rnnc inspect spec.toml --stage lowered --steps 2
+  rnnc inspect my_models:encoder --stage asm | less
+  rnnc compile spec.toml --time-steps 100 --batch 16 --threads 1
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0, or 2 after one line about what was wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except RnncError as error:
+        print(f"rnnc {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head` has read enough; what Python would still flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("rnnc", description=__doc__, epilog=EXAMPLES, formatter_class=layout)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    inspect = commands.add_parser("inspect", help="print a stage of a spec, from equations to machine code")
+    inspect.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
+    inspect.add_argument(
+        "--stage", default="rolled", help="lowered, optimized, rolled (default), or one of the backend's"
+    )
+    inspect.add_argument("--steps", type=int, default=3, help="unrolled steps in lowered and optimized (default 3)")
+    inspect.set_defaults(run=_inspect)
+
+    timing = commands.add_parser("compile", help="compile a spec and time every part of it")
+    timing.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
+    timing.add_argument(
+        "--time-steps", type=int, default=100, metavar="T", help="steps of the timed call (default 100)"
+    )
+    timing.add_argument("--batch", type=int, default=1, metavar="B", help="sequences in the timed call (default 1)")
+    timing.add_argument("--repeat", type=int, default=0, metavar="N", help="timed calls (default: one second of them)")
+    timing.set_defaults(run=_compile)
+
+    for command in (inspect, timing):
+        command.add_argument("--backend", default="llvm", help="llvm (default) or reference")
+        command.add_argument("--threads", type=int, default=None, help="default: RNNC_NUM_THREADS, or all cores")
+    return parser
+
+
+# ---- inspect
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    spec = load_spec(options.spec)
+    steps = checks.integer("--steps", options.steps, 1)
+    if options.stage in SHARED_STAGES:  # needs no backend, so it does not wait for one
+        text = shared_stage(spec, options.stage, steps)
+    else:
+        text = compile(spec, backend=options.backend, threads=options.threads).ir(options.stage)
+    print(text.rstrip("\n"))
+
+
+# ---- compile
+
+
+def _compile(options: argparse.Namespace) -> None:
+    spec = load_spec(options.spec)
+    steps = checks.integer("--time-steps", options.time_steps, 1)
+    batch = checks.integer("--batch", options.batch, 1)
+    repeat = checks.integer("--repeat", options.repeat, 0)
+    print(f"{spec}, backend {options.backend}\n")
+    for label, seconds, note in _timings(spec, options.backend, options.threads, steps, batch, repeat):
+        print(f"  {label:<16}{_duration(seconds):>12}   {note}".rstrip(), flush=True)
+
+
+def _timings(
+    spec: Spec, backend: str, threads: int | None, steps: int, batch: int, repeat: int
+) -> Iterator[tuple[str, float, str]]:
+    """Label, seconds and a note of each part, in the order in which a user waits for them."""
+    yield "import rnnc", _import_seconds(), "in a new interpreter"
+    from rnnc import backends
+
+    seconds, _ = _timed(lambda: backends.get(backend))
+    yield "load backend", seconds, "its modules and libraries"
+    shared = 0.0
+    for label, seconds in _shared_timings(spec):
+        shared += seconds
+        yield label, seconds, ""
+    seconds, program = _timed(lambda: compile(spec, backend=backend, threads=threads))
+    again = sum(seconds for _, seconds in _shared_timings(spec))
+    codegen = max(seconds - again, 0.0)
+    yield "codegen", codegen, "the rest of compile()"
+    yield "compile()", shared + codegen, "the four above"
+    parameters = spec.init(seed=0)
+    seconds, model = _timed(lambda: program.bind(parameters))
+    yield "bind", seconds, ""
+    x = _example(spec, steps, batch)
+    seconds, _ = _timed(lambda: model(x))
+    yield "first call", seconds, f"T = {steps}, B = {batch}"
+    times = _call_seconds(model, x, repeat)
+    middle = statistics.median(times)
+    yield "a call", middle, f"{_duration(middle / steps)} a step; median of {len(times)}, best {_duration(min(times))}"
+
+
+def _shared_timings(spec: Spec) -> Iterator[tuple[str, float]]:
+    """Seconds of the parts before any backend, on the few steps that code generation unrolls."""
+    from rnnc.ir.lower import lower
+    from rnnc.ir.passes import optimize
+    from rnnc.ir.pipeline import TEMPLATE_STEPS
+    from rnnc.ir.roll import roll
+
+    seconds, graph = _timed(lambda: lower(spec.stack(), TEMPLATE_STEPS))
+    yield "lower", seconds
+    seconds, (graph, _) = _timed(lambda: optimize(graph))
+    yield "optimize", seconds
+    seconds, _ = _timed(lambda: roll(graph))
+    yield "roll", seconds
+
+
+def _import_seconds() -> float:
+    code = "import time; t = time.perf_counter(); import rnnc; print(time.perf_counter() - t)"
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def _timed(function: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def _call_seconds(model: Model, x: np.ndarray, repeat: int) -> list[float]:
+    """Times of `repeat` calls, or of as many as fit into a second."""
+    times: list[float] = []
+    until = time.perf_counter() + 1.0
+    while len(times) < repeat or (not repeat and (not times or time.perf_counter() < until)):
+        times.append(_timed(lambda: model(x))[0])
+    return times
+
+
+def _example(spec: Spec, steps: int, batch: int) -> np.ndarray:
+    shape = (batch, steps) if spec.batch_first else (steps, batch)
+    return np.random.default_rng(0).normal(size=(*shape, spec.input_size)).astype(spec.dtype)
+
+
+def _duration(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}" if seconds / scale < 100 else f"{seconds / scale:.0f} {unit}"
+    return f"{seconds * 1e9:.0f} ns"
+
+
+# ---- specs from outside
+
+
+def load_spec(text: str) -> Spec:
+    """The spec in a JSON or TOML file, or the one that "module:object" names."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if Path(text).suffix in (".json", ".toml"):
+        return Spec.from_dict(_read(Path(text)))
+    if ":" not in text:
+        raise ArgumentError(f"SPEC: {text!r} is neither a .json or .toml file nor module:object")
+    try:
+        found = resolve(text)
+    except RnncError:
+        raise
+    except Exception as error:  # the user's module may raise anything
+        raise ArgumentError(f"SPEC: importing {text.split(':')[0]} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Spec):
+        raise ArgumentError(f"SPEC: {text} is not a spec ({' or '.join(SPECS)}) but {checks.came(found)}")
+    return found
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        content = path.read_text(encoding="utf-8")
+        data = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+    except OSError as error:
+        raise ArgumentError(f"SPEC: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # what both parsers and the decoder raise
+        raise ArgumentError(f"SPEC: {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise ArgumentError(f"SPEC: {path}: expected a table of arguments, got {checks.came(data)}")
+    return data

@@ -1,0 +1,111 @@
+"""compile: a spec -> Program (the compiled stages, without parameters) -> Model (bound to parameters)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, overload
+
+from rnnc import checks
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.parameters import bind_parameters
+from rnnc.specs import SPECS, Spec
+
+if TYPE_CHECKING:
+    from rnnc.backends.base import Executable
+    from rnnc.model import Model
+
+SHARED_STAGES = ("lowered", "optimized", "rolled")
+"""The stages before any backend; the first two show as many unrolled steps as one asks for."""
+
+
+class Program:
+    """A compiled spec: every stage between the equations and the machine code, and `bind`."""
+
+    def __init__(self, spec: Spec, backend: str, executable: Executable) -> None:
+        self.spec = spec
+        self.backend = backend
+        self._executable = executable
+
+    def __repr__(self) -> str:
+        return f"Program({self.spec!r}, backend={self.backend!r}, stages={self.stages})"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names `ir` takes, in the order of the pipeline."""
+        return SHARED_STAGES + tuple(self._executable.stages)
+
+    def ir(self, stage: str, steps: int = 3) -> str:
+        """The text of a stage. "lowered" and "optimized" show `steps` unrolled time steps, the others loops."""
+        steps = checks.integer("steps", steps, 1)
+        if stage not in self.stages:
+            hint = checks.suggestion(stage, self.stages) if isinstance(stage, str) else ""
+            names = ", ".join(self.stages)
+            raise ArgumentError(f"stage: backend {self.backend!r} has {names}; got {checks.came(stage)}{hint}")
+        if stage in SHARED_STAGES:
+            return shared_stage(self.spec, stage, steps)
+        return self._executable.text(stage)
+
+    def explain(self) -> str:
+        """Which paths the backend took for this spec, and why it did not take faster ones."""
+        return self._executable.explain()
+
+    def bind(self, params: Mapping[str, Any]) -> Model:
+        """A Model that holds a copy of `params`, packed for the backend.
+
+        params: name -> array, exactly the names and shapes of `spec.parameter_shapes()` in the spec's
+        dtype; NumPy arrays, torch
+            tensors on the CPU (a state_dict() as it is), or anything with __array__ or DLPack.
+        Raises ParameterError, ShapeError or DtypeError.
+        """
+        from rnnc.model import Model
+
+        return Model(self, self._executable.bind(bind_parameters(self.spec, params)))
+
+
+@overload
+def compile(spec: Spec, params: None = None, *, backend: str = "llvm", threads: int | None = None) -> Program: ...
+
+
+@overload
+def compile(spec: Spec, params: Mapping[str, Any], *, backend: str = "llvm", threads: int | None = None) -> Model: ...
+
+
+def compile(
+    spec: Spec, params: Mapping[str, Any] | None = None, *, backend: str = "llvm", threads: int | None = None
+) -> Program | Model:
+    """Compiles a spec for any number of steps and any batch size.
+
+    spec: `rnnc.RNN(...)`, `rnnc.GRU(...)`, `rnnc.LSTM(...)` or `rnnc.Recurrent(cell, ...)`.
+    params: if given, the result is `compile(spec, ...).bind(params)`, a Model; otherwise a Program.
+    backend: "llvm" (machine code for this CPU) or "reference" (NumPy, slow, easy to read).
+    threads: how many threads a call may use; default RNNC_NUM_THREADS, or else all cores the process may use.
+    """
+    if not isinstance(spec, tuple(SPECS.values())):
+        hint = "; give it its sizes first" if isinstance(spec, type) else ""
+        raise ArgumentTypeError(f"spec: expected rnnc.RNN, GRU, LSTM or Recurrent, got {checks.came(spec)}{hint}")
+    if not isinstance(backend, str):
+        raise ArgumentTypeError(f"backend: expected a name such as 'llvm', got {checks.came(backend)}")
+    if threads is not None:
+        threads = checks.integer("threads", threads, 1)
+    from rnnc import backends
+
+    program = Program(spec, backend, backends.get(backend).compile(spec.stack(), threads=threads))
+    return program if params is None else program.bind(params)
+
+
+def shared_stage(spec: Spec, stage: str, steps: int) -> str:
+    """The text of a stage that comes before any backend, over `steps` time steps where it is unrolled.
+
+    "optimized" begins with what each pass did, as comments.
+    """
+    from rnnc.ir.lower import lower
+    from rnnc.ir.pipeline import optimized_graph, rolled_program
+    from rnnc.ir.text import print_graph
+
+    stack = spec.stack()
+    if stage == "rolled":
+        return rolled_program(stack).text()
+    if stage == "lowered":
+        return print_graph(lower(stack, steps))
+    graph, records = optimized_graph(stack, steps)
+    return "".join(f"# {record}\n" for record in records) + "\n" + print_graph(graph)

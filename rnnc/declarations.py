@@ -1,0 +1,76 @@
+"""What a cell declares: checked when a spec is made of it, and written as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rnnc import checks
+from rnnc.cells import Cell
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.references import reference, resolve
+
+
+def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> None:
+    """Raises if a cell's declarations are unusable; lowering then holds its equations against them."""
+    who = f"cell {type(cell).__name__}"
+    try:
+        hash(cell)
+    except TypeError as error:
+        raise ArgumentTypeError(f"{who}: {error}; its fields must be plain values or tuples") from None
+    shapes = cell.parameters(input_size, hidden_size, bias)
+    states = cell.states(hidden_size)
+    _check_names(who, shapes, states)
+    for name, shape in shapes.items():
+        if not isinstance(shape, tuple) or len(shape) not in (1, 2):
+            raise ArgumentError(f"{who}: the shape of {name} must be a tuple of one or two sizes, got {shape!r}")
+        for size in shape:
+            checks.integer(f"{who}: a size of {name}", size, 1)
+    for name, width in states.items():
+        checks.integer(f"{who}: the width of state {name}", width, 1)
+    checks.integer(f"{who}: output_size", cell.output_size(hidden_size), 1)
+
+
+def _check_names(who: str, shapes: Mapping[str, object], states: Mapping[str, object]) -> None:
+    if not states:
+        raise ArgumentError(f"{who} has no state: a recurrent cell needs one")
+    for name in (*shapes, *states):
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ArgumentError(f"{who}: {name!r} cannot be the name of a parameter or state")
+    for name in states:
+        for taken in (f"{name}_0", f"{name}_n"):  # in a graph, the initial and the final state
+            if taken in shapes:
+                raise ArgumentError(f"{who}: no parameter may be called {taken} beside a state {name}")
+
+
+def cell_to_dict(cell: Cell) -> dict[str, Any]:
+    """{"type": "module:Class", field: value, ...}; the fields must be numbers, strings, booleans, None, tuples."""
+    return {"type": reference(type(cell))} | {name: _plain(name, value) for name, value in vars(cell).items()}
+
+
+def cell_from_dict(data: Mapping[str, Any]) -> Cell:
+    """The cell of `cell_to_dict`; imports its module."""
+    values = {name: _unlisted(value) for name, value in data.items()}
+    kind = values.pop("type", None)
+    cls = resolve(kind) if isinstance(kind, str) else kind
+    if not (isinstance(cls, type) and issubclass(cls, Cell)):
+        expected = "expected 'type' to name a subclass of rnnc.Cell, such as 'rnnc.cells:GRUCell'"
+        raise ArgumentError(f"cell: {expected}, got {kind!r}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ArgumentError(f"cell: {kind} cannot be made from {values}: {error}") from error
+
+
+def _plain(name: str, value: object) -> object:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, tuple):
+        return [_plain(name, item) for item in value]
+    hint = "use numbers, strings, booleans, None or tuples of such"
+    raise ArgumentTypeError(f"cell: {name} = {checks.came(value)} has no plain form; {hint}")
+
+
+def _unlisted(value: object) -> object:
+    """Lists of plain data were tuples."""
+    return tuple(_unlisted(item) for item in value) if isinstance(value, (list, tuple)) else value

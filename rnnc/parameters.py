@@ -1,0 +1,86 @@
+"""Binding parameters: a mapping of arrays, checked against a spec and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.ir.errors import ArgumentTypeError, ParameterError, ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rnnc.specs import Spec
+
+MAX_LISTED = 8
+
+
+def bind_parameters(spec: Spec, params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The arrays of `params` in the order of `spec.parameter_shapes()`: C-contiguous, read-only copies.
+
+    params: name -> array of exactly the spec's dtype and shape: NumPy arrays, torch tensors (a module's
+    state_dict() as it is), or anything with __array__ or DLPack. Raises ParameterError for names that are
+    missing or unknown, ShapeError, DtypeError.
+    """
+    if not isinstance(params, Mapping):
+        hint = "; pass module.state_dict()" if hasattr(params, "state_dict") else ""
+        raise ArgumentTypeError(f"params: expected a mapping of names to arrays, got {type(params).__name__}{hint}")
+    shapes = spec.parameter_shapes()
+    _check_names(params, shapes)
+    dtype = np.dtype(spec.dtype)
+    return {name: _bind(f"params[{name!r}]", params[name], dtype, shape) for name, shape in shapes.items()}
+
+
+def _bind(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    array = as_array(name, value)
+    check_dtype(name, array, dtype)
+    if array.shape == shape[::-1] and array.shape != shape:
+        raise ShapeError(
+            f"{name}: expected shape {shape}, got {array.shape}; transpose it: weights are (rows out, columns in)"
+        )
+    check_shape(name, array, shape)
+    copy = np.array(array, order="C", copy=True)
+    copy.flags.writeable = False
+    return copy
+
+
+def _check_names(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    missing = [name for name in expected if name not in params]
+    extra = [name for name in params if name not in expected]
+    if not missing and not extra:
+        return
+    prefix = _prefix(params, expected)
+    if prefix:
+        raise ParameterError(
+            f"params: the names start with {prefix!r}; pass "
+            f"{{name.removeprefix({prefix!r}): a for name, a in params.items() if name.startswith({prefix!r})}}"
+        )
+    parts = []
+    if missing:
+        parts.append("missing " + _listed(f"{name!r} {expected[name]}" for name in missing))
+    if extra:
+        parts.append(
+            "unknown " + _listed(f"{name!r}{checks.suggestion(str(name), missing or expected)}" for name in extra)
+        )
+    raise ParameterError("params: " + "; ".join(parts))
+
+
+def _prefix(params: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """A prefix under which all expected names are there, such as "lstm." in the state_dict of a larger model."""
+    first = next(iter(expected))
+    for name in params:
+        if isinstance(name, str) and name.endswith(first):
+            prefix = name.removesuffix(first)
+            if prefix and all(prefix + other in params for other in expected):
+                return prefix
+    return ""
+
+
+def _listed(items: Iterable[str]) -> str:
+    shown = list(items)
+    more = f" and {len(shown) - MAX_LISTED} more" if len(shown) > MAX_LISTED else ""
+    return ", ".join(shown[:MAX_LISTED]) + more

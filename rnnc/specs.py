@@ -1,0 +1,298 @@
+"""Specs: what a recurrent network is. `LSTM`, `GRU` and `RNN` take PyTorch's arguments, `Recurrent` takes any cell.
+
+A spec is frozen, checked when it is made, equal by value and hashable. It knows the names and shapes of its parameters
+and the plain description that lowering reads; it holds no arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.cells import Cell, ElmanCell, GRUCell, LSTMCell, ProjectedLSTMCell, ResetFirstGRUCell, Shape
+from rnnc.declarations import cell_from_dict, cell_to_dict, check_cell
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.lower import Layer, Stack
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Spec"]
+
+
+class Spec:
+    """Base of all specs: frozen dataclasses whose fields are the arguments, checked once, in `__post_init__`."""
+
+    if TYPE_CHECKING:  # each subclass declares them anew, in PyTorch's order
+        input_size: int
+        hidden_size: int
+        num_layers: int
+        bias: bool
+        batch_first: bool
+        dropout: float
+        bidirectional: bool
+        dtype: DTypeLike  # takes a NumPy dtype or scalar type as well, holds "float32" or "float64"
+
+        @property
+        def cell(self) -> Cell:
+            """The equations of one step."""
+
+    def __post_init__(self) -> None:
+        if type(self) not in SPECS.values():
+            raise ArgumentTypeError(f"{type(self).__name__}: for new equations use rnnc.Recurrent(cell, ...)")
+        for field in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, field.name, _check(field.name, getattr(self, field.name)))
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={value!r}" for name, value, default in _fields(self) if value != default]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    # ---- sizes and names
+
+    @property
+    def num_directions(self) -> int:
+        """2 if bidirectional, else 1: D in the shapes."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """Width of the output, both directions together."""
+        return self.num_directions * self.cell.output_size(self.hidden_size)
+
+    @property
+    def states(self) -> dict[str, int]:
+        """Name -> width of each state, in the order of a call; its array is (num_layers * D, B, width)."""
+        return self.cell.states(self.hidden_size)
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Name -> shape of every parameter, in PyTorch's order.
+
+        weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, ..., weight_ih_l1, ...
+        """
+        return {
+            base + layer.suffix: shape
+            for directions in self.stack().layers
+            for layer in directions
+            for base, shape in layer.parameters.items()
+        }
+
+    def init(self, seed: int | np.random.Generator = 0) -> dict[str, NDArray[Any]]:
+        """New parameters from PyTorch's default distribution: uniform in [-1/sqrt(H), 1/sqrt(H)], H = hidden_size.
+
+        The same seed gives the same numbers (not those of PyTorch's generator); float32 rounds what float64 would get.
+        """
+        if not isinstance(seed, np.random.Generator):
+            seed = np.random.default_rng(checks.integer("seed", seed, 0, 2**128))
+        bound = 1 / math.sqrt(self.hidden_size)
+        shapes = self.parameter_shapes()
+        return {name: seed.uniform(-bound, bound, shape).astype(self.dtype) for name, shape in shapes.items()}
+
+    def stack(self) -> Stack:
+        """The plain description that lowering reads: one `Layer` for each layer and direction."""
+        suffixes = ("", "_reverse")[: self.num_directions]
+        layers = []
+        width = self.input_size
+        for k in range(self.num_layers):
+            layers.append(tuple(self._layer(width, f"_l{k}{suffix}", suffix != "") for suffix in suffixes))
+            width = self.output_size
+        return Stack(self.input_size, cast(str, self.dtype), tuple(layers))
+
+    def _layer(self, width: int, suffix: str, reverse: bool) -> Layer:
+        cell, size = self.cell, self.hidden_size
+        parameters = cell.parameters(width, size, self.bias)
+        return Layer(
+            suffix=suffix,
+            parameters=parameters,
+            states=cell.states(size),
+            output_size=cell.output_size(size),
+            reverse=reverse,
+            step=cell.step,
+            optional=tuple(name for name in cell.parameters(width, size, True) if name not in parameters),
+        )
+
+    # ---- plain data
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every argument as plain data, and "type", the spec's name. A cell becomes {"type": "module:Class", ...}."""
+        data = {"type": type(self).__name__} | {name: value for name, value, _ in _fields(self)}
+        if "cell" in data:
+            data["cell"] = cell_to_dict(self.cell)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The spec of `to_dict`. Arguments that have a default may be left out; "type" too, if called on a subclass.
+
+        Imports the module of a user's cell, so read only specs of people you trust.
+        """
+        if not isinstance(data, Mapping):
+            raise ArgumentTypeError(f"data: expected a dict such as spec.to_dict() returns, got {checks.came(data)}")
+        values = dict(data)
+        kind = checks.choice("type", values.pop("type", None if cls is Spec else cls.__name__), tuple(SPECS))
+        if not issubclass(SPECS[kind], cls):
+            raise ArgumentError(
+                f"type: {cls.__name__}.from_dict got the data of a {kind}; use rnnc.{kind} or rnnc.Spec"
+            )
+        _check_names(SPECS[kind], values)
+        if "cell" in values and isinstance(values["cell"], Mapping):
+            values["cell"] = cell_from_dict(values["cell"])
+        return cast(Self, SPECS[kind](**values))
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The spec of `to_json`."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ArgumentError(f"text: not JSON: {error}") from error
+        return cls.from_dict(data)
+
+
+@dataclass(frozen=True, repr=False)
+class Recurrent(Spec):
+    """Layers of any cell: `rnnc.Recurrent(MyCell(), 64, 128)`. The other arguments are PyTorch's.
+
+    cell: an instance of a subclass of `rnnc.Cell`.
+    input_size, hidden_size, num_layers: integers >= 1.
+    bias: whether the cell has its biases.
+    batch_first: x and output are (B, T, size) instead of (T, B, size); states never are.
+    dropout: in [0, 1), between layers in training; the identity here.
+    bidirectional: a second direction in each layer runs from the end; the outputs are concatenated.
+    dtype: "float32" or "float64", or such a NumPy dtype, of parameters, inputs, outputs and arithmetic.
+    """
+
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    dtype: DTypeLike = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_cell(self.cell, self.input_size, self.hidden_size, self.bias)
+
+
+@dataclass(frozen=True, repr=False)
+class RNN(Spec):
+    """Elman's network with tanh or relu, as torch.nn.RNN (`rnnc.cells.ElmanCell`). Other arguments: see `Recurrent`."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    dtype: DTypeLike = "float32"
+
+    @property
+    def cell(self) -> Cell:
+        return ElmanCell(self.nonlinearity)
+
+
+@dataclass(frozen=True, repr=False)
+class GRU(Spec):
+    """Gated recurrent units, as torch.nn.GRU. Other arguments: see `Recurrent`.
+
+    reset_after: whether the reset gate acts after the product with h (PyTorch's form, `rnnc.cells.GRUCell`) or before
+        it (Cho et al. 2014, Keras's other form, `rnnc.cells.ResetFirstGRUCell`). The parameters are the same.
+    """
+
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    reset_after: bool = True
+    dtype: DTypeLike = "float32"
+
+    @property
+    def cell(self) -> Cell:
+        return GRUCell() if self.reset_after else ResetFirstGRUCell()
+
+
+@dataclass(frozen=True, repr=False)
+class LSTM(Spec):
+    """Long short-term memory, as torch.nn.LSTM (`rnnc.cells.LSTMCell`). Other arguments: see `Recurrent`.
+
+    proj_size: if > 0, h is projected to this size, below hidden_size (`rnnc.cells.ProjectedLSTMCell`).
+    """
+
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    proj_size: int = 0
+    dtype: DTypeLike = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.proj_size >= self.hidden_size:
+            raise ArgumentError(f"proj_size: expected less than hidden_size = {self.hidden_size}, got {self.proj_size}")
+
+    @property
+    def cell(self) -> Cell:
+        return ProjectedLSTMCell(self.proj_size) if self.proj_size else LSTMCell()
+
+
+SPECS: dict[str, type[Spec]] = {"RNN": RNN, "GRU": GRU, "LSTM": LSTM, "Recurrent": Recurrent}
+
+
+def _check(name: str, value: object) -> object:
+    """The normal form of an argument, by its name: a name means the same in every spec."""
+    match name:
+        case "input_size" | "hidden_size" | "num_layers":
+            return checks.integer(name, value, 1)
+        case "proj_size":
+            return checks.integer(name, value, 0)
+        case "bias" | "batch_first" | "bidirectional" | "reset_after":
+            return checks.flag(name, value)
+        case "dropout":
+            return checks.probability(name, value)
+        case "nonlinearity":
+            return checks.choice(name, value, ("tanh", "relu"))
+        case "dtype":
+            return checks.dtype(name, value)
+        case "cell" if isinstance(value, Cell):
+            return value
+        case _:
+            hint = "; call the class to make one" if isinstance(value, type) else ""
+            raise ArgumentTypeError(
+                f"{name}: expected an instance of a subclass of rnnc.Cell, got {checks.came(value)}{hint}"
+            )
+
+
+def _fields(spec: Spec) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value and default of every argument."""
+    return ((f.name, getattr(spec, f.name), f.default) for f in fields(spec))  # type: ignore[arg-type]
+
+
+def _check_names(kind: type[Spec], values: Mapping[str, Any]) -> None:
+    """Of plain data: no argument is unknown, none that is needed is missing."""
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ArgumentError(f"{name!r} is not an argument of {kind.__name__}{checks.suggestion(str(name), known)}")
+    missing = [name for name, f in known.items() if f.default is MISSING and name not in values]
+    if missing:
+        raise ArgumentError(f"{kind.__name__} needs {' and '.join(missing)}")

@@ -1,0 +1,34 @@
+"""The backends under test: every test that takes `backend` runs once on each.
+
+`--backends reference` narrows the run while one works on a backend; the default is all of them, and a backend that
+cannot run here fails its tests rather than skipping them.
+
+`--update-golden` writes the texts in tests/golden and the generated parts of docs/ instead of comparing them.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+from tests import golden
+
+BACKENDS = ("reference", "llvm")
+
+# The same examples on every run: a test that fails must fail for everyone, and again after a fix.
+settings.register_profile("rnnc", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("rnnc")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backends", default=",".join(BACKENDS), help="comma-separated backends to test")
+    parser.addoption("--update-golden", action="store_true", help="write golden texts instead of comparing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    golden.update = config.getoption("--update-golden")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", metafunc.config.getoption("--backends").split(","), scope="session")

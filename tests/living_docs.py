@@ -1,0 +1,150 @@
+"""The parts of docs/*.md that the code writes, so that they cannot go stale. `pytest --update-golden` renews them.
+
+A part named NAME of `PARTS` stands between `<!-- NAME -->` and `<!-- /NAME -->`. An example is a ```python block
+with a block of any other language right after it, which holds what the code prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rnnc.ir import text, verify
+from rnnc.ir.ops import OPS, Kind, Op
+
+_PART = re.compile(r"(<!-- ([\w-]+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+_EXAMPLE = re.compile(r"(```python\n(.*?)```\n\n```(?!python)\w+\n).*?(```\n)", re.DOTALL)
+
+
+def renewed(page: str) -> str:
+    """The page with its generated parts and the output of its examples as the code gives them now."""
+    page = _PART.sub(lambda found: found[1] + PARTS[found[2]]() + found[3], page)
+    return _EXAMPLE.sub(lambda found: found[1] + printed(found[2]) + found[3], page)
+
+
+def printed(code: str) -> str:
+    """What a piece of Python prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "<example in docs>", "exec"), {"__name__": "__main__"})
+    return re.sub(r"(?m)[ \t]+$", "", out.getvalue()).rstrip("\n") + "\n"
+
+
+# -- parts --------------------------------------------------------------------------------------------
+
+
+def grammar() -> str:
+    """The indented part of the docstring of rnnc.ir.text."""
+    return f"```ebnf\n{_indented(text)}\n```\n"
+
+
+def rules() -> str:
+    """The indented part of the docstring of rnnc.ir.verify."""
+    return f"```text\n{_indented(verify)}\n```\n"
+
+
+def _indented(module: object) -> str:
+    lines = (inspect.getdoc(module) or "").splitlines()
+    return "\n".join(line[4:] for line in lines if line.startswith("    "))
+
+
+@dataclass(frozen=True)
+class Formula:
+    """`Primitives` for readers: builds the formula of an elementwise op from its scalar code."""
+
+    def constant(self, value: float) -> str:
+        return f"{value:g}"
+
+    def add(self, a: str, b: str) -> str:
+        return f"{a} + {b}"
+
+    def sub(self, a: str, b: str) -> str:
+        return f"{a} - {b}"
+
+    def mul(self, a: str, b: str) -> str:
+        return f"{a} * {b}"
+
+    def div(self, a: str, b: str) -> str:
+        return f"{a} / {b}"
+
+    def neg(self, a: str) -> str:
+        return f"-{a}"
+
+    def absolute(self, a: str) -> str:
+        return f"abs({a})"
+
+    def sqrt(self, a: str) -> str:
+        return f"sqrt({a})"
+
+    def exp(self, a: str) -> str:
+        return f"exp({a})"
+
+    def log(self, a: str) -> str:
+        return f"log({a})"
+
+    def tanh(self, a: str) -> str:
+        return f"tanh({a})"
+
+    def sigmoid(self, a: str) -> str:
+        return f"1 / (1 + exp(-{a}))"
+
+    def maximum(self, a: str, b: str) -> str:
+        return f"max({a}, {b})"
+
+    def minimum(self, a: str, b: str) -> str:
+        return f"min({a}, {b})"
+
+    def greater(self, a: str, b: str) -> str:
+        return f"{a} > {b}"
+
+    def select(self, condition: str, a: str, b: str) -> str:
+        return f"{a} if {condition} else {b}"
+
+
+_MEANINGS = {
+    "input": "an argument of the network, time-free or one value a step",
+    "const": "a number of the graph's dtype",
+    "carry": "the state of step t - delta, read at step t; at its loop's first step the operand is the initial value",
+    "exit": "the state after its loop's last step: t = T-1 for delta = 1, t = 0 for delta = -1",
+    "matmul": "`a @ b`, or `a @ b.T` with transpose_b",
+    "slice": "`a[start:stop]` along an axis",
+    "concat": "the operands side by side along an axis",
+    "reduce_sum": "the sum over the last axis, kept with size 1",
+}
+"""Of the ops that are not elementwise: those have a formula."""
+
+_KINDS = {
+    Kind.LEAF: "leaf",
+    Kind.CARRY: "crosses steps",
+    Kind.ELEMENTWISE: "elementwise",
+    Kind.MATMUL: "matrix product",
+    Kind.VIEW: "view",
+    Kind.REDUCE: "reduction",
+}
+
+
+def op_table() -> str:
+    """OPS as a Markdown table."""
+    rows = ["| op | kind | operands | attributes | meaning |", "|---|---|---|---|---|"]
+    for op in OPS.values():
+        attributes = ", ".join(f"`{name}`" for name in op.attrs)
+        rows.append(f"| `{op.name}` | {_KINDS[op.kind]} | {_operands(op)} | {attributes} | {_meaning(op)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _operands(op: Op) -> str:
+    return "a, b, ..." if op.arity is None else ", ".join("abc"[: op.arity])
+
+
+def _meaning(op: Op) -> str:
+    if op.emit is None:
+        return _MEANINGS[op.name]
+    formula = op.emit(Formula(), *("ab" if op.arity is None else "abc"[: op.arity]))
+    return f"`{formula}{' + ...' if op.arity is None else ''}`" + (", a mask" if op.boolean else "")
+
+
+PARTS: dict[str, Callable[[], str]] = {"grammar": grammar, "rules": rules, "ops": op_table}
