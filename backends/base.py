@@ -32,7 +32,6 @@ class Runner(Protocol):
         finals: (L*D, B, W), C-contiguous, for each state name, to fill.
         """
 
-
     def plain_call(self, batch_first: bool) -> Callable[[object, object], Any] | None:
         """A quick way in, if there is one: (x, state) -> (output, state) in the user's layout.
 

@@ -96,7 +96,7 @@ def report(workload: Workload, backend: str, runs: int) -> list[str]:
                 cached.append(fresh(workload, backend, steps, cache))
         a, b = medians(cold), medians(cached)
         columns = [a["compile"], b["compile"], a["bind"], a["first call"], a["second call"]]
-        shown = " | ".join(f"{value:.1f}" for value in columns)
+        shown = " | ".join(f"{value:.2f}" for value in columns)
         rows.append(f"| {workload.title}, T = {steps} | {shown} |")
     return rows
 

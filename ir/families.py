@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
-
 from rnnc.ir.errors import RollError
 from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.ops import OPS, Attrs, Op, Shape
+from rnnc.ir.ordering import strongly_connected
 
 
 @dataclass(eq=False)
@@ -85,19 +84,9 @@ def recurrences(graph: Graph) -> dict[Node, int | None]:
 
 def cycles(members: Iterable[Family]) -> list[set[Family]]:
     """The loops: strongly connected components with a cycle (a state kept unchanged is a cycle of one)."""
-    digraph = dependence(members)
-    components = nx.strongly_connected_components(digraph)
-    found = [set(c) for c in components if len(c) > 1 or digraph.has_edge(*(2 * tuple(c)))]
+    reads = {family: family.reads() for family in sorted(members, key=lambda f: f.index)}
+    found = [set(c) for c in strongly_connected(reads) if len(c) > 1 or c[0] in reads[c[0]]]
     return sorted(found, key=lambda c: min(f.index for f in c))
-
-
-def dependence(members: Iterable[Family]) -> nx.DiGraph[Family]:
-    """Edges from what is read to what reads it, through carries too."""
-    digraph: nx.DiGraph[Family] = nx.DiGraph()
-    for family in sorted(members, key=lambda f: f.index):
-        digraph.add_node(family)
-        digraph.add_edges_from((read, family) for read in family.reads())
-    return digraph
 
 
 class _Numbering:

@@ -142,11 +142,8 @@ class Graph:
         return terms[0] if len(terms) == 1 else self.add("add", tuple(terms))
 
     def copy_node(self, node: Node, inputs: Sequence[Node]) -> Node:
-        """The same op with other operands."""
-        if node.op == "input":
-            return self._append("input", (), node.attrs, node.shape, node.dtype, node.step)
-        fixed = node.spec.kind in (Kind.CARRY, Kind.LEAF)
-        return self.add(node.op, inputs, step=node.step if fixed else _JOIN, **dict(node.attrs))
+        """The same op with operands of the same shapes, dtypes and steps."""
+        return self._append(node.op, tuple(inputs), node.attrs, node.shape, node.dtype, node.step)
 
     def _join(self, op: str, inputs: Sequence[Node]) -> int | None:
         steps = {n.step for n in inputs} - {None}
@@ -159,7 +156,7 @@ class Graph:
     def _append(
         self, op: str, inputs: tuple[Node, ...], attrs: Attrs, shape: Shape, dtype: str, step: int | None
     ) -> Node:
-        key = (op, tuple(n.index for n in inputs), _exact(attrs), shape, dtype, step)
+        key = (op, tuple([n.index for n in inputs]), _exact(attrs) if op == "const" else attrs, shape, dtype, step)
         known = self._numbers.get(key)
         if known is not None and (self.share or op in ("input", "const")):
             return known

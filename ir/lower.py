@@ -20,6 +20,18 @@ Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, Mapping[
 """x (B, I), states, parameters -> output (B, O), new states. Absent parameters are None."""
 
 
+class Names(SimpleNamespace):
+    """Values by name, as attributes. A wrong name is an IRError that lists the right ones."""
+
+    def __init__(self, what: str, values: Mapping[str, object]) -> None:
+        super().__init__(**values)
+        self._what = what
+
+    def __getattr__(self, name: str) -> Value:
+        known = ", ".join(k for k in vars(self) if k != "_what")
+        raise IRError(f"the cell reads the {vars(self).get('_what')} {name!r}; it declared {known or 'none'}")
+
+
 @dataclass(frozen=True)
 class Layer:
     """One direction of one layer.
@@ -98,29 +110,34 @@ def _direction(graph: Graph, layer: Layer, xs: list[Node], valid: list[Node] | N
     return [outputs[t] for t in range(len(xs))]
 
 
-def _parameters(graph: Graph, layer: Layer) -> SimpleNamespace:
+def _parameters(graph: Graph, layer: Layer) -> Names:
     named: dict[str, Value | None] = dict.fromkeys(layer.optional)
     for base, shape in layer.parameters.items():
         named[base] = Value(graph, graph.input(base + layer.suffix, shape))
-    return SimpleNamespace(**named)
+    return Names("parameter", named)
 
 
 def _step(
-    graph: Graph, layer: Layer, x: Node, carried: Mapping[str, Node], parameters: SimpleNamespace
+    graph: Graph, layer: Layer, x: Node, carried: Mapping[str, Node], parameters: Names
 ) -> tuple[Node, dict[str, Node]]:
     """Runs the equations once and checks what they return."""
-    symbols = SimpleNamespace(**{k: Value(graph, n) for k, n in carried.items()})
-    output, new = layer.step(Value(graph, x), symbols, parameters)
+    symbols = Names("state", {k: Value(graph, n) for k, n in carried.items()})
+    returned = layer.step(Value(graph, x), symbols, parameters)
+    if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
+        raise IRError(f"the cell must return (output, {{state name: new state}}), it returned {returned!r}")
+    output, new = returned
     if set(new) != set(layer.states):
         raise IRError(f"the cell returned the states {sorted(new)}, it declared {sorted(layer.states)}")
-    for k, width in layer.states.items():
-        _expect(f"state {k!r}", new[k].node, (BATCH, width))
-    _expect("output", output.node, (BATCH, layer.output_size))
-    return output.node, {k: new[k].node for k in layer.states}
+    states = {k: _expect(f"state {k!r}", new[k], (BATCH, width)) for k, width in layer.states.items()}
+    return _expect("output", output, (BATCH, layer.output_size)), states
 
 
-def _expect(what: str, node: Node, shape: Shape) -> None:
+def _expect(what: str, value: object, shape: Shape) -> Node:
+    if not isinstance(value, Value):
+        raise IRError(f"the cell returned its {what} as {value!r}, expected a symbolic value of shape {shape}")
+    node = value.node
     if node.shape != shape:
         raise IRError(f"the cell returned its {what} with shape {node.shape}, it declared {shape}")
     if node.step is None:
         raise IRError(f"the cell's {what} reads neither the input nor a state")
+    return node

@@ -9,16 +9,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import networkx as nx
+from collections.abc import Iterable, Mapping, Sequence
 
 from rnnc.ir.errors import RollError
-from rnnc.ir.families import Family, cycles, dependence, families
+from rnnc.ir.families import Family, cycles, families
 from rnnc.ir.graph import Graph, Node, Output
 from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.ordering import descendants, readers, topological
 from rnnc.ir.program import Loop, Program, Statement, is_parameter
 
+Readers = Mapping[Family, Sequence[Family]]
 Placement = dict[Family, int]
 """Which loop a value is computed in; absent = outside all loops."""
 
@@ -31,13 +31,13 @@ def roll(graph: Graph) -> Program:
     of = families(graph)
     outputs = {name: _output(name, output, of) for name, output in graph.outputs.items()}
     members = _needed(outputs.values())
-    digraph = dependence(members)
+    following = readers({family: family.reads() for family in members})
     loops = cycles(members)
     place: Placement = {f: number for number, cycle in enumerate(loops) for f in cycle}
     directions = [_direction(cycle) for cycle in loops]
-    _sink_producers(members, digraph, place, set(outputs.values()))
-    _sink_consumers(members, digraph, place, len(loops))
-    return _program(graph.dtype, members, digraph, place, directions, outputs)
+    _sink_producers(members, following, place, set(outputs.values()))
+    _sink_consumers(members, following, place, len(loops))
+    return _program(graph.dtype, members, place, directions, outputs)
 
 
 def _output(name: str, output: Output, of: dict[Node, Family]) -> Family:
@@ -69,13 +69,13 @@ def _direction(cycle: set[Family]) -> int:
     return deltas.pop()
 
 
-def _sink_producers(members: list[Family], digraph: nx.DiGraph[Family], place: Placement, outputs: set[Family]) -> None:
+def _sink_producers(members: list[Family], following: Readers, place: Placement, outputs: set[Family]) -> None:
     """An elementwise value that one loop alone reads moves into it.
 
     Not if it finishes a time-batched matmul: the Gemm's epilogue computes it for nothing.
     """
     for family in reversed(members):
-        readers = {place.get(r) for r in digraph.successors(family)}
+        readers = {place.get(r) for r in following[family]}
         movable = family.timed and family.spec.kind is Kind.ELEMENTWISE and family not in place
         if movable and len(readers) == 1 and None not in readers and family not in outputs:
             if not _finishes_gemm(family, place):
@@ -91,14 +91,11 @@ def _finishes_gemm(family: Family, place: Placement) -> bool:
     return through and any(_finishes_gemm(i, place) for i in family.inputs)
 
 
-def _sink_consumers(members: list[Family], digraph: nx.DiGraph[Family], place: Placement, loops: int) -> None:
+def _sink_consumers(members: list[Family], following: Readers, place: Placement, loops: int) -> None:
     """An elementwise value made from one loop's step moves into it, if its other operands are there before."""
     for number in range(loops):
         inside = [f for f in members if place.get(f) == number]
-        after: set[Family] = set()
-        for family in inside:
-            after |= nx.descendants(digraph, family)
-        after -= set(inside)
+        after = descendants(following, inside) - set(inside)
         for family in members:
             movable = family in after and family not in place and family.timed
             if not movable or family.spec.kind is not Kind.ELEMENTWISE:
@@ -112,7 +109,6 @@ def _sink_consumers(members: list[Family], digraph: nx.DiGraph[Family], place: P
 def _program(
     dtype: str,
     members: list[Family],
-    digraph: nx.DiGraph[Family],
     place: Placement,
     directions: list[int],
     outputs: dict[str, Family],
@@ -153,22 +149,19 @@ def _order(members: list[Family], place: Placement) -> list[Unit]:
     def unit(family: Family) -> Unit:
         return ("loop", place[family]) if family in place else ("value", position[family])
 
-    graph: nx.DiGraph[Unit] = nx.DiGraph()
+    reads: dict[Unit, list[Unit]] = {}
     first: dict[Unit, int] = {}
     for family in members:
         own = unit(family)
         first.setdefault(own, family.index)
-        graph.add_node(own)
-        graph.add_edges_from((unit(read), own) for read in family.reads() if unit(read) != own)
-    return list(nx.lexicographical_topological_sort(graph, key=first.__getitem__))
+        reads.setdefault(own, []).extend(unit(read) for read in family.reads() if unit(read) != own)
+    return topological(reads, first.__getitem__)
 
 
 def _body(inside: list[Family]) -> tuple[Family, ...]:
     """One step in topological order; carries read the step before, so their sources are no edges."""
-    graph: nx.DiGraph[Family] = nx.DiGraph()
-    graph.add_nodes_from(inside)
-    graph.add_edges_from((read, f) for f in inside for read in f.inputs if read in graph)
-    return tuple(nx.lexicographical_topological_sort(graph, key=lambda f: (f.op != "carry", f.index)))
+    reads = {family: family.inputs for family in inside}
+    return tuple(topological(reads, lambda f: (f.op != "carry", f.index)))
 
 
 def _stored(members: list[Family], place: Placement, outputs: dict[str, Family]) -> frozenset[Family]:

@@ -7,7 +7,7 @@ bind them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ STEPS: dict[str, oracle.Step] = {
     "lstm_projected": oracle.lstm,
 }
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+ROUNDING = 1e-6
+"""Of float32, where the same sums may be taken in another order."""
 
 
 class Result(NamedTuple):
@@ -207,3 +209,27 @@ def assert_close(found: Result, expected: Result, dtype: str) -> None:
         assert array.dtype == np.dtype(dtype)
     worst = worst_error(found, expected)
     assert worst <= TOLERANCE[dtype], f"relative error {worst:.3g} exceeds {TOLERANCE[dtype]:g}"
+
+
+def arrays(result: Result) -> tuple[Array, ...]:
+    return (result.output, *result.states)
+
+
+def assert_same(a: Result, b: Result) -> None:
+    """Bit for bit."""
+    for left, right in zip(arrays(a), arrays(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def compiled(case: Case, backend: str) -> Callable[..., Any]:
+    """The case's network with its parameters, ready to be called."""
+    model: Callable[..., Any] = rnnc.compile(case.spec(), case.params, backend=backend)
+    return model
+
+
+def other_sizes(base: Case, steps: int, batch: int, lengths: str) -> Case:
+    """Another call of the same network: the seed gives the same parameters, whatever the sizes."""
+    other = replace(base, steps=steps, batch=batch, lengths=lengths)
+    for name, value in base.params.items():
+        np.testing.assert_array_equal(other.params[name], value)
+    return other

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rnnc.backends.llvm.emitter import Function, Module, Val, i64
+from rnnc.backends.llvm.emitter import COLD, Function, Module, Val, i64, null
+from rnnc.backends.llvm.moves import emit_moves
 from rnnc.backends.llvm.packing import Layout, PackedPhase
 from rnnc.backends.llvm.phase import ELEMENT_BYTES, SCALARS, emit_phase, signature
 from rnnc.backends.llvm.plan import Buffer, Phase, Place, Plan, Region, Space, State
@@ -69,6 +70,7 @@ def emit_driver(
         tile = choose_tile(phase, target, dtype)
         packed[id(phase)] = layout.add(phase, tile)
         names[id(phase)] = module.add(emit_phase(phase, f"phase_{phase.name}", tile, dtype))
+    emit_moves(module)
     module.add(_Driver(plan, slots, states, names, packed, dtype).emit())
     return module, layout, list(packed.values())
 
@@ -89,7 +91,7 @@ class _Driver:
         self.packed = packed
         self.scalar = SCALARS[dtype]
         self.bytes = ELEMENT_BYTES[dtype]
-        self.f = Function("rnnc_run", [Val("ptr", "%context")], result="i32")
+        self.f = Function("rnnc_run", [Val("ptr", "%context")], result="i32", attributes=COLD)
         self.fields = [*CONTEXT, *(f"{kind}{s}" for s in range(states) for kind in ("initial", "final"))]
         self.memory: dict[Buffer, Memory] = {}
 
@@ -106,8 +108,6 @@ class _Driver:
         f.ret(Val("i32", "0"))
         return f
 
-    # -- the caller's arrays ------------------------------------------------------------------------------
-
     def _field(self, name: str, type_: str = "i64") -> Val:
         return self.f.load(type_, self.f.element(Val("ptr", "%context"), self.fields.index(name), "i64"), 8)
 
@@ -121,22 +121,11 @@ class _Driver:
         self.one_row = f.compare("eq", self.batch, 1)
 
     def _first_row(self, step: Val) -> Val:
-        """rows[step]"""
-        f = self.f
-        dense = f.mul(step, self.batch)
-        # The table is read through a pointer that is always valid: the context itself for a dense batch.
-        table = f.select(self.dense, Val("ptr", "%context"), self.rows)
-        read = f.load("i64", f.element(table, f.select(self.dense, i64(0), step), "i64"), 8)
-        return f.select(self.dense, dense, read)
+        """The first row of a step, in every buffer over time."""
+        return self.f.call_defined("i64", "rnnc_first_row", self.rows, self.batch, step)
 
-    def _caller_row(self, row: Val) -> Val:
-        """The caller's number of a (possibly sorted) row of a step."""
-        f = self.f
-        none = f.is_null(self.order)
-        table = f.select(none, Val("ptr", "%context"), self.order)
-        return f.select(none, row, f.load("i64", f.element(table, f.select(none, i64(0), row), "i64"), 8))
-
-    # -- scratch memory -----------------------------------------------------------------------------------
+    def _in_bytes(self, elements: Val | int) -> Val:
+        return i64(elements * self.bytes) if isinstance(elements, int) else self.f.mul(elements, self.bytes)
 
     def _allocate(self) -> None:
         """One allocation: buffers over time, then a part that the regions use in turn."""
@@ -205,8 +194,6 @@ class _Driver:
     def _inputs(self) -> list[Buffer]:
         return [b for b in self.plan.buffers if b.space is Space.INPUT]
 
-    # -- gather and scatter -------------------------------------------------------------------------------
-
     def _gather_input(self) -> None:
         """x as evenly spaced rows: where it is, or copied, sorted and without padding."""
         f = self.f
@@ -214,45 +201,25 @@ class _Driver:
         for buffer in self._inputs():
             copy, stride = self._at(self.input_copy), i64(self._stride(buffer))
             with f.when(f.binary("xor", self.input_even, Val("i1", "true"))):
-                x_step, x_row = self._field("x_step"), self._field("x_row")
-                with f.loop(0, self.steps) as step:
-                    first = self._first_row(step.index)
-                    count = f.sub(self._first_row(f.add(step.index, 1)), first)
-                    with f.loop(0, count) as row:
-                        source = f.add(f.mul(step.index, x_step), f.mul(self._caller_row(row.index), x_row))
-                        target = f.mul(f.add(first, row.index), stride)
-                        self._copy(copy, target, x, source, buffer.width)
+                self._copy_rows("true", copy, buffer, x, self._field("x_step"), self._field("x_row"))
             pointer = f.select(self.input_even, x, copy)
             self.memory[buffer] = Memory(pointer, f.select(self.input_even, self.x_stride, stride))
-        self._place_output()
-
-    def _place_output(self) -> None:
-        f = self.f
-        output = self._field("output", "ptr")
-        stride = i64(self._stride(self.plan.output))
-        pointer = f.select(self.direct, output, self._at(self.output_copy))
-        self.memory[self.plan.output] = Memory(pointer, f.select(self.direct, self.output_row, stride))
+        output = self.plan.output
+        pointer = f.select(self.direct, self._field("output", "ptr"), self._at(self.output_copy))
+        self.memory[output] = Memory(pointer, f.select(self.direct, self.output_row, i64(self._stride(output))))
 
     def _scatter_output(self) -> None:
         f = self.f
-        output = self._field("output", "ptr")
-        copy = self.memory[self.plan.output]
-        with f.when(f.binary("xor", self.direct, Val("i1", "true"))), f.loop(0, self.steps) as step:
-            first = self._first_row(step.index)
-            count = f.sub(self._first_row(f.add(step.index, 1)), first)
-            with f.loop(0, count) as row:
-                source = f.mul(f.add(first, row.index), copy.stride)
-                where = f.mul(self._caller_row(row.index), self._field("output_row"))
-                target = f.add(f.mul(step.index, self.output_step), where)
-                self._copy(output, target, copy.pointer, source, self.plan.output.width)
+        step, row = self._field("output_step"), self._field("output_row")
+        with f.when(f.binary("xor", self.direct, Val("i1", "true"))):
+            copy = self.memory[self.plan.output].pointer
+            self._copy_rows("false", copy, self.plan.output, self._field("output", "ptr"), step, row)
 
-    def _copy(self, target: Val, target_index: Val, source: Val, source_index: Val, width: int) -> None:
-        f = self.f
-        to = f.element(target, target_index, self.scalar)
-        from_ = f.element(source, source_index, self.scalar)
-        f.call("void", "llvm.memcpy.p0.p0.i64", to, from_, i64(width * self.bytes), Val("i1", "false"))
-
-    # -- regions ------------------------------------------------------------------------------------------
+    def _copy_rows(self, gather: str, packed: Val, buffer: Buffer, array: Val, step: Val, row: Val) -> None:
+        sizes = [self._in_bytes(v) for v in (step, row, buffer.width)]
+        stride = self._in_bytes(self._stride(buffer))
+        ends = [self.steps, self.batch, self.rows, self.order]
+        self.f.call_defined("void", "rnnc_copy_rows", Val("i1", gather), packed, stride, array, *sizes, *ends)
 
     def _region_size(self, region: Region) -> Val:
         """Elements of scratch a region needs."""
@@ -358,54 +325,30 @@ class _Driver:
         parity = self.f.binary("and", number if previous else self.f.add(number, 1), i64(1))
         return self.f.mul(parity, self.batch)
 
-    # -- states -------------------------------------------------------------------------------------------
-
-    def _slab(self, name: str, kind: str, width: int) -> tuple[Val, Val]:
-        """The caller's array of a state (may be null), and the index of its slab's first element."""
+    def _slab(self, name: str, kind: str, width: int) -> Val:
+        """The caller's slab of a state, or null if he gave none."""
+        f = self.f
         slot = self.slots[name]
-        pointer = self._field(f"{kind}{slot.state}", "ptr")
-        return pointer, self.f.mul(self.f.mul(self._field("slab"), slot.slab), width)
+        array = self._field(f"{kind}{slot.state}", "ptr")
+        start = f.mul(self._field("slab"), slot.slab * width)
+        return f.select(f.is_null(array), array, f.element(array, start, self.scalar))
 
     def _start_state(self, state: State) -> None:
-        """The initial value, or zeros, in every row (both halves: a row may start at a late step)."""
-        f = self.f
         memory, width = self.memory[state.buffer], state.buffer.width
-        initial, slab = self._slab(state.initial, "initial", width)
-        copies = range(2 if state.buffer.double else 1)
-        size = i64(width * self.bytes)
-        with f.loop(0, self.batch) as row:
-            targets = [
-                f.element(memory.pointer, f.mul(f.add(row.index, f.mul(self.batch, c)), memory.stride), self.scalar)
-                for c in copies
-            ]
-            with f.switch(f.value("i64", f"zext {f.is_null(initial)} to i64"), (0, 1)) as cases:
-                for zero in cases:
-                    for target in targets:
-                        if zero:
-                            f.call("void", "llvm.memset.p0.i64", target, Val("i8", "0"), size, Val("i1", "false"))
-                        else:
-                            source = f.add(slab, f.mul(self._caller_row(row.index), width))
-                            self._copy(target, i64(0), initial, source, width)
+        source = self._slab(state.initial, "initial", width)
+        halves = i64(2 if state.buffer.double else 1)
+        stride, size = self._in_bytes(self._stride(state.buffer)), self._in_bytes(width)
+        arguments = [memory.pointer, stride, halves, source, size, self.batch, self.order]
+        self.f.call_defined("void", "rnnc_start_state", *arguments)
 
     def _finish_state(self, region: Region, state: State) -> None:
-        """Each row's last value, to the caller's array."""
         if state.final is None:
             return
-        f = self.f
         memory, width = self.memory[state.buffer], state.buffer.width
-        final, slab = self._slab(state.final, "final", width)
-        with f.loop(0, self.batch) as row:
-            half = self._last_half(region, row.index) if state.buffer.double else i64(0)
-            source = f.mul(f.add(row.index, half), memory.stride)
-            target = f.add(slab, f.mul(self._caller_row(row.index), width))
-            self._copy(final, target, memory.pointer, source, width)
-
-    def _last_half(self, region: Region, row: Val) -> Val:
-        """Where a row's last value lies: after the last step of the loop, or, running forward, of the row."""
-        f = self.f
-        done = self.steps
-        if region.direction > 0:
-            table = f.select(self.dense, Val("ptr", "%context"), self._field("lengths", "ptr"))
-            length = f.load("i64", f.element(table, f.select(self.dense, i64(0), row), "i64"), 8)
-            done = f.select(self.dense, done, length)
-        return self._half(done, previous=True)
+        target = self._slab(state.final, "final", width)
+        halves = i64(2 if state.buffer.double else 1)
+        stride, size = self._in_bytes(self._stride(state.buffer)), self._in_bytes(width)
+        # Running backward, every row ends with the loop; forward, a row ends at its own length.
+        lengths = self._field("lengths", "ptr") if region.direction > 0 else null()
+        arguments = [target, memory.pointer, stride, halves, size, self.steps, self.batch, self.order, lengths]
+        self.f.call_defined("void", "rnnc_finish_state", *arguments)

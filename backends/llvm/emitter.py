@@ -69,6 +69,10 @@ def mangle(type_: str) -> str:
     return (f"v{lanes_of(type_)}" if type_.startswith("<") else "") + _SUFFIX[scalar_of(type_)]
 
 
+COLD = "nounwind noinline optnone"
+"""Attributes of functions that run seldom: LLVM compiles them several times faster."""
+
+
 @dataclass
 class LoopState:
     """A loop under construction."""

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rnnc.backends.llvm.driver import CONTEXT
-from rnnc.backends.llvm.emitter import Function, Module, Val, i64, null
+from rnnc.backends.llvm.emitter import COLD, Function, Module, Val, i64, null
 from rnnc.backends.llvm.phase import ELEMENT_BYTES
 
-BINDING = ("weights", "empty", "dtype", "batch_first", "most_rows")
-"""Fields of a binding, 64 bits each: the arena, numpy.empty, the dtype object, whether axis 0 is the batch, and the
-number of rows (steps * batch) beyond which the call is left to Python, which may use more threads."""
+BINDING = ("weights", "empty", "dtype", "ndarray", "batch_first", "most_rows")
+"""Fields of a binding, 64 bits each: the arena, numpy.empty, the dtype object, the array type, whether axis 0 is the
+batch, and the number of rows (steps * batch) beyond which a batch is left to Python, which may use more threads."""
 
 PY_BUFFER_BYTES = 80
 _OBJECT, _ITEM_SIZE, _DIMENSIONS, _FORMAT, _SHAPE, _STRIDES = 8, 24, 36, 40, 48, 56  # offsets in Py_buffer
@@ -41,9 +41,9 @@ class CallShape:
     widths: tuple[int, ...]
 
 
-def pack_binding(weights: int, empty: int, dtype: int, batch_first: bool, most_rows: int) -> bytes:
-    """The `self` of `rnnc_call`, from addresses; the caller keeps the objects alive."""
-    return struct.pack(f"{len(BINDING)}q", weights, empty, dtype, int(batch_first), most_rows)
+def pack_binding(**fields: int) -> bytes:
+    """The `self` of `rnnc_call`, from the fields of BINDING; the caller keeps the objects alive."""
+    return struct.pack(f"{len(BINDING)}q", *(int(fields[name]) for name in BINDING))
 
 
 def emit_entry(module: Module, shape: CallShape) -> None:
@@ -66,14 +66,20 @@ def _both(f: Function, conditions: Sequence[Val]) -> Val:
 
 
 def _view_function(dtype: str) -> Function:
-    """Takes a buffer and checks it is a three-dimensional array of the dtype; the buffer is held either way."""
-    f = Function("rnnc_view", [Val("ptr", "%object"), Val("ptr", "%buffer"), Val("i32", "%flags")], result="i1")
+    """Takes the buffer of a three-dimensional array of the dtype; a buffer that was taken is held either way."""
+    parameters = [Val("ptr", "%object"), Val("ptr", "%buffer"), Val("i32", "%flags"), Val("ptr", "%type")]
+    f = Function("rnnc_view", parameters, result="i1", attributes=COLD)
+    object_, buffer, flags, type_ = f.parameters
     answer = f.alloca("i1", 1, 1)
     f.store(_FALSE, answer, 1)
-    buffer = f.parameters[1]
-    status = f.call("i32", "PyObject_GetBuffer", *f.parameters)
-    taken = f.value("i1", f"icmp eq {status}, 0")
-    with f.when(taken):
+    found = f.call("ptr", "PyObject_Type", object_)
+    f.call("void", "Py_DecRef", found)
+    taken = f.alloca("i1", 1, 1)
+    f.store(_FALSE, taken, 1)
+    with f.when(f.compare("eq", found, type_)):  # no subclass: a masked array would lose its mask
+        status = f.call("i32", "PyObject_GetBuffer", object_, buffer, flags)
+        f.store(f.value("i1", f"icmp eq {status}, 0"), taken, 1)
+    with f.when(f.load("i1", taken, 1)):
         dimensions = f.value("i1", f"icmp eq {_field(f, buffer, _DIMENSIONS, 'i32')}, 3")
         # The two bytes of a native format: its letter and the end of the string.
         letters = f.load("i16", _field(f, buffer, _FORMAT, "ptr"), 1)
@@ -83,7 +89,7 @@ def _view_function(dtype: str) -> Function:
         address = f.value("i64", f"ptrtoint {_field(f, buffer, 0, 'ptr')} to i64")
         aligned = f.compare("eq", f.binary("and", address, i64(ELEMENT_BYTES[dtype] - 1)), 0)
         f.store(_both(f, [dimensions, format_, size, aligned]), answer, 1)
-    with f.when(f.binary("xor", taken, _TRUE)):
+    with f.when(f.binary("xor", f.load("i1", taken, 1), _TRUE)):
         f.call("void", "PyErr_Clear")
     f.ret(f.load("i1", answer, 1))
     return f
@@ -92,7 +98,9 @@ def _view_function(dtype: str) -> Function:
 def _new_function() -> Function:
     """numpy.empty((a, b, c), dtype), or null with an exception set."""
     names = ("empty", "dtype", "a", "b", "c")
-    f = Function("rnnc_new", [Val("ptr" if n in names[:2] else "i64", f"%{n}") for n in names], result="ptr")
+    f = Function(
+        "rnnc_new", [Val("ptr" if n in names[:2] else "i64", f"%{n}") for n in names], result="ptr", attributes=COLD
+    )
     empty, dtype, *sizes = f.parameters
     shape = f.call("ptr", "PyTuple_New", i64(3))
     for position, size in enumerate(sizes):
@@ -114,7 +122,7 @@ class _Entry:
         self.shape = shape
         self.item = ELEMENT_BYTES[shape.dtype]
         self.count = len(shape.widths)
-        self.f = Function("rnnc_call", [Val("ptr", "%self"), Val("ptr", "%arguments"), Val("i64", "%n")], result="ptr")
+        self.f = Function("rnnc_call", [Val("ptr", "%self"), Val("ptr", "%arguments"), Val("i64", "%n")], "ptr", COLD)
         self.buffers = self.f.alloca("i8", (2 + 2 * self.count) * PY_BUFFER_BYTES, 16)
         self.result = self.f.alloca("ptr", 1, 8)
         self.context = self.f.alloca("i64", len(CONTEXT) + 2 * self.count, 16)
@@ -126,7 +134,7 @@ class _Entry:
         f.store(null(), self.result, 8)
         self.binding = f.call("ptr", "PyBytes_AsString", Val("ptr", "%self"))
         x = f.load("ptr", Val("ptr", "%arguments"), 8)
-        view = f.call_defined("i1", "rnnc_view", x, self._buffer(0), Val("i32", str(STRIDED)))
+        view = self._view(x, 0, STRIDED)
         with f.when(_both(f, [f.compare("eq", Val("i64", "%n"), 2), view])):
             self._read_sizes()
             with f.when(self._sizes_fit()):
@@ -138,6 +146,10 @@ class _Entry:
 
     def _buffer(self, number: int) -> Val:
         return self.f.element(self.buffers, number * PY_BUFFER_BYTES, "i8")
+
+    def _view(self, object_: Val, number: int, flags: int) -> Val:
+        ndarray = self._bound("ndarray", "ptr")
+        return self.f.call_defined("i1", "rnnc_view", object_, self._buffer(number), Val("i32", str(flags)), ndarray)
 
     def _pointer(self, number: int) -> Val:
         return _field(self.f, self._buffer(number), 0, "ptr")
@@ -162,6 +174,7 @@ class _Entry:
     def _sizes_fit(self) -> Val:
         f = self.f
         whole = [f.compare("eq", f.binary("and", stride, i64(self.item - 1)), 0) for stride in self.x_strides[:2]]
+        few = f.compare("ule", f.mul(self.steps, self.batch), self._bound("most_rows"))
         return _both(
             f,
             [
@@ -170,7 +183,7 @@ class _Entry:
                 f.compare("eq", self.width, self.shape.input_size),
                 f.compare("ne", self.steps, 0),
                 f.compare("ne", self.batch, 0),
-                f.compare("ule", f.mul(self.steps, self.batch), self._bound("most_rows")),
+                f.binary("or", f.compare("eq", self.batch, 1), few),
             ],
         )
 
@@ -207,8 +220,7 @@ class _Entry:
         fits = f.alloca("i1", 1, 1)
         f.store(_FALSE, fits, 1)
         buffer = 1 + number
-        view = f.call_defined("i1", "rnnc_view", state, self._buffer(buffer), Val("i32", str(CONTIGUOUS)))
-        with f.when(view):
+        with f.when(self._view(state, buffer, CONTIGUOUS)):
             wanted = (i64(self.shape.layers), self.batch, i64(self.shape.widths[number]))
             sizes = self._sizes(buffer, _SHAPE)
             f.store(_both(f, [f.compare("eq", a, b) for a, b in zip(sizes, wanted, strict=True)]), fits, 1)
@@ -229,10 +241,7 @@ class _Entry:
         done = f.alloca("i1", 1, 1)
         f.store(_FALSE, done, 1)
         with f.when(made):
-            views = [
-                f.call_defined("i1", "rnnc_view", made_, self._buffer(1 + self.count + n), Val("i32", str(CONTIGUOUS)))
-                for n, made_ in enumerate((output, *finals))
-            ]
+            views = [self._view(new, 1 + self.count + n, CONTIGUOUS) for n, new in enumerate((output, *finals))]
             with f.when(_both(f, views)):
                 self._run(no_state, done)
         success = f.load("i1", done, 1)

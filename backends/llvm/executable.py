@@ -12,6 +12,7 @@ from rnnc.backends.llvm.jit import compile_assembly
 from rnnc.backends.llvm.planner import plan
 from rnnc.backends.llvm.runner import LlvmRunner
 from rnnc.backends.llvm.target import Target, host
+from rnnc.ir import settings
 from rnnc.ir.errors import BackendError
 from rnnc.ir.lower import Stack
 from rnnc.ir.ops import Array
@@ -31,13 +32,19 @@ class LlvmExecutable:
     def __init__(self, stack: Stack, threads: int | None, target: Target) -> None:
         self.stack = stack
         self.target = target
-        self.threads = threads
+        self.threads = threads or settings.threads()
         self.program = rolled_program(stack)
         self.plan = plan(self.program)
         module, self.layout, self._packed = emit_driver(self.plan, _slots(stack), len(stack.states), target)
         emit_entry(module, _call_shape(stack))
         self.assembly_text = module.text()
         self.code = compile_assembly(self.assembly_text, target)
+
+    @cached_property
+    def flops_per_row(self) -> int:
+        """Multiplications and additions of the matmuls, for one step of one sequence."""
+        feeds = [(phase, feed) for _, phase in self.plan.phases() for feed in phase.feeds]
+        return max(1, sum(2 * feed.inner * len(feed.blocks) * phase.width for phase, feed in feeds))
 
     def bind(self, parameters: Mapping[str, Array]) -> LlvmRunner:
         """Evaluates what depends on parameters alone, and packs it."""

@@ -348,9 +348,13 @@ class _Levels:
             groups[self.level[family], family.op == "reduce_sum", width].append(family)
         result = []
         for number, key in enumerate(sorted(groups)):
-            roots = [f for f in groups[key] if f.op == "reduce_sum" or self._targets(f)]
+            level, sums, width = key
+            group = set(groups[key])
+            if sums:  # what a sum reads is computed on the way, even if the tiles of this level compute it too
+                group.update(groups.get((level, False, width), ()))
+            roots = [f for f in groups[key] if sums or self._targets(f)]
             if roots:
-                result.append(_PhaseBuilder(self, f"{self.name}{number}", key[2], set(groups[key])).build(roots))
+                result.append(_PhaseBuilder(self, f"{self.name}{number}", width, group).build(roots))
         return result
 
     def _give_buffers(self, also_stored: set[Family]) -> None:

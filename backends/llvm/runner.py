@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnnc.backends.llvm.driver import CONTEXT
 from rnnc.backends.llvm.entry import pack_binding
+from rnnc.backends.llvm.parallel import run_all
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.executable import LlvmExecutable
 
-
 UNLIMITED = 1 << 62
+
+PARALLEL_FLOPS = 2e7
+"""Work of a call below which handing parts of it to other threads costs more than it saves."""
 
 
 class LlvmRunner:
@@ -26,16 +31,24 @@ class LlvmRunner:
         self._code = executable.code  # keeps the machine code alive
         self._arena = arena
         self._states = len(executable.stack.states)
+        self._widths = tuple(executable.stack.flat[0].states.values())
         self._item = arena.itemsize
-        self._most_rows = UNLIMITED
+        self._threads = executable.threads
+        self._parallel_rows = int(PARALLEL_FLOPS / executable.flops_per_row)
         self._definitions: list[_MethodDef] = []  # CPython keeps a pointer to them
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)  # releases the interpreter lock
         self._function = prototype(self._code.address("rnnc_run"))
 
-    def plain_call(self, batch_first: bool) -> Callable[[object, object], object]:
-        """A native function (x, state) -> (output, state), or None if the arguments are not of the plain kind."""
+    def plain_call(self, batch_first: bool) -> Callable[[object, object], Any]:
+        """See `rnnc.backends.base.Runner.plain_call`."""
+        most_rows = UNLIMITED if self._threads == 1 else self._parallel_rows
         binding = pack_binding(
-            self._arena.ctypes.data, id(np.empty), id(self._arena.dtype), batch_first, self._most_rows
+            weights=self._arena.ctypes.data,
+            empty=id(np.empty),
+            dtype=id(self._arena.dtype),
+            ndarray=id(np.ndarray),
+            batch_first=batch_first,
+            most_rows=most_rows,
         )
         function, definition = _native_function(self._code.address("rnnc_call"), binding)
         self._definitions.append(definition)
@@ -51,68 +64,119 @@ class LlvmRunner:
     ) -> None:
         """See `rnnc.backends.base.Runner.run`."""
         steps, batch = x.shape[:2]
-        ragged = None if lengths is None else _sort(lengths, batch)
-        if ragged is not None:
-            output[...] = 0
-            steps = len(ragged.rows) - 1
-        if steps == 0 or batch == 0:
-            self._copy_states(states, finals)
+        if batch == 0:
             return
-        x = self._element_strides(x)
+        if lengths is not None:
+            output[...] = 0
+            for number, final in enumerate(finals):  # what a row of length 0 keeps
+                final[...] = 0 if states is None else states[number]
+            if not lengths.any():
+                return
         states = None if states is None else tuple(np.ascontiguousarray(s) for s in states)
-        target = self._element_strides(output)
-        if target is not output:
-            target = np.empty(output.shape, output.dtype)
-        self._call(x, states, ragged, target, finals, steps, batch)
+        target = self._even(output)
+        if target is not output and lengths is not None:
+            target[...] = 0
+        call = _Call(self._even(x), states, target, finals, steps, batch)
+        parts = min(self._threads, batch) if steps * batch > self._parallel_rows else 1
+        split = _dense_parts(call, parts) if lengths is None else _ragged_parts(call, lengths, parts)
+        if len(split) == 1:
+            self._call(split[0])
+        else:
+            run_all([partial(self._call, part) for part in split])
         if target is not output:
             output[...] = target
 
-    def _copy_states(self, states: tuple[Array, ...] | None, finals: tuple[Array, ...]) -> None:
-        for number, final in enumerate(finals):
-            final[...] = 0 if states is None else states[number]
+    def _even(self, array: Array) -> Array:
+        """The array itself if its last axis is contiguous and its strides are whole elements, else a C-ordered copy."""
+        even = array.strides[2] == self._item or array.shape[2] == 1
+        even = even and array.strides[0] % self._item == 0 and array.strides[1] % self._item == 0
+        return array if even and array.flags.aligned else np.array(array, order="C")
 
-    def _element_strides(self, array: Array) -> Array:
-        """The array itself if its last axis is contiguous and its strides are whole elements, else a copy."""
-        ok = array.strides[2] == self._item or array.shape[2] == 1
-        ok = ok and array.strides[0] % self._item == 0 and array.strides[1] % self._item == 0
-        return array if ok and array.flags.aligned else np.ascontiguousarray(array)
-
-    def _call(
-        self,
-        x: Array,
-        states: tuple[Array, ...] | None,
-        ragged: Ragged | None,
-        output: Array,
-        finals: tuple[Array, ...],
-        steps: int,
-        batch: int,
-    ) -> None:
+    def _call(self, part: _Part) -> None:
+        call, item = part.call, self._item
         fields = (ctypes.c_int64 * (len(CONTEXT) + 2 * self._states))()
-        item = self._item
+        x_step, x_row = (stride // item for stride in call.x.strides[:2])
+        output_step, output_row = (stride // item for stride in call.output.strides[:2])
         values = {
-            "x": x.ctypes.data,
-            "x_step": x.strides[0] // item,
-            "x_row": x.strides[1] // item,
-            "steps": steps,
-            "batch": batch,
-            "output": output.ctypes.data,
-            "output_step": output.strides[0] // item,
-            "output_row": output.strides[1] // item,
+            "x": call.x.ctypes.data + part.first * x_row * item,
+            "x_step": x_step,
+            "x_row": x_row,
+            "steps": part.steps,
+            "batch": part.batch,
+            "output": call.output.ctypes.data + part.first * output_row * item,
+            "output_step": output_step,
+            "output_row": output_row,
             "weights": self._arena.ctypes.data,
-            "slab": batch,
+            "slab": call.batch,
+            "rows": _address(part.rows),
+            "order": _address(part.order),
+            "lengths": _address(part.lengths),
         }
-        if ragged is not None:
-            values |= {name: getattr(ragged, name).ctypes.data for name in ("rows", "order", "lengths")}
-        for n, name in enumerate(CONTEXT):
-            fields[n] = values.get(name, 0)
-        for number in range(self._states):
-            fields[len(CONTEXT) + 2 * number] = 0 if states is None else states[number].ctypes.data
-            fields[len(CONTEXT) + 2 * number + 1] = finals[number].ctypes.data
+        fields[: len(CONTEXT)] = [values[name] for name in CONTEXT]
+        for number, width in enumerate(self._widths):
+            skip = part.first * width * item
+            place = len(CONTEXT) + 2 * number
+            fields[place] = 0 if call.states is None else call.states[number].ctypes.data + skip
+            fields[place + 1] = call.finals[number].ctypes.data + skip
         if self._function(ctypes.addressof(fields)):
-            raise MemoryError(f"no memory for the scratch buffers of {steps} steps of {batch} rows")
+            raise MemoryError(f"no memory for the scratch buffers of {part.steps} steps of {part.batch} rows")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The arrays of a whole call."""
+
+    x: Array
+    states: tuple[Array, ...] | None
+    output: Array
+    finals: tuple[Array, ...]
+    steps: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows one thread runs: `batch` rows from row `first` on, or, of a ragged batch, those that `order` lists.
+
+    rows: the first row of each step in packed buffers, and their number at the end.
+    """
+
+    call: _Call
+    first: int
+    batch: int
+    steps: int
+    rows: Array | None = None
+    order: Array | None = None
+    lengths: Array | None = None
+
+
+def _dense_parts(call: _Call, parts: int) -> list[_Part]:
+    bounds = [call.batch * n // parts for n in range(parts + 1)]
+    return [_Part(call, a, b - a, call.steps) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _ragged_parts(call: _Call, lengths: Array, parts: int) -> list[_Part]:
+    """Sequences sorted by falling length and dealt out in turn, so that each part has about the same work."""
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    dealt = [np.ascontiguousarray(order[n::parts]) for n in range(parts)]
+    return [_ragged(call, rows, lengths[rows]) for rows in dealt if lengths[rows[0]] > 0]
+
+
+def _ragged(call: _Call, order: Array, lengths: Array) -> _Part:
+    steps = int(lengths[0])
+    running = len(order) - np.searchsorted(lengths[::-1], np.arange(steps), side="right")
+    rows = np.zeros(steps + 1, np.int64)
+    np.cumsum(running, out=rows[1:])
+    return _Part(call, 0, len(order), steps, rows, order, np.ascontiguousarray(lengths))
+
+
+def _address(array: Array | None) -> int:
+    return 0 if array is None else int(array.ctypes.data)
 
 
 class _MethodDef(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
     _fields_ = [
         ("name", ctypes.c_char_p),
         ("function", ctypes.c_void_p),
@@ -124,30 +188,10 @@ class _MethodDef(ctypes.Structure):
 _METH_FASTCALL = 0x80
 
 
-def _native_function(address: int, binding: bytes) -> tuple[Callable[[object, object], object], _MethodDef]:
+def _native_function(address: int, binding: bytes) -> tuple[Callable[[object, object], Any], _MethodDef]:
     """A built-in function object whose code is at `address`, and its definition, which must outlive it."""
     definition = _MethodDef(b"rnnc_call", address, _METH_FASTCALL, None)
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype = ctypes.py_object
     make.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
     return make(ctypes.addressof(definition), binding, None), definition
-
-
-class Ragged:
-    """A ragged batch, sorted by falling length: what the generated code reads."""
-
-    def __init__(self, rows: Array, order: Array, lengths: Array) -> None:
-        self.rows = rows
-        self.order = order
-        self.lengths = lengths
-
-
-def _sort(lengths: Array, batch: int) -> Ragged:
-    """rows[t]: number of steps of all sequences before t; its last entry is at the longest length."""
-    order = np.argsort(-lengths, kind="stable")
-    ordered = np.ascontiguousarray(lengths[order])
-    longest = int(ordered[0]) if batch else 0
-    active = batch - np.searchsorted(ordered[::-1], np.arange(longest), side="right")
-    rows = np.zeros(longest + 1, np.int64)
-    np.cumsum(active, out=rows[1:])
-    return Ragged(rows, order.astype(np.int64), ordered)

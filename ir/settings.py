@@ -1,0 +1,20 @@
+"""Settings from outside: the environment variables rnnc reads, each in one place, at the time of use."""
+
+from __future__ import annotations
+
+import os
+
+from rnnc.ir.errors import ArgumentError
+
+
+def threads() -> int:
+    """RNNC_NUM_THREADS, or the number of cores this process may use.
+
+    Raises ArgumentError if the variable is not a positive number.
+    """
+    text = os.environ.get("RNNC_NUM_THREADS", "").strip()
+    if not text:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentError(f"RNNC_NUM_THREADS: expected a positive number, got {text!r}; unset it to use all cores")
+    return int(text)
