@@ -88,7 +88,7 @@ def test_a_broadcast_input(backend: str) -> None:
 
 @each_cell
 def test_inputs_are_left_as_they_were(cell: str, backend: str) -> None:
-    case = ragged(cell, num_layers=2)
+    case = Case(cell, num_layers=2, bidirectional=True, batch=7, lengths="mixed")
     states = case.state if isinstance(case.state, tuple) else (case.state,)
     given = [case.x, *states, case.row_lengths, *case.params.values()]
     before = [np.array(array) for array in given]

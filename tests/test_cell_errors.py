@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 import rnnc
@@ -108,7 +109,7 @@ def test_equations_that_do_not_fit_their_declarations(mistake: str, words: tuple
 
 def test_a_cell_without_a_mistake_compiles(backend: str) -> None:
     spec = rnnc.Recurrent(Broken(), 4, 6)
-    assert rnnc.compile(spec, spec.init(seed=0), backend=backend)(zeros(2, 1, 4))[0].shape == (2, 1, 6)
+    assert rnnc.compile(spec, spec.init(seed=0), backend=backend)(np.zeros((2, 1, 4), np.float32))[0].shape == (2, 1, 6)
 
 
 def test_a_cell_without_equations(backend: str) -> None:

@@ -1,7 +1,7 @@
 """Packing: bind-time values -> one aligned arena in the order the kernels read it.
 
-A feed's weights are [panel][k][block][unit]: all gates of one panel of units lie together, so a tile streams them
-with unit stride. Vectors are [panel][vector][unit]. Units past the width are zeros.
+A feed's weights are [panel][group][k][block][unit]: the gates that one pass over k computes lie together, so it streams
+them with unit stride. Vectors are [panel][vector][unit]. Units past the width are zeros.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnnc.backends.llvm.plan import Feed, Phase, Weight
-from rnnc.backends.llvm.tile import Tile
+from rnnc.backends.llvm.tile import Tile, blocks_of
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
 
@@ -84,9 +84,13 @@ def _pack_feed(arena: Array, packed: PackedPhase, feed: Feed, start: int, values
     panels = tile.panels(packed.phase.width)
     blocks = len(feed.blocks)
     stop = start + panels * feed.inner * blocks * tile.units
-    target = arena[start:stop].reshape(panels, feed.inner, blocks, tile.units)
-    for number, (_, weight) in enumerate(feed.blocks):
-        target[:, :, number, :] = _panels(_matrix(weight, values), tile, panels)
+    target = arena[start:stop].reshape(panels, feed.inner * blocks * tile.units)
+    for group in tile.groups(len(packed.phase.accumulators)):
+        members = [_panels(_matrix(feed.blocks[b][1], values), tile, panels) for b in blocks_of(feed, group)]
+        size = feed.inner * len(members) * tile.units
+        if members:
+            target[:, :size] = np.stack(members, axis=2).reshape(panels, size)
+        target = target[:, size:]
 
 
 def _matrix(weight: Weight, values: Mapping[Family, Array]) -> Array:

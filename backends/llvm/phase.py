@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rnnc.backends.llvm.emitter import Function, Val, i64, lane_mask, mangle, vector
 from rnnc.backends.llvm.plan import Feed, Phase, Place
-from rnnc.backends.llvm.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile
+from rnnc.backends.llvm.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
 from rnnc.backends.llvm.vectormath import VectorMath
 from rnnc.ir.families import Family
 
@@ -24,8 +24,16 @@ SCALARS = {"float32": "float", "float64": "double"}
 ELEMENT_BYTES = {"float32": 4, "float64": 8}
 UNROLL = 4
 
-Accumulators = list[list[list[Val]]]
-"""[row][accumulator][vector]"""
+Accumulators = dict[int, list[Val]]
+"""The vectors of each accumulator of a row."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Packed weights that are read with unit stride, `vectors` of them a step of k."""
+
+    pointer: Val
+    vectors: int
 
 
 @dataclass(frozen=True)
@@ -177,22 +185,34 @@ class _TileEmitter(_Emitter):
 
     def _rows(self, row: Val, panel: Val, count: int) -> None:
         """The loops over k of one block of rows; a single row is finished at once, more go through the stack."""
-        accumulators = [self._start(self.f.add(row, r), panel) for r in range(count)]
-        for number, feed in enumerate(self.phase.feeds):
-            accumulators = self._feed(number, feed, row, panel, accumulators)
+        single: dict[int, list[Val]] = {}
+        for groups in self.tile.passes(len(self.phase.accumulators), count):
+            members = [a for group in groups for a in group]
+            accumulators = [self._start(self.f.add(row, r), panel, members) for r in range(count)]
+            for number, feed in enumerate(self.phase.feeds):
+                accumulators = self._feed(number, feed, groups, row, panel, accumulators)
+            if count == 1:
+                single.update(accumulators[0])
+            else:
+                self._keep(accumulators)
         if count == 1:
-            self._finish(row, panel, accumulators[0])
-            return
-        flat = [a for r in accumulators for acc in r for a in acc]
-        assert self.stack is not None
-        for slot, value in enumerate(flat):
-            self.f.store(value, self.f.element(self.stack, slot, self.type), 32)
+            self._finish(row, panel, [single[a] for a in range(len(self.phase.accumulators))])
 
-    def _start(self, row: Val, panel: Val) -> list[list[Val]]:
+    def _keep(self, accumulators: list[Accumulators]) -> None:
+        """Stores a pass's accumulators in the stack tile, [row][accumulator][vector]."""
+        assert self.stack is not None
+        for r, row in enumerate(accumulators):
+            for a, vectors in row.items():
+                for v, value in enumerate(vectors):
+                    slot = (r * len(self.phase.accumulators) + a) * self.tile.vectors + v
+                    self.f.store(value, self.f.element(self.stack, slot, self.type), self.bytes * self.tile.lanes)
+
+    def _start(self, row: Val, panel: Val, members: list[int]) -> Accumulators:
         """What the accumulators of a row start at."""
         zero = Val(self.type, "zeroinitializer")
-        started = []
-        for family in self.phase.accumulators:
+        started: Accumulators = {}
+        for number in members:
+            family = self.phase.accumulators[number]
             vectors = []
             for v in range(self.tile.vectors):
                 terms = [self._initial(term, row, panel, v) for term in self.phase.initial[family]]
@@ -200,7 +220,7 @@ class _TileEmitter(_Emitter):
                 for term in terms[1:]:
                     total = self.math.add(total, term)
                 vectors.append(total)
-            started.append(vectors)
+            started[number] = vectors
         return started
 
     def _initial(self, term: Family, row: Val, panel: Val, v: int) -> Val:
@@ -228,32 +248,63 @@ class _TileEmitter(_Emitter):
         mask = f.select(last, lane_mask(lanes, valid), lane_mask(lanes, lanes))
         return f.load_masked(self.type, pointer, mask, self.bytes)
 
-    def _feed(self, number: int, feed: Feed, row: Val, panel: Val, accumulators: Accumulators) -> Accumulators:
-        """accumulators += lhs[rows, :] @ packed weights of the panel, for the accumulators of this feed."""
-        f = self.f
+    def _feed(
+        self, number: int, feed: Feed, groups: list[range], row: Val, panel: Val, accumulators: list[Accumulators]
+    ) -> list[Accumulators]:
+        """accumulators += lhs[rows, :] @ packed weights of the panel, for the blocks of this feed in some groups."""
+        targets = [feed.blocks[b][0] for group in groups for b in blocks_of(feed, group)]
+        if not targets:
+            return accumulators
+        f, vectors = self.f, self.tile.vectors
         stride, inner = self.arg(f"lhs_stride{number}"), self.arg(f"inner{number}")
-        step = len(feed.blocks) * self.tile.units
-        weights = f.element(self.arg(f"weights{number}"), f.mul(f.mul(panel, inner), step), self.scalar)
         lhs = [
             f.element(self.arg(f"lhs{number}"), f.mul(f.add(row, r), stride), self.scalar)
             for r in range(len(accumulators))
         ]
-        targets = [a for a, _ in feed.blocks]
-        chains = self._chains(len(accumulators) * step // self.tile.lanes)
-        flat = [accumulators[r][a][v] for r in range(len(lhs)) for a in targets for v in range(self.tile.vectors)]
+        weights = self._streams(number, feed, groups, panel)
+        flat = [accumulators[r][a][v] for r in range(len(lhs)) for a in targets for v in range(vectors)]
+        flat = self._loop_over_k(lhs, weights, inner, flat)
+        values = iter(flat)
+        result = [dict(row) for row in accumulators]
+        for r in range(len(lhs)):
+            for a in targets:
+                result[r][a] = [next(values) for _ in range(vectors)]
+        return result
+
+    def _streams(self, number: int, feed: Feed, groups: list[range], panel: Val) -> list[Stream]:
+        """The packed weights of some groups: where each starts in the panel, and its vectors a step of k."""
+        f = self.f
+        inner = self.arg(f"inner{number}")
+        total = len(feed.blocks) * self.tile.units
+        start = f.mul(f.mul(panel, inner), total)
+        before = sum(len(blocks_of(feed, g)) for g in self.tile.groups(groups[0].start))
+        streams = []
+        for group in groups:
+            blocks = len(blocks_of(feed, group))
+            offset = f.add(start, f.mul(inner, before * self.tile.units))
+            pointer = f.element(self.arg(f"weights{number}"), offset, self.scalar)
+            if blocks:
+                streams.append(Stream(pointer, blocks * self.tile.vectors))
+            before += blocks
+        return streams
+
+    def _loop_over_k(self, lhs: list[Val], weights: list[Stream], inner: Val, flat: list[Val]) -> list[Val]:
+        """The inner loop, unrolled; few accumulators are split into several chains to hide their latency."""
+        f, size = self.f, len(flat)
+        chains = self._chains(size)
         zero = Val(self.type, "zeroinitializer")
-        sets = [flat] + [[zero] * len(flat) for _ in range(chains - 1)]
+        start = flat + [zero] * (size * (chains - 1))
         whole = f.binary("and", inner, i64(-UNROLL))
-        with f.loop(0, whole, UNROLL, carried=[a for s in sets for a in s]) as loop:
-            current = [loop.values[n * len(flat) : (n + 1) * len(flat)] for n in range(chains)]
+        with f.loop(0, whole, UNROLL, carried=start) as loop:
+            current = [loop.values[n * size : (n + 1) * size] for n in range(chains)]
             for u in range(UNROLL):
-                current[u % chains] = self._multiply(lhs, weights, f.add(loop.index, u), step, current[u % chains])
-            loop.next([a for s in current for a in s])
-        sets = [loop.values[n * len(flat) : (n + 1) * len(flat)] for n in range(chains)]
-        flat = [self._total(values) for values in zip(*sets, strict=True)]
-        with f.loop(whole, inner, carried=flat) as rest:
-            rest.next(self._multiply(lhs, weights, rest.index, step, rest.values))
-        return self._replace(accumulators, targets, rest.values)
+                current[u % chains] = self._multiply(lhs, weights, f.add(loop.index, u), current[u % chains])
+            loop.next([a for chain in current for a in chain])
+        sets = [loop.values[n * size : (n + 1) * size] for n in range(chains)]
+        totals = [self._total(values) for values in zip(*sets, strict=True)]
+        with f.loop(whole, inner, carried=totals) as rest:
+            rest.next(self._multiply(lhs, weights, rest.index, rest.values))
+        return rest.values
 
     def _chains(self, independent: int) -> int:
         """Accumulator sets: enough independent fused multiply-adds in flight to hide their latency."""
@@ -262,27 +313,28 @@ class _TileEmitter(_Emitter):
             chains *= 2
         return chains
 
-    def _multiply(self, lhs: list[Val], weights: Val, k: Val, step: int, flat: Sequence[Val]) -> list[Val]:
+    def _multiply(self, lhs: list[Val], weights: list[Stream], k: Val, flat: Sequence[Val]) -> list[Val]:
         """One k: holds whichever is fewer, the rows' broadcasts or the weights, and streams the other."""
-        f, count = self.f, step // self.tile.lanes
+        f = self.f
         result = list(flat)
-        start = f.mul(k, step)
+        vectors = [(stream, j) for stream in weights for j in range(stream.vectors)]
+        count = len(vectors)
 
-        def weight(j: int) -> Val:
-            pointer = f.element(weights, f.add(start, j * self.tile.lanes), self.scalar)
-            return f.load(self.type, pointer, self.tile.lanes * self.bytes)
+        def weight(stream: Stream, j: int) -> Val:
+            index = f.add(f.mul(k, stream.vectors * self.tile.lanes), j * self.tile.lanes)
+            return f.load(self.type, f.element(stream.pointer, index, self.scalar), self.tile.lanes * self.bytes)
 
         def broadcast(r: int) -> Val:
             return f.splat(f.load(self.scalar, f.element(lhs[r], k, self.scalar), self.bytes), self.tile.lanes)
 
         if len(lhs) <= count:
             rows = [broadcast(r) for r in range(len(lhs))]
-            for j in range(count):
-                w = weight(j)
+            for j, (stream, place) in enumerate(vectors):
+                w = weight(stream, place)
                 for r, x in enumerate(rows):
                     result[r * count + j] = f.fma(x, w, result[r * count + j])
         else:
-            held = [weight(j) for j in range(count)]
+            held = [weight(stream, place) for stream, place in vectors]
             for r in range(len(lhs)):
                 x = broadcast(r)
                 for j, w in enumerate(held):
@@ -295,15 +347,6 @@ class _TileEmitter(_Emitter):
             total = self.math.add(total, value)
         return total
 
-    def _replace(self, accumulators: Accumulators, targets: list[int], flat: Sequence[Val]) -> Accumulators:
-        result = [[list(vectors) for vectors in row] for row in accumulators]
-        values = iter(flat)
-        for row in result:
-            for a in targets:
-                for v in range(self.tile.vectors):
-                    row[a][v] = next(values)
-        return result
-
     def _finish_from_stack(self, row: Val, slot: Val, panel: Val) -> None:
         count, vectors = len(self.phase.accumulators), self.tile.vectors
         assert self.stack is not None
@@ -311,7 +354,7 @@ class _TileEmitter(_Emitter):
         flat = []
         for n in range(count * vectors):
             pointer = self.f.element(self.stack, self.f.add(base, n), self.type)
-            flat.append(self.f.load(self.type, pointer, 32))
+            flat.append(self.f.load(self.type, pointer, self.bytes * self.tile.lanes))
         self._finish(row, panel, [flat[a * vectors : (a + 1) * vectors] for a in range(count)])
 
     def _finish(self, row: Val, panel: Val, accumulators: list[list[Val]]) -> None:
