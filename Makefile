@@ -30,8 +30,14 @@ venv: .venv/.test  ## only the set-up of `make test`
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/.test .venv/.demo: .venv/.%: .venv/.made pyproject.toml
-	$(PIP) --editable '.[$*]'
+.venv/.test: .venv/.demo
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+# Only the checkpoint of g2p_en is read; what the package itself imports (nltk, inflect, ...) is left out.
+.venv/.demo: .venv/.made pyproject.toml
+	$(PIP) --editable .
+	$(PIP) --no-deps g2p_en==2.1.0
 	@touch $@
 
 clean:

@@ -7,11 +7,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import rnnc
 from tests.cases import (
@@ -25,7 +23,6 @@ from tests.cases import (
     other_sizes,
 )
 
-Array = NDArray[Any]
 each_cell = pytest.mark.parametrize("cell", CELLS)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import rnnc
 from tests.cases import (
@@ -26,7 +25,6 @@ from tests.cases import (
     worst_error,
 )
 
-Array = NDArray[Any]
 each_cell = pytest.mark.parametrize("cell", CELLS)
 
 

@@ -17,6 +17,7 @@ from rnnc.ir.errors import BackendError
 from rnnc.ir.lower import Stack
 from rnnc.ir.ops import Array
 from rnnc.ir.pipeline import rolled_program
+from rnnc.ir.ragged import check_rows_end
 
 
 def compile(stack: Stack, *, threads: int | None = None, target: Target | None = None) -> LlvmExecutable:
@@ -50,6 +51,12 @@ class LlvmExecutable:
         """Evaluates what depends on parameters alone, and packs it."""
         arena = self.layout.pack(evaluate_bind(self.program, parameters))
         return LlvmRunner(self, arena)
+
+    @cached_property
+    def ragged(self) -> bool:
+        """That padding need not be computed, proved when lengths are first given. Raises IRError if it cannot be."""
+        check_rows_end(rolled_program(self.stack, lengths=True))
+        return True
 
     def text(self, stage: str) -> str:
         """The plan, the LLVM assembly, or the machine's own."""

@@ -28,6 +28,7 @@ class LlvmRunner:
     """Machine code with packed weights. Each call has its own context and scratch memory."""
 
     def __init__(self, executable: LlvmExecutable, arena: Array) -> None:
+        self._executable = executable
         self._code = executable.code  # keeps the machine code alive
         self._arena = arena
         self._states = len(executable.stack.states)
@@ -67,6 +68,7 @@ class LlvmRunner:
         if batch == 0:
             return
         if lengths is not None:
+            assert self._executable.ragged
             output[...] = 0
             for number, final in enumerate(finals):  # what a row of length 0 keeps
                 final[...] = 0 if states is None else states[number]
