@@ -291,7 +291,9 @@ class _Driver:
         """Calls a phase on `rows` rows from row `row`. step: (t, row within the chunk). number: steps done before."""
         f = self.f
         packed = self.packed[id(phase)]
-        arguments = [i64(packed.tile.panels(phase.width)), rows]
+        # Every other step walks the panels backwards, and so meets first the weights that are still in the cache.
+        backward = f.binary("and", number, i64(1)) if number is not None else i64(0)
+        arguments = [i64(packed.tile.panels(phase.width)), rows, backward]
         for feed, start in zip(phase.feeds, packed.weights, strict=True):
             pointer, stride = self._address(feed.lhs, row, step, number)
             weights = f.element(self.weights, start, self.scalar)
