@@ -26,6 +26,9 @@ class Value:
     graph: Graph
     node: Node
 
+    def __repr__(self) -> str:
+        return f"Value({self.node}, shape={self.shape})"
+
     @property
     def shape(self) -> tuple[int | str, ...]:
         """(B, N) for a value of a step; a parameter's own shape otherwise."""

@@ -1,8 +1,8 @@
 """Roll: a graph of a few unrolled steps -> a Program of loops with a run-time trip count.
 
 1. `families` proves that the steps are equal up to a shift of time.
-2. A cycle through carries is a loop (strongly connected components). All else is on no cycle and therefore
-   time-batched: weight hoisting is a consequence, not a rewrite.
+2. A cycle through carries is a loop (strongly connected components), and so is a carry on no cycle: a shift in time.
+   All else is time-batched: weight hoisting is a consequence, not a rewrite.
 3. Elementwise values move into the one loop that reads or makes them, where they cost no buffer.
 4. Statements are put in a stable topological order.
 """
@@ -33,6 +33,7 @@ def roll(graph: Graph) -> Program:
     members = _needed(outputs.values())
     following = readers({family: family.reads() for family in members})
     loops = cycles(members)
+    loops += [{f} for f in members if f.op == "carry" and not any(f in loop for loop in loops)]
     place: Placement = {f: number for number, cycle in enumerate(loops) for f in cycle}
     directions = [_direction(cycle) for cycle in loops]
     _sink_producers(members, following, place, set(outputs.values()))

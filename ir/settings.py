@@ -1,4 +1,4 @@
-"""Settings from outside: the environment variables rnnc reads, each in one place, at the time of use."""
+"""Settings from outside: every environment variable rnnc reads is read here, at the time of use."""
 
 from __future__ import annotations
 

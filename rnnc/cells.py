@@ -14,8 +14,9 @@ the equations. To write your own, subclass `Cell` (as a frozen dataclass if it h
         def step(self, x, state, p):
             xf, xn = linear(x, p.weight_ih, p.bias_ih).split(2)
             uf, un = p.weight_hh.split(2)
-            f = sigmoid(xf + linear(state.h, uf))
-            n = tanh(xn + linear(f * state.h, un))                # a second matmul, which waits for the first
+            bf, bn = p.bias_hh.split(2)
+            f = sigmoid(xf + linear(state.h, uf, bf))
+            n = tanh(xn + linear(f * state.h, un, bn))            # a second matmul, which waits for the first
             h = (1 - f) * state.h + f * n
             return h, {"h": h}
 

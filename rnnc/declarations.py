@@ -18,8 +18,10 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> Non
         hash(cell)
     except TypeError as error:
         raise ArgumentTypeError(f"{who}: {error}; its fields must be plain values or tuples") from None
-    shapes = cell.parameters(input_size, hidden_size, bias)
     states = cell.states(hidden_size)
+    if not states:
+        raise ArgumentError(f"{who} has no state: a recurrent cell needs one")
+    shapes = cell.parameters(input_size, hidden_size, bias)
     _check_names(who, shapes, states)
     for name, shape in shapes.items():
         if not isinstance(shape, tuple) or len(shape) not in (1, 2):
@@ -32,8 +34,6 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> Non
 
 
 def _check_names(who: str, shapes: Mapping[str, object], states: Mapping[str, object]) -> None:
-    if not states:
-        raise ArgumentError(f"{who} has no state: a recurrent cell needs one")
     for name in (*shapes, *states):
         if not isinstance(name, str) or not name.isidentifier():
             raise ArgumentError(f"{who}: {name!r} cannot be the name of a parameter or state")

@@ -1,7 +1,10 @@
-"""The parts of docs/*.md that the code writes, so that they cannot go stale. `pytest --update-golden` renews them.
+"""The parts of README.md and docs/*.md that the code writes, so that they cannot go stale. `pytest --update-golden`
+renews them.
 
 A part named NAME of `PARTS` stands between `<!-- NAME -->` and `<!-- /NAME -->`. An example is a ```python block
-with a block of any other language right after it, which holds what the code prints.
+with a block of any other language right after it, which holds what the code prints; the examples of a page run one
+after the other in one namespace, as in a notebook. A ```console block that starts with `$ rnnc ` holds what the command
+prints; a ```toml block whose first line is `# NAME.toml` is a file it may read.
 """
 
 from __future__ import annotations
@@ -10,27 +13,55 @@ import contextlib
 import inspect
 import io
 import re
+import shlex
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from rnnc.cli import main
 from rnnc.ir import text, verify
 from rnnc.ir.ops import OPS, Kind, Op
 
 _PART = re.compile(r"(<!-- ([\w-]+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
-_EXAMPLE = re.compile(r"(```python\n(.*?)```\n\n```(?!python)\w+\n).*?(```\n)", re.DOTALL)
+_EXAMPLE = re.compile(r"(^```python\n(.*?)^```\n\n```(?!python)\w+\n).*?(^```\n)", re.DOTALL | re.MULTILINE)
+_COMMAND = re.compile(r"(^```console\n\$ rnnc ([^\n]*)\n).*?(^```\n)", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"^```toml\n(# ([\w-]+\.toml)\n.*?)^```\n", re.DOTALL | re.MULTILINE)
 
 
 def renewed(page: str) -> str:
     """The page with its generated parts and the output of its examples as the code gives them now."""
+    names: dict[str, Any] = {"__name__": "__main__"}
     page = _PART.sub(lambda found: found[1] + PARTS[found[2]]() + found[3], page)
-    return _EXAMPLE.sub(lambda found: found[1] + printed(found[2]) + found[3], page)
+    page = _EXAMPLE.sub(lambda found: found[1] + printed(found[2], names) + found[3], page)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for content, name in _FILE.findall(page):
+            Path(name).write_text(content, encoding="utf-8")
+        return _COMMAND.sub(lambda found: found[1] + answered(found[2]) + found[3], page)
 
 
-def printed(code: str) -> str:
-    """What a piece of Python prints."""
+def printed(code: str, names: dict[str, Any] | None = None) -> str:
+    """What a piece of Python prints. names: what earlier pieces have defined."""
+    names = {"__name__": "__main__"} if names is None else names
+    compiled = compile(code, "<example in docs>", "exec", dont_inherit=True)  # not with this file's __future__
+    return _output(lambda: exec(compiled, names))
+
+
+def answered(arguments: str) -> str:
+    """What the command line prints. Raises ValueError if it fails."""
+
+    def run() -> None:
+        if main(shlex.split(arguments)):
+            raise ValueError(f"failed: rnnc {arguments}")
+
+    return _output(run)
+
+
+def _output(run: Callable[[], object]) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(compile(code, "<example in docs>", "exec"), {"__name__": "__main__"})
+        run()
     return re.sub(r"(?m)[ \t]+$", "", out.getvalue()).rstrip("\n") + "\n"
 
 

@@ -1,7 +1,8 @@
-"""The generated parts of docs/*.md are what the code gives now."""
+"""The generated parts and the examples of README.md and docs/*.md are what the code gives now."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,28 @@ from rnnc.ir.ops import OPS
 from tests.golden import ROOT, check_file
 from tests.living_docs import PARTS, op_table, renewed
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```.*?^```\n", re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
 def test_page_is_up_to_date(page: Path) -> None:
     check_file(page, renewed(page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_the_text_names_values_that_the_dumps_on_its_page_show(page: Path) -> None:
+    """Numbers in the text between the examples are written by hand: they must follow when the examples are renewed."""
+    content = page.read_text(encoding="utf-8")
+    shown = set(re.findall(r"%v?\d+\b", "".join(FENCED.findall(content))))
+    named = set(re.findall(r"%v?\d+\b", FENCED.sub("", content)))
+    assert named <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", FENCED.sub("", page.read_text(encoding="utf-8")))
+    assert not [link for link in links if not (page.parent / link).exists()]
 
 
 def test_the_page_of_the_ir_has_all_its_parts() -> None:
@@ -35,3 +52,12 @@ def test_stale_parts_and_outputs_are_renewed() -> None:
     page = "<!-- ops -->\nold\n<!-- /ops -->\n\n```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n\n```python\nx\n```\n"
     expected = page.replace("old\n", op_table()).replace("\n3\n", "\n2\n")
     assert renewed(page) == expected
+
+
+def test_examples_of_a_page_share_their_names_and_commands_read_its_files() -> None:
+    page = "```python\na = 6\nprint(a)\n```\n\n```text\n```\n\n```python\nprint(7 * a)\n```\n\n```text\n```\n\n"
+    page += '```toml\n# tiny.toml\ntype = "RNN"\ninput_size = 1\nhidden_size = 1\n```\n\n'
+    page += "```console\n$ rnnc inspect tiny.toml --stage lowered --steps 1\n```\n"
+    found = renewed(page)
+    assert "```text\n6\n```\n" in found and "```text\n42\n```\n" in found
+    assert "--steps 1\ngraph float32 steps=1\n" in found

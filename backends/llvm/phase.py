@@ -296,9 +296,13 @@ class _TileEmitter(_Emitter):
         return streams
 
     def _loop_over_k(self, lhs: list[Val], weights: list[Stream], inner: Val, flat: list[Val]) -> list[Val]:
-        """The inner loop, unrolled; few accumulators are split into several chains to hide their latency."""
+        """The inner loop. Few accumulators are split into several chains to hide their latency."""
         f, size = self.f, len(flat)
         chains = self._chains(size)
+        if chains == 1:
+            with f.loop(0, inner, carried=flat) as loop:
+                loop.next(self._multiply(lhs, weights, loop.index, loop.values))
+            return loop.values
         zero = Val(self.type, "zeroinitializer")
         start = flat + [zero] * (size * (chains - 1))
         whole = f.binary("and", inner, i64(-UNROLL))
@@ -357,8 +361,7 @@ class _TileEmitter(_Emitter):
             count = stream.vectors * self.tile.lanes
             ahead = f.add(f.mul(k, count), PREFETCH_BYTES // self.bytes)
             for line in range(0, count, LINE // self.bytes):
-                address = f.element(stream.pointer, f.add(ahead, line), self.scalar)
-                f.prefetch(address)
+                f.prefetch(stream.pointer, f.add(ahead, line), self.scalar)
 
     def _total(self, values: Sequence[Val]) -> Val:
         total = values[0]

@@ -55,7 +55,7 @@ class Place:
 
     def __str__(self) -> str:
         column = f"+{self.column}" if self.column else ""
-        return f"{self.buffer.name}{column}{'[t-1]' if self.previous else ''}"
+        return f"{self.buffer.name}{column}{'[previous]' if self.previous else ''}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""How values read each other, as a code generator sees them: what is computed, what is mere addressing, and where a
+value must be in a buffer before it can be read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rnnc.backends.llvm.plan import Weight
+from rnnc.ir.errors import BackendError
+from rnnc.ir.families import Family
+from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.program import Loop, Program
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matmul seen as accumulators: the columns start:stop of lhs @ rhs."""
+
+    lhs: Family
+    weight: Weight
+
+
+@dataclass(frozen=True)
+class Read:
+    """How one value reads another: barrier = the operand must be in a buffer first."""
+
+    operand: Family
+    barrier: bool
+
+
+class Reading:
+    """What each value of the program is to a code generator: folded into another, or computed."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.bound = set(program.bind) | {f for f in program.inputs if not f.timed and BATCH not in f.shape}
+        self.all = list(_everything(program))
+        self.loop_of = {f: n for n, loop in enumerate(program.loops()) for f in loop.body}
+        self.readers: dict[Family, list[Family]] = defaultdict(list)
+        for reader in self.all:
+            for operand in reader.reads():
+                self.readers[operand].append(reader)
+
+    def time_free(self, family: Family) -> bool:
+        """A parameter, a number, or made of those alone."""
+        return family in self.bound or family.op == "const"
+
+    def product(self, family: Family) -> Product | None:
+        """The matmul a value is, or is a slice of, if nobody needs that matmul whole."""
+        if family.op == "matmul" and not self._only_sliced(family):
+            return self._columns(family, 0, int(family.shape[-1]))
+        if family.op == "slice" and family.attr("axis") == -1:
+            matmul, start = family.inputs[0], family.attr("start")
+            if matmul.op == "matmul" and self._only_sliced(matmul):
+                return self._columns(matmul, start, family.attr("stop"))
+        return None
+
+    def _only_sliced(self, matmul: Family) -> bool:
+        readers = self.readers[matmul]
+        return bool(readers) and all(r.op == "slice" and r.attr("axis") == -1 for r in readers)
+
+    def _columns(self, matmul: Family, start: int, stop: int) -> Product:
+        lhs, rhs = matmul.inputs
+        if not self.time_free(rhs):
+            raise BackendError(f"{matmul!r}: the llvm backend multiplies by parameters only, not by {rhs!r}")
+        return Product(lhs, Weight(rhs, bool(matmul.attr("transpose_b")), start, stop))
+
+    def absorbed(self, family: Family) -> bool:
+        """A product that one sum alone reads, in the same loop or outside all, is accumulated right into that sum."""
+        readers = self.readers[family]
+        if self.product(family) is None or len(readers) != 1 or family in self.program.outputs.values():
+            return False
+        return readers[0].op == "add" and self.loop_of.get(family) == self.loop_of.get(readers[0])
+
+    def computed(self, family: Family) -> bool:
+        """A value that some phase must compute; the rest is addressing, or known before."""
+        if self.time_free(family) or not family.timed or family.op in ("carry", "input"):
+            return False
+        if family.op == "matmul" and self._only_sliced(family):
+            return False
+        if self.product(family):
+            return not self.absorbed(family)
+        return family.op != "slice"
+
+    def base(self, family: Family) -> tuple[Family, int]:
+        """The value a slice is a view of, and its first column there."""
+        column = 0
+        while family.op == "slice" and not self.product(family) and not self.time_free(family):
+            if family.attr("axis") != -1:
+                raise BackendError(f"{family!r}: the llvm backend slices the last axis only")
+            column += family.attr("start")
+            family = family.inputs[0]
+        return family, column
+
+    def reads(self, family: Family) -> list[Read]:
+        """What a computed value reads, with views and products looked through."""
+        product = self.product(family)
+        if product:
+            return [Read(self.base(product.lhs)[0], True)]
+        found = []
+        for operand in family.inputs:
+            if self.absorbed(operand):
+                found += self.reads(operand)
+            elif not self.time_free(operand):
+                found.append(self._read(family, operand))
+        return found
+
+    def _read(self, reader: Family, operand: Family) -> Read:
+        base, _ = self.base(operand)
+        whole = base is operand
+        narrow = base.shape[-1] != reader.shape[-1] and not self.inline_scalar(base)
+        if reader.op == "reduce_sum":
+            barrier = self.has_product(base)
+        else:
+            barrier = narrow or reader.op == "concat"
+        return Read(base, barrier or not whole or base.op in ("reduce_sum", "concat"))
+
+    def inline_scalar(self, family: Family) -> bool:
+        """A number a row, cheap enough to compute again wherever it is read."""
+        return family.shape[-1] == 1 and family.spec.kind is Kind.ELEMENTWISE and not self.has_product(family)
+
+    def has_product(self, family: Family) -> bool:
+        """Whether computing a value in registers involves a matmul."""
+        if not self.computed(family):
+            return False
+        if self.product(family) or any(self.absorbed(i) for i in family.inputs):
+            return True
+        inline = family.spec.kind is Kind.ELEMENTWISE
+        return inline and any(self.has_product(i) for i in family.inputs)
+
+
+def _everything(program: Program) -> Iterable[Family]:
+    for statement in program.statements:
+        yield from statement.body if isinstance(statement, Loop) else (statement,)

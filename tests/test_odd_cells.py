@@ -1,0 +1,141 @@
+"""Cells whose values go round the usual paths: states that only move, outputs that are views, concats of anything.
+
+Each is held against the reference backend, which the pipeline's own tests hold against the unrolled equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import rnnc
+from rnnc.ir.equations import Value, concat, linear, mean, sigmoid, tanh
+
+Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, dict[str, Value]]]
+
+
+@dataclass(frozen=True)
+class Odd(rnnc.Cell):
+    """A cell made of one function. Each has the weights ih (H, I), hh and v (H, H), and a wide one (H, I + H)."""
+
+    name: ClassVar[str] = "odd"
+    function: Step
+    state_names: tuple[str, ...] = ("h",)
+    output_parts: tuple[int, int] = (1, 1)  # output width = H * first / second
+
+    def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        square = (hidden_size, hidden_size)
+        wide = (hidden_size, input_size + hidden_size)
+        return {"ih": (hidden_size, input_size), "hh": square, "v": square, "wide": wide}
+
+    def states(self, hidden_size: int) -> dict[str, int]:
+        return dict.fromkeys(self.state_names, hidden_size)
+
+    def output_size(self, hidden_size: int) -> int:
+        return hidden_size * self.output_parts[0] // self.output_parts[1]
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, Mapping[str, Value]]:
+        return self.function(x, state, p)
+
+
+def elman(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> Value:
+    return tanh(linear(x, p.ih) + linear(s.h, p.hh))
+
+
+def one_wide_weight(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    h = tanh(linear(concat(x, s.h), p.wide))
+    return h, {"h": h}
+
+
+def two_products_of_one_state(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    h = tanh(linear(x, p.ih) + linear(s.h, p.hh) + linear(s.h, p.v))
+    return h, {"h": h}
+
+
+def halves_exchanged(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    a, b = elman(x, s, p).split(2)
+    h = sigmoid(linear(concat(b, a), p.v))
+    return h, {"h": h}
+
+
+def delay_line(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    h = tanh(linear(x, p.ih) + linear(s.h, p.hh) + 0.5 * s.c)
+    return h, {"h": h, "c": s.h}
+
+
+def state_that_stays(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    h = tanh(linear(x, p.ih) + linear(s.h, p.hh) * s.c)
+    return h, {"h": h, "c": s.c}
+
+
+def old_state_out(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    return s.h, {"h": elman(x, s, p)}
+
+
+def product_of_old_state_out(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    return linear(s.h, p.v), {"h": elman(x, s, p)}
+
+
+def shift_in_time(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    u = linear(x, p.ih)
+    return tanh(u + linear(s.h, p.hh)), {"h": u}
+
+
+def half_out(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    h = elman(x, s, p)
+    return h.split(2)[1], {"h": h}
+
+
+def new_and_old_out(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    h = elman(x, s, p)
+    return concat(h, s.h), {"h": h}
+
+
+def mean_of_an_older_state(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    h = tanh(linear(x, p.ih) + linear(s.h - mean(s.c), p.hh))
+    return h, {"h": h, "c": s.h}
+
+
+CELLS = [
+    Odd(one_wide_weight),
+    Odd(two_products_of_one_state),
+    Odd(halves_exchanged),
+    Odd(delay_line, ("h", "c")),
+    Odd(state_that_stays, ("h", "c")),
+    Odd(old_state_out),
+    Odd(product_of_old_state_out),
+    Odd(shift_in_time),
+    Odd(half_out, output_parts=(1, 2)),
+    Odd(new_and_old_out, output_parts=(2, 1)),
+    Odd(mean_of_an_older_state, ("h", "c")),
+]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.function.__name__)
+def test_odd_cells_agree_with_the_reference(cell: Odd, bidirectional: bool, layers: int) -> None:
+    rng = np.random.default_rng(0)
+    for hidden in (4, 18):
+        spec = rnnc.Recurrent(cell, 7, hidden, num_layers=layers, bidirectional=bidirectional)
+        params = spec.init(seed=1)
+        native, reference = (rnnc.compile(spec, params, backend=b) for b in ("llvm", "reference"))
+        for steps, batch, ragged in ((1, 1, False), (6, 5, False), (6, 5, True)):
+            x = rng.standard_normal((steps, batch, 7)).astype("float32")
+            rows = spec.num_layers * spec.num_directions
+            states = tuple(rng.standard_normal((rows, batch, w)).astype("float32") for w in spec.states.values())
+            state = states if len(states) > 1 else states[0]
+            lengths = rng.integers(0, steps + 1, batch) if ragged else None
+            (got, got_state), (want, want_state) = (m(x, state, lengths=lengths) for m in (native, reference))
+            np.testing.assert_allclose(got, want, rtol=0, atol=3e-6)
+            for a, b in zip(as_tuple(got_state), as_tuple(want_state), strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=3e-6)
+
+
+def as_tuple(state: object) -> tuple[object, ...]:
+    return state if isinstance(state, tuple) else (state,)
