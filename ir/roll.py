@@ -30,14 +30,16 @@ def roll(graph: Graph) -> Program:
     """
     of = families(graph)
     outputs = {name: _output(name, output, of) for name, output in graph.outputs.items()}
-    members = _needed(outputs.values())
+    members = _needed(outputs.values(), {f.attr("state"): f for f in of.values() if f.op == "carry"})
     following = readers({family: family.reads() for family in members})
     loops = cycles(members)
-    loops += [{f} for f in members if f.op == "carry" and not any(f in loop for loop in loops)]
+    unread = [f for f in members if f.op == "carry" and not following[f]]
+    loops += [{f} for f in members if f.op == "carry" and f not in unread and not any(f in loop for loop in loops)]
     place: Placement = {f: number for number, cycle in enumerate(loops) for f in cycle}
     directions = [_direction(cycle) for cycle in loops]
     _sink_producers(members, following, place, set(outputs.values()))
     _sink_consumers(members, following, place, len(loops))
+    _place_unread(unread, place, directions)
     return _program(graph.dtype, members, place, directions, outputs)
 
 
@@ -50,8 +52,8 @@ def _output(name: str, output: Output, of: dict[Node, Family]) -> Family:
     return found.pop()
 
 
-def _needed(outputs: Iterable[Family]) -> list[Family]:
-    """Dead code on families: exits that only kept steps alike go."""
+def _needed(outputs: Iterable[Family], carries: Mapping[str, Family]) -> list[Family]:
+    """Dead code on families: exits that only kept steps alike go; a state whose last value is returned stays."""
     seen: set[Family] = set()
     todo = list(outputs)
     while todo:
@@ -59,6 +61,8 @@ def _needed(outputs: Iterable[Family]) -> list[Family]:
         if family not in seen:
             seen.add(family)
             todo += family.reads()
+            if family.op == "exit" and family.attr("state") in carries:
+                todo.append(carries[family.attr("state")])
     return sorted(seen, key=lambda f: f.index)
 
 
@@ -105,6 +109,20 @@ def _sink_consumers(members: list[Family], following: Readers, place: Placement,
             if any(place.get(i) == number for i in reads) and not any(i in after for i in reads):
                 place[family] = number
                 after.discard(family)
+
+
+def _place_unread(unread: list[Family], place: Placement, directions: list[int]) -> None:
+    """A state that no step reads, but whose last value is returned, is kept by the loop that makes it.
+
+    If no loop of its direction does, it is a loop of its own: a shift in time.
+    """
+    for carry in unread:
+        assert carry.source is not None
+        home = place.get(carry.source)
+        if home is None or directions[home] != carry.attr("delta"):
+            home = len(directions)
+            directions.append(int(carry.attr("delta")))
+        place[carry] = home
 
 
 def _program(

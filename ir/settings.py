@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 from rnnc.ir.errors import ArgumentError
 
@@ -18,3 +20,15 @@ def threads() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentError(f"RNNC_NUM_THREADS: expected a positive number, got {text!r}; unset it to use all cores")
     return int(text)
+
+
+def cache_folder() -> Path | None:
+    """RNNC_CACHE_DIR, or the user's cache folder for rnnc. None if RNNC_CACHE_DIR is "off"."""
+    text = os.environ.get("RNNC_CACHE_DIR", "").strip()
+    if text:
+        return None if text == "off" else Path(text).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "rnnc" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "rnnc"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnc"

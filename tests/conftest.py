@@ -8,10 +8,18 @@ cannot run here fails its tests rather than skipping them.
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+
 import pytest
 from hypothesis import settings
 
 from tests import golden
+
+# Tests neither read nor fill the user's cache; among themselves they share one, as processes of one user do.
+CACHE = tempfile.mkdtemp(prefix="rnnc-tests-")
+os.environ["RNNC_CACHE_DIR"] = CACHE
 
 BACKENDS = ("reference", "llvm")
 
@@ -27,6 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     golden.update = config.getoption("--update-golden")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

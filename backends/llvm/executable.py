@@ -75,7 +75,10 @@ class LlvmExecutable:
 
     def explain(self) -> str:
         """The target, and the tile and loops of each phase."""
-        lines = [f"target {self.target.name}: vectors of {self.target.lanes(self.stack.dtype)} {self.stack.dtype}"]
+        lines = [
+            f"target {self.target.name}: vectors of {self.target.lanes(self.stack.dtype)} {self.stack.dtype}",
+            "threads: a large batch is split by rows; a batch of one runs on the calling thread",
+        ]
         for packed in self._packed:
             phase, tile = packed.phase, packed.tile
             lines.append(

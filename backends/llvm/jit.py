@@ -1,4 +1,4 @@
-"""From LLVM assembly to machine code in memory.
+"""From LLVM assembly to machine code in memory, by way of the on-disk cache.
 
 There is no optimisation pipeline on purpose: the vectors are explicit, the code generator does the rest.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import threading
 
+import llvmlite
 import llvmlite.binding as llvm
 
+from rnnc.backends.llvm import cache
 from rnnc.backends.llvm.target import Target, initialize
 
 _LOCK = threading.RLock()
@@ -16,20 +18,29 @@ _LOCK = threading.RLock()
 
 
 class Compiled:
-    """A compiled module. Its addresses stay valid for as long as this object lives."""
+    """A compiled module. Its addresses stay valid for as long as this object lives.
+
+    cached: whether its object code came from the cache.
+    """
 
     def __init__(self, text: str, target: Target) -> None:
         self._text = text
         self._target = target
-        made: list[bytes] = []
+        versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}"
+        name = cache.key(text, repr(target), llvm.get_process_triple(), versions)
+        found = cache.load(name)
+        self.cached = found is not None
         with _LOCK:
             initialize()
+            if found is None:
+                found = _machine(target).emit_object(_parse(text))
+                cache.store(name, found)
+            self._object = found
             # MCJIT takes ownership of its machine and of its module: each engine needs fresh ones. llvmlite's own
             # memory manager reserves no room for the stubs of calls to libc and aborts: not that one.
-            self._engine = llvm.create_mcjit_compiler(_parse(text), _machine(target), use_lmm=False)
-            self._engine.set_object_cache(notify_func=lambda module, code: made.append(code))
+            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target), use_lmm=False)
+            self._engine.add_object_file(llvm.ObjectFileRef.from_data(found))
             self._engine.finalize_object()
-        (self._object,) = made
 
     def address(self, name: str) -> int:
         """The address of a function. Raises KeyError if the module does not define it."""
