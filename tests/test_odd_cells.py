@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.ir.equations import Value, concat, linear, mean, sigmoid, tanh
+from rnnc.ir.equations import Value, concat, greater, linear, mean, select, sigmoid, tanh
 
 Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, dict[str, Value]]]
 
@@ -101,7 +101,16 @@ def mean_of_an_older_state(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> 
     return h, {"h": h, "c": s.h}
 
 
+def mask_across_matmuls(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    v = linear(x, p.ih) + linear(s.h, p.hh)
+    mask = greater(v, mean(v))
+    u = linear(select(mask, v, 0.0), p.v)
+    h = select(mask, tanh(u), 0.5 * mean(x) * u)
+    return h, {"h": h}
+
+
 CELLS = [
+    Odd(mask_across_matmuls),
     Odd(one_wide_weight),
     Odd(two_products_of_one_state),
     Odd(halves_exchanged),

@@ -1,6 +1,6 @@
 """A small typed builder of LLVM assembly text.
 
-Text is an order of magnitude faster to make and to parse than object builders, and it is what a reader sees.
+Text is quick to make, LLVM's own parser takes it, and it is what a reader sees.
 Values are (type, name) pairs; every method returns a fresh one. Loops and branches are context managers.
 """
 

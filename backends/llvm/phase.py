@@ -107,7 +107,11 @@ class _Emitter:
         return self.f.load(self.type, self.f.element(self.arg("vectors"), index, self.scalar), self.bytes)
 
     def load_at(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
-        """A value kept in a buffer: a vector of units, or one number a row in all lanes."""
+        """A value kept in a buffer: a vector of units, or one number a row in all lanes. A mask is kept as 0 and 1."""
+        loaded = self._load_floats(family, row, panel, v, lanes)
+        return self.math.greater(loaded, self.math.constant(0.0)) if family.dtype == "bool" else loaded
+
+    def _load_floats(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
         place = self.phase.loads[family]
         width = int(family.shape[-1])
         pointer = self.place_pointer(place, row, panel, width)
@@ -403,6 +407,8 @@ class _TileEmitter(_Emitter):
                 ends = place.column + self.phase.width == place.buffer.width
                 count = self.tile.lanes if place.buffer.padded and ends else lanes
                 value = known[family] if family.op != "const" else self.math.constant(family.attr("value"))
+                if family.dtype == "bool":
+                    value = self.math.select(value, self.math.constant(1.0), self.math.constant(0.0))
                 self.f.store_lanes(value, pointer, count, self.bytes)
 
 
