@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
+from math import inf
 
 from rnnc.backends.llvm.plan import Feed, Phase
 from rnnc.backends.llvm.target import Target
@@ -64,47 +66,58 @@ def blocks_of(feed: Feed, group: range) -> list[int]:
     return [position for position, (accumulator, _) in enumerate(feed.blocks) if accumulator in group]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What the choice of a tile depends on. loops: for each feed, the size of k and the accumulators it goes into."""
+
+    width: int
+    accumulators: int
+    loops: tuple[tuple[int, tuple[int, ...]], ...]
+
+
 def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
     """The tile with the fewest cycles a useful unit, of those whose accumulators fit the registers.
 
     Each step of k costs the largest of its fused multiply-adds, its loads, the latency of one accumulator, and the
     weights that come from the second-level cache; what is not the bottleneck still gets in its way a little.
     """
-    lanes = target.lanes(dtype)
-    count = len(phase.accumulators)
-    if not count:
+    loops = tuple((feed.inner, tuple(accumulator for accumulator, _ in feed.blocks)) for feed in phase.feeds)
+    return _best(Work(phase.width, len(phase.accumulators), loops), target, target.lanes(dtype))
+
+
+@cache
+def _best(work: Work, target: Target, lanes: int) -> Tile:
+    if not work.accumulators:
         return Tile(lanes, 1, 1, 1)
-    candidates = []
-    for vectors, rows, group in product(range(1, MOST_VECTORS + 1), range(1, MOST_ROWS + 1), range(1, count + 1)):
+    best, least = Tile(lanes, 1, 1, 1), (inf, 0, 0)
+    sizes = product(range(1, MOST_VECTORS + 1), range(1, MOST_ROWS + 1), range(1, work.accumulators + 1))
+    for vectors, rows, group in sizes:
         tile = Tile(lanes, vectors, rows, group)
-        smallest = rows == vectors == group == 1
-        if smallest or _registers(phase, tile) <= target.registers:
-            candidates.append(tile)
-    bytes_ = target.vector_bytes
-    return min(candidates, key=lambda t: (round(_cost(phase, t, bytes_), 3), t.rows * t.vectors * t.group, t.vectors))
+        streams = list(_streams(work, tile))
+        # The accumulators of a pass, what its loop holds (a broadcast a row or a weight a vector), and one more.
+        registers = group * vectors * rows + max(min(rows, weights) for _, weights in streams) + 1
+        if registers <= target.registers or rows == vectors == group == 1:
+            cost = round(_cost(work, tile, streams, target.vector_bytes), 3)
+            if (order := (cost, rows * vectors * group, vectors)) < least:
+                best, least = tile, order
+    return best
 
 
-def _streams(phase: Phase, tile: Tile) -> Iterator[tuple[Feed, int]]:
-    """Each loop over k of a full tile: its feed, and the weight vectors it reads a step."""
-    for group in tile.groups(len(phase.accumulators)):
-        for feed in phase.feeds:
-            blocks = len(blocks_of(feed, group))
+def _streams(work: Work, tile: Tile) -> Iterator[tuple[int, int]]:
+    """Each loop over k of a full tile: the size of k, and the weight vectors it reads a step."""
+    for group in tile.groups(work.accumulators):
+        for inner, accumulators in work.loops:
+            blocks = sum(accumulator in group for accumulator in accumulators)
             if blocks:
-                yield feed, blocks * tile.vectors
+                yield inner, blocks * tile.vectors
 
 
-def _registers(phase: Phase, tile: Tile) -> int:
-    """The accumulators of a pass, and what its loop holds: a broadcast a row or a weight a vector, and one more."""
-    held = max(min(tile.rows, weights) for _, weights in _streams(phase, tile))
-    return tile.group * tile.vectors * tile.rows + held + 1
-
-
-def _cost(phase: Phase, tile: Tile, vector_bytes: int) -> float:
+def _cost(work: Work, tile: Tile, streams: list[tuple[int, int]], vector_bytes: int) -> float:
     cycles = 0.0
-    for feed, weights in _streams(phase, tile):
+    for inner, weights in streams:
         fmas = weights * tile.rows / FMA_PER_CYCLE
         loads = (weights + tile.rows) / LOADS_PER_CYCLE
-        spills = feed.inner * weights * vector_bytes > L1_BYTES
+        spills = inner * weights * vector_bytes > L1_BYTES
         second_level = weights * vector_bytes / L2_BYTES_PER_CYCLE if spills else 0.0
-        cycles += feed.inner * (max(fmas, loads, FMA_LATENCY, second_level) + INTERFERENCE * loads)
-    return cycles * tile.panels(phase.width) / (phase.width * tile.rows)
+        cycles += inner * (max(fmas, loads, FMA_LATENCY, second_level) + INTERFERENCE * loads)
+    return cycles * tile.panels(work.width) / (work.width * tile.rows)
