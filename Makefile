@@ -21,7 +21,7 @@ types: .venv/.test
 	$(BIN)/mypy --strict
 
 tests: .venv/.test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto
 
 venv: .venv/.test  ## only the set-up of `make test`
 

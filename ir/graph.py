@@ -156,7 +156,10 @@ class Graph:
     def _append(
         self, op: str, inputs: tuple[Node, ...], attrs: Attrs, shape: Shape, dtype: str, step: int | None
     ) -> Node:
-        key = (op, tuple([n.index for n in inputs]), _exact(attrs) if op == "const" else attrs, shape, dtype, step)
+        operands = [n.index for n in inputs]
+        if len(operands) > 1 and OPS[op].commutative:
+            operands.sort()
+        key = (op, tuple(operands), _exact(attrs) if op == "const" else attrs, shape, dtype, step)
         known = self._numbers.get(key)
         if known is not None and (self.share or op in ("input", "const")):
             return known

@@ -18,7 +18,7 @@ from hypothesis import settings
 from tests import golden
 
 # Tests neither read nor fill the user's cache; among themselves they share one, as processes of one user do.
-CACHE = tempfile.mkdtemp(prefix="rnnc-tests-")
+CACHE = os.environ.setdefault("RNNC_TESTS_CACHE", tempfile.mkdtemp(prefix="rnnc-tests-"))
 os.environ["RNNC_CACHE_DIR"] = CACHE
 
 BACKENDS = ("reference", "llvm")
@@ -38,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(CACHE, ignore_errors=True)
+    if not hasattr(config, "workerinput"):  # not in the workers of pytest-xdist, who share it
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -77,6 +77,8 @@ class LlvmExecutable:
         """The target, and the tile and loops of each phase."""
         lines = [
             f"target {self.target.name}: vectors of {self.target.lanes(self.stack.dtype)} {self.stack.dtype}",
+            f"work: {self.flops_per_row:,} floating-point operations of matmuls for one step of one sequence; "
+            f"{self.layout.size * self.layout.dtype.itemsize // 1024:,} KiB of packed weights",
             "threads: a large batch is split by rows; a batch of one runs on the calling thread",
         ]
         for packed in self._packed:

@@ -23,6 +23,18 @@ def plan(program: Program) -> Plan:
     return _Planner(program).plan()
 
 
+def _loops_before(program: Program) -> dict[Family, int]:
+    """Each value outside loops -> how many loops run before it: values of one number are computed together."""
+    before: dict[Family, int] = {}
+    loops = 0
+    for statement in program.statements:
+        if isinstance(statement, Loop):
+            loops += 1
+        else:
+            before[statement] = loops
+    return before
+
+
 class _Planner:
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -32,6 +44,7 @@ class _Planner:
         self.copies: dict[int | None, list[Copy]] = defaultdict(list)  # by loop, of each step; None: of all steps
         self.loops = list(program.loops())
         self.loop_of = self.reading.loop_of
+        self.loops_before = _loops_before(program)
         output = program.outputs["output"]
         self.output = self.storage.buffer("output", Space.OUTPUT, int(output.shape[-1]))
 
@@ -89,6 +102,8 @@ class _Planner:
             self.storage.places[output] = Place(self.output, column)
         else:  # the output is the input, an old state, or a part of another value
             self.copies[self.loop_of.get(base)].append((output, Place(self.output)))
+            if output.op == "carry":  # an old state over time, for whoever reads it outside its loop
+                self.storage.over_time[output] = Place(self.output)
 
     def _place_timed(self, context: dict[Family, int | None]) -> None:
         """Buffers over time: concats first, since their parts live inside them."""
@@ -110,7 +125,7 @@ class _Planner:
                 self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
 
     def _needs_buffer(self, family: Family, context: dict[Family, int | None]) -> bool:
-        """An off-cycle value read by a loop, by a copy or across a barrier; others stay in registers."""
+        """An off-cycle value read by a loop, by a copy, after a loop or across a barrier; others stay in registers."""
         if any(family in self._copied_in(number) for number in list(self.copies)):
             return True
         for reader in self.reading.all:
@@ -118,7 +133,10 @@ class _Planner:
                 continue
             for read in self.reading.reads(reader):
                 if read.operand is family and (
-                    read.barrier or reader in self.loop_of or context.get(reader) is not None
+                    read.barrier
+                    or reader in self.loop_of
+                    or context.get(reader) is not None
+                    or self.loops_before[reader] != self.loops_before[family]
                 ):
                     return True
         return False

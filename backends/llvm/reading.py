@@ -60,6 +60,8 @@ class Reading:
 
     def _only_sliced(self, matmul: Family) -> bool:
         readers = self.readers[matmul]
+        if matmul in self.program.outputs.values():
+            return False
         return bool(readers) and all(r.op == "slice" and r.attr("axis") == -1 for r in readers)
 
     def _columns(self, matmul: Family, start: int, stop: int) -> Product:

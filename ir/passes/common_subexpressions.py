@@ -15,5 +15,5 @@ from rnnc.ir.passes.rebuild import rebuild
 
 
 def common_subexpressions(graph: Graph) -> Graph:
-    """The builder's value numbering does the work; commutative operands keep their written order."""
+    """The builder's value numbering does the work; of a + b and b + a, what was written first stays."""
     return rebuild(graph, lambda *_: None)
