@@ -65,6 +65,17 @@ def compile_assembly(text: str, target: Target) -> Compiled:
     return Compiled(text, target)
 
 
+def emit_assembly(text: str, target: Target, triple: str) -> str:
+    """Native assembly for any machine LLVM knows, such as "aarch64-unknown-linux-gnu"; nothing is run."""
+    with _LOCK:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+        machine = llvm.Target.from_triple(triple).create_target_machine(
+            cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+        )
+        return str(machine.emit_assembly(_parse(text)))
+
+
 def _parse(text: str) -> llvm.ModuleRef:
     module = llvm.parse_assembly(text)
     module.verify()

@@ -49,6 +49,10 @@ class Storage:
         own = self.places.get(family)
         return ([own] if own is not None else []) + self.extra[family]
 
+    def homes(self, concat: Family) -> list[Place]:
+        """Where a concat must be written; from here on that is up to its parts."""
+        return [self.places[concat], *self.extra.pop(concat, ())]
+
 
 class Levels:
     """The schedule of one group of values into phases."""
@@ -129,8 +133,8 @@ class Levels:
                 if operand in self.inside and not (self.reading.inline_scalar(operand) and not read.barrier):
                     if read.barrier or self.level[family] > self.level[operand]:
                         kept.add(operand)
-        for family in reversed(self.members):  # concats before their parts
-            if family.op == "concat" and family in kept and family not in self.storage.places:
+        for family in reversed(self.members):  # concats before their parts, which may be concats
+            if family.op == "concat" and self.loop is not None and (family in kept or self.storage.targets(family)):
                 self._place_concat(family)
         kept.update(b for b in (self.reading.base(f)[0] for f, _ in self.copies) if b in self.inside)
         for family in self.members:
@@ -146,14 +150,18 @@ class Levels:
         self.storage.places[family] = self.storage.new("v", family, self.space)
 
     def _place_concat(self, family: Family) -> None:
-        self._place(family)
-        home, column = self.storage.places[family].buffer, 0
-        for part in family.inputs:
-            if part in self.inside:
-                self.storage.extra[part].append(Place(home, column))
-            else:
-                self.copies.append((part, Place(home, column)))
-            column += int(part.shape[-1])
+        """A concat is never computed: its parts are written wherever it must be."""
+        if family not in self.storage.places:
+            self._place(family)
+        for home in self.storage.homes(family):
+            column = home.column
+            for part in family.inputs:
+                place = Place(home.buffer, column)
+                if part in self.inside:
+                    self.storage.extra[part].append(place)
+                else:
+                    self.copies.append((part, place))
+                column += int(part.shape[-1])
 
 
 class _PhaseBuilder:

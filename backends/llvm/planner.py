@@ -144,15 +144,17 @@ class _Planner:
     def _place_concat(self, family: Family) -> None:
         if family not in self.storage.places:
             self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
-        home, column = self.storage.places[family].buffer, self.storage.places[family].column
-        for part in family.inputs:
-            if self.reading.computed(part) and part not in self.storage.places:
-                self.storage.places[part] = Place(home, column)
-            elif self.reading.computed(part):
-                self.storage.extra[part].append(Place(home, column))
-            else:
-                self.storage.concat_copies[family].append((part, Place(home, column)))
-            column += int(part.shape[-1])
+        for home in self.storage.homes(family):
+            column = home.column
+            for part in family.inputs:
+                place = Place(home.buffer, column)
+                if self.reading.computed(part) and part not in self.storage.places:
+                    self.storage.places[part] = place
+                elif self.reading.computed(part):
+                    self.storage.extra[part].append(place)
+                else:
+                    self.storage.concat_copies[family].append((part, place))
+                column += int(part.shape[-1])
 
     def _flush(self, regions: list[Region], pending: list[Family], copies: Sequence[Copy] = ()) -> None:
         """Time-batched work that more than one loop reads, or none."""
@@ -197,10 +199,12 @@ class _Planner:
     def _decide_doubles(self, states: list[State], steps: list[Phase]) -> None:
         """A state may be overwritten in place if only the phase that writes it reads it, unit by unit."""
         for state in states:
+            stores = [family for phase in steps for family, place in phase.stores if place.buffer is state.buffer]
+            in_parts = any(family.shape[-1] != state.buffer.width for family in stores)
             for phase in steps:
                 writes = any(p.buffer is state.buffer for _, p in phase.stores)
                 feeds = any(f.lhs.buffer is state.buffer and f.lhs.previous for f in phase.feeds)
                 reads = any(p.buffer is state.buffer and p.previous for p in phase.loads.values())
                 moved = any(p.buffer is state.buffer and p.column for p in phase.loads.values())
-                if feeds or (reads and (not writes or moved or phase.sums)):
+                if feeds or (reads and (not writes or in_parts or moved or phase.sums)):
                     state.buffer.double = True
