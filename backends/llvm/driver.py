@@ -260,13 +260,13 @@ class _Driver:
             offset = f.add(offset, f.mul(rows, self._stride(buffer)))
         for state in region.states:
             self._start_state(state)
-        if not region.steps:
+        if region.steps:
+            chunk = self._chunk_steps(region)
+            with f.loop(0, self.steps, chunk) as loop:
+                self._chunk(region, loop.index, chunk)
+        else:  # time-batched work alone, or states that never change
             for phase in region.batched:
                 self._call(phase, self.total, i64(0), None, None)
-            return
-        chunk = self._chunk_steps(region)
-        with f.loop(0, self.steps, chunk) as loop:
-            self._chunk(region, loop.index, chunk)
         for state in region.states:
             self._finish_state(region, state)
 

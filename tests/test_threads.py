@@ -1,0 +1,90 @@
+"""Threads: the rows of a large batch are shared out, and nobody can tell from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import rnnc
+from rnnc.backends.llvm import parallel, runner
+
+SPECS = [rnnc.LSTM(5, 20, 2, bidirectional=True), rnnc.GRU(3, 16, reset_after=False, batch_first=True)]
+
+
+@pytest.fixture(autouse=True)
+def every_call_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "PARALLEL_FLOPS", 0)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_any_number_of_threads_gives_the_same_numbers(spec: rnnc.Spec, ragged: bool, threads: int) -> None:
+    params = spec.init(seed=0)
+    alone, together = (rnnc.compile(spec, params, threads=n) for n in (1, threads))
+    rng = np.random.default_rng(2)
+    for batch in (1, 2, 5, 12):
+        x = rng.standard_normal((batch, 6, 3) if spec.batch_first else (6, batch, 5)).astype("float32")
+        rows = spec.num_layers * spec.num_directions
+        states = tuple(rng.standard_normal((rows, batch, w)).astype("float32") for w in spec.states.values())
+        state = states if len(states) > 1 else states[0]
+        lengths = np.where(rng.random(batch) < 0.4, 0, rng.integers(0, 7, batch)) if ragged else None
+        results = [m(x, state, lengths=lengths) for m in (alone, together)]
+        for one, other in zip(*map(flat, results), strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+        again = flat(together(x, state, lengths=lengths))
+        for one, other in zip(flat(results[1]), again, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def flat(result: tuple[np.ndarray, object]) -> list[np.ndarray]:
+    output, state = result
+    return [output, *(state if isinstance(state, tuple) else (state,))]  # type: ignore[list-item]
+
+
+def test_the_parts_really_run_on_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    real = parallel.run_all
+
+    def counting(jobs: list[Callable[[], None]]) -> None:
+        counts.append(len(jobs))
+        real(jobs)
+
+    monkeypatch.setattr(runner, "run_all", counting)
+    spec = rnnc.GRU(3, 4)
+    model = rnnc.compile(spec, spec.init(seed=0), threads=3)
+    model(np.zeros((5, 8, 3), np.float32))
+    model(np.zeros((5, 2, 3), np.float32))
+    model(np.zeros((5, 8, 3), np.float32), lengths=[5, 0, 0, 0, 0, 0, 0, 1])  # only two parts have any work
+    model(np.zeros((5, 1, 3), np.float32))
+    assert counts == [3, 2, 2]
+
+
+def test_an_error_of_a_part_is_raised_after_all_have_ended() -> None:
+    ended: list[int] = []
+
+    def fails() -> None:
+        raise MemoryError("no memory")
+
+    for jobs in ([fails, lambda: ended.append(1)], [lambda: ended.append(1), fails]):
+        with pytest.raises(MemoryError, match="no memory"):
+            parallel.run_all(jobs)
+    assert ended == [1, 1]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_a_bad_number_of_threads_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNC_NUM_THREADS", value)
+    with pytest.raises(rnnc.ArgumentError, match=f"RNNC_NUM_THREADS.*'{value}'"):
+        rnnc.compile(rnnc.GRU(3, 4))
+
+
+def test_the_variable_decides_where_the_argument_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNC_NUM_THREADS", "3")
+    stack = rnnc.GRU(3, 4).stack()
+    from rnnc.backends.llvm.executable import compile
+
+    assert compile(stack).threads == 3
+    assert compile(stack, threads=2).threads == 2
