@@ -29,7 +29,7 @@ def roll(graph: Graph) -> Program:
     Raises RollError, naming the node, if the steps are not equal up to a shift of time.
     """
     of = families(graph)
-    outputs = {name: _output(name, output, of) for name, output in graph.outputs.items()}
+    outputs = {name: _output(name, output, of, graph.steps) for name, output in graph.outputs.items()}
     members = _needed(outputs.values(), {f.attr("state"): f for f in of.values() if f.op == "carry"})
     following = readers({family: family.reads() for family in members})
     loops = cycles(members)
@@ -43,11 +43,11 @@ def roll(graph: Graph) -> Program:
     return _program(graph.dtype, members, place, directions, outputs)
 
 
-def _output(name: str, output: Output, of: dict[Node, Family]) -> Family:
+def _output(name: str, output: Output, of: dict[Node, Family], steps: int) -> Family:
     if not isinstance(output, tuple):
         return of[output]
     found = {of[n] for n in output}
-    if len(found) != 1 or [n.step for n in output] != list(range(len(output))):
+    if len(found) != 1 or [n.step for n in output] != list(range(steps)):
         raise RollError(f"output {name!r} is not one value over time: {', '.join(map(str, output))}")
     return found.pop()
 

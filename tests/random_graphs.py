@@ -18,9 +18,7 @@ ELEMENTWISE = sorted(op.name for op in OPS.values() if op.kind is Kind.ELEMENTWI
 OTHERS = ["matmul", "slice", "concat", "reduce_sum", "const"]
 
 Recipe = tuple[str, int, int, int, float, Site | None]
-RECIPES = st.tuples(
-    st.sampled_from(ELEMENTWISE + OTHERS), *[st.integers(0, 1000)] * 3, FLOATS, SITES
-)
+RECIPES = st.tuples(st.sampled_from(ELEMENTWISE + OTHERS), *[st.integers(0, 1000)] * 3, FLOATS, SITES)
 
 
 @st.composite

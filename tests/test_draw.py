@@ -42,7 +42,7 @@ def test_dot(graph: Graph) -> None:
 def test_mermaid(graph: Graph) -> None:
     text = to_mermaid(graph)
     assert text.startswith("flowchart TD\n")
-    assert sorted(map(int, re.findall(r'(?m)^ +n(\d+)[(>\[]', text))) == list(range(len(graph.nodes)))
+    assert sorted(map(int, re.findall(r"(?m)^ +n(\d+)[(>\[]", text))) == list(range(len(graph.nodes)))
     arrows = re.findall(r'n(\d+) (?:-->|-\. "[^"]*" \.->) n(\d+)', text)
     assert sorted((int(a), int(b)) for a, b in arrows) == edges(graph)
     assert len(re.findall(r"--> out\d+", text)) == len(list(graph.roots()))

@@ -97,9 +97,7 @@ def test_any_name_comes_back(name: str, output: str) -> None:
     assert_round_trip(graph)
 
 
-@given(
-    st.none() | st.builds(Site, st.integers(0, 99), st.sampled_from([None, 0, 1])), st.none() | st.integers(0, 9)
-)
+@given(st.none() | st.builds(Site, st.integers(0, 99), st.sampled_from([None, 0, 1])), st.none() | st.integers(0, 9))
 def test_site_and_step_come_back(site: Site | None, step: int | None) -> None:
     graph = Graph("float32", 10)
     graph.site = site
@@ -197,8 +195,12 @@ WRONG = [
     ("@ l0.fwd t=1", "@ l0.fwd t=B", 6, "expected a time step, found 'B'"),
     ("[B, 4] @ l0.fwd t=0", "[B, 4.0]", 5, "expected a size, or B, found '4.0'"),
     (": float32[B, 4] @ l0.fwd t=0", "", 6, "expected ':', found '%4'"),
-    ("{transpose_b=true} : float32[B, 4] @ l0.fwd t=0", "{transpose_b=yes} : float32[B, 4]", 5,
-     "expected a number, a string, true or false, found 'yes'"),
+    (
+        "{transpose_b=true} : float32[B, 4] @ l0.fwd t=0",
+        "{transpose_b=yes} : float32[B, 4]",
+        5,
+        "expected a number, a string, true or false, found 'yes'",
+    ),
     ('input "w"', 'input "w', 4, "unexpected '\"'"),
     ('input "w"', r'input "\x"', 4, r'"\x" is no JSON string (Invalid \escape)'),
     ("[4, 3]", "[4; 3]", 4, "unexpected ';'"),

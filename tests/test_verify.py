@@ -152,27 +152,53 @@ CASES: list[tuple[str, str, str, list[Change]]] = [
     ("inputs", "%20", "'w' exists twice at no step", [last('input "w" : float32[4, 4]')]),
     ("inputs", "%4", "'x' lies at no step, but %0 = input (t=0) at step 0", [('"h_0"', '"x"')]),
     ("inputs", "%2", "'x' is float32[1, 4] here, float32[B, 4] at %0", [("[B, 4] @ t=2", "[1, 4] @ t=2")]),
-    ("carry", "%12", "'h' has delta=-1 here, 1 at %9", [
-        ('carry(%11) {state="h", delta=1', 'carry(%11) {state="h", delta=-1')]),
+    (
+        "carry",
+        "%12",
+        "'h' has delta=-1 here, 1 at %9",
+        [('carry(%11) {state="h", delta=1', 'carry(%11) {state="h", delta=-1')],
+    ),
     ("carry", "%9", "it reads %0 = input (t=0), expected a time-free value at its", [("carry(%4)", "carry(%0)")]),
     ("carry", "%15", "it reads %11 = add (l0.fwd, t=0), expected a value of step 1", [("carry(%14)", "carry(%11)")]),
     ("carry", "%12", "it reads %4 = input, expected a value of step 0", [("carry(%11)", "carry(%4)")]),
-    ("carry", "%20", "'h' is carried twice at step 0, also by %9", [
-        last('carry(%4) {state="h", delta=1} : float32[B, 4] @ t=0')]),
-    ("carry", "%9", "'h' has no carry at the steps [1], expected one a step", [
-        ('carry(%11) {state="h", delta=1} : float32[B, 4]', "add(%1) : float32[B, 4]")]),
+    (
+        "carry",
+        "%20",
+        "'h' is carried twice at step 0, also by %9",
+        [last('carry(%4) {state="h", delta=1} : float32[B, 4] @ t=0')],
+    ),
+    (
+        "carry",
+        "%9",
+        "'h' has no carry at the steps [1], expected one a step",
+        [('carry(%11) {state="h", delta=1} : float32[B, 4]', "add(%1) : float32[B, 4]")],
+    ),
     ("carry", "%20", "it has no step", [last('carry(%4) {state="g", delta=1} : float32[B, 4]')]),
-    ("carry", "%12", "'h' is float32[B, 4] here, float32[1, 4] at %9", [
-        ('carry(%4) {state="h", delta=1} : float32[B, 4]', 'carry(%8) {state="h", delta=1} : float32[1, 4]'),
-        ("matmul(%9, %3) {transpose_b=true} : float32[B, 4]", "matmul(%9, %3) {transpose_b=true} : float32[1, 4]")]),
+    (
+        "carry",
+        "%12",
+        "'h' is float32[B, 4] here, float32[1, 4] at %9",
+        [
+            ('carry(%4) {state="h", delta=1} : float32[B, 4]', 'carry(%8) {state="h", delta=1} : float32[1, 4]'),
+            ("matmul(%9, %3) {transpose_b=true} : float32[B, 4]", "matmul(%9, %3) {transpose_b=true} : float32[1, 4]"),
+        ],
+    ),
     ("exit", "%20", "'h' has another exit, %19", [last('exit(%17) {state="h", delta=1} : float32[B, 4]')]),
     ("exit", "%19", "it lies at step 2, expected no step", [("[B, 4] @ l0.fwd\n", "[B, 4] @ l0.fwd t=2\n")]),
     ("exit", "%19", "it reads %14 = add (l0.fwd, t=1), expected a value of step 2", [("exit(%17)", "exit(%14)")]),
     ("exit", "%19", "it reads %4 = input, expected a value of step 2", [("exit(%17)", "exit(%4)")]),
-    ("exit", "%19", "'h' has delta=-1 here, 1 at %9", [
-        ('exit(%17) {state="h", delta=1', 'exit(%11) {state="h", delta=-1')]),
-    ("exit", "%19", "'h' is float32[B, 1] here, float32[B, 4] at %9", [
-        ('exit(%17) {state="h", delta=1} : float32[B, 4]', 'exit(%18) {state="h", delta=1} : float32[B, 1]')]),
+    (
+        "exit",
+        "%19",
+        "'h' has delta=-1 here, 1 at %9",
+        [('exit(%17) {state="h", delta=1', 'exit(%11) {state="h", delta=-1')],
+    ),
+    (
+        "exit",
+        "%19",
+        "'h' is float32[B, 1] here, float32[B, 4] at %9",
+        [('exit(%17) {state="h", delta=1} : float32[B, 4]', 'exit(%18) {state="h", delta=1} : float32[B, 1]')],
+    ),
     ("outputs", "", "'output' has 2 nodes, expected one for each of 3 steps", [("[%11, %14, %17]", "[%11, %14]")]),
     ("outputs", "%17", "it is number 1 of 'output', but lies at step 2", [("%14, %17]", "%17, %14]")]),
     ("outputs", "%3", "it is number 0 of 'output', but lies at no step", [("[%11", "[%3")]),

@@ -1,0 +1,159 @@
+"""Random cells for hypothesis: a few random equations over every op, as a stack of one or two layers.
+
+Values stay moderate (the argument of exp is bounded, log, sqrt and divisors are kept away from 0), so that two correct
+evaluations in another order agree to nearly all digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from hypothesis import strategies as st
+
+from rnnc.ir.equations import (
+    Value,
+    absolute,
+    concat,
+    exp,
+    greater,
+    linear,
+    log,
+    maximum,
+    mean,
+    minimum,
+    relu,
+    rsqrt,
+    select,
+    sigmoid,
+    sqrt,
+    tanh,
+    total,
+)
+from rnnc.ir.graph import Graph
+from rnnc.ir.lower import Layer, Stack
+from rnnc.ir.ops import BATCH
+
+UNARY: Mapping[str, Callable[[Value], Value]] = {
+    "neg": lambda a: -a,
+    "abs": absolute,
+    "exp": lambda a: exp(tanh(a)),
+    "log": lambda a: log(absolute(a) + 1),
+    "sqrt": lambda a: sqrt(absolute(a) + 0.5),
+    "rsqrt": lambda a: rsqrt(a * a + 0.5),
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "relu": relu,
+    "one_minus": lambda a: 1 - a,
+    "same": lambda a: a * 1 + 0,
+    "scaled": lambda a: 0.5 * a,
+    "total": total,
+    "mean": mean,
+    "normed": lambda a: (a - mean(a)) * rsqrt(mean(a * a) + 0.1),
+}
+BINARY: Mapping[str, Callable[[Value, Value], Value]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * tanh(b),
+    "div": lambda a, b: a / (absolute(b) + 0.5),
+    "maximum": maximum,
+    "minimum": minimum,
+    "larger": lambda a, b: select(greater(a, b), a, b),
+    "gated": lambda a, b: sigmoid(a) * b + (1 - sigmoid(a)) * a,
+    "concat": concat,
+}
+SPECIAL = ("linear", "linear_bias", "add_vector", "mul_vector", "half", "first")
+
+Parameter = Callable[[str, tuple[int, ...]], Value]
+
+Recipe = tuple[str, int, int, int]
+"""What to make, from which two values so far, and a size."""
+
+RECIPES = st.tuples(
+    st.sampled_from([*UNARY, *BINARY, *SPECIAL]), st.integers(0, 99), st.integers(0, 99), st.integers(1, 5)
+)
+
+
+@dataclass(frozen=True)
+class RandomCell:
+    """Equations from recipes. States and the output are picked among the values, and projected if they do not fit.
+
+    A parameter is asked for by name and shape; the name says which recipe it belongs to.
+    """
+
+    recipes: Sequence[Recipe]
+    widths: Mapping[str, int]
+    output_size: int
+    picks: Sequence[int]
+
+    def __call__(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+        """One step, as a `Layer` wants it."""
+        *states, output = self.equations(x, state, lambda name, _: getattr(p, name))
+        return output, dict(zip(self.widths, states, strict=True))
+
+    def equations(self, x: Value, state: SimpleNamespace, p: Parameter) -> Sequence[Value]:
+        """The new states, then the output."""
+        pool = [x, *(getattr(state, name) for name in self.widths)]
+        for number, (what, i, j, size) in enumerate(self.recipes):
+            pool.append(self._cook(number, what, pool[-1 - i % len(pool)], pool[-1 - j % len(pool)], size, p))
+        wanted = [*self.widths.values(), self.output_size]
+        return [
+            self._fit(f"fit{n}", pool[-1 - pick % len(pool)], width, pick % 2 == 0, p)
+            for n, (pick, width) in enumerate(zip(self.picks, wanted, strict=True))
+        ]
+
+    def _cook(self, number: int, what: str, a: Value, b: Value, size: int, p: Parameter) -> Value:
+        width, other = int(a.shape[-1]), int(b.shape[-1])
+        if what in UNARY:
+            return UNARY[what](a)
+        if what == "concat" or what in BINARY and (width == other or 1 in (width, other)):
+            return BINARY[what](a, b)
+        match what:
+            case "linear":
+                return linear(a, p(f"weight{number}", (size, width)))
+            case "linear_bias":
+                return linear(a, p(f"weight{number}", (size, width)), p(f"bias{number}", (size,)))
+            case "add_vector":
+                return a + p(f"vector{number}", (width,))
+            case "half" if width % 2 == 0:
+                return a.split(2)[size % 2]
+            case "first":
+                return a.split(width)[size % width]
+        return a * p(f"vector{number}", (width,))
+
+    def _fit(self, name: str, value: Value, width: int, bounded: bool, p: Parameter) -> Value:
+        if value.shape[-1] != width:
+            value = linear(value, p(name, (width, int(value.shape[-1]))))
+        return tanh(value) if bounded else value
+
+
+@st.composite
+def stacks(draw: st.DrawFn, dtype: str = "float64") -> Stack:
+    """One or two layers in one or two directions, each of its own random cell with the same states."""
+    widths = dict(zip("hcs", draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)), strict=False))
+    directions = draw(st.integers(1, 2))
+    input_size = width = draw(st.integers(1, 4))
+    layers = []
+    for k in range(draw(st.integers(1, 2))):
+        recipes = draw(st.lists(RECIPES, max_size=7))
+        picks = draw(st.lists(st.integers(0, 99), min_size=len(widths) + 1, max_size=len(widths) + 1))
+        cell = RandomCell(recipes, widths, draw(st.integers(1, 5)), picks)
+        layers.append(tuple(layer_of(cell, width, f"_l{k}{suffix}") for suffix in ("", "_reverse")[:directions]))
+        width = cell.output_size * directions
+    return Stack(input_size, dtype, tuple(layers))
+
+
+def layer_of(cell: RandomCell, width: int, suffix: str) -> Layer:
+    """A layer of a random cell that reads `width` columns."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    graph = Graph("float64", 1)
+
+    def declare(name: str, shape: tuple[int, ...]) -> Value:
+        shapes[name] = shape
+        return Value(graph, graph.input(name, shape))
+
+    values = {"x": width, **cell.widths}
+    dry = {name: Value(graph, graph.input(name, (BATCH, size), 0)) for name, size in values.items()}
+    cell.equations(dry.pop("x"), SimpleNamespace(**dry), declare)
+    return Layer(suffix, shapes, cell.widths, cell.output_size, suffix.endswith("_reverse"), cell)
