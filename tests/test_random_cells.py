@@ -1,4 +1,4 @@
-"""Cells nobody would write: random equations over every op, compiled to machine code and held against the interpreter."""
+"""Cells nobody would write: random equations over every op, as machine code, held against the interpreter."""
 
 from __future__ import annotations
 
