@@ -8,6 +8,6 @@ from typing import Any
 import pytest
 
 
-def refuses(error: type[Exception], *words: str) -> Any:
+def raises_saying(error: type[Exception], *words: str) -> Any:
     """The exception, whose message holds each of the words, in this order."""
     return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, words)))

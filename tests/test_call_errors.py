@@ -11,7 +11,7 @@ import pytest
 
 import rnnc
 from tests.cases import Case
-from tests.refusals import refuses
+from tests.refusals import raises_saying
 
 CALL = Case("lstm", num_layers=2, bidirectional=True, steps=4, batch=3, input_size=5, hidden_size=6)
 F32 = np.float32
@@ -51,16 +51,16 @@ X = CALL.x
     ),
 )
 def test_x(model: Any, x: Any, error: type[Exception], words: tuple[str, ...]) -> None:
-    with refuses(error, "x: ", *words):
+    with raises_saying(error, "x: ", *words):
         model(x)
 
 
 def test_x_of_a_batch_first_model_is_named_so(backend: str) -> None:
     case = replace(CALL, batch_first=True)
     model = rnnc.compile(case.spec(), case.params, backend=backend)
-    with refuses(rnnc.ShapeError, "x: ", "(B, T, I)", "(4, 3, 7)"):
+    with raises_saying(rnnc.ShapeError, "x: ", "(B, T, I)", "(4, 3, 7)"):
         model(zeros(4, 3, 7))
-    with refuses(rnnc.ShapeError, "x: ", "at least one time step", "(3, 0, 5)"):
+    with raises_saying(rnnc.ShapeError, "x: ", "at least one time step", "(3, 0, 5)"):
         model(zeros(3, 0, 5))
 
 
@@ -82,12 +82,12 @@ def test_x_of_a_batch_first_model_is_named_so(backend: str) -> None:
     ),
 )
 def test_state(model: Any, state: Any, error: type[Exception], words: tuple[str, ...]) -> None:
-    with refuses(error, *words):
+    with raises_saying(error, *words):
         model(X, state)
 
 
 def test_state_of_an_unbatched_call_has_no_batch_axis(model: Any) -> None:
-    with refuses(rnnc.ShapeError, "state[0]", "(4, 6)", "(4, 1, 6)"):
+    with raises_saying(rnnc.ShapeError, "state[0]", "(4, 6)", "(4, 1, 6)"):
         model(X[:, 0], (zeros(4, 1, 6), zeros(4, 1, 6)))
 
 
@@ -111,14 +111,14 @@ def test_state_of_an_unbatched_call_has_no_batch_axis(model: Any) -> None:
     ),
 )
 def test_lengths(model: Any, lengths: Any, error: type[Exception], words: tuple[str, ...]) -> None:
-    with refuses(error, "lengths: ", *words):
+    with raises_saying(error, "lengths: ", *words):
         model(X, lengths=lengths)
 
 
 def test_lengths_of_an_unbatched_call(model: Any) -> None:
-    with refuses(rnnc.LengthError, "lengths: ", "T = 4", "5"):
+    with raises_saying(rnnc.LengthError, "lengths: ", "T = 4", "5"):
         model(X[:, 0], lengths=5)
-    with refuses(rnnc.ShapeError, "lengths: ", "unbatched", "(2,)"):
+    with raises_saying(rnnc.ShapeError, "lengths: ", "unbatched", "(2,)"):
         model(X[:, 0], lengths=[4, 4])
 
 
@@ -147,7 +147,7 @@ def frozen(array: Any) -> Any:
     ),
 )
 def test_out(model: Any, out: Any, error: type[Exception], words: tuple[str, ...]) -> None:
-    with refuses(error, *words):
+    with raises_saying(error, *words):
         model(X, out=out)
 
 
@@ -155,9 +155,9 @@ def test_out_that_overlaps_what_is_read(backend: str) -> None:
     spec = rnnc.GRU(6, 6)
     model = rnnc.compile(spec, spec.init(seed=0), backend=backend)
     x, h = zeros(4, 3, 6), zeros(1, 3, 6)
-    with refuses(rnnc.ArgumentError, "out: ", "shares memory", "x or state"):
+    with raises_saying(rnnc.ArgumentError, "out: ", "shares memory", "x or state"):
         model(x, out=x)
-    with refuses(rnnc.ArgumentError, "out: ", "shares memory", "x or state"):
+    with raises_saying(rnnc.ArgumentError, "out: ", "shares memory", "x or state"):
         model(x, h, out=(zeros(4, 3, 6), h))
 
 
@@ -166,7 +166,7 @@ def test_an_output_that_overlaps_itself(backend: str) -> None:
     spec = rnnc.GRU(6, 6)
     model = rnnc.compile(spec, spec.init(seed=0), backend=backend)
     output = np.lib.stride_tricks.as_strided(zeros(4, 1, 6), (4, 3, 6), (24, 0, 4))
-    with refuses(rnnc.ArgumentError, "out: "):
+    with raises_saying(rnnc.ArgumentError, "out: "):
         model(zeros(4, 3, 6), out=output)
 
 
@@ -174,9 +174,9 @@ def test_a_tensor_that_is_not_on_the_cpu(backend: str) -> None:
     torch = pytest.importorskip("torch")
     spec = rnnc.GRU(6, 6)
     model = rnnc.compile(spec, spec.init(seed=0), backend=backend)
-    with refuses(rnnc.ArgumentTypeError, "x: ", "meta", "CPU"):
+    with raises_saying(rnnc.ArgumentTypeError, "x: ", "meta", "CPU"):
         model(torch.zeros(4, 3, 6, device="meta"))
-    with refuses(rnnc.ArgumentTypeError, "x: ", "bfloat16"):
+    with raises_saying(rnnc.ArgumentTypeError, "x: ", "bfloat16"):
         model(torch.zeros(4, 3, 6, dtype=torch.bfloat16))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import rnnc
 from rnnc.ir.equations import Value, concat, linear, tanh
-from tests.refusals import refuses
+from tests.refusals import raises_saying
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Broken(rnnc.Cell):
     ),
 )
 def test_a_cell_that_declares_something_unusable(mistake: str, words: tuple[str, ...]) -> None:
-    with refuses(rnnc.RnncError, *words):
+    with raises_saying(rnnc.RnncError, *words):
         rnnc.Recurrent(Broken(mistake), 4, 6)
 
 
@@ -103,7 +103,7 @@ def test_a_cell_that_declares_something_unusable(mistake: str, words: tuple[str,
 )
 def test_equations_that_do_not_fit_their_declarations(mistake: str, words: tuple[str, ...], backend: str) -> None:
     """The size of x and of h differ (4 and 6), so that shapes that merely happen to fit do not hide a mistake."""
-    with refuses(rnnc.RnncError, *words):
+    with raises_saying(rnnc.RnncError, *words):
         rnnc.compile(rnnc.Recurrent(Broken(mistake), 4, 6), backend=backend)
 
 
