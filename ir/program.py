@@ -65,11 +65,6 @@ class Program:
         return "\n".join(_lines(self)) + "\n"
 
 
-def parameter_names(program: Program) -> list[str]:
-    """Names of the inputs known at bind time."""
-    return [f.name for f in program.inputs if is_parameter(f)]
-
-
 def is_parameter(family: Family) -> bool:
     """An input without a batch axis that is the same at all times."""
     return family.op == "input" and not family.timed and BATCH not in family.shape

@@ -49,11 +49,11 @@ def renumbered(graph: Graph) -> Graph:
     return result
 
 
-def expect(run: Pass, graph: Graph, expected: str) -> None:
+def check_rewrite(run: Pass, graph: Graph, expected: str) -> None:
     assert compact(verify(run(graph))) == compact(made(expected, graph.steps))
 
 
-def unchanged(run: Pass, graph: Graph) -> None:
+def check_unchanged(run: Pass, graph: Graph) -> None:
     assert compact(verify(run(graph))) == compact(graph)
 
 
@@ -76,7 +76,7 @@ def test_equal_values_are_merged() -> None:
         output "b" = [%8]
         """
     )
-    expect(
+    check_rewrite(
         common_subexpressions,
         graph,
         """
@@ -112,7 +112,7 @@ def test_values_of_two_steps_two_states_and_two_zeros_are_not_merged() -> None:
         """,
         steps=2,
     )
-    unchanged(common_subexpressions, graph)
+    check_unchanged(common_subexpressions, graph)
 
 
 # ------------------------------------------------------------------------------------------ dead_code
@@ -264,7 +264,7 @@ def test_nothing_looks_through_a_carry() -> None:
         """,
         steps=2,
     )
-    unchanged(fold_constants, graph)
+    check_unchanged(fold_constants, graph)
 
 
 # ------------------------------------------------------------------------------------------ sink_slices
@@ -281,7 +281,7 @@ AFFINE = """
 
 
 def test_a_slice_moves_to_the_weights() -> None:
-    expect(
+    check_rewrite(
         sink_slices,
         made(AFFINE + 'output "y" = [%6]'),
         """
@@ -301,12 +301,12 @@ def test_a_slice_moves_to_the_weights() -> None:
 @pytest.mark.parametrize("reader", ('output "whole" = [%4]', "%7 = reduce_sum(%4) : float64[B, 1] @ t=0"))
 def test_not_through_a_value_that_somebody_reads_whole(reader: str) -> None:
     outputs = "" if reader.startswith("output") else ' output "z" = [%7]'
-    unchanged(sink_slices, made(AFFINE + reader + outputs + ' output "y" = [%6]'))
+    check_unchanged(sink_slices, made(AFFINE + reader + outputs + ' output "y" = [%6]'))
 
 
 def test_as_far_as_a_value_that_somebody_reads_whole() -> None:
     """The sum is narrowed, its matmul is not: the work would be done twice."""
-    expect(
+    check_rewrite(
         sink_slices,
         made(AFFINE + 'output "whole" = [%3]  output "y" = [%6]'),
         """
@@ -326,7 +326,7 @@ def test_as_far_as_a_value_that_somebody_reads_whole() -> None:
 
 def test_a_value_whose_only_whole_reader_is_itself_sliced() -> None:
     """tanh(x) is read by its slices alone, and so nobody needs x whole either."""
-    expect(
+    check_rewrite(
         sink_slices,
         made(
             """
@@ -374,12 +374,12 @@ CONCAT = f"""
 )
 def test_a_slice_of_a_concat_is_a_slice_of_its_part(start: int, stop: int, expected: str) -> None:
     piece = f"%3 = slice(%2) {{axis=-1, start={start}, stop={stop}}} : float64[B, {stop - start}] @ t=0"
-    expect(sink_slices, made(CONCAT + piece + ' output "y" = [%3]'), LEAVES + expected)
+    check_rewrite(sink_slices, made(CONCAT + piece + ' output "y" = [%3]'), LEAVES + expected)
 
 
 def test_a_slice_over_two_parts_of_a_concat_stays() -> None:
     piece = "%3 = slice(%2) {axis=-1, start=2, stop=4} : float64[B, 2] @ t=0"
-    unchanged(sink_slices, made(CONCAT + piece + ' output "y" = [%3]'))
+    check_unchanged(sink_slices, made(CONCAT + piece + ' output "y" = [%3]'))
 
 
 def test_slices_of_the_first_axis_stay() -> None:
@@ -391,7 +391,7 @@ def test_slices_of_the_first_axis_stay() -> None:
         output "y" = %2
         """
     )
-    unchanged(sink_slices, graph)
+    check_unchanged(sink_slices, graph)
 
 
 # ------------------------------------------------------------------------------------------ flatten_sums
@@ -408,7 +408,7 @@ SUMS = """
 
 
 def test_sums_become_one_and_biases_are_added_once() -> None:
-    expect(
+    check_rewrite(
         flatten_sums,
         made(SUMS + 'output "z" = [%6]'),
         """
@@ -424,7 +424,7 @@ def test_sums_become_one_and_biases_are_added_once() -> None:
 
 
 def test_a_sum_with_another_reader_stays_whole() -> None:
-    expect(
+    check_rewrite(
         flatten_sums,
         made(SUMS + 'output "z" = [%6]  output "part" = [%4]'),
         """
@@ -450,7 +450,7 @@ def test_a_sum_that_is_added_to_itself_is_read_twice() -> None:
         output "z" = [%3]
         """
     )
-    unchanged(flatten_sums, graph)
+    check_unchanged(flatten_sums, graph)
 
 
 @pytest.mark.parametrize(
@@ -462,11 +462,11 @@ def test_a_sum_that_is_added_to_itself_is_read_twice() -> None:
 )
 def test_only_sums_of_the_same_shape(narrow: str) -> None:
     leaves = '%0 = input "n" : float64[B, 1] @ t=0  %1 = input "x" : float64[B, 4] @ t=0'
-    unchanged(flatten_sums, made(f'{leaves} {narrow} output "z" = [%3]'))
+    check_unchanged(flatten_sums, made(f'{leaves} {narrow} output "z" = [%3]'))
 
 
 def test_time_free_sums_stay_time_free() -> None:
-    expect(
+    check_rewrite(
         flatten_sums,
         made(
             """
@@ -517,11 +517,11 @@ def test_what_is_on_no_cycle_is_added_before() -> None:
 @pytest.mark.parametrize("sum_", ("add(%3, %5)", "add(%5, %1)", "add(%5, %1, %1)", "add(%5, %4)"))
 def test_a_single_term_or_biases_alone_stay(sum_: str) -> None:
     """Biases alone start the accumulators of the step; to add them over time would cost a buffer."""
-    unchanged(hoist_invariants, recurrence(sum_))
+    check_unchanged(hoist_invariants, recurrence(sum_))
 
 
 def test_sums_on_no_cycle_stay() -> None:
-    unchanged(hoist_invariants, made(SUMS + 'output "z" = [%6]'))
+    check_unchanged(hoist_invariants, made(SUMS + 'output "z" = [%6]'))
 
 
 # ------------------------------------------------------------------------------------------ gate_fusion
@@ -529,7 +529,7 @@ def test_sums_on_no_cycle_stay() -> None:
 
 def test_matmuls_of_one_input_become_one() -> None:
     """In the order of their weights, however they are used: the packed parameter is then the parameter itself."""
-    expect(
+    check_rewrite(
         gate_fusion,
         made(
             """
@@ -556,7 +556,7 @@ def test_matmuls_of_one_input_become_one() -> None:
 
 
 def test_weights_that_are_no_neighbours_are_concatenated_once_for_all_steps() -> None:
-    expect(
+    check_rewrite(
         gate_fusion,
         made(
             """
@@ -605,12 +605,12 @@ LOOP = """
 def test_a_matmul_in_a_loop_is_not_joined_with_one_outside() -> None:
     """Both read the carry, but only the first is read by the loop: joined, the second would run step by step too."""
     ends = '%7 = exit(%4) {state="h", delta=1} : float64[B, 4] output "h_n" = %7 output "seen" = [%6]'
-    unchanged(gate_fusion, made(LOOP + ends))
+    check_unchanged(gate_fusion, made(LOOP + ends))
 
 
 def test_two_matmuls_in_the_same_loop_are_joined() -> None:
     ends = '%7 = exit(%6) {state="h", delta=1} : float64[B, 4] output "h_n" = %7'
-    expect(
+    check_rewrite(
         gate_fusion,
         made(LOOP + ends),
         """
@@ -649,7 +649,7 @@ def test_other_forms_and_operands_are_not_joined(second: str) -> None:
         output "b" = [%5]
         """
     )
-    unchanged(gate_fusion, graph)
+    check_unchanged(gate_fusion, graph)
 
 
 # ------------------------------------------------------------------------------------------ the list

@@ -163,7 +163,7 @@ def test_matmuls_in_each_loop(cell: str, num_layers: int, bidirectional: bool, r
 # ------------------------------------------------------------------------------------------ the passes
 
 
-def follow_the_passes(graph: Graph, feeds: Feeds, idempotent: Sequence[Pass] = PASSES) -> None:
+def check_each_pass(graph: Graph, feeds: Feeds, idempotent: Sequence[Pass] = PASSES) -> None:
     """Each pass in its place: valid before, valid after, the same numbers, and nothing left to do but dead code."""
     expected = run_graph(graph, feeds)
     verify(graph)
@@ -182,7 +182,7 @@ def follow_the_passes(graph: Graph, feeds: Feeds, idempotent: Sequence[Pass] = P
 @each_cell
 def test_each_pass(cell: str, num_layers: int, bidirectional: bool, ragged: bool) -> None:
     stack = stack_of(cell, num_layers, bidirectional)
-    follow_the_passes(lower(stack, 3, lengths=ragged), feeds_of(stack, 3, ragged))
+    check_each_pass(lower(stack, 3, lengths=ragged), feeds_of(stack, 3, ragged))
 
 
 @settings(max_examples=30)
@@ -190,7 +190,7 @@ def test_each_pass(cell: str, num_layers: int, bidirectional: bool, ragged: bool
 def test_each_pass_over_random_cells(stack: Stack) -> None:
     """A slice of a concat may free its other parts of a reader, so that they can be narrowed the next time."""
     idempotent = [run for run in PASSES if run is not sink_slices]
-    follow_the_passes(lower(stack, 3, lengths=True), feeds_of(stack, 3, True), idempotent)
+    check_each_pass(lower(stack, 3, lengths=True), feeds_of(stack, 3, True), idempotent)
 
 
 # ------------------------------------------------------------------------------------------ what cannot be rolled
