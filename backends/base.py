@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from rnnc.ir.computation import Computation
 from rnnc.ir.lower import Stack
 
 Array = NDArray[Any]
@@ -57,8 +58,48 @@ class Executable(Protocol):
         """Packs the parameters: full name -> array, checked by the caller, C-contiguous and never written to."""
 
 
+class Tape(Protocol):
+    """What the first part of a call left for the second. May be finished any number of times."""
+
+    def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Runs the second part: its inputs, and arrays for its outputs, by name."""
+
+
+class Function(Protocol):
+    """A compiled `Computation`: named arrays in, named arrays out. May be called from many threads at once."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the backend's own stages."""
+
+    def text(self, stage: str) -> str:
+        """What one of these stages made."""
+
+    def explain(self) -> str:
+        """Which paths were taken and why, for a reader."""
+
+    def start(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        steps: int,
+        batch: int,
+        lengths: Array | None,
+    ) -> Tape:
+        """Runs the computation, or its first part. The caller has checked everything; T and B are at least 1.
+
+        inputs, outputs: name -> array, for every input and output of the computation (of its first part). A value of
+        each step is (T, B, N), aligned, with any strides; one without a step is C-contiguous. Inputs are not changed;
+        parameters and x may change once this returns.
+        lengths: (B,) int64, each in 0..T, contiguous; None = all T. Outputs of steps past a row's length become zero.
+        """
+
+
 class Backend(Protocol):
-    """A backend: a module with this function."""
+    """A backend: a module with these functions."""
+
+    def compile_function(self, computation: Computation, *, threads: int | None) -> Function:
+        """Compiles a computation for any number of steps and any batch."""
 
     def compile(self, stack: Stack, *, threads: int | None) -> Executable:
         """Compiles for any number of steps and any batch. threads: None = RNNC_NUM_THREADS, or all cores."""

@@ -5,15 +5,15 @@ Slow on purpose and simple on purpose: this is what the other backends are held 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from rnnc.ir.errors import IRError
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.ops import Array
-from rnnc.ir.program import Loop, Program, is_parameter
+from rnnc.ir.ops import BATCH, Array, Kind, Shape
+from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
 
 Feeds = Mapping[str, Array]
 """Input name -> array; inputs of a step have a leading time axis."""
@@ -23,20 +23,38 @@ def run_graph(graph: Graph, feeds: Feeds) -> dict[str, Array]:
     """Evaluates an unrolled graph; an output a step comes back with a leading time axis."""
     values: dict[Node, Array] = {}
     live = graph.live()
+    batch = batch_size(((n.attr("name"), n.shape) for n in graph.nodes if n.op == "input"), feeds)
     for node in graph.nodes:
         if node in live:
-            values[node] = _leaf(node, graph.dtype, feeds) if not node.inputs else _apply(node, values)
+            values[node] = _leaf(node, graph.dtype, feeds, batch) if not node.inputs else _apply(node, values)
     return {
         name: np.stack([values[n] for n in output]) if isinstance(output, tuple) else values[output]
         for name, output in graph.outputs.items()
     }
 
 
-def _leaf(node: Node, dtype: str, feeds: Feeds) -> Array:
-    if node.op == "const":
-        return np.asarray(node.attr("value"), dtype)
-    fed = feeds[node.attr("name")]
-    return fed if node.step is None else fed[node.step]
+def batch_size(shapes: Iterable[tuple[str, Shape]], feeds: Feeds) -> int:
+    """The size of the batch axis, as the first array that has one tells it; 1 if none does."""
+    for name, shape in shapes:
+        if BATCH in shape and name in feeds:
+            return int(feeds[name].shape[shape.index(BATCH) - len(shape)])
+    return 1
+
+
+def _leaf(node: Node, dtype: str, feeds: Feeds, batch: int) -> Array:
+    if node.op == "input":
+        fed = feeds[node.attr("name")]
+        return fed if node.step is None else fed[node.step]
+    return _number(node, dtype, batch)
+
+
+def _number(leaf: Node | Family, dtype: str, batch: int) -> Array:
+    """A constant, or zeros."""
+    if leaf.op == "const":
+        return np.asarray(leaf.attr("value"), dtype)
+    if leaf.op != "zeros":
+        raise IRError(f"{leaf!r} is read before it is computed")
+    return np.zeros([batch if size == BATCH else int(size) for size in leaf.shape], dtype)
 
 
 def _apply(node: Node, values: Mapping[Node, Array]) -> Array:
@@ -53,48 +71,86 @@ def _meaning(node: Node | Family, operands: Sequence[Array]) -> Array:
 
 def evaluate_bind(program: Program, parameters: Feeds) -> dict[Family, Array]:
     """Parameters, numbers, and all that is made of them alone."""
-    values: dict[Family, Array] = {f: parameters[f.name] for f in program.inputs if is_parameter(f)}
+    values: dict[Family, Array] = {
+        f: parameters[f.name] for f in program.inputs if is_parameter(f) and f.name in parameters
+    }
     for family in program.bind:
-        values[family] = _meaning(family, [_value(i, values, program.dtype) for i in family.inputs])
+        values[family] = evaluate(family, values, program.dtype)
     return values
+
+
+def evaluate(family: Family, values: Mapping[Family, Array], dtype: str) -> Array:
+    """A value without a batch axis, of operands that are known."""
+    operands = [values[i] if i in values else _number(i, dtype, 0) for i in family.inputs]
+    return _meaning(family, operands)
 
 
 def run_program(program: Program, bound: Mapping[Family, Array], feeds: Feeds, steps: int) -> dict[str, Array]:
     """Runs the statements over `steps` time steps; timed values have a leading time axis."""
-    return _Run(program, bound, feeds, steps).run()
+    execution = Execution(program, bound, steps)
+    execution.feed(feeds)
+    execution.run(program.statements)
+    return {name: execution.output(name) for name in program.outputs}
 
 
-def _value(family: Family, values: Mapping[Family, Array], dtype: str) -> Array:
-    return np.asarray(family.attr("value"), dtype) if family.op == "const" else values[family]
+class Execution:
+    """One run of a program, as far as it has come: the values known so far."""
 
-
-class _Run:
-    """One execution: the values known so far."""
-
-    def __init__(self, program: Program, bound: Mapping[Family, Array], feeds: Feeds, steps: int) -> None:
+    def __init__(self, program: Program, bound: Mapping[Family, Array], steps: int) -> None:
         self.program = program
         self.steps = steps
+        self.batch = 0
         self.values: dict[Family, Array] = dict(bound)
-        for family in program.inputs:
-            if not is_parameter(family):
-                self.values[family] = feeds[family.name]
 
-    def run(self) -> dict[str, Array]:
-        for statement in self.program.statements:
+    def run(self, statements: Iterable[Statement]) -> None:
+        """Runs some of the program's statements."""
+        for statement in statements:
             if isinstance(statement, Loop):
                 self._loop(statement)
+            elif is_summed(statement):
+                pass  # evaluated step by step where it is summed
             elif statement.timed:
                 self._all_steps(statement)
             else:
                 self.values[statement] = self._once(statement)
-        return {name: self.values[family] for name, family in self.program.outputs.items()}
+
+    def copy(self) -> Execution:
+        """The same state, to go on from separately."""
+        other = Execution(self.program, self.values, self.steps)
+        other.batch = self.batch
+        return other
+
+    def feed(self, feeds: Feeds) -> None:
+        """Inputs other than parameters, as far as they are given."""
+        self.batch = self.batch or batch_size(((f.name, f.shape) for f in self.program.inputs), feeds)
+        for family in self.program.inputs:
+            if family.name in feeds and family not in self.values:
+                self.values[family] = feeds[family.name]
+
+    def output(self, name: str) -> Array:
+        """An output that has been computed; of every step, with a leading time axis."""
+        family = self.program.outputs[name]
+        value = self._value(family)
+        return np.stack([value] * self.steps) if family.timed and family not in self.values else value
+
+    def _value(self, family: Family) -> Array:
+        return self.values[family] if family in self.values else _number(family, self.program.dtype, self.batch)
 
     def _once(self, family: Family) -> Array:
         """A time-free value; the last value of a state for `exit`."""
         if family.op == "exit":
-            last = self.values[family.inputs[0]]
+            last = self._value(family.inputs[0])
             return np.asarray(last[-1 if family.attr("delta") > 0 else 0])
-        return _meaning(family, [_value(i, self.values, self.program.dtype) for i in family.inputs])
+        if family.op == "tsum":
+            return self._sum_over_time(family)
+        return _meaning(family, [self._value(i) for i in family.inputs])
+
+    def _sum_over_time(self, family: Family) -> Array:
+        terms = [self._at(i, t, {}) for i in family.inputs for t in range(self.steps)]
+        total = terms[0].copy()
+        for term in terms[1:]:
+            total += term
+        return total
 
     def _all_steps(self, family: Family) -> None:
         rows = [self._at(family, t, {}) for t in range(self.steps)]
@@ -106,22 +162,36 @@ class _Run:
         def read(operand: Family) -> Array:
             if operand in local:
                 return local[operand]
-            value = _value(operand, self.values, self.program.dtype)
-            return np.asarray(value[t]) if operand.timed else value
+            value = self._value(operand)
+            return np.asarray(value[t]) if operand.timed and operand in self.values else value
 
+        if family in self.values and family.timed:
+            return np.asarray(self.values[family][t])
+        if family.spec.kind is Kind.LEAF:
+            return self._value(family)
         if family.op != "carry":
             return _meaning(family, [read(i) for i in family.inputs])
         previous = t - family.attr("delta")
         assert family.initial is not None and family.source is not None
         inside = 0 <= previous < self.steps
-        return np.asarray(self.values[family.source][previous]) if inside else self.values[family.initial]
+        return np.asarray(self.values[family.source][previous]) if inside else self._value(family.initial)
 
     def _loop(self, loop: Loop) -> None:
         made: dict[Family, list[Array | None]] = {f: [None] * self.steps for f in loop.body}
-        self.values.update(made)  # type: ignore[arg-type]  # carries read what earlier steps have filled in
         for t in range(self.steps)[:: loop.direction]:
             local: dict[Family, Array] = {}
             for family in loop.body:
-                local[family] = made[family][t] = self._at(family, t, local)
+                local[family] = made[family][t] = self._in_loop(family, t, local, made)
         for family in loop.body:
             self.values[family] = np.stack([v for v in made[family] if v is not None])
+
+    def _in_loop(
+        self, family: Family, t: int, local: Mapping[Family, Array], made: Mapping[Family, list[Array | None]]
+    ) -> Array:
+        """A carry reads what an earlier step of its loop made; all else is as outside loops."""
+        if family.op == "carry" and family.source is not None and family.source in made:
+            before = t - family.attr("delta")
+            previous = made[family.source][before] if 0 <= before < self.steps else None
+            assert family.initial is not None
+            return self._value(family.initial) if previous is None else previous
+        return self._at(family, t, local)

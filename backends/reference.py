@@ -7,17 +7,25 @@ from functools import cached_property
 
 import numpy as np
 
-from rnnc.backends.interpreter import evaluate_bind, run_program
+from rnnc.backends.interpreter import Execution, evaluate_bind, run_program
+from rnnc.ir.computation import Computation, split
 from rnnc.ir.errors import BackendError
 from rnnc.ir.lower import Stack
 from rnnc.ir.ops import Array
 from rnnc.ir.pipeline import rolled_program
-from rnnc.ir.program import Program
+from rnnc.ir.program import Program, Statement
+
+EXPLANATION = "reference: the rolled program is interpreted value by value with NumPy; nothing is fused or packed.\n"
 
 
 def compile(stack: Stack, *, threads: int | None) -> ReferenceExecutable:
     """Rolls the stack; `threads` does not matter here, NumPy's own libraries decide."""
     return ReferenceExecutable(stack)
+
+
+def compile_function(computation: Computation, *, threads: int | None) -> ReferenceFunction:
+    """Rolls the computation; `threads` does not matter here."""
+    return ReferenceFunction(computation)
 
 
 class ReferenceExecutable:
@@ -41,7 +49,7 @@ class ReferenceExecutable:
         raise BackendError(f"stage: the reference backend has no stage {stage!r} of its own")
 
     def explain(self) -> str:
-        return "reference: the rolled program is interpreted value by value with NumPy; nothing is fused or packed.\n"
+        return EXPLANATION
 
 
 class ReferenceRunner:
@@ -67,13 +75,76 @@ class ReferenceRunner:
         steps, batch = x.shape[:2]
         feeds = {"x": x} | _initial_states(stack, states, batch)
         if lengths is not None:
-            feeds["valid"] = np.arange(steps)[:, None, None] < lengths[None, :, None]
+            feeds["valid"] = _valid(lengths, steps)
         program = self._executable.dense if lengths is None else self._executable.ragged
         results = run_program(program, evaluate_bind(program, self._parameters), feeds, steps)
         output[...] = results["output"]
         for final, name in zip(finals, stack.states, strict=True):
             for slab, layer in enumerate(stack.flat):
                 final[slab] = results[f"{name}_n{layer.suffix}"]
+
+
+class ReferenceFunction:
+    """A computation and its interpreter."""
+
+    stages: tuple[str, ...] = ()
+
+    def __init__(self, computation: Computation) -> None:
+        self.computation = computation
+        self.dense = computation.program()
+
+    @cached_property
+    def ragged(self) -> Program:
+        """The program that masks rows past their length; made when lengths are first given."""
+        return self.computation.program(lengths=True)
+
+    def text(self, stage: str) -> str:
+        raise BackendError(f"stage: the reference backend has no stage {stage!r} of its own")
+
+    def explain(self) -> str:
+        return EXPLANATION
+
+    def start(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        steps: int,
+        batch: int,
+        lengths: Array | None,
+    ) -> ReferenceTape:
+        """See `rnnc.backends.base.Function.start`."""
+        program = self.dense if lengths is None else self.ragged
+        feeds = {name: np.array(array) for name, array in inputs.items()}
+        if lengths is not None:
+            feeds["valid"] = _valid(lengths, steps)
+        first, second = split(program, self.computation.late)
+        execution = Execution(program, evaluate_bind(program, feeds), steps)
+        execution.feed(feeds)
+        execution.run(first)
+        for name, array in outputs.items():
+            array[...] = execution.output(name)
+        return ReferenceTape(execution, second)
+
+
+class ReferenceTape:
+    """An execution that stopped where the second part begins."""
+
+    def __init__(self, execution: Execution, rest: list[Statement]) -> None:
+        self._execution = execution
+        self._rest = rest
+
+    def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """See `rnnc.backends.base.Tape.finish`."""
+        execution = self._execution.copy()
+        execution.feed(inputs)
+        execution.run(self._rest)
+        for name, array in outputs.items():
+            array[...] = execution.output(name)
+
+
+def _valid(lengths: Array, steps: int) -> Array:
+    """The mask (T, B, 1) of steps before each row's end."""
+    return np.asarray(np.arange(steps)[:, None, None] < lengths[None, :, None])
 
 
 def _initial_states(stack: Stack, states: tuple[Array, ...] | None, batch: int) -> dict[str, Array]:

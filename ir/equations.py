@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rnnc.ir.errors import ArgumentTypeError, IRError
-from rnnc.ir.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from rnnc.ir.graph import Graph, Node
 
 Number = int | float
 
@@ -129,6 +132,11 @@ def greater(a: Value | Number, b: Value | Number) -> Value:
 def select(condition: Value, a: Value | Number, b: Value | Number) -> Value:
     """a where the condition holds, b elsewhere."""
     return _apply("select", condition, a, b)
+
+
+def stop_gradient(x: Value) -> Value:
+    """x, held constant when the equations are differentiated."""
+    return _apply("stop_gradient", x)
 
 
 def mean(x: Value) -> Value:

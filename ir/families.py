@@ -54,6 +54,8 @@ class Family:
         """As printed in a Program."""
         if self.op == "input":
             return str(self.attr("name"))
+        if self.op == "zeros":
+            return "zeros"
         return repr(self.attr("value")) if self.op == "const" else f"%{self.index}"
 
     def __repr__(self) -> str:
@@ -100,7 +102,7 @@ class _Numbering:
 
     def add(self, node: Node) -> None:
         if node.step is None:
-            self.of[node] = self._new(node)
+            self.of[node] = self._new(node, self._summed(node) if node.op == "tsum" else None)
             return
         key = self._key(node)
         family = self._known.get(key)
@@ -119,8 +121,22 @@ class _Numbering:
             operands.sort()
         return node.op, node.attrs, node.shape, node.dtype, tuple(operands)
 
-    def _new(self, node: Node) -> Family:
-        inputs = () if node.op == "carry" else tuple(self.of[i] for i in node.inputs)
+    def _summed(self, node: Node) -> tuple[Family, ...]:
+        """What a sum over time sums at every step; a value may stand in it several times."""
+        terms: dict[Family, list[int]] = {}
+        for term in node.inputs:
+            terms.setdefault(self.of[term], []).append(term.step or 0)
+        result: list[Family] = []
+        for family, steps in terms.items():
+            times = len(steps) // self.steps
+            if sorted(steps) != sorted(list(range(self.steps)) * times):
+                raise RollError(f"{node} sums {family!r} at the steps {sorted(steps)}, not equally often at each")
+            result += [family] * times
+        return tuple(sorted(result, key=lambda f: f.index))
+
+    def _new(self, node: Node, inputs: tuple[Family, ...] | None = None) -> Family:
+        if inputs is None:
+            inputs = () if node.op == "carry" else tuple(self.of[i] for i in node.inputs)
         family = Family(
             len(self.all), node.op, inputs, node.attrs, node.shape, node.dtype, node.site, node.step is not None
         )

@@ -2,8 +2,8 @@
 
 A node belongs to one time step, or to none (a parameter, a sum of biases, a final state). Steps are
 numbered in absolute time, also for the reverse direction. The builder enforces the rule that makes
-rolling possible: **only `carry` reads another step**. Everything else is refused if its operands lie at two
-different steps.
+rolling possible: **only `carry` reads another step**, `exit` the last one, and `tsum` all of them. Everything
+else is refused if its operands lie at two different steps.
 
 Creation order is a topological order, always.
 """
@@ -11,7 +11,7 @@ Creation order is a topological order, always.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -25,9 +25,15 @@ class Site:
 
     layer: int
     direction: int | None = None  # 0 forward, 1 backward, None for what joins both
+    marks: tuple[str, ...] = ()  # "grad", "tangent": what differentiation made of the nodes written there
 
     def __str__(self) -> str:
-        return f"l{self.layer}" + ("" if self.direction is None else (".fwd", ".bwd")[self.direction])
+        direction = () if self.direction is None else (("fwd", "bwd")[self.direction],)
+        return ".".join((f"l{self.layer}", *direction, *self.marks))
+
+    def marked(self, mark: str) -> Site:
+        """The site of what is derived from nodes of this one."""
+        return replace(self, marks=(*self.marks, mark))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +121,16 @@ class Graph:
         """A number of the graph's dtype."""
         return self.add("const", value=float(value), step=None)
 
+    def zeros(self, shape: Shape, step: int | None = None) -> Node:
+        """0 in a shape; at a step, if what reads it must lie there."""
+        return self._append("zeros", (), (), shape, self.dtype, step)
+
+    def spread(self, x: Node, shape: Shape, step: int | None = None) -> Node:
+        """x broadcast to a shape and, if it is time-free, to a step."""
+        if x.shape == shape and (step is None or x.step is not None):
+            return x
+        return self.add("add", (x, self.zeros(shape, step if x.step is None else None)))
+
     def carry(self, previous: Node, state: str, delta: int, step: int) -> Node:
         """The state of step - delta, read at `step`; the loop's first step reads a time-free initial value."""
         return self.add("carry", (previous,), state=state, delta=delta, step=step)
@@ -124,9 +140,11 @@ class Graph:
         return self.add("exit", (last,), state=state, delta=delta, step=None)
 
     def slice(self, x: Node, axis: int, start: int, stop: int) -> Node:
-        """x[..., start:stop, ...]; the whole axis is x itself."""
+        """x[..., start:stop, ...]; the whole axis is x itself, and a part of zeros is zeros."""
         if start == 0 and stop == x.shape[axis]:
             return x
+        if self.share and x.op == "zeros":
+            return self.zeros(OPS["slice"].shape([x.shape], {"axis": axis, "start": start, "stop": stop}), x.step)
         return self.add("slice", (x,), axis=axis, start=start, stop=stop)
 
     def concat(self, xs: Sequence[Node], axis: int) -> Node:
@@ -140,6 +158,10 @@ class Graph:
     def sum(self, terms: Sequence[Node]) -> Node:
         """n-ary addition; one term is itself."""
         return terms[0] if len(terms) == 1 else self.add("add", tuple(terms))
+
+    def tsum(self, terms: Sequence[Node]) -> Node:
+        """The sum of values of all steps, which is time-free."""
+        return self.add("tsum", tuple(terms), step=None)
 
     def copy_node(self, node: Node, inputs: Sequence[Node]) -> Node:
         """The same op with operands of the same shapes, dtypes and steps."""
@@ -161,7 +183,7 @@ class Graph:
             operands.sort()
         key = (op, tuple(operands), _exact(attrs) if op == "const" else attrs, shape, dtype, step)
         known = self._numbers.get(key)
-        if known is not None and (self.share or op in ("input", "const")):
+        if known is not None and (self.share or not inputs):
             return known
         node = Node(len(self.nodes), op, inputs, attrs, shape, dtype, step, self.site)
         self.nodes.append(node)

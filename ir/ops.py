@@ -1,6 +1,6 @@
 """The op table: the one place where an operation is declared.
 
-An op has a name, a kind, an arity, a shape rule, a dtype rule, its meaning in NumPy, and, if it is
+An op has a name, a kind, an arity, a shape rule, a dtype rule, its meaning in NumPy, its gradient rule and, if it is
 elementwise, its scalar code in terms of the few primitives every code generator offers (`Primitives`).
 Adding an elementwise op touches this table and its test.
 """
@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnc.ir import gradients
 from rnnc.ir.errors import IRError
+from rnnc.ir.gradients import Rule, partials
 
 BATCH = "B"
 """The symbolic batch size: the only dimension not known when a graph is built."""
@@ -36,6 +38,8 @@ class Kind(Enum):
     MATMUL = "gemm"
     VIEW = "view"
     REDUCE = "reduce"
+    OUTER = "outer"
+    TIME_SUM = "sum"
 
 
 class Primitives(Protocol):
@@ -75,6 +79,10 @@ class Op:
     emit: `Primitives`, then scalar operands -> scalar (elementwise ops only).
     commutative: operands may be compared as a multiset.
     boolean: the result is a mask, whatever the operands are.
+    vjp: the gradient rule of reverse mode; None if no gradient flows (masks, `stop_gradient`). Of an elementwise op
+        it is the partial derivative times g, which serves forward mode as well.
+    products: the op is linear in each operand alone (a product); other ops that are not elementwise are linear in all
+        operands together.
     """
 
     name: str
@@ -86,6 +94,8 @@ class Op:
     attrs: tuple[str, ...] = ()
     commutative: bool = False
     boolean: bool = False
+    vjp: Rule | None = None
+    products: bool = False
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
@@ -127,6 +137,25 @@ def _matmul_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Sh
         form = f"transpose_b={attrs['transpose_b']}"
         raise IRError(f"matmul of shapes {a} and {b} ({form}): inner sizes {inner} and {inner_b} differ")
     return (rows, columns)
+
+
+def _outer_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
+    a, b = shapes
+    if len(a) != 2 or len(b) != 2 or a[0] != b[0]:
+        raise IRError(f"outer needs two matrices with the same rows, got shapes {a} and {b}")
+    return (a[1], b[1])
+
+
+def _all_same(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
+    if len(set(shapes)) > 1:
+        raise IRError(f"a sum over time needs operands of one shape, got {', '.join(map(str, shapes))}")
+    return shapes[0]
+
+
+def _reduce_rows_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
+    if len(shapes[0]) != 2:
+        raise IRError(f"reduce_rows needs a matrix, got shape {shapes[0]}")
+    return (1, *shapes[0][1:]) if attrs["keep"] else shapes[0][1:]
 
 
 def _slice_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
@@ -185,37 +214,61 @@ def _emit_sum(e: Primitives, *terms: Any) -> Any:
 
 
 def _map(
-    name: str, arity: int | None, meaning: Meaning, emit: Emit, *, commutative: bool = False, boolean: bool = False
+    name: str,
+    arity: int | None,
+    meaning: Meaning,
+    emit: Emit,
+    vjp: Rule | None,
+    *,
+    commutative: bool = False,
+    boolean: bool = False,
 ) -> Op:
-    return Op(name, Kind.ELEMENTWISE, arity, _elementwise, meaning, emit, (), commutative, boolean)
+    return Op(name, Kind.ELEMENTWISE, arity, _elementwise, meaning, emit, (), commutative, boolean, vjp)
 
 
 _TABLE = (
-    # Leaves: `input` reads an argument, `const` is a number.
+    # Leaves: `input` reads an argument, `const` is a number; `zeros` is 0 in the shape of its type, at one step or all.
     Op("input", Kind.LEAF, 0, _declared, attrs=("name",)),
     Op("const", Kind.LEAF, 0, _scalar, attrs=("value",)),
+    Op("zeros", Kind.LEAF, 0, _declared),
     # The only ops that cross steps. carry: a state of the step before, in loop direction (delta = +1 or -1);
-    # the first step reads an initial value. exit: a state after the last step.
+    # the first step reads an initial value. exit: a state after the last step. tsum: the sum over all steps.
+    # The gradient of a carry is a carry the other way; rnnc.ir.autodiff makes it.
     Op("carry", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
     Op("exit", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
+    Op("tsum", Kind.TIME_SUM, None, _all_same, _sum, commutative=True, vjp=gradients.tsum),
     # Elementwise.
-    _map("add", None, _sum, _emit_sum, commutative=True),
-    _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b)),
-    _map("mul", 2, np.multiply, lambda e, a, b: e.mul(a, b), commutative=True),
-    _map("div", 2, np.divide, lambda e, a, b: e.div(a, b)),
-    _map("neg", 1, np.negative, lambda e, a: e.neg(a)),
-    _map("abs", 1, np.abs, lambda e, a: e.absolute(a)),
-    _map("exp", 1, np.exp, lambda e, a: e.exp(a)),
-    _map("log", 1, np.log, lambda e, a: e.log(a)),
-    _map("sqrt", 1, np.sqrt, lambda e, a: e.sqrt(a)),
-    _map("rsqrt", 1, lambda x: x.dtype.type(1) / np.sqrt(x), lambda e, a: e.div(e.constant(1.0), e.sqrt(a))),
-    _map("sigmoid", 1, _sigmoid, lambda e, a: e.sigmoid(a)),
-    _map("tanh", 1, np.tanh, lambda e, a: e.tanh(a)),
-    _map("relu", 1, lambda x: np.maximum(x, x.dtype.type(0)), lambda e, a: e.maximum(a, e.constant(0.0))),
-    _map("maximum", 2, np.maximum, lambda e, a, b: e.maximum(a, b), commutative=True),
-    _map("minimum", 2, np.minimum, lambda e, a, b: e.minimum(a, b), commutative=True),
-    _map("greater", 2, np.greater, lambda e, a, b: e.greater(a, b), boolean=True),
-    _map("select", 3, np.where, lambda e, c, a, b: e.select(c, a, b)),
+    _map("add", None, _sum, _emit_sum, gradients.add, commutative=True),
+    _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b), gradients.sub),
+    _map("mul", 2, np.multiply, lambda e, a, b: e.mul(a, b), gradients.mul, commutative=True),
+    _map("div", 2, np.divide, lambda e, a, b: e.div(a, b), gradients.div),
+    _map("neg", 1, np.negative, lambda e, a: e.neg(a), partials(lambda g, y, x: -g)),
+    _map("abs", 1, np.abs, lambda e, a: e.absolute(a), gradients.absolute),
+    _map("exp", 1, np.exp, lambda e, a: e.exp(a), partials(lambda g, y, x: g * y)),
+    _map("log", 1, np.log, lambda e, a: e.log(a), partials(lambda g, y, x: g / x)),
+    _map("sqrt", 1, np.sqrt, lambda e, a: e.sqrt(a), partials(lambda g, y, x: g * 0.5 / y)),
+    _map(
+        "rsqrt",
+        1,
+        lambda x: x.dtype.type(1) / np.sqrt(x),
+        lambda e, a: e.div(e.constant(1.0), e.sqrt(a)),
+        partials(lambda g, y, x: g * (-0.5 * (y * y * y))),
+    ),
+    _map("sigmoid", 1, _sigmoid, lambda e, a: e.sigmoid(a), partials(lambda g, y, x: g * (y * (1.0 - y)))),
+    _map("tanh", 1, np.tanh, lambda e, a: e.tanh(a), partials(lambda g, y, x: g * (1.0 - y * y))),
+    _map(
+        "relu",
+        1,
+        lambda x: np.maximum(x, x.dtype.type(0)),
+        lambda e, a: e.maximum(a, e.constant(0.0)),
+        gradients.relu,
+    ),
+    _map("maximum", 2, np.maximum, lambda e, a, b: e.maximum(a, b), gradients.maximum, commutative=True),
+    _map("minimum", 2, np.minimum, lambda e, a, b: e.minimum(a, b), gradients.minimum, commutative=True),
+    _map("greater", 2, np.greater, lambda e, a, b: e.greater(a, b), None, boolean=True),
+    _map("select", 3, np.where, lambda e, c, a, b: e.select(c, a, b), gradients.select_),
+    # The value, held constant by differentiation.
+    _map("stop_gradient", 1, lambda x: x, lambda e, a: a, None),
     # Matrix product of (M, K) and (K, N), or (N, K) with transpose_b.
     Op(
         "matmul",
@@ -224,12 +277,48 @@ _TABLE = (
         _matmul_shape,
         lambda a, b, *, transpose_b: a @ (b.T if transpose_b else b),
         attrs=("transpose_b",),
+        vjp=gradients.matmul,
+        products=True,
     ),
+    # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). What weight gradients are made of.
+    Op("outer", Kind.OUTER, 2, _outer_shape, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
     # Views: no arithmetic; code generators solve them by addressing.
-    Op("slice", Kind.VIEW, 1, _slice_shape, _slice, attrs=("axis", "start", "stop")),
-    Op("concat", Kind.VIEW, None, _concat_shape, lambda *xs, axis: np.concatenate(xs, axis), attrs=("axis",)),
-    # Sum over the last axis, kept with size 1.
-    Op("reduce_sum", Kind.REDUCE, 1, _reduce_shape, lambda x: x.sum(axis=-1, keepdims=True)),
+    Op(
+        "slice",
+        Kind.VIEW,
+        1,
+        _slice_shape,
+        _slice,
+        attrs=("axis", "start", "stop"),
+        vjp=gradients.slice_,
+    ),
+    Op(
+        "concat",
+        Kind.VIEW,
+        None,
+        _concat_shape,
+        lambda *xs, axis: np.concatenate(xs, axis),
+        attrs=("axis",),
+        vjp=gradients.concat,
+    ),
+    # Sum over the last axis, kept with size 1; over the first one, of a matrix, kept if asked for.
+    Op(
+        "reduce_sum",
+        Kind.REDUCE,
+        1,
+        _reduce_shape,
+        lambda x: x.sum(axis=-1, keepdims=True),
+        vjp=gradients.broadcast_back,
+    ),
+    Op(
+        "reduce_rows",
+        Kind.OUTER,
+        1,
+        _reduce_rows_shape,
+        lambda x, *, keep: x.sum(axis=0, keepdims=keep),
+        attrs=("keep",),
+        vjp=gradients.broadcast_back,
+    ),
 )
 
 OPS: Mapping[str, Op] = {op.name: op for op in _TABLE}

@@ -76,7 +76,14 @@ _KEYWORD = {
     Kind.VIEW: "view",
     Kind.REDUCE: "reduce",
     Kind.CARRY: "carry",
+    Kind.OUTER: "gemm",
+    Kind.TIME_SUM: "sum",
 }
+
+
+def is_summed(family: Family) -> bool:
+    """A value of a step without a batch axis: it only exists within a sum over time."""
+    return family.timed and family.spec.kind is Kind.OUTER
 
 
 def _lines(program: Program) -> Iterator[str]:
@@ -93,7 +100,7 @@ def _lines(program: Program) -> Iterator[str]:
             yield f"  loop t = {span}  carries {carries}"
             for family in statement.body:
                 yield _line(program, family, "    ", statement)
-        else:
+        elif not is_summed(statement):
             yield _line(program, statement, "  ", None)
     returned = ", ".join(f"{k}={f.name}{'[:]' if f.timed else ''}" for k, f in program.outputs.items())
     yield f"return {returned}"
@@ -101,6 +108,8 @@ def _lines(program: Program) -> Iterator[str]:
 
 def _line(program: Program, family: Family, indent: str, loop: Loop | None) -> str:
     keyword = "final" if family.op == "exit" else _KEYWORD[family.spec.kind]
+    if family.op == "tsum" and any(i.op == "outer" for i in family.inputs):
+        keyword = "gemm"
     kept = family.timed and (loop is None or family in program.stored)
     target = family.name + ("[t]" if kept else "")
     sizes = ([] if not family.timed or loop is not None else ["T"]) + [str(d) for d in family.shape]
@@ -116,12 +125,27 @@ def _right(family: Family, loop: Loop | None) -> str:
             return f"{family.source.name}[t{-family.attr('delta'):+d}] | {family.initial.name}"
         case "exit":
             return f"last {operands[0]}"
+        case "tsum":
+            return "sum over t of " + " + ".join(_term(i) for i in family.inputs)
+        case "outer" | "reduce_rows":
+            return _term(family)
         case "matmul":
             return f"{operands[0]} @ {operands[1]}{chr(39) if family.attr('transpose_b') else ''}"
         case "slice":
             axis = "" if family.attr("axis") == -1 else ", axis 0"
             return f"{operands[0]}{{{family.attr('start')}:{family.attr('stop')}{axis}}}"
     return f"{family.op}({', '.join(operands)})"
+
+
+def _term(family: Family) -> str:
+    """A term of a sum over time."""
+    operands = [_operand(i, None) for i in family.inputs]
+    match family.op:
+        case "outer":
+            return f"{operands[0]}' @ {operands[1]}"
+        case "reduce_rows":
+            return f"rows of {operands[0]}"
+    return _operand(family, None)
 
 
 def _operand(family: Family, loop: Loop | None) -> str:

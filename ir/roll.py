@@ -16,7 +16,7 @@ from rnnc.ir.families import Family, cycles, families
 from rnnc.ir.graph import Graph, Node, Output
 from rnnc.ir.ops import BATCH, Kind
 from rnnc.ir.ordering import descendants, readers, topological
-from rnnc.ir.program import Loop, Program, Statement, is_parameter
+from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
 
 Readers = Mapping[Family, Sequence[Family]]
 Placement = dict[Family, int]
@@ -151,7 +151,8 @@ def _bind_time(members: list[Family]) -> set[Family]:
     """Time-free values of parameters and numbers."""
     bind: set[Family] = set()
     for family in members:
-        known = family.op == "const" or is_parameter(family)
+        number = family.op == "const" or (family.op == "zeros" and not family.timed)
+        known = number or is_parameter(family)
         derived = not family.timed and family.op != "exit" and family.inputs and all(i in bind for i in family.inputs)
         if known or (derived and BATCH not in family.shape):
             bind.add(family)
@@ -188,6 +189,6 @@ def _stored(members: list[Family], place: Placement, outputs: dict[str, Family])
     for reader in members:
         for read in reader.reads():
             outside = place.get(read) != place.get(reader) or read not in place
-            if read.timed and outside and reader.op != "exit":
+            if read.timed and outside and reader.op != "exit" and not is_summed(read):
                 stored.add(read)
     return frozenset(stored)

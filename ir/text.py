@@ -8,7 +8,7 @@
     type     = dtype "[" [ size { "," size } ] "]" ;
     size     = int | name ;
     place    = [ site ] [ "t" "=" int ] ;
-    site     = "l" digits [ ".fwd" | ".bwd" ] ;
+    site     = "l" digits [ ".fwd" | ".bwd" ] { ".grad" | ".tangent" } ;
     literal  = int | float | "inf" | "-inf" | "nan" | "true" | "false" | string ;
     ref      = "%" digits ;
     op, dtype, name = ( letter | "_" ) { letter | digit | "_" } ;
@@ -161,12 +161,12 @@ _TOKEN = re.compile(
   | (?P<float>  -?(?: (?:inf|nan)\b | [0-9]+(?: \.[0-9]* (?:e[+-]?[0-9]+)? | e[+-]?[0-9]+ )))
   | (?P<int>    -?[0-9]+)
   | (?P<ref>    %[0-9]+)
-  | (?P<name>   [A-Za-z_][A-Za-z_0-9]*(?:\.[a-z]+)?)
+  | (?P<name>   [A-Za-z_][A-Za-z_0-9]*(?:\.[a-z]+)*)
   | (?P<mark>   [=:@,(){}\[\]])
     """,
     re.VERBOSE,
 )
-_SITE = re.compile(r"l(\d+)(?:\.(fwd|bwd))?", re.ASCII)
+_SITE = re.compile(r"l(\d+)(?:\.(fwd|bwd))?((?:\.(?:grad|tangent))*)", re.ASCII)
 _BOOLS = {"true": True, "false": False}
 _DIRECTIONS = {None: None, "fwd": 0, "bwd": 1}
 _END = "the end of the text"
@@ -280,7 +280,7 @@ class _Parser:
             found = _SITE.fullmatch(self.take("name", "a site"))
             if found is None:
                 self.fail("expected a site such as l0, l0.fwd or l0.bwd", token, found=True)
-            site = Site(int(found[1]), _DIRECTIONS[found[2]])
+            site = Site(int(found[1]), _DIRECTIONS[found[2]], tuple(found[3].split(".")[1:]))
         if not (self.token.kind == "name" and self.token.text == "t"):
             return site, None
         self.step()

@@ -8,7 +8,8 @@ name the node, the rule, what is there and what should be.
     attributes  a node has the attributes its op declares, in that order and of their types
     shape       sizes are B or positive ints, and what the op infers; the inner size of a matmul is an int
     dtype       the graph's float dtype or bool, and what the op infers
-    time        steps are in range; a node lies at the one step of its operands, only a carry reads another
+    time        steps are in range; a node lies at the one step of its operands, only a carry reads another; a sum
+                over time reads values of steps and has none
     inputs      an input name is either time-free or one value a step, with one shape and dtype
     carry       a state has one direction and one carry a step, each reading a value of the step before in
                 that direction, the first one a time-free initial value
@@ -37,6 +38,7 @@ _ATTRIBUTE_TYPES: dict[str, type] = {
     "axis": int,
     "start": int,
     "stop": int,
+    "keep": bool,
 }
 _LITERALS = (int, float, bool, str)
 
@@ -98,7 +100,7 @@ def _check_shape(graph: Graph, node: Node, position: int) -> None:
     for size in node.shape:
         if size != BATCH and (type(size) is not int or size < 1):
             _fail(node, "shape", f"{node.shape} has the size {size!r}, expected {BATCH!r} or a positive int")
-    if node.op == "input":
+    if node.op in ("input", "zeros"):
         return
     try:
         inferred = node.spec.shape([n.shape for n in node.inputs], dict(node.attrs))
@@ -126,7 +128,13 @@ def _check_dtype(graph: Graph, node: Node, position: int) -> None:
 def _check_time(graph: Graph, node: Node, position: int) -> None:
     if node.step is not None and not 0 <= node.step < graph.steps:
         _fail(node, "time", f"its step is {node.step}, the graph has the steps 0 to {graph.steps - 1}")
-    if node.op == "input" or node.spec.kind is Kind.CARRY:
+    if node.op in ("input", "zeros") or node.spec.kind is Kind.CARRY:
+        return
+    if node.spec.kind is Kind.TIME_SUM:
+        if node.step is not None:
+            _fail(node, "time", f"it lies at {_when(node)}, expected no step")
+        if fixed := [i for i in node.inputs if i.step is None]:
+            _fail(node, "time", f"it reads {fixed[0]}, which has no step")
         return
     steps = {n.step for n in node.inputs if n.step is not None}
     if len(steps) > 1:

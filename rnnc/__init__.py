@@ -11,6 +11,7 @@ equations: see `rnnc.cells`.
 from rnnc import cells
 from rnnc.cells import Cell
 from rnnc.compile import Program, compile
+from rnnc.derivatives import hvp, jvp, vjp
 from rnnc.ir.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -47,6 +48,9 @@ __all__ = [
     "Spec",
     "cells",
     "compile",
+    "hvp",
+    "jvp",
+    "vjp",
 ]
 
 

@@ -29,6 +29,11 @@ class Call(NamedTuple):
     output: Array
     finals: tuple[Array, ...]
     result: tuple[Array, State]
+    batched: bool
+
+    def arguments(self) -> Sequence[Array]:
+        """The arrays that are read."""
+        return (self.x, *(self.states or ()))
 
 
 class Signature(NamedTuple):
@@ -56,11 +61,61 @@ class Signature(NamedTuple):
         counts = None if lengths is None else _lengths(lengths, steps, batch, batched)
         output, final = self._out(out, steps, batch, batched)
         finals = self._states("out[1]", final, batch, batched)
-        if out is not None:
-            _check_apart((output, *finals), (steps_in, *(states or ())))
         if states is not None:
             states = tuple(np.require(s, requirements=["C", "A"]) for s in states)
-        return Call(steps_in, states, counts, self._time_first(output), finals, (output, final))
+        call = Call(steps_in, states, counts, self._time_first(output), finals, (output, final), batched)
+        if out is not None:
+            _check_apart((output, *finals), call.arguments())
+        return call
+
+    # ---- derivatives: arrays like those of a call
+
+    def new_result(self, call: Call) -> tuple[Array, tuple[Array, ...], tuple[Array, State]]:
+        """New arrays for an output and a final state: time first and batched, and both as the user sees them."""
+        steps, batch, _ = call.x.shape
+        output, final = self._out(None, steps, batch, call.batched)
+        return self._time_first(output), self._states("state", final, batch, call.batched), (output, final)
+
+    def new_like_x(self, call: Call) -> tuple[Array, Array]:
+        """A new array for a gradient of x: time first, and as the user sees it."""
+        shown = np.empty(self._shape(call, self.input_size), self.dtype)
+        return self._time_first(shown), shown
+
+    def check_x(self, name: str, value: object, call: Call) -> Array:
+        """An array shaped as x, time first; None is zeros."""
+        return self._timed(name, value, call, self.input_size)
+
+    def check_result(self, what: str, output: object, state: object, call: Call) -> tuple[Array, tuple[Array, ...]]:
+        """Arrays shaped as output (time first) and state; None is zeros. what: the tuple they came in, or nothing."""
+        names = (f"{what}[0]", f"{what}[1]") if what else ("d_output", "d_state")
+        return self._timed(names[0], output, call, self.output_size), self.check_states(names[1], state, call)
+
+    def check_states(self, name: str, value: object, call: Call) -> tuple[Array, ...]:
+        """Arrays shaped as the states, batched and C-contiguous; None is zeros."""
+        if value is None:
+            return tuple(np.zeros_like(final) for final in call.finals)
+        states = self._states(name, value, call.x.shape[1], call.batched)
+        return tuple(np.require(s, requirements=["C", "A"]) for s in states)
+
+    def _timed(self, name: str, value: object, call: Call, width: int) -> Array:
+        shape = self._shape(call, width)
+        if value is None:
+            return self._time_first(np.broadcast_to(np.zeros(1, self.dtype), shape))
+        array = as_array(name, value)
+        check_dtype(name, array, self.dtype)
+        check_shape(name, array, shape)
+        return self._time_first(array if array.flags.aligned else array.copy())
+
+    def _shape(self, call: Call, width: int) -> tuple[int, ...]:
+        """The user's shape of a value of each step."""
+        steps, batch, _ = call.x.shape
+        return self._sizes(steps, batch, call.batched, width)
+
+    def _sizes(self, steps: int, batch: int, batched: bool, width: int) -> tuple[int, ...]:
+        sizes = ((batch, steps) if self.batch_first else (steps, batch)) if batched else (steps,)
+        return (*sizes, width)
+
+    # ---- parts of a call
 
     def _x(self, value: object) -> tuple[Array, bool]:
         """x as (T, B, I), aligned, and whether it came with a batch axis."""
@@ -110,8 +165,7 @@ class Signature(NamedTuple):
 
     def _out(self, out: object, steps: int, batch: int, batched: bool) -> tuple[Array, State]:
         """The output and final state in the user's layout: new arrays, or those of `out`."""
-        sizes = ((batch, steps) if self.batch_first else (steps, batch)) if batched else (steps,)
-        shape = (*sizes, self.output_size)
+        shape = self._sizes(steps, batch, batched, self.output_size)
         if out is None:
             return np.empty(shape, self.dtype), self._new_state(batch, batched)
         if isinstance(out, (tuple, list)):

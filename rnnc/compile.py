@@ -80,17 +80,21 @@ def compile(
     backend: "llvm" (machine code for this CPU) or "reference" (NumPy, slow, easy to read).
     threads: how many threads a call may use; default RNNC_NUM_THREADS, or else all cores the process may use.
     """
+    threads = check_target(spec, backend, threads)
+    from rnnc import backends
+
+    program = Program(spec, backend, backends.get(backend).compile(spec.stack(), threads=threads))
+    return program if params is None else program.bind(params)
+
+
+def check_target(spec: object, backend: object, threads: object) -> int | None:
+    """Checks what to compile, and for what; returns the number of threads."""
     if not isinstance(spec, tuple(SPECS.values())):
         hint = "; give it its sizes first" if isinstance(spec, type) else ""
         raise ArgumentTypeError(f"spec: expected rnnc.RNN, GRU, LSTM or Recurrent, got {checks.came(spec)}{hint}")
     if not isinstance(backend, str):
         raise ArgumentTypeError(f"backend: expected a name such as 'llvm', got {checks.came(backend)}")
-    if threads is not None:
-        threads = checks.integer("threads", threads, 1)
-    from rnnc import backends
-
-    program = Program(spec, backend, backends.get(backend).compile(spec.stack(), threads=threads))
-    return program if params is None else program.bind(params)
+    return None if threads is None else checks.integer("threads", threads, 1)
 
 
 def shared_stage(spec: Spec, stage: str, steps: int) -> str:

@@ -20,7 +20,15 @@ MAX_LISTED = 8
 
 
 def bind_parameters(spec: Spec, params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The arrays of `params` in the order of `spec.parameter_shapes()`: C-contiguous, read-only copies.
+    """Read-only copies of `read_parameters`."""
+    copies = {name: np.array(array, order="C", copy=True) for name, array in read_parameters(spec, params).items()}
+    for copy in copies.values():
+        copy.flags.writeable = False
+    return copies
+
+
+def read_parameters(spec: Spec, params: object, name: str = "params") -> dict[str, NDArray[Any]]:
+    """The arrays of `params` in the order of `spec.parameter_shapes()`: C-contiguous, copied only if they must be.
 
     params: name -> array of exactly the spec's dtype and shape: NumPy arrays, torch tensors (a module's
     state_dict() as it is), or anything with __array__ or DLPack. Raises ParameterError for names that are
@@ -28,14 +36,14 @@ def bind_parameters(spec: Spec, params: Mapping[str, Any]) -> dict[str, NDArray[
     """
     if not isinstance(params, Mapping):
         hint = "; pass module.state_dict()" if hasattr(params, "state_dict") else ""
-        raise ArgumentTypeError(f"params: expected a mapping of names to arrays, got {type(params).__name__}{hint}")
+        raise ArgumentTypeError(f"{name}: expected a mapping of names to arrays, got {type(params).__name__}{hint}")
     shapes = spec.parameter_shapes()
-    _check_names(params, shapes)
+    _check_names(name, params, shapes)
     dtype = np.dtype(spec.dtype)
-    return {name: _bind(f"params[{name!r}]", params[name], dtype, shape) for name, shape in shapes.items()}
+    return {key: _read(f"{name}[{key!r}]", params[key], dtype, shape) for key, shape in shapes.items()}
 
 
-def _bind(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _read(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     array = as_array(name, value)
     check_dtype(name, array, dtype)
     if array.shape == shape[::-1] and array.shape != shape:
@@ -43,12 +51,10 @@ def _bind(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...]
             f"{name}: expected shape {shape}, got {array.shape}; transpose it: weights are (rows out, columns in)"
         )
     check_shape(name, array, shape)
-    copy = np.array(array, order="C", copy=True)
-    copy.flags.writeable = False
-    return copy
+    return np.require(array, requirements=["C", "A"])
 
 
-def _check_names(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     missing = [name for name in expected if name not in params]
     extra = [name for name in params if name not in expected]
     if not missing and not extra:
@@ -56,7 +62,7 @@ def _check_names(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None
     prefix = _prefix(params, expected)
     if prefix:
         raise ParameterError(
-            f"params: the names start with {prefix!r}; pass "
+            f"{what}: the names start with {prefix!r}; pass "
             f"{{name.removeprefix({prefix!r}): a for name, a in params.items() if name.startswith({prefix!r})}}"
         )
     parts = []
@@ -66,7 +72,7 @@ def _check_names(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None
         parts.append(
             "unknown " + _listed(f"{name!r}{checks.suggestion(str(name), missing or expected)}" for name in extra)
         )
-    raise ParameterError("params: " + "; ".join(parts))
+    raise ParameterError(f"{what}: " + "; ".join(parts))
 
 
 def _prefix(params: Mapping[str, Any], expected: Mapping[str, Any]) -> str:

@@ -139,12 +139,16 @@ class Formula:
 _MEANINGS = {
     "input": "an argument of the network, time-free or one value a step",
     "const": "a number of the graph's dtype",
+    "zeros": "0 in the shape of its type, at one step or at all",
     "carry": "the state of step t - delta, read at step t; at its loop's first step the operand is the initial value",
     "exit": "the state after its loop's last step: t = T-1 for delta = 1, t = 0 for delta = -1",
+    "tsum": "the sum over all time steps: the operands are values of every step, the result is time-free",
     "matmul": "`a @ b`, or `a @ b.T` with transpose_b",
+    "outer": "`a.T @ b`: the sum over rows of their outer products",
     "slice": "`a[start:stop]` along an axis",
     "concat": "the operands side by side along an axis",
     "reduce_sum": "the sum over the last axis, kept with size 1",
+    "reduce_rows": "the sum over the first axis of a matrix, kept with size 1 if `keep`",
 }
 """Of the ops that are not elementwise: those have a formula."""
 
@@ -155,6 +159,8 @@ _KINDS = {
     Kind.MATMUL: "matrix product",
     Kind.VIEW: "view",
     Kind.REDUCE: "reduction",
+    Kind.OUTER: "sum over rows",
+    Kind.TIME_SUM: "sum over steps",
 }
 
 

@@ -12,6 +12,7 @@ from rnnc.ir.passes.flatten_sums import flatten_sums
 from rnnc.ir.passes.fold_constants import fold_constants
 from rnnc.ir.passes.gate_fusion import gate_fusion
 from rnnc.ir.passes.hoist_invariants import hoist_invariants
+from rnnc.ir.passes.join_parts import join_parts
 from rnnc.ir.passes.sink_slices import sink_slices
 
 Pass = Callable[[Graph], Graph]
@@ -20,6 +21,7 @@ PASSES: tuple[Pass, ...] = (
     dead_code,
     common_subexpressions,
     fold_constants,
+    join_parts,
     sink_slices,
     flatten_sums,
     hoist_invariants,

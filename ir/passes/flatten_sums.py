@@ -4,11 +4,16 @@
 ->
     %7 = add(%b_ih, %b_hh)                        (time-free: happens when parameters are bound)
     %6 = add(%xw, %hw, %7)
+
+A sum over time of sums is one sum over time:
+
+    %8 = add(%a, %b)  (each step);  %9 = tsum(%8, ...)      ->  %9 = tsum(%a, %b, ...)
 """
 
 from __future__ import annotations
 
 from rnnc.ir.graph import Graph, Node
+from rnnc.ir.ops import BATCH
 from rnnc.ir.passes.rebuild import Mapping, rebuild
 
 
@@ -17,6 +22,8 @@ def flatten_sums(graph: Graph) -> Graph:
     users = graph.users()
 
     def rule(result: Graph, node: Node, new: Mapping) -> Node | None:
+        if node.op == "tsum":
+            return result.tsum([new[i] for i in _terms(node, users)])
         if node.op != "add":
             return None
         terms = _terms(node, users)
@@ -33,8 +40,14 @@ def _terms(node: Node, users: dict[Node, int]) -> list[Node]:
     terms: list[Node] = []
     for operand in node.inputs:
         nested = operand.op == "add" and users[operand] == 1
-        if nested and operand.step == node.step and operand.shape == node.shape:
+        same_step = operand.step == node.step or (node.op == "tsum" and _keeps_steps(operand))
+        if nested and same_step and operand.shape == node.shape:
             terms += _terms(operand, users)
         else:
             terms.append(operand)
     return terms
+
+
+def _keeps_steps(node: Node) -> bool:
+    """Whether each term of a step's sum may be summed over time by itself, as tall values without a batch axis must."""
+    return BATCH not in node.shape and all(i.step is not None and i.shape == node.shape for i in node.inputs)

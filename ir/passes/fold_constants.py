@@ -4,6 +4,8 @@
     %4 = add(%1, 0.0, %2)        ->  add(%1, %2)
     %5 = sub(2.0, 0.5)           ->  1.5
     %6 = neg(neg(%1))            ->  %1
+    %8 = add(%1, zeros);  %9 = mul(%8, %7)
+                                 ->  mul(%1, %7)         (%7 alone gives the result its shape)
 
 Zero times x stays: it is not 0 for an infinite or undefined x. Carries are opaque: an initial state of
 zeros is never folded into the first step, or that step would differ from the others.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.ops import Kind
+from rnnc.ir.ops import Kind, broadcast
 from rnnc.ir.passes.rebuild import Mapping, rebuild
 
 
@@ -26,10 +28,26 @@ def fold_constants(graph: Graph) -> Graph:
 def _fold(graph: Graph, node: Node, new: Mapping) -> Node | None:
     if node.spec.kind is not Kind.ELEMENTWISE:
         return None
-    operands = [new[i] for i in node.inputs]
+    operands = _unspread(node, [new[i] for i in node.inputs])
     if all(i.op == "const" for i in operands) and not node.spec.boolean and node.op != "select":
         return _evaluate(graph, node, operands)
-    return _identity(graph, node, operands)
+    known = _identity(graph, node, operands)
+    changed = any(a is not new[b] for a, b in zip(operands, node.inputs, strict=True))
+    return graph.add(node.op, operands) if known is None and changed else known
+
+
+def _unspread(node: Node, operands: list[Node]) -> list[Node]:
+    """Operands without the zeros that only broadcast them, where the others give the result its shape and step."""
+    result = list(operands)
+    for number, operand in enumerate(operands):
+        if operand.op == "add" and len(operand.inputs) == 2 and operand.inputs[1].op == "zeros":
+            small = operand.inputs[0]
+            others = [o for n, o in enumerate(result) if n != number]
+            if broadcast([small.shape, *(o.shape for o in others)]) == node.shape and any(
+                o.step == node.step for o in (small, *others)
+            ):
+                result[number] = small
+    return result
 
 
 def _evaluate(graph: Graph, node: Node, operands: list[Node]) -> Node:
@@ -42,7 +60,7 @@ def _evaluate(graph: Graph, node: Node, operands: list[Node]) -> Node:
 def _identity(graph: Graph, node: Node, operands: list[Node]) -> Node | None:
     match node.op:
         case "add":
-            kept = [i for i in operands if not _is(i, 0.0)]
+            kept = [i for i in operands if not _is(i, 0.0) and i.op != "zeros"]
             return graph.sum(kept) if len(kept) < len(operands) and _covers(kept, node) else None
         case "mul":
             kept = [i for i in operands if not _is(i, 1.0)]
@@ -61,5 +79,5 @@ def _is(node: Node, value: float) -> bool:
 
 
 def _covers(kept: list[Node], node: Node) -> bool:
-    """Dropping an operand must not change the shape."""
-    return any(i.shape == node.shape for i in kept)
+    """Dropping an operand must not change the shape or the step."""
+    return any(i.shape == node.shape for i in kept) and any(i.step == node.step for i in kept)

@@ -1,0 +1,90 @@
+"""Pieces: a value that is known before the first step, as rectangles of arrays that exist.
+
+    concat(slice(w, rows 4:8), slice(v, rows 0:2))   ->   rows 4:8 of w at row 0; rows 0:2 of v at row 4
+
+Slices and concats are addressing, whatever their nesting, so nobody copies for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from rnnc.ir.families import Family
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`rows` x `columns` of a source at (row, column), which lie at (at_row, at_column) of the value.
+
+    A vector is one row, and so is a number. computed: the source is made by arithmetic (a sum of biases, a negated
+    matrix), and whoever packs must have its array.
+    """
+
+    source: Family
+    row: int
+    column: int
+    rows: int
+    columns: int
+    at_row: int = 0
+    at_column: int = 0
+
+    @property
+    def computed(self) -> bool:
+        """Whether the source is neither a slice nor a concat, nor an input."""
+        return self.source.op != "input"
+
+
+def extent(family: Family) -> tuple[int, int]:
+    """(rows, columns) of a value; all axes but the last are rows."""
+    shape = [int(size) for size in family.shape]
+    return prod(shape[:-1]), (shape[-1] if shape else 1)
+
+
+def resolve(family: Family) -> list[Piece]:
+    """The pieces that cover a value, each element once."""
+    if family.op == "slice":
+        size = family.attr("stop") - family.attr("start")
+        rows, columns = extent(family)
+        if _along_rows(family):
+            return window(resolve(family.inputs[0]), family.attr("start"), 0, size, columns)
+        return window(resolve(family.inputs[0]), 0, family.attr("start"), rows, size)
+    if family.op == "concat":
+        return _concat(family)
+    return [Piece(family, 0, 0, *extent(family))]
+
+
+def window(pieces: list[Piece], row: int, column: int, rows: int, columns: int) -> list[Piece]:
+    """What of the pieces lies in a rectangle of their value, seen from the rectangle's corner."""
+    clipped = (_clip(piece, row, column, rows, columns) for piece in pieces)
+    return [piece for piece in clipped if piece.rows > 0 and piece.columns > 0]
+
+
+def _along_rows(family: Family) -> bool:
+    return family.attr("axis") == 0 and len(family.shape) > 1
+
+
+def _concat(family: Family) -> list[Piece]:
+    pieces: list[Piece] = []
+    row = column = 0
+    for part in family.inputs:
+        moved = (replace(p, at_row=p.at_row + row, at_column=p.at_column + column) for p in resolve(part))
+        pieces += moved
+        rows, columns = extent(part)
+        row, column = (row + rows, 0) if _along_rows(family) else (0, column + columns)
+    return pieces
+
+
+def _clip(piece: Piece, row: int, column: int, rows: int, columns: int) -> Piece:
+    top, left = max(piece.at_row, row), max(piece.at_column, column)
+    bottom = min(piece.at_row + piece.rows, row + rows)
+    right = min(piece.at_column + piece.columns, column + columns)
+    return Piece(
+        piece.source,
+        piece.row + top - piece.at_row,
+        piece.column + left - piece.at_column,
+        bottom - top,
+        right - left,
+        top - row,
+        left - column,
+    )

@@ -1,0 +1,110 @@
+"""Gradient rules: how the adjoint of a result flows to each operand, written as equations.
+
+A rule is given g, the adjoint of y; y, the result; xs, the operands; and the number of an operand. It returns that
+operand's contribution. What is broadcast from an operand to y need not be summed back here: rnnc.ir.autodiff does
+it for every op alike. The op table (rnnc.ir.ops) names the rule of each op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rnnc.ir.equations import Value, greater, select
+
+Rule = Callable[[Value, Value, tuple[Value, ...], int], Value]
+"""g, y, xs, i -> the contribution to xs[i]."""
+
+
+def partials(*rules: Callable[..., Value]) -> Rule:
+    """One function an operand, each of g, y and all operands."""
+    return lambda g, y, xs, i: rules[i](g, y, *xs)
+
+
+# -- elementwise: the partial derivative times g ---------------------------------------------------------
+
+
+def add(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """Every term of a sum has the sum's adjoint."""
+    return g
+
+
+sub = partials(lambda g, y, a, b: g, lambda g, y, a, b: -g)
+mul = partials(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a)
+div = partials(lambda g, y, a, b: g / b, lambda g, y, a, b: -(g * y) / b)
+absolute = partials(lambda g, y, x: select(greater(x, 0.0), g, select(greater(0.0, x), -g, 0.0)))
+relu = partials(lambda g, y, x: select(greater(x, 0.0), g, 0.0))
+
+
+def maximum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """To the larger operand; half to each where they are equal."""
+    mine, other = xs[i], xs[1 - i]
+    return select(greater(mine, other), g, select(greater(other, mine), 0.0, g * 0.5))
+
+
+def minimum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """To the smaller operand; half to each where they are equal."""
+    mine, other = xs[i], xs[1 - i]
+    return select(greater(other, mine), g, select(greater(mine, other), 0.0, g * 0.5))
+
+
+select_ = partials(
+    lambda g, y, c, a, b: g,  # never asked for: a mask has no adjoint
+    lambda g, y, c, a, b: select(c, g, 0.0),
+    lambda g, y, c, a, b: select(c, 0.0, g),
+)
+
+
+# -- products ------------------------------------------------------------------------------------------
+
+
+def matmul(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """y = a b: da = g b', db = a' g; and with b transposed: da = g b, db = g' a."""
+    a, b = xs
+    transposed = bool(y.node.attr("transpose_b"))
+    if i == 0:
+        return _product("matmul", g, b, transpose_b=not transposed)
+    return _product("outer", g, a) if transposed else _product("outer", a, g)
+
+
+def outer(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """y = a' b: da = b g', db = a g."""
+    a, b = xs
+    return _product("matmul", b, g, transpose_b=True) if i == 0 else _product("matmul", a, g, transpose_b=False)
+
+
+def _product(op: str, a: Value, b: Value, **attrs: bool) -> Value:
+    return Value(a.graph, a.graph.add(op, (a.node, b.node), **attrs))
+
+
+# -- views and sums ------------------------------------------------------------------------------------
+
+
+def slice_(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """g where the slice was, zeros on both sides."""
+    (x,) = xs
+    axis, start, stop = (int(y.node.attr(name)) for name in ("axis", "start", "stop"))
+    size = int(x.shape[axis])
+    parts = [g.node]
+    for width, place in ((start, 0), (size - stop, 2)):
+        if width:
+            shape = list(x.shape)
+            shape[axis] = width
+            parts.insert(place, g.graph.zeros(tuple(shape)))
+    return Value(g.graph, g.graph.concat(parts, axis))
+
+
+def concat(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """The part of g that lies over the operand."""
+    axis = int(y.node.attr("axis"))
+    start = sum(int(x.shape[axis]) for x in xs[:i])
+    return Value(g.graph, g.graph.slice(g.node, axis, start, start + int(xs[i].shape[axis])))
+
+
+def broadcast_back(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """A sum's adjoint, in the shape of what was summed."""
+    return Value(g.graph, g.graph.spread(g.node, xs[0].shape))
+
+
+def tsum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """Every step of a sum over time has the sum's adjoint."""
+    return g

@@ -1,0 +1,334 @@
+"""Derivatives of a spec: `vjp` (reverse mode), `jvp` (forward mode) and `hvp` (forward over reverse).
+
+Each compiles once, for any number of steps, batch size and lengths, and returns a function of parameters, x and state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.calls import Call, Signature
+from rnnc.compile import check_target
+from rnnc.ir.computation import Computation
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.parameters import read_parameters
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from rnnc.backends.base import Function, Tape
+    from rnnc.ir.graph import Graph
+    from rnnc.specs import Spec
+
+    Array = NDArray[Any]
+    State = Array | tuple[Array, ...]
+    Params = Mapping[str, Array]
+    Gradients = tuple[dict[str, Array], Array, State]
+
+__all__ = ["hvp", "jvp", "vjp"]
+
+
+def vjp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> VJP:
+    """Reverse mode: the function f of a spec whose call also returns a pullback.
+
+        f = rnnc.vjp(spec)
+        (output, state), pullback = f(params, x, state, lengths=None)
+        d_params, d_x, d_state = pullback(d_output, d_state)
+
+    The arguments are those of `rnnc.compile`; x, state and lengths those of a model (`rnnc.Model.__call__`).
+    """
+    return VJP(spec, backend, threads)
+
+
+def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> JVP:
+    """Forward mode: the derivative of output and state along a direction.
+
+        f = rnnc.jvp(spec)
+        (output, state), (t_output, t_state) = f((params, x, state), (t_params, t_x, t_state), lengths=None)
+
+    state and every tangent may be None, which stands for zeros.
+    """
+    return JVP(spec, backend, threads)
+
+
+def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> HVP:
+    """Second order: gradients, and their derivative along a direction.
+
+        f = rnnc.hvp(spec)
+        gradients, tangents = f((params, x, state), (d_output, d_state), (t_params, t_x, t_state),
+                                (t_d_output, t_d_state), lengths=None)
+
+    gradients = (d_params, d_x, d_state) is what a pullback returns for d_output and d_state; tangents is the derivative
+    of all three along (t_params, t_x, t_state). With d_output fixed this is the product of the Hessian of
+    <d_output, output> + <d_state, state> with the direction. For another loss of output and state, pass its gradient as
+    d_output, d_state, and how that gradient changes along the direction as t_d_output, t_d_state (default: zeros).
+
+    It is forward mode over reverse mode: one more pass beside each of the two of a gradient, nothing kept between
+    calls. Reverse over reverse (differentiating a `vjp` graph once more, `rnnc.ir.autodiff`) costs the same arithmetic,
+    but keeps the values of both passes and runs two more loops backward.
+    """
+    return HVP(spec, backend, threads)
+
+
+class _Names(NamedTuple):
+    """What the arrays of a call are called in a graph."""
+
+    params: tuple[str, ...]
+    initial: tuple[tuple[str, ...], ...]  # for each state of the cell, one name a layer and direction
+    final: tuple[tuple[str, ...], ...]
+
+    @staticmethod
+    def of(spec: Spec) -> _Names:
+        stack = spec.stack()
+
+        def slabs(moment: str) -> tuple[tuple[str, ...], ...]:
+            return tuple(tuple(f"{state}_{moment}{layer.suffix}" for layer in stack.flat) for state in stack.states)
+
+        return _Names(tuple(spec.parameter_shapes()), slabs("0"), slabs("n"))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (*self.params, "x", *(name for names in self.initial for name in names))
+
+
+class _Derivative:
+    """What the three have in common: a compiled function, its texts, and the checks of its arguments."""
+
+    def __init__(self, spec: Spec, backend: str, threads: int | None) -> None:
+        from rnnc import backends
+
+        threads = check_target(spec, backend, threads)
+        self.spec = spec
+        self.backend = backend
+        self._names = _Names.of(spec)
+        self._signature = Signature.of(spec)
+        self._computation = Computation(self._build, self._late())
+        self._function: Function = backends.get(backend).compile_function(self._computation, threads=threads)
+
+    def __repr__(self) -> str:
+        return f"rnnc.{type(self).__name__.lower()}({self.spec!r}, backend={self.backend!r})"
+
+    def _build(self, steps: int, lengths: bool) -> Graph:
+        """The graph to compile."""
+        raise NotImplementedError
+
+    def _late(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names `ir` takes, in the order of the pipeline."""
+        return ("lowered", "optimized", "rolled", *self._function.stages)
+
+    def ir(self, stage: str, steps: int = 3) -> str:
+        """The text of a stage, the derivative's own nodes included. "lowered" and "optimized" show `steps` steps."""
+        from rnnc.ir.text import print_graph
+
+        steps = checks.integer("steps", steps, 1)
+        checks.choice("stage", stage, self.stages)
+        if stage == "lowered":
+            return print_graph(self._build(steps, False))
+        if stage == "rolled":
+            return self._computation.program().text()
+        if stage != "optimized":
+            return self._function.text(stage)
+        graph, records = self._computation.optimized(steps)
+        return "".join(f"# {record}\n" for record in records) + "\n" + print_graph(graph)
+
+    def explain(self) -> str:
+        """Which paths the backend took, and what it keeps of each step for the second part."""
+        return self._function.explain()
+
+    # ---- arrays by name
+
+    def _primal(self, params: object, call: Call) -> dict[str, Array]:
+        """The inputs of the network itself."""
+        states = self._zeros(call) if call.states is None else call.states
+        return read_parameters(self.spec, params) | {"x": call.x} | self._by_name(self._names.initial, states)
+
+    def _zeros(self, call: Call) -> tuple[Array, ...]:
+        return tuple(np.zeros_like(final) for final in call.finals)
+
+    def _by_name(
+        self, names: tuple[tuple[str, ...], ...], arrays: Sequence[Array], prefix: str = ""
+    ) -> dict[str, Array]:
+        return {
+            prefix + name: array[slab]
+            for slabs, array in zip(names, arrays, strict=True)
+            for slab, name in enumerate(slabs)
+        }
+
+    def _results(self, call: Call, prefix: str = "") -> tuple[dict[str, Array], tuple[Array, State]]:
+        """Arrays for output and final state, by name, and as the user gets them."""
+        output, finals, result = self._signature.new_result(call)
+        return {prefix + "output": output} | self._by_name(self._names.final, finals, prefix), result
+
+    def _primal_results(self, call: Call) -> dict[str, Array]:
+        """Arrays for the network's own results, by name; the user gets call.result."""
+        return {"output": call.output} | self._by_name(self._names.final, call.finals)
+
+    def _gradients(self, call: Call, prefix: str) -> tuple[dict[str, Array], Gradients]:
+        """Arrays for the gradients, by name, and as the user gets them."""
+        params = {name: np.empty(shape, self.spec.dtype) for name, shape in self.spec.parameter_shapes().items()}
+        d_x, shown_x = self._signature.new_like_x(call)
+        _, states, (_, state) = self._signature.new_result(call)
+        named = {prefix + name: array for name, array in params.items()} | {prefix + "x": d_x}
+        return named | self._by_name(self._names.initial, states, prefix), (params, shown_x, state)
+
+    def _seeds(self, what: str, d_output: object, d_state: object, call: Call, prefix: str) -> dict[str, Array]:
+        """Adjoints (or their tangents) of output and final state; None is zeros."""
+        output, states = self._signature.check_result(what, d_output, d_state, call)
+        return {prefix + "output": output} | self._by_name(self._names.final, states, prefix)
+
+    def _tangents(self, tangents: object, call: Call, prefix: str) -> dict[str, Array]:
+        """A direction of params, x and state; each may be None, which is zeros."""
+        t_params, t_x, t_state = _parts("tangents", tangents, ("params", "x", "state"))
+        shapes = self.spec.parameter_shapes()
+        if t_params is None:
+            given = {name: np.zeros(shape, self.spec.dtype) for name, shape in shapes.items()}
+        else:
+            given = read_parameters(self.spec, t_params, "tangents[0]")
+        x = self._signature.check_x("tangents[1]", t_x, call)
+        states = self._signature.check_states("tangents[2]", t_state, call)
+        named = {prefix + name: array for name, array in given.items()} | {prefix + "x": x}
+        return named | self._by_name(self._names.initial, states, prefix)
+
+    def _start(self, call: Call, inputs: dict[str, Array], outputs: dict[str, Array]) -> Tape | None:
+        """Runs the function, unless the batch is empty: then parameters' gradients are zeros."""
+        steps, batch, _ = call.x.shape
+        if batch:
+            return self._function.start(inputs, outputs, steps, batch, call.lengths)
+        _clear(outputs)
+        return None
+
+
+class VJP(_Derivative):
+    """What `rnnc.vjp` returns."""
+
+    def _build(self, steps: int, lengths: bool) -> Graph:
+        from rnnc.ir.autodiff import vjp as reverse
+        from rnnc.ir.lower import lower
+
+        return reverse(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
+
+    def _late(self) -> frozenset[str]:
+        return frozenset("d_" + name for name in ("output", *(n for names in self._names.final for n in names)))
+
+    def __call__(
+        self, params: Params, x: Array, state: State | None = None, lengths: ArrayLike | None = None
+    ) -> tuple[tuple[Array, State], Pullback]:
+        """((output, state), pullback): arguments and results as in `rnnc.Model.__call__`, params as in `bind`."""
+        call = self._signature.check(x, state, lengths, None)
+        tape = self._start(call, self._primal(params, call), self._primal_results(call))
+        return call.result, Pullback(self, call, tape)
+
+
+class Pullback:
+    """The second half of `vjp`: adjoints of the results -> adjoints of the arguments.
+
+    It may be called any number of times. It keeps what it needs of the call; neither changed parameters nor a changed x
+    reach it.
+    """
+
+    def __init__(self, owner: VJP, call: Call, tape: Tape | None) -> None:
+        self._owner = owner
+        self._call = call
+        self._tape = tape
+
+    def __call__(
+        self, d_output: Array | None = None, d_state: State | None = None
+    ) -> tuple[dict[str, Array], Array, State]:
+        """(d_params, d_x, d_state): the gradients of <d_output, output> + <d_state, state>.
+
+        d_output, d_state: shaped as output and state; None stands for zeros. d_params: name -> array, as params.
+        d_x and d_state: shaped as x and state; past a row's length d_x is zero, and what d_output holds there is not
+        read.
+        Raises ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
+        """
+        owner, call = self._owner, self._call
+        seeds = owner._seeds("", d_output, d_state, call, "d_")
+        outputs, result = owner._gradients(call, "d_")
+        if self._tape is None:
+            _clear(outputs)
+        else:
+            self._tape.finish(seeds, outputs)
+        return result
+
+
+class JVP(_Derivative):
+    """What `rnnc.jvp` returns."""
+
+    def _build(self, steps: int, lengths: bool) -> Graph:
+        from rnnc.ir.autodiff import jvp as forward
+        from rnnc.ir.lower import lower
+
+        return forward(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
+
+    def __call__(
+        self,
+        primals: tuple[Params, Array, State | None],
+        tangents: tuple[Params | None, Array | None, State | None],
+        *,
+        lengths: ArrayLike | None = None,
+    ) -> tuple[tuple[Array, State], tuple[Array, State]]:
+        """((output, state), their derivative along the tangents)."""
+        params, x, state = _parts("primals", primals, ("params", "x", "state"))
+        call = self._signature.check(x, state, lengths, None)
+        varied, tangent = self._results(call, "t_")
+        inputs = self._primal(params, call) | self._tangents(tangents, call, "t_")
+        self._start(call, inputs, self._primal_results(call) | varied)
+        return call.result, tangent
+
+
+class HVP(_Derivative):
+    """What `rnnc.hvp` returns."""
+
+    def _build(self, steps: int, lengths: bool) -> Graph:
+        from rnnc.ir.autodiff import jvp as forward
+        from rnnc.ir.autodiff import vjp as reverse
+        from rnnc.ir.lower import lower
+
+        gradient = reverse(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
+        gradient.outputs = {k: o for k, o in gradient.outputs.items() if k.startswith("d_")}
+        seeds = ("d_" + name for name in ("output", *(n for names in self._names.final for n in names)))
+        return forward(gradient, (*self._names.inputs, *seeds))
+
+    def __call__(
+        self,
+        primals: tuple[Params, Array, State | None],
+        seeds: tuple[Array | None, State | None],
+        tangents: tuple[Params | None, Array | None, State | None],
+        seed_tangents: tuple[Array | None, State | None] = (None, None),
+        *,
+        lengths: ArrayLike | None = None,
+    ) -> tuple[Gradients, Gradients]:
+        """(gradients, their derivative along the tangents), each (d_params, d_x, d_state)."""
+        params, x, state = _parts("primals", primals, ("params", "x", "state"))
+        d_output, d_state = _parts("seeds", seeds, ("d_output", "d_state"))
+        t_d_output, t_d_state = _parts("seed_tangents", seed_tangents, ("t_d_output", "t_d_state"))
+        call = self._signature.check(x, state, lengths, None)
+        inputs = self._primal(params, call) | self._seeds("seeds", d_output, d_state, call, "d_")
+        inputs |= self._tangents(tangents, call, "t_")
+        inputs |= self._seeds("seed_tangents", t_d_output, t_d_state, call, "t_d_")
+        outputs, gradients = self._gradients(call, "d_")
+        varied, changes = self._gradients(call, "t_d_")
+        self._start(call, inputs, outputs | varied)
+        return gradients, changes
+
+
+def _clear(arrays: Mapping[str, Array]) -> None:
+    for array in arrays.values():
+        array[...] = 0
+
+
+def _parts(name: str, value: object, parts: tuple[str, ...]) -> tuple[Any, ...]:
+    """A tuple of so many parts."""
+    if not isinstance(value, (tuple, list)):
+        raise ArgumentTypeError(f"{name}: expected a tuple ({', '.join(parts)}), got {checks.came(value)}")
+    if len(value) != len(parts):
+        raise ArgumentError(f"{name}: expected {len(parts)} items ({', '.join(parts)}), got {len(value)}")
+    return tuple(value)

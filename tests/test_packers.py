@@ -1,0 +1,355 @@
+"""Generated packers: bit for bit what `Layout.pack` makes of the same values, and not a byte read or written beyond."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from math import prod
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rnnc
+from rnnc.backends.interpreter import evaluate_bind
+from rnnc.backends.llvm import packers
+from rnnc.backends.llvm.emitter import Module
+from rnnc.backends.llvm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.packers import Sweep, emit_pack_kernels, emit_packer, pack_plan, sources, tables
+from rnnc.backends.llvm.packing import Layout, PackedPhase, aligned
+from rnnc.backends.llvm.pieces import Piece, resolve, window
+from rnnc.backends.llvm.plan import Buffer, Feed, Phase, Place, Space, Weight
+from rnnc.backends.llvm.planner import plan
+from rnnc.backends.llvm.target import ISAS, host, legalized
+from rnnc.backends.llvm.tile import Tile, choose_tile
+from rnnc.ir.families import Family
+from rnnc.ir.ops import OPS, Array
+from rnnc.ir.pipeline import rolled_program
+from tests import user_cells
+
+GUARD = 64
+DTYPES = ("float32", "float64")
+
+
+def family(op: str, inputs: Sequence[Family], shape: tuple[int, ...], **attrs: object) -> Family:
+    return Family(0, op, tuple(inputs), tuple(attrs.items()), shape, "float32", None, False)  # type: ignore[arg-type]
+
+
+def parameter(*shape: int, name: str = "w") -> Family:
+    return family("input", (), shape, name=name)
+
+
+def cut(x: Family, axis: int, start: int, stop: int) -> Family:
+    shape = list(x.shape)
+    shape[axis] = stop - start
+    return family("slice", [x], tuple(map(int, shape)), axis=axis, start=start, stop=stop)
+
+
+def join(axis: int, *xs: Family) -> Family:
+    shape = list(map(int, xs[0].shape))
+    shape[axis] = sum(int(x.shape[axis]) for x in xs)
+    return family("concat", xs, tuple(shape), axis=axis)
+
+
+def evaluate(value: Family, arrays: Mapping[Family, Array]) -> Array:
+    if value in arrays:
+        return arrays[value]
+    meaning = OPS[value.op].meaning
+    assert meaning is not None
+    return np.ascontiguousarray(meaning(*(evaluate(i, arrays) for i in value.inputs), **dict(value.attrs)))
+
+
+def leaves(value: Family) -> list[Family]:
+    found = [value] if value.op not in ("slice", "concat") else [x for i in value.inputs for x in leaves(i)]
+    return list(dict.fromkeys(found))
+
+
+# Pieces
+
+
+def test_a_slice_of_a_concat_of_slices_is_parts_of_parameters() -> None:
+    w, v = parameter(12, 5), parameter(8, 5, name="v")
+    value = cut(join(0, cut(w, 0, 4, 8), cut(v, 0, 2, 6)), 0, 3, 7)
+    assert resolve(value) == [Piece(w, 7, 0, 1, 5, 0, 0), Piece(v, 2, 0, 3, 5, 1, 0)]
+
+
+def test_axes_of_a_matrix_and_of_a_vector() -> None:
+    w, b = parameter(4, 6), parameter(6, name="b")
+    assert resolve(cut(w, -1, 2, 5)) == [Piece(w, 0, 2, 4, 3)]
+    assert resolve(cut(w, 0, 2, 3)) == [Piece(w, 2, 0, 1, 6)]
+    assert resolve(cut(b, 0, 2, 5)) == resolve(cut(b, -1, 2, 5)) == [Piece(b, 0, 2, 1, 3)]
+    assert resolve(join(0, b, b)) == [Piece(b, 0, 0, 1, 6), Piece(b, 0, 0, 1, 6, 0, 6)]
+    number = parameter()
+    assert resolve(number) == [Piece(number, 0, 0, 1, 1)]
+
+
+def test_arithmetic_is_a_source_of_its_own() -> None:
+    a, b = parameter(6, name="a"), parameter(6, name="b")
+    total = family("add", [a, b], (6,))
+    (piece,) = resolve(cut(total, -1, 2, 5))
+    assert piece == Piece(total, 0, 2, 1, 3)
+    assert piece.computed
+    assert not resolve(a)[0].computed
+
+
+@st.composite
+def values(draw: st.DrawFn, rows: int, columns: int, depth: int = 3) -> Family:
+    """A matrix of slices and concats."""
+    how = draw(st.sampled_from(["parameter", "slice", "concat"])) if depth else "parameter"
+    axis = draw(st.sampled_from([0, -1]))
+    size = (rows, columns)[axis]
+    if how == "slice":
+        before, after = draw(st.integers(0, 9)), draw(st.integers(0, 9))
+        whole = size + before + after
+        inner = draw(values(*((whole, columns) if axis == 0 else (rows, whole)), depth - 1))
+        return cut(inner, axis, before, before + size)
+    if how == "concat" and size > 1:
+        at = draw(st.integers(1, size - 1))
+        parts = [(n, columns) if axis == 0 else (rows, n) for n in (at, size - at)]
+        return join(axis, *(draw(values(*part, depth - 1)) for part in parts))
+    return parameter(rows, columns)
+
+
+def filled(families: Sequence[Family], dtype: str) -> dict[Family, Array]:
+    """Different numbers everywhere, some of them not finite."""
+    arrays = {}
+    for number, one in enumerate(families):
+        array = 1000 * number + np.arange(prod(map(int, one.shape)), dtype=dtype) + 1
+        array[::7] *= -1
+        array[3:4] = np.inf
+        arrays[one] = array.reshape(tuple(map(int, one.shape)))
+    return arrays
+
+
+@given(data=st.data(), rows=st.integers(1, 20), columns=st.integers(1, 20))
+def test_pieces_cover_a_value_once(data: st.DataObject, rows: int, columns: int) -> None:
+    value = data.draw(values(rows, columns))
+    arrays = filled(leaves(value), "float64")
+    got, times = np.full((rows, columns), np.nan), np.zeros((rows, columns), int)
+    for p in resolve(value):
+        to = np.s_[p.at_row : p.at_row + p.rows, p.at_column : p.at_column + p.columns]
+        got[to] = arrays[p.source][p.row : p.row + p.rows, p.column : p.column + p.columns]
+        times[to] += 1
+    assert (times == 1).all()
+    np.testing.assert_array_equal(got, evaluate(value, arrays))
+
+
+def test_a_window_has_no_empty_pieces() -> None:
+    w = parameter(4, 4)
+    assert window([Piece(w, 0, 0, 2, 4), Piece(w, 2, 0, 2, 4, 2, 0)], 2, 1, 2, 2) == [Piece(w, 2, 1, 2, 2)]
+
+
+# Packing
+
+
+@cache
+def kernels(isa: str, dtype: str) -> Compiled:
+    module, target = Module(), legalized(isa)
+    emit_pack_kernels(module, dtype, target)
+    return compile_assembly(module.text(), target)
+
+
+def function(code: Compiled, name: str, parameters: str) -> Callable[..., None]:
+    types = [{"p": ctypes.c_void_p, "i": ctypes.c_int64}[p] for p in parameters]
+    return ctypes.CFUNCTYPE(None, *types)(code.address(name))
+
+
+def guarded(count: int, dtype: str) -> tuple[Array, Array]:
+    """An arena full of NaN with a guard at both ends, and the part between."""
+    whole = aligned(count + 2 * GUARD, np.dtype(dtype))
+    whole[:] = np.nan
+    return whole, whole[GUARD : GUARD + count]
+
+
+def check(layout: Layout, sweeps: list[Sweep], values: Mapping[Family, Array], run: Callable[..., None]) -> None:
+    """run(arena, sources) fills what Layout.pack fills with the same bits, and leaves gaps and guards alone."""
+    want = layout.pack(values)
+    whole, arena = guarded(layout.size, layout.dtype.name)
+    arrays = [np.ascontiguousarray(values[source]) for source in sources(sweeps)]
+    pointers = np.array([array.ctypes.data for array in arrays], np.int64)
+    run(arena.ctypes.data, pointers.ctypes.data)
+    packed = covered(layout)
+    bits = f"u{layout.dtype.itemsize}"
+    np.testing.assert_array_equal(arena[packed].view(bits), want[packed].view(bits))
+    assert np.isnan(arena[~packed]).all(), "written between operands"
+    assert np.isnan(whole[:GUARD]).all() and np.isnan(whole[GUARD + layout.size :]).all(), "written outside the arena"
+
+
+def covered(layout: Layout) -> Array:
+    """Which elements of the arena belong to an operand; the rest rounds operands to cache lines."""
+    inside = np.zeros(layout.size, bool)
+    for packed in layout.phases:
+        units = packed.tile.panels(packed.phase.width) * packed.tile.units
+        inside[packed.vectors : packed.vectors + len(packed.phase.vectors) * units] = True
+        for feed, start in zip(packed.phase.feeds, packed.weights, strict=True):
+            inside[start : start + feed.inner * len(feed.blocks) * units] = True
+    return inside
+
+
+SPECS = [
+    rnnc.LSTM(3, 50),
+    rnnc.LSTM(17, 130, dtype="float64"),
+    rnnc.LSTM(50, 17, 2, bidirectional=True),
+    rnnc.LSTM(9, 33, 2, proj_size=5, bidirectional=True, dtype="float64"),
+    rnnc.GRU(130, 3),
+    rnnc.GRU(17, 50, reset_after=False, dtype="float64"),
+    rnnc.RNN(1, 1),
+    rnnc.RNN(130, 130, bias=False),
+    rnnc.Recurrent(user_cells.LayerNormLSTM(), 4, 21),
+    rnnc.Recurrent(user_cells.FastAndSlow(), 5, 50, num_layers=2),
+    rnnc.Recurrent(user_cells.PeepholeLSTM(), 17, 3, dtype="float64"),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_generated_packing_is_packing(spec: rnnc.Spec, isa: str) -> None:
+    target, program = legalized(isa), rolled_program(spec.stack())
+    layout, module = Layout(spec.dtype), Module()
+    for _, phase in plan(program).phases():
+        layout.add(phase, choose_tile(phase, target, spec.dtype))
+    sweeps = [sweep for packed in layout.phases for sweep in pack_plan(packed)]
+    emit_pack_kernels(module, spec.dtype, target)
+    assert emit_packer(module, sweeps) == sources(sweeps)
+    code = compile_assembly(module.text(), target)
+    check(layout, sweeps, evaluate_bind(program, spec.init(seed=0)), function(code, packers.PACK, "pp"))
+
+
+def test_slices_and_concats_of_parameters_are_never_computed() -> None:
+    """Two layers, both directions: one concat a layer joins the input weights of its directions."""
+    program = rolled_program(rnnc.LSTM(3, 4, 2, bidirectional=True).stack())
+    layout = Layout("float32")
+    for _, phase in plan(program).phases():
+        layout.add(phase, choose_tile(phase, host(), "float32"))
+    weights = [
+        s for packed in layout.phases for sweep in pack_plan(packed) for s in sources([sweep]) if len(s.shape) > 1
+    ]
+    assert len(set(weights)) == 8  # input and recurrent weights of each layer and direction
+    assert all(source.op == "input" for source in weights)
+
+
+def test_two_packers_share_the_kernels_of_a_module() -> None:
+    module, target = Module(), host()
+    emit_pack_kernels(module, "float32", target)
+    w = parameter(5, 7)
+    for name, transposed in (("one", True), ("two", False)):
+        emit_packer(module, pack_plan(packed_phase(Tile(8, 1, 1, 1), [[(w, transposed)]], [])[1]), name)
+    code = compile_assembly(module.text(), target)
+    assert code.address("one") != code.address("two")
+
+
+def packed_phase(
+    tile: Tile, feeds: list[list[tuple[Family, bool]]], vectors: list[Family], dtype: str = "float32"
+) -> tuple[Layout, PackedPhase]:
+    """A phase that multiplies by all columns of some weights, one accumulator a weight of a feed."""
+    phase = Phase("p", 0, vectors=vectors)
+    place = Place(Buffer("x", Space.INPUT, 1))
+    for feed in feeds:
+        blocks = []
+        for number, (matrix, transposed) in enumerate(feed):
+            inner, phase.width = map(int, matrix.shape[::-1] if transposed else matrix.shape)
+            blocks.append((number, Weight(matrix, transposed, 0, phase.width)))
+        phase.feeds.append(Feed(place, inner, tuple(blocks)))
+    phase.accumulators = [family("add", (), (1,))] * max(map(len, feeds))
+    layout = Layout(dtype)
+    return layout, layout.add(phase, tile)
+
+
+SIZES = st.integers(1, 20) | st.sampled_from([31, 32, 33, 50, 64, 65, 130])
+
+
+@st.composite
+def phases(draw: st.DrawFn, lanes: int) -> tuple[list[list[tuple[Family, bool]]], list[Family], Tile]:
+    width, accumulators = draw(SIZES), draw(st.integers(1, 3))
+    feeds = []
+    for _ in range(draw(st.integers(1, 2))):
+        inner = draw(SIZES)
+        blocks = []
+        for _ in range(accumulators):
+            transposed = draw(st.booleans())
+            blocks.append((draw(values(*((width, inner) if transposed else (inner, width)))), transposed))
+        feeds.append(blocks)
+    numbers = [parameter(1), parameter(width), cut(parameter(width + 3), 0, 1, width + 1), parameter(1, width)]
+    vectors = draw(st.lists(st.sampled_from(numbers), max_size=3))
+    return feeds, vectors, Tile(lanes, draw(st.integers(1, 3)), 1, draw(st.integers(1, accumulators)))
+
+
+@given(data=st.data(), isa=st.sampled_from(ISAS), dtype=st.sampled_from(DTYPES))
+def test_any_phase_of_slices_and_concats(data: st.DataObject, isa: str, dtype: str) -> None:
+    feeds, vectors, tile = data.draw(phases(legalized(isa).lanes(dtype)))
+    layout, packed = packed_phase(tile, feeds, vectors, dtype)
+    wanted = [matrix for feed in feeds for matrix, _ in feed] + vectors
+    arrays = filled(list(dict.fromkeys(leaf for value in wanted for leaf in leaves(value))), dtype)
+    known = arrays | {value: evaluate(value, arrays) for value in wanted}
+    sweeps = pack_plan(packed)
+    rows, moves = (np.array(table, np.int64) for table in tables(sweeps))
+    run = function(kernels(isa, dtype), packers.SWEEPS, "pppip")
+    check(layout, sweeps, known, lambda *ends: run(*ends, rows.ctypes.data, len(rows), moves.ctypes.data))
+
+
+# Bounds of the source
+
+
+def at_the_edge(array: Array, end: bool) -> Array:
+    """A copy that ends, or starts, at a page that must not be touched."""
+    page = mmap.PAGESIZE
+    size = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    forbidden = start + size if end else start
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(forbidden), ctypes.c_size_t(page), 0) == 0
+    offset = size - array.nbytes if end else page
+    copy = np.frombuffer(memory, array.dtype, array.size, offset).reshape(array.shape)
+    ctypes.memmove(start + offset, array.ctypes.data, array.nbytes)
+    return copy  # which keeps the memory
+
+
+@pytest.mark.parametrize("end", [True, False], ids=["end", "start"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_nothing_beside_the_source_is_read(isa: str, dtype: str, end: bool) -> None:
+    """The process would end here if it were."""
+    run = function(kernels(isa, dtype), packers.PANEL, "pipiiiiii")
+    lanes = legalized(isa).lanes(dtype)
+    for rows, columns in (
+        (3, 5),
+        (5, 2),
+        (5, 3),
+        (lanes, 4),
+        (lanes + 1, lanes - 1),
+        (1, 2 * lanes - 1),
+        (2 * lanes - 1, 9),
+    ):
+        array = at_the_edge(np.arange(1, rows * columns + 1, dtype=dtype).reshape(rows, columns), end)
+        for transposed in (False, True):
+            inner, width = (columns, rows) if transposed else (rows, columns)
+            steps = (1, columns) if transposed else (columns, 1)
+            units = (width // lanes + 2) * lanes
+            whole, panel = guarded(inner * units, dtype)
+            run(panel.ctypes.data, units, array.ctypes.data, *steps, inner, width, 0, units)
+            want = np.zeros((inner, units), dtype)
+            want[:, :width] = array.T if transposed else array
+            np.testing.assert_array_equal(panel.reshape(inner, units), want)
+            assert np.isnan(whole[:GUARD]).all() and np.isnan(whole[-GUARD:]).all()
+
+
+@given(data=st.data(), isa=st.sampled_from(ISAS), dtype=st.sampled_from(DTYPES), transposed=st.booleans())
+def test_only_the_units_asked_for_are_written(data: st.DataObject, isa: str, dtype: str, transposed: bool) -> None:
+    """Other units of the panel may hold another piece already."""
+    lanes = legalized(isa).lanes(dtype)
+    inner, units = data.draw(st.integers(1, 9)), lanes * data.draw(st.integers(1, 3))
+    start = data.draw(st.integers(0, units - 1))
+    stop = data.draw(st.integers(start + 1, units))
+    width = data.draw(st.integers(1, stop - start))
+    steps = (1, inner) if transposed else (width, 1)
+    source = np.arange(1, inner * width + 1, dtype=dtype)
+    panel = np.full((inner, units), np.nan, dtype)
+    run = function(kernels(isa, dtype), packers.PANEL, "pipiiiiii")
+    run(panel.ctypes.data, units, source.ctypes.data, *steps, inner, width, start, stop)
+    want = np.full((inner, units), np.nan, dtype)
+    want[:, start:stop] = 0
+    want[:, start : start + width] = source.reshape(width, inner).T if transposed else source.reshape(inner, width)
+    np.testing.assert_array_equal(panel, want)
