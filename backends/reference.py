@@ -8,12 +8,15 @@ from functools import cached_property
 import numpy as np
 
 from rnnc.backends.interpreter import Execution, evaluate_bind, run_program
+from rnnc.backends.updates import compile_update
 from rnnc.ir.computation import Computation, split
 from rnnc.ir.errors import BackendError
 from rnnc.ir.lower import Stack
 from rnnc.ir.ops import Array
 from rnnc.ir.pipeline import rolled_program
 from rnnc.ir.program import Program, Statement
+
+__all__ = ["compile", "compile_function", "compile_update"]
 
 EXPLANATION = "reference: the rolled program is interpreted value by value with NumPy; nothing is fused or packed.\n"
 

@@ -8,8 +8,13 @@ Lowered with lengths, a program masks every row past its end:
 
 On rows that are still running all three selects are the identity. So a backend may run the program *without* lengths
 on those rows alone (of a batch sorted by length, the first n_t at step t), provided nothing that leaves a row past its
-end is read: each state is kept, and each output is zero there. No op of the IR mixes rows of a batch, so these two are
-enough.
+end is read: each state is kept, each output is zero there, and whatever a sum over rows adds is zero there.
+
+Reverse mode makes states of another form, in which the adjoint of the kept state is one term of a sum:
+
+    d'[t] = select(valid[t], 0, d) + X            X zero past the end of a row
+
+which is select(valid[t], X, d).
 """
 
 from __future__ import annotations
@@ -23,13 +28,15 @@ from rnnc.ir.program import Loop, Program
 def check_rows_end(program: Program) -> None:
     """Proves that a program lowered with lengths never reads a row past its end.
 
-    Raises IRError naming the state that is not kept, or the output that is not zero.
+    Raises IRError naming the state that is not kept, or the output or term of a sum that is not zero.
     """
     values = _values(program)
     zero = _zero_past_end(values)
     for carry in (f for f in values if f.op == "carry"):
-        if carry.source is None or not _is_kept(carry.source, carry):
+        if carry.source is None or not _is_kept(carry.source, carry, zero):
             raise IRError(f"{carry!r}: the state is not kept past the end of a row, it becomes {carry.source!r}")
+    for family in (f for f in values if f.op == "tsum"):
+        _check_sum(family, zero)
     for name, family in program.outputs.items():
         if family.timed and family not in zero:
             raise IRError(f"output {name!r}: {family!r} is not zero past the end of a row")
@@ -47,24 +54,55 @@ def _is_mask(family: Family) -> bool:
     return family.op == "input" and family.attr("name") == "valid"
 
 
-def _is_kept(source: Family, carry: Family) -> bool:
-    """select(valid, new, the carry itself), or a state that never changes."""
-    kept = source.op == "select" and _is_mask(source.inputs[0]) and source.inputs[2] is carry
-    return kept or source is carry
+def _is_kept(source: Family, carry: Family, zero: set[Family]) -> bool:
+    """select(valid, new, the carry itself), its form as a sum, or a state that never changes."""
+    if source is carry or (source.op == "select" and _is_mask(source.inputs[0]) and source.inputs[2] is carry):
+        return True
+    if source.op != "add":
+        return False
+    kept = [i for i in source.inputs if _is_kept_part(i, carry, zero)]
+    return len(kept) == 1 and all(i in kept or _is_zero(i, zero) for i in source.inputs)
+
+
+def _is_kept_part(family: Family, carry: Family, zero: set[Family]) -> bool:
+    """select(valid, 0, the carry): the state past the end, and nothing before."""
+    masked = family.op == "select" and _is_mask(family.inputs[0])
+    return masked and _is_zero(family.inputs[1], zero) and family.inputs[2] is carry
+
+
+def _is_zero(family: Family, zero: set[Family]) -> bool:
+    return family in zero or family.op == "zeros" or (family.op == "const" and family.attr("value") == 0.0)
 
 
 def _zero_past_end(values: list[Family]) -> set[Family]:
     """Forward dataflow: values that are exactly 0 in rows past their end."""
     zero: set[Family] = set()
-
-    def is_zero(family: Family) -> bool:
-        return family in zero or (family.op == "const" and family.attr("value") == 0.0)
-
     for family in values:
-        inputs = family.inputs
-        masked = family.op == "select" and _is_mask(inputs[0]) and is_zero(inputs[2])
-        through = family.op in ("add", "sub", "neg", "reduce_sum") or family.spec.kind is Kind.VIEW
-        product = family.op == "matmul" and is_zero(inputs[0])
-        if masked or product or (through and all(is_zero(i) for i in inputs)):
+        if _becomes_zero(family, [_is_zero(i, zero) for i in family.inputs]):
             zero.add(family)
     return zero
+
+
+def _becomes_zero(family: Family, inputs: list[bool]) -> bool:
+    """Whether a value is zero past the end, given which of its operands are."""
+    match family.op:
+        case "select":
+            masked = _is_mask(family.inputs[0]) and inputs[2]
+            return masked or (inputs[1] and inputs[2])
+        case "matmul" | "div":
+            return inputs[0]
+        case "mul":
+            return any(inputs)
+        case "add" | "sub" | "neg" | "abs" | "relu" | "tanh" | "sqrt" | "reduce_sum" | "stop_gradient":
+            return all(inputs)
+    return family.spec.kind is Kind.VIEW and all(inputs)
+
+
+def _check_sum(family: Family, zero: set[Family]) -> None:
+    """Of a sum over rows: each term is zero past the end."""
+    for term in family.inputs:
+        if term.spec.kind is not Kind.OUTER:
+            if not _is_zero(term, zero):
+                raise IRError(f"{family!r} sums {term!r}, which is not zero past the end of a row")
+        elif not any(_is_zero(i, zero) for i in term.inputs):
+            raise IRError(f"{term!r} is summed over rows and not zero past their end")

@@ -93,11 +93,12 @@ def assert_all_is_written_before_it_is_read(made: Plan) -> None:
         for state in region.states:
             changes = state.carry.source is not state.carry
             assert written[state.buffer] == (set(range(state.buffer.width)) if changes else set())
-    assert written[made.output] == set(range(made.output.width))
+    for output in made.outputs.values():
+        assert written[output] == set(range(output.width))
 
 
-def finals(made: Plan) -> set[str | None]:
-    return {state.final for region in made.regions for state in region.states} - {None}
+def finals(made: Plan) -> set[str]:
+    return {final for region in made.regions for state in region.states for final in state.finals}
 
 
 def assert_plan_is_complete(stack: Stack) -> None:

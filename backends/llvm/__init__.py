@@ -1,11 +1,25 @@
 """The llvm backend: a Program becomes native code for this machine's CPU.
 
 Reading order: target (instruction sets), plan and planner (a step scheduled into phases), tile (register tiles), phase
-(code of one phase), driver (code that runs a plan), packing (weights, once, when bound), jit, entry and runner (calls).
+(code of one phase), outer (sums over rows), driver (code that runs a plan), packing and packers (weights), jit; then entry
+and runner (calls of a bound model), function (calls of a derivative).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rnnc.backends.llvm.executable import LlvmExecutable, compile
 
-__all__ = ["LlvmExecutable", "compile"]
+if TYPE_CHECKING:
+    from rnnc.backends.llvm.function import LlvmFunction
+    from rnnc.ir.computation import Computation
+
+__all__ = ["LlvmExecutable", "compile", "compile_function"]
+
+
+def compile_function(computation: Computation, *, threads: int | None = None) -> LlvmFunction:
+    """Compiles a computation; what only derivatives need is imported with the first one."""
+    from rnnc.backends.llvm import function
+
+    return function.compile_function(computation, threads=threads)

@@ -1,14 +1,17 @@
 """The driver: one generated function that runs a whole plan, with the number of steps and rows known at run time.
 
-    allocate scratch
-    gather x, if its rows are not evenly spaced
+    allocate scratch, or take the caller's
+    gather inputs whose rows are not evenly spaced
     for each region:
         states = their initial values
         for each chunk of time steps:
             batched phases over the rows of the chunk
             for each step of the chunk: step phases over the rows of the step
         final states
-    scatter the output, if its rows are not where the caller wants them
+    sums over rows, such as gradients of weights
+    scatter outputs whose rows are not where the caller wants them
+
+A computation with two parts has two such functions over one scratch memory.
 
 The rows of step t are rows[t] .. rows[t+1] of every buffer over time. For a dense batch rows[t] = t * B. For a
 ragged batch the sequences are sorted by falling length and only the rows that are still running exist: the same
@@ -21,33 +24,52 @@ from dataclasses import dataclass
 
 from rnnc.backends.llvm.emitter import COLD, Function, Module, Val, i64, null
 from rnnc.backends.llvm.moves import emit_moves
+from rnnc.backends.llvm.outer import K_BLOCK, emit_outer, emit_row_sum, outer_workspace
 from rnnc.backends.llvm.packing import Layout, PackedPhase
 from rnnc.backends.llvm.phase import ELEMENT_BYTES, SCALARS, emit_phase, signature
-from rnnc.backends.llvm.plan import Buffer, Phase, Place, Plan, Region, Space, State
+from rnnc.backends.llvm.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State
 from rnnc.backends.llvm.target import Target
 from rnnc.backends.llvm.tile import choose_tile
+from rnnc.ir.families import Family
 
 CHUNK_BYTES = 128 * 1024
 """Room for the hoisted values of one chunk: they are written and read back while they are in the second-level cache."""
 
 LINE = 64
 
-CONTEXT = ("x", "x_step", "x_row", "steps", "batch", "output", "output_step", "output_row", "rows", "order", "lengths",
-           "weights", "slab")  # fmt: skip
-"""Fields of a call's context, all 64 bits wide; then for each state of the cell: initial, final.
-
-x_step, x_row, output_step, output_row: strides in elements. rows: null, or the first row of each step of a ragged batch
-(steps + 1 numbers); then order: the caller's row of each sorted row, and lengths: sorted lengths. slab: rows of a whole
-(layers, batch, width) state array's middle axis.
+HEADER = ("steps", "batch", "rows", "order", "lengths", "weights", "scratch", "slab")
+"""The first fields of a call's context, all 64 bits wide. rows: null, or the first row of each step of a ragged batch
+(steps + 1 numbers); then order: the caller's row of each sorted row, and lengths: sorted lengths. scratch: memory that
+the caller keeps between both parts of a computation, or null. slab: sequences of a whole (layers, batch, width) array.
 """
 
 
 @dataclass(frozen=True)
-class StateSlot:
-    """Which slice of the caller's state arrays an initial or final state is."""
+class Slot:
+    """Where an array of one row a sequence is: a slab of an array whose pointer is a field of the context."""
 
-    state: int
-    slab: int
+    field: str
+    slab: int = 0
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The fields of a context beyond the header.
+
+    timed: arrays with a value a step, each with a pointer, and strides between steps and between rows, in elements.
+    rows: graph name -> slot of an array with a value a sequence. sums: results of sums over rows.
+    """
+
+    timed: tuple[str, ...]
+    rows: dict[str, Slot]
+    sums: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """All fields, in order."""
+        strided = (f"{name}{part}" for name in self.timed for part in ("", "_step", "_row"))
+        slots = dict.fromkeys(slot.field for slot in self.rows.values())
+        return (*HEADER, *strided, *slots, *self.sums)
 
 
 @dataclass(frozen=True)
@@ -58,10 +80,12 @@ class Memory:
     stride: Val
 
 
-def emit_driver(
-    plan: Plan, slots: dict[str, StateSlot], states: int, target: Target
-) -> tuple[Module, Layout, list[PackedPhase]]:
-    """The module of a plan: phase functions and `rnnc_run(context) -> 0, or 1 if memory ran out`."""
+def emit_driver(plan: Plan, interface: Interface, target: Target) -> tuple[Module, Layout, list[PackedPhase]]:
+    """The module of a plan: phase functions, and what runs them.
+
+    `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second part has `rnnc_finish(context)`, too,
+    and `rnnc_scratch(context)`, which returns how many bytes of scratch memory both need.
+    """
     dtype = plan.program.dtype
     module, layout = Module(), Layout(dtype)
     names: dict[int, str] = {}
@@ -71,42 +95,71 @@ def emit_driver(
         packed[id(phase)] = layout.add(phase, tile)
         names[id(phase)] = module.add(emit_phase(phase, f"phase_{phase.name}", tile, dtype))
     emit_moves(module)
-    module.add(_Driver(plan, slots, states, names, packed, dtype).emit())
+    if plan.sums:
+        module.add(emit_outer("rnnc_outer", dtype, target))
+        module.add(emit_row_sum("rnnc_row_sum", dtype))
+    parts = ("run", "scratch", "finish") if plan.late else ("run",)
+    for part in parts:
+        module.add(_Driver(plan, interface, names, packed, target, part).emit())
     return module, layout, list(packed.values())
 
 
 class _Driver:
+    """One of the functions; all of them lay out scratch memory alike."""
+
     def __init__(
         self,
         plan: Plan,
-        slots: dict[str, StateSlot],
-        states: int,
+        interface: Interface,
         names: dict[int, str],
         packed: dict[int, PackedPhase],
-        dtype: str,
+        target: Target,
+        part: str,
     ) -> None:
         self.plan = plan
-        self.slots = slots
+        self.interface = interface
         self.names = names
         self.packed = packed
+        self.target = target
+        self.part = part
+        self.late = part == "finish"
+        self.two_parts = bool(plan.late)
+        dtype = plan.program.dtype
+        self.dtype = dtype
         self.scalar = SCALARS[dtype]
         self.bytes = ELEMENT_BYTES[dtype]
-        self.f = Function("rnnc_run", [Val("ptr", "%context")], result="i32", attributes=COLD)
-        self.fields = [*CONTEXT, *(f"{kind}{s}" for s in range(states) for kind in ("initial", "final"))]
+        result = "i64" if part == "scratch" else "i32"
+        self.f = Function(f"rnnc_{part}", [Val("ptr", "%context")], result=result, attributes=COLD)
+        self.fields = interface.fields
         self.memory: dict[Buffer, Memory] = {}
+        self.direct: dict[Buffer, Val] = {}
+        self.steps_of: dict[Buffer, Val] = {}
 
     def emit(self) -> Function:
         f = self.f
         self._read_context()
-        self._allocate()
-        self._gather_input()
+        size = self._lay_out()
+        if self.part == "scratch":
+            f.ret(size)
+            return f
+        self._take_scratch(size)
+        self._gather_inputs()
         for region in self.plan.regions:
-            f.comment(f"region {region.name}")
-            self._region(region)
-        self._scatter_output()
-        f.call("void", "free", self.scratch)
+            if region.late == self.late:
+                f.comment(f"region {region.name}")
+                self._region(region)
+        for total in self.plan.sums:
+            if total.late == self.late:
+                self._sum(total)
+        self._scatter_outputs()
+        if not self.two_parts:
+            f.call("void", "free", self.scratch)
         f.ret(Val("i32", "0"))
         return f
+
+    def _mine(self, name: str) -> bool:
+        """Whether an input or output belongs to this part."""
+        return self.plan.is_late(name) == self.late
 
     def _field(self, name: str, type_: str = "i64") -> Val:
         return self.f.load(type_, self.f.element(Val("ptr", "%context"), self.fields.index(name), "i64"), 8)
@@ -127,37 +180,54 @@ class _Driver:
     def _in_bytes(self, elements: Val | int) -> Val:
         return i64(elements * self.bytes) if isinstance(elements, int) else self.f.mul(elements, self.bytes)
 
-    def _allocate(self) -> None:
-        """One allocation: buffers over time, then a part that the regions use in turn."""
+    def _lay_out(self) -> Val:
+        """Where everything is in scratch memory: what lives through the call, then a part that regions use in turn.
+
+        Returns the number of bytes.
+        """
         f = self.f
         self._decide_direct()
-        timed = [b for b in self.plan.buffers if b.space is Space.TIMED]
+        self.offsets: dict[Buffer, Val] = {}
         offset = i64(0)
-        places: dict[Buffer, Val] = {}
-        for buffer in timed:
-            places[buffer] = offset
-            offset = f.add(offset, f.mul(self.total, self._stride(buffer)))
-        self.input_copy = offset
-        for buffer in self._inputs():
-            needed = f.mul(self.total, self._stride(buffer))
-            offset = f.add(offset, f.select(self.input_even, i64(0), needed))
-        self.output_copy = offset
-        needed = f.mul(self.total, self._stride(self.plan.output))
-        offset = f.add(offset, f.select(self.direct, i64(0), needed))
+        for buffer in self.plan.buffers:
+            if buffer.space is Space.TIMED:
+                needed = f.mul(self.total, self._stride(buffer))
+            elif buffer.space is Space.ROWS:
+                needed = f.mul(self.batch, self._stride(buffer))
+            elif buffer in self.direct:
+                needed = f.mul(self.total, self._stride(buffer))
+                needed = needed if self.two_parts else f.select(self.direct[buffer], i64(0), needed)
+            else:
+                continue
+            self.offsets[buffer] = offset
+            offset = f.add(offset, needed)
         self.region_start = offset
-        largest = i64(0)
+        largest = i64(self._workspace())
         for region in self.plan.regions:
             largest = f.maximum(largest, self._region_size(region))
-        count = f.add(f.mul(f.add(offset, largest), self.bytes), 2 * LINE)
-        self.scratch = f.call("ptr", "malloc", count)
-        with f.when(f.is_null(self.scratch)):
-            f.ret(Val("i32", "1"))
-            f._begin(f._label("dead"))
+        return f.add(f.mul(f.add(offset, largest), self.bytes), 2 * LINE)
+
+    def _workspace(self) -> int:
+        """Elements the sums over rows need besides."""
+        terms = [t for total in self.plan.sums for t in total.terms if t.rhs]
+        sizes = [outer_workspace(K_BLOCK, t.rows, t.units, self.dtype, self.target) for t in terms]
+        return max(sizes, default=0)
+
+    def _take_scratch(self, size: Val) -> None:
+        f = self.f
+        if self.two_parts:
+            self.scratch = self._field("scratch", "ptr")
+        else:
+            self.scratch = f.call("ptr", "malloc", size)
+            with f.when(f.is_null(self.scratch)):
+                f.ret(Val("i32", "1"))
+                f._begin(f._label("dead"))
         address = f.value("i64", f"ptrtoint {self.scratch} to i64")
         address = f.binary("and", f.add(address, LINE - 1), i64(-LINE))
         self.base = f.value("ptr", f"inttoptr {address} to ptr")
-        for buffer, start in places.items():
-            self.memory[buffer] = Memory(self._at(start), i64(self._stride(buffer)))
+        for buffer, offset in self.offsets.items():
+            if buffer.space in (Space.TIMED, Space.ROWS):
+                self.memory[buffer] = Memory(self._at(offset), i64(self._stride(buffer)))
 
     def _at(self, offset: Val) -> Val:
         return self.f.element(self.base, offset, self.scalar)
@@ -168,52 +238,66 @@ class _Driver:
         return -(-(buffer.width + line - 1) // line) * line
 
     def _decide_direct(self) -> None:
-        """Whether rows of x can be read, and rows of the output written, where they are."""
-        f = self.f
-        x_step, x_row = self._field("x_step"), self._field("x_row")
-        self.x_stride = f.select(self.one_row, x_step, x_row)
-        even = f.binary("or", self.one_row, f.compare("eq", x_step, f.mul(self.batch, x_row)))
-        self.input_even = f.binary("and", self.dense, even)
-        self.output_step, self.output_row = self._field("output_step"), self._field("output_row")
-        self.direct = self.dense
-        if self._output_is_batched():
-            row = f.select(self.one_row, self.output_step, self.output_row)
-            even = f.binary("or", self.one_row, f.compare("eq", self.output_step, f.mul(self.batch, row)))
-            self.direct = f.binary("and", self.dense, even)
-            self.output_row = row
+        """Whether rows of an input can be read, and rows of an output written, where they are.
 
-    def _output_is_batched(self) -> bool:
-        """Whether a phase over many steps at once touches the output."""
+        The first part of two copies its inputs: the caller may change them before the second reads them.
+        """
+        f = self.f
+        self.row_stride: dict[Buffer, Val] = {}
+        batched = self._batched_buffers()
+        for name, buffer in (*self.plan.inputs.items(), *self.plan.outputs.items()):
+            step, row = self._field(f"{name}_step"), self._field(f"{name}_row")
+            self.steps_of[buffer] = step
+            self.direct[buffer] = self.dense
+            self.row_stride[buffer] = row
+            if buffer in batched or buffer.space is Space.INPUT:
+                self.row_stride[buffer] = f.select(self.one_row, step, row)
+                even = f.binary("or", self.one_row, f.compare("eq", step, f.mul(self.batch, row)))
+                self.direct[buffer] = f.binary("and", self.dense, even)
+            if self.two_parts and buffer.space is Space.INPUT and not self.plan.is_late(name):
+                self.direct[buffer] = Val("i1", "false")
+
+    def _batched_buffers(self) -> set[Buffer]:
+        """Buffers that a phase over many steps at once, or a sum, touches."""
+        found = {p.buffer for s in self.plan.sums for t in s.terms for p in (t.lhs, t.rhs) if p is not None}
         for region in self.plan.regions:
             for phase in region.batched:
                 places = [*signature(phase).places, *(feed.lhs for feed in phase.feeds)]
-                if any(p.buffer.space is Space.OUTPUT for p in places):
-                    return True
-        return False
+                found.update(p.buffer for p in places)
+        return found
 
-    def _inputs(self) -> list[Buffer]:
-        return [b for b in self.plan.buffers if b.space is Space.INPUT]
-
-    def _gather_input(self) -> None:
-        """x as evenly spaced rows: where it is, or copied, sorted and without padding."""
+    def _gather_inputs(self) -> None:
+        """Inputs as evenly spaced rows: where they are, or copied, sorted and without padding."""
         f = self.f
-        x = self._field("x", "ptr")
-        for buffer in self._inputs():
-            copy, stride = self._at(self.input_copy), i64(self._stride(buffer))
-            with f.when(f.binary("xor", self.input_even, Val("i1", "true"))):
-                self._copy_rows("true", copy, buffer, x, self._field("x_step"), self._field("x_row"))
-            pointer = f.select(self.input_even, x, copy)
-            self.memory[buffer] = Memory(pointer, f.select(self.input_even, self.x_stride, stride))
-        output = self.plan.output
-        pointer = f.select(self.direct, self._field("output", "ptr"), self._at(self.output_copy))
-        self.memory[output] = Memory(pointer, f.select(self.direct, self.output_row, i64(self._stride(output))))
+        for name, buffer in self.plan.inputs.items():
+            if self.plan.is_late(name) and not self.late:
+                continue
+            copy, stride = self._at(self.offsets[buffer]), i64(self._stride(buffer))
+            array = self._field(name, "ptr")
+            if self._mine(name):
+                with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
+                    self._copy_rows("true", copy, buffer, array, self.steps_of[buffer], self._field(f"{name}_row"))
+            pointer = f.select(self.direct[buffer], array, copy)
+            self.memory[buffer] = Memory(pointer, f.select(self.direct[buffer], self.row_stride[buffer], stride))
+        for name, buffer in self.plan.outputs.items():
+            pointer = f.select(self.direct[buffer], self._field(name, "ptr"), self._at(self.offsets[buffer]))
+            stride = f.select(self.direct[buffer], self.row_stride[buffer], i64(self._stride(buffer)))
+            self.memory[buffer] = Memory(pointer, stride)
+        for name, place in self.plan.row_inputs:
+            if self._mine(name):
+                self._start_rows(self.memory[place.buffer], self._slab(name, place.buffer.width), place.buffer, 1)
 
-    def _scatter_output(self) -> None:
+    def _scatter_outputs(self) -> None:
         f = self.f
-        step, row = self._field("output_step"), self._field("output_row")
-        with f.when(f.binary("xor", self.direct, Val("i1", "true"))):
-            copy = self.memory[self.plan.output].pointer
-            self._copy_rows("false", copy, self.plan.output, self._field("output", "ptr"), step, row)
+        for name, buffer in self.plan.outputs.items():
+            if self._mine(name):
+                step, row = self.steps_of[buffer], self._field(f"{name}_row")
+                with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
+                    copy = self.memory[buffer].pointer
+                    self._copy_rows("false", copy, buffer, self._field(name, "ptr"), step, row)
+        for name, place in self.plan.row_outputs:
+            if self._mine(name):
+                self._finish_rows(self._slab(name, place.buffer.width), self.memory[place.buffer], place.buffer, 1)
 
     def _copy_rows(self, gather: str, packed: Val, buffer: Buffer, array: Val, step: Val, row: Val) -> None:
         sizes = [self._in_bytes(v) for v in (step, row, buffer.width)]
@@ -266,7 +350,7 @@ class _Driver:
                 self._chunk(region, loop.index, chunk)
         else:  # time-batched work alone, or states that never change
             for phase in region.batched:
-                self._call(phase, self.total, i64(0), None, None)
+                self._call(phase, self.batch if region.per_sequence else self.total, i64(0), None, None)
         for state in region.states:
             self._finish_state(region, state)
 
@@ -315,8 +399,11 @@ class _Driver:
             start = f.mul(self._half(number, place.previous), memory.stride)
         elif space in (Space.STATE, Space.STEP):
             start = i64(0)
-        elif space is Space.OUTPUT and step:
-            start = f.select(self.direct, f.mul(step[0], self.output_step), f.mul(row, memory.stride))
+        elif space is Space.ROWS:
+            start = i64(0)
+        elif space in (Space.INPUT, Space.OUTPUT) and step:
+            direct = f.mul(step[0], self.steps_of[place.buffer])
+            start = f.select(self.direct[place.buffer], direct, f.mul(row, memory.stride))
         else:
             start = f.mul(row, memory.stride)
         pointer = f.element(memory.pointer, start, self.scalar)
@@ -327,30 +414,83 @@ class _Driver:
         parity = self.f.binary("and", number if previous else self.f.add(number, 1), i64(1))
         return self.f.mul(parity, self.batch)
 
-    def _slab(self, name: str, kind: str, width: int) -> Val:
-        """The caller's slab of a state, or null if he gave none."""
+    def _slab(self, name: str, width: int) -> Val:
+        """The caller's slab of an array of one row a sequence, or null if he gave none."""
         f = self.f
-        slot = self.slots[name]
-        array = self._field(f"{kind}{slot.state}", "ptr")
+        slot = self.interface.rows[name]
+        array = self._field(slot.field, "ptr")
         start = f.mul(self._field("slab"), slot.slab * width)
         return f.select(f.is_null(array), array, f.element(array, start, self.scalar))
 
     def _start_state(self, state: State) -> None:
-        memory, width = self.memory[state.buffer], state.buffer.width
-        source = self._slab(state.initial, "initial", width)
-        halves = i64(2 if state.buffer.double else 1)
-        stride, size = self._in_bytes(self._stride(state.buffer)), self._in_bytes(width)
-        arguments = [memory.pointer, stride, halves, source, size, self.batch, self.order]
+        memory, buffer = self.memory[state.buffer], state.buffer
+        halves = 2 if buffer.double else 1
+        if isinstance(state.initial, Place):
+            self._copy_sorted(memory, state.initial, buffer, halves)
+            return
+        source = null() if state.initial is None else self._slab(state.initial, buffer.width)
+        self._start_rows(memory, source, buffer, halves)
+
+    def _copy_sorted(self, memory: Memory, source: Place, buffer: Buffer, halves: int) -> None:
+        """A state that starts at rows which are sorted already."""
+        rows = self.memory[source.buffer]
+        width, stride = self._in_bytes(buffer.width), self._in_bytes(self._stride(buffer))
+        source_stride = self._in_bytes(self._stride(source.buffer))
+        start = self.f.element(rows.pointer, source.column, self.scalar)
+        arguments = [memory.pointer, stride, i64(halves), start, width, self.batch, null(), source_stride]
+        self.f.call_defined("void", "rnnc_start_state", *arguments)
+
+    def _start_rows(self, memory: Memory, source: Val, buffer: Buffer, halves: int) -> None:
+        stride, size = self._in_bytes(self._stride(buffer)), self._in_bytes(buffer.width)
+        arguments = [memory.pointer, stride, i64(halves), source, size, self.batch, self.order, size]
         self.f.call_defined("void", "rnnc_start_state", *arguments)
 
     def _finish_state(self, region: Region, state: State) -> None:
-        if state.final is None:
-            return
-        memory, width = self.memory[state.buffer], state.buffer.width
-        target = self._slab(state.final, "final", width)
-        halves = i64(2 if state.buffer.double else 1)
-        stride, size = self._in_bytes(self._stride(state.buffer)), self._in_bytes(width)
+        memory, halves = self.memory[state.buffer], 2 if state.buffer.double else 1
         # Running backward, every row ends with the loop; forward, a row ends at its own length.
         lengths = self._field("lengths", "ptr") if region.direction > 0 else null()
-        arguments = [target, memory.pointer, stride, halves, size, self.steps, self.batch, self.order, lengths]
+        for final in state.finals:
+            self._finish_rows(self._slab(final, state.buffer.width), memory, state.buffer, halves, lengths)
+        if state.kept is not None:
+            kept = self.memory[state.kept.buffer]
+            stride = self._in_bytes(self._stride(state.kept.buffer))
+            self._finish_rows(kept.pointer, memory, state.buffer, halves, lengths, null(), stride)
+
+    def _finish_rows(
+        self,
+        target: Val,
+        memory: Memory,
+        buffer: Buffer,
+        halves: int,
+        lengths: Val | None = None,
+        order: Val | None = None,
+        target_stride: Val | None = None,
+    ) -> None:
+        stride, size = self._in_bytes(self._stride(buffer)), self._in_bytes(buffer.width)
+        arguments = [target, memory.pointer, stride, i64(halves), size, self.steps, self.batch]
+        arguments += [order or self.order, lengths or null(), target_stride or size]
         self.f.call_defined("void", "rnnc_finish_state", *arguments)
+
+    def _sum(self, total: RowSum) -> None:
+        """A sum over rows, term by term, into the caller's array."""
+        f = self.f
+        rows = self.batch if total.per_sequence else self.total
+        target = self._field(sum_field(total.target), "ptr")
+        f.comment(f"sum over rows {total.target.name}")
+        for number, term in enumerate(total.terms):
+            pointer, stride = self._address(term.lhs, i64(0), None, None)
+            accumulate = i64(int(number > 0))
+            if term.rhs is None:
+                f.call_defined(
+                    "void", "rnnc_row_sum", rows, i64(term.units), pointer, stride, target, accumulate
+                )  # fmt: skip
+                continue
+            other, other_stride = self._address(term.rhs, i64(0), None, None)
+            sizes = [rows, i64(term.rows), i64(term.units)]
+            ends = [target, i64(term.units), accumulate, self._at(self.region_start)]
+            f.call_defined("void", "rnnc_outer", *sizes, pointer, stride, other, other_stride, *ends)
+
+
+def sum_field(target: Family) -> str:
+    """The field of a context that points to where a sum goes."""
+    return f"sum{target.index}"

@@ -15,7 +15,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rnnc.backends.llvm.driver import CONTEXT
 from rnnc.backends.llvm.emitter import COLD, Function, Module, Val, i64, null
 from rnnc.backends.llvm.phase import ELEMENT_BYTES
 
@@ -32,7 +31,12 @@ _TRUE, _FALSE = Val("i1", "true"), Val("i1", "false")
 
 @dataclass(frozen=True)
 class CallShape:
-    """Sizes that are fixed for a compiled stack. layers: first axis of a state. widths: last axis of each state."""
+    """What is fixed for a compiled stack.
+
+    fields: those of a context. layers: first axis of a state. widths: last axis of each state.
+    """
+
+    fields: tuple[str, ...]
 
     dtype: str
     input_size: int
@@ -125,7 +129,7 @@ class _Entry:
         self.f = Function("rnnc_call", [Val("ptr", "%self"), Val("ptr", "%arguments"), Val("i64", "%n")], "ptr", COLD)
         self.buffers = self.f.alloca("i8", (2 + 2 * self.count) * PY_BUFFER_BYTES, 16)
         self.result = self.f.alloca("ptr", 1, 8)
-        self.context = self.f.alloca("i64", len(CONTEXT) + 2 * self.count, 16)
+        self.context = self.f.alloca("i64", len(shape.fields), 16)
 
     def emit(self) -> Function:
         f = self.f
@@ -280,12 +284,11 @@ class _Entry:
             "weights": self._bound("weights", "ptr"),
             "slab": self.batch,
         }
-        values = [fields.get(name, i64(0)) for name in CONTEXT]
         for number in range(self.count):
-            values.append(f.select(no_state, null(), self._pointer(1 + number)))
-            values.append(self._pointer(2 + self.count + number))
-        for position, value in enumerate(values):
-            f.store(value, f.element(self.context, position, "i64"), 8)
+            fields[f"initial{number}"] = f.select(no_state, null(), self._pointer(1 + number))
+            fields[f"final{number}"] = self._pointer(2 + self.count + number)
+        for position, name in enumerate(self.shape.fields):
+            f.store(fields.get(name, i64(0)), f.element(self.context, position, "i64"), 8)
 
     def _pack(self, output: Val, finals: list[Val]) -> None:
         """(output, final), or (output, (final, ...)); the tuple takes the references."""

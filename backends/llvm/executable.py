@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from rnnc.backends.interpreter import evaluate_bind
-from rnnc.backends.llvm.driver import StateSlot, emit_driver
+from rnnc.backends.llvm.driver import Interface, Slot, emit_driver
 from rnnc.backends.llvm.entry import CallShape, emit_entry
 from rnnc.backends.llvm.jit import compile_assembly
 from rnnc.backends.llvm.planner import plan
+from rnnc.backends.llvm.report import phase_lines
 from rnnc.backends.llvm.runner import LlvmRunner
 from rnnc.backends.llvm.target import Target, host
 from rnnc.ir import settings
@@ -36,8 +37,9 @@ class LlvmExecutable:
         self.threads = threads or settings.threads()
         self.program = rolled_program(stack)
         self.plan = plan(self.program)
-        module, self.layout, self._packed = emit_driver(self.plan, _slots(stack), len(stack.states), target)
-        emit_entry(module, _call_shape(stack))
+        self.interface = Interface(("x", "output"), _slots(stack))
+        module, self.layout, self._packed = emit_driver(self.plan, self.interface, target)
+        emit_entry(module, _call_shape(stack, self.interface))
         self.assembly_text = module.text()
         self.code = compile_assembly(self.assembly_text, target)
 
@@ -81,26 +83,21 @@ class LlvmExecutable:
             f"{self.layout.size * self.layout.dtype.itemsize // 1024:,} KiB of packed weights",
             "threads: a large batch is split by rows; a batch of one runs on the calling thread",
         ]
-        for packed in self._packed:
-            phase, tile = packed.phase, packed.tile
-            lines.append(
-                f"phase {phase.name}: {phase.width} units in {tile.panels(phase.width)} panels of {tile.units}, "
-                f"up to {tile.rows} rows, {len(phase.accumulators)} accumulators, "
-                f"k = {' + '.join(str(feed.inner) for feed in phase.feeds) or 'none'}"
-            )
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines + phase_lines(self._packed)) + "\n"
 
 
-def _call_shape(stack: Stack) -> CallShape:
+def _call_shape(stack: Stack, interface: Interface) -> CallShape:
     last = stack.layers[-1]
     widths = tuple(stack.flat[0].states.values())
-    return CallShape(stack.dtype, stack.input_size, len(last) * last[0].output_size, len(stack.flat), widths)
+    output_size = len(last) * last[0].output_size
+    return CallShape(interface.fields, stack.dtype, stack.input_size, output_size, len(stack.flat), widths)
 
 
-def _slots(stack: Stack) -> dict[str, StateSlot]:
+def _slots(stack: Stack) -> dict[str, Slot]:
     """Names of initial and final states -> where they are in the caller's arrays."""
     slots = {}
     for slab, layer in enumerate(stack.flat):
         for number, state in enumerate(stack.states):
-            slots[f"{state}_0{layer.suffix}"] = slots[f"{state}_n{layer.suffix}"] = StateSlot(number, slab)
+            slots[f"{state}_0{layer.suffix}"] = Slot(f"initial{number}", slab)
+            slots[f"{state}_n{layer.suffix}"] = Slot(f"final{number}", slab)
     return slots

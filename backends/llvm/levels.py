@@ -130,6 +130,8 @@ class Levels:
         for family in self.members:
             for read in self.reading.reads(family):
                 operand = read.operand
+                if family.op == "concat" and self.loop is not None:
+                    continue  # its parts are written where the concat is
                 if operand in self.inside and not (self.reading.inline_scalar(operand) and not read.barrier):
                     if read.barrier or self.level[family] > self.level[operand]:
                         kept.add(operand)
@@ -146,6 +148,11 @@ class Levels:
         if current is not None:  # a new state is read where it is kept
             self.storage.extra[family].remove(current)
             self.storage.places[family] = current
+            return
+        shared = next((p for p in self.storage.extra[family] if p.buffer.space in (Space.TIMED, Space.STEP)), None)
+        if shared is not None:  # a part of a concat is read there
+            self.storage.extra[family].remove(shared)
+            self.storage.places[family] = shared
             return
         self.storage.places[family] = self.storage.new("v", family, self.space)
 
@@ -186,7 +193,7 @@ class _PhaseBuilder:
             for place in self.storage.targets(root):
                 self.phase.stores.append((root, place))
         for family, place in copies:
-            if family not in self.done:
+            if family not in self.done and family.op not in ("const", "zeros"):
                 self.done.add(family)
                 self._load(family)
             self.phase.stores.append((family, place))
@@ -196,7 +203,7 @@ class _PhaseBuilder:
 
     def _need(self, family: Family, compute: bool = False) -> None:
         """Makes a value available in registers."""
-        if family in self.done or family.op == "const":
+        if family in self.done or family.op in ("const", "zeros"):
             return
         self.done.add(family)
         if self.reading.time_free(family):
@@ -223,7 +230,7 @@ class _PhaseBuilder:
         others = [] if products == [family] else [i for i in family.inputs if i not in products]
         for operand in others:
             self._need(operand)
-        known = [i for i in others if i in self.phase.loads or i in self.phase.vectors or i.op == "const"]
+        known = [i for i in others if i in self.phase.loads or i in self.phase.vectors or i.op in ("const", "zeros")]
         late = [i for i in others if i not in known]
         number = len(self.phase.accumulators)
         self.phase.accumulators.append(family)

@@ -63,10 +63,12 @@ def _start_state() -> Function:
     """The initial value of a state (zeros if there is no source) in every row, of both halves of a double buffer."""
     f = Function(
         "rnnc_start_state",
-        _parameters("ptr %state, i64 %stride, i64 %halves, ptr %source, i64 %size, i64 %batch, ptr %order"),
+        _parameters(
+            "ptr %state, i64 %stride, i64 %halves, ptr %source, i64 %size, i64 %batch, ptr %order, i64 %source_stride"
+        ),
         attributes=COLD,
     )
-    state, stride, halves, source, size, batch, order = f.parameters
+    state, stride, halves, source, size, batch, order, source_stride = f.parameters
     given = f.value("i64", f"zext {f.value('i1', f'icmp ne {source}, null')} to i64")
     with f.loop(0, halves) as half, f.loop(0, batch) as row:
         target = f.element(state, f.mul(f.add(f.mul(half.index, batch), row.index), stride), "i8")
@@ -74,7 +76,7 @@ def _start_state() -> Function:
             for case in cases:
                 if case:
                     place = _table(f, order, row.index, row.index)
-                    _copy(f, target, f.element(source, f.mul(place, size), "i8"), size)
+                    _copy(f, target, f.element(source, f.mul(place, source_stride), "i8"), size)
                 else:
                     f.call("void", "llvm.memset.p0.i64", target, Val("i8", "0"), size, Val("i1", "false"))
     f.ret()
@@ -90,16 +92,16 @@ def _finish_state() -> Function:
         "rnnc_finish_state",
         _parameters(
             "ptr %target, ptr %state, i64 %stride, i64 %halves, i64 %size, i64 %steps, i64 %batch, "
-            "ptr %order, ptr %lengths"
+            "ptr %order, ptr %lengths, i64 %target_stride"
         ),
         attributes=COLD,
     )
-    target, state, stride, halves, size, steps, batch, order, lengths = f.parameters
+    target, state, stride, halves, size, steps, batch, order, lengths, target_stride = f.parameters
     with f.loop(0, batch) as row:
         done = _table(f, lengths, row.index, steps)
         half = f.binary("and", done, f.sub(halves, 1))
         source = f.element(state, f.mul(f.add(f.mul(half, batch), row.index), stride), "i8")
         place = _table(f, order, row.index, row.index)
-        _copy(f, f.element(target, f.mul(place, size), "i8"), source, size)
+        _copy(f, f.element(target, f.mul(place, target_stride), "i8"), source, size)
     f.ret()
     return f

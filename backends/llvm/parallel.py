@@ -14,7 +14,7 @@ MOST_WORKERS = 256
 _pool: list[ThreadPoolExecutor] = []
 
 
-def run_all(jobs: Sequence[Callable[[], None]]) -> None:
+def run_all(jobs: Sequence[Callable[[], object]]) -> None:
     """Runs all jobs at once, the first on the calling thread; returns when all are done, raising the first error."""
     futures = [_workers().submit(job) for job in jobs[1:]]
     try:

@@ -68,6 +68,11 @@ def signature(phase: Phase) -> Signature:
     return Signature(len(phase.feeds), tuple(used))
 
 
+def _number(family: Family) -> float:
+    """The value of a constant, or of zeros."""
+    return float(family.attr("value")) if family.op == "const" else 0.0
+
+
 def emit_phase(phase: Phase, name: str, tile: Tile, dtype: str) -> Function:
     """The function of a phase."""
     emitter = _SumEmitter if phase.sums else _TileEmitter
@@ -127,8 +132,8 @@ class _Emitter:
 
         def operand(family: Family) -> Val:
             if family not in known:
-                if family.op == "const":
-                    return self.math.constant(family.attr("value"))
+                if family.op in ("const", "zeros"):
+                    return self.math.constant(_number(family))
                 loaded = family in self.phase.loads
                 known[family] = (
                     self.load_at(family, row, panel, v, lanes) if loaded else self.vector_at(family, panel, v)
@@ -180,7 +185,7 @@ class _TileEmitter(_Emitter):
                 self._rows(one.index, panel, 1)
             return
         blocks = f.udiv(f.add(rows, most - 1), most)
-        least = f.udiv(rows, blocks)
+        least = f.udiv(rows, f.maximum(blocks, i64(1)))  # a ragged batch may have no rows at all
         larger = f.sub(rows, f.mul(least, blocks))
         with f.loop(0, blocks, carried=[i64(0)]) as block:
             row = block.values[0]
@@ -235,8 +240,8 @@ class _TileEmitter(_Emitter):
         return started
 
     def _initial(self, term: Family, row: Val, panel: Val, v: int) -> Val:
-        if term.op == "const":
-            return self.math.constant(term.attr("value"))
+        if term.op in ("const", "zeros"):
+            return self.math.constant(_number(term))
         if term in self.phase.loads:
             return self._load_start(term, row, panel, v)
         return self.vector_at(term, panel, v)
@@ -406,7 +411,7 @@ class _TileEmitter(_Emitter):
                 pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)
                 ends = place.column + self.phase.width == place.buffer.width
                 count = self.tile.lanes if place.buffer.padded and ends else lanes
-                value = known[family] if family.op != "const" else self.math.constant(family.attr("value"))
+                value = known[family] if family in known else self.math.constant(_number(family))
                 if family.dtype == "bool":
                     value = self.math.select(value, self.math.constant(1.0), self.math.constant(0.0))
                 self.f.store_lanes(value, pointer, count, self.bytes)

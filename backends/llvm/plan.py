@@ -19,12 +19,13 @@ from rnnc.ir.program import Program
 class Space(Enum):
     """Where a buffer lives, and what its rows are."""
 
-    INPUT = "input"  # the caller's x: rows of all steps
-    OUTPUT = "output"  # the caller's output: rows of all steps
+    INPUT = "input"  # an argument of the caller: rows of all steps
+    OUTPUT = "output"  # a result of the caller: rows of all steps
     TIMED = "timed"  # internal, rows of all steps
     CHUNK = "chunk"  # internal, rows of the chunk of steps being computed
     STATE = "state"  # internal, one row a sequence, the value of this and of the previous step
     STEP = "step"  # internal, one row a sequence, alive within a step
+    ROWS = "rows"  # internal, one row a sequence, alive for the whole call
 
 
 @dataclass(eq=False)
@@ -102,33 +103,76 @@ class Phase:
 
 @dataclass(frozen=True)
 class State:
-    """A carried state: its buffer, the input that starts it and the output that takes its last value."""
+    """A carried state: its buffer, what starts it and what takes its last value.
+
+    initial: an input, or a place of one row a sequence, or None for zeros. finals: outputs. kept: a place for later
+    readers of the last value.
+    """
 
     carry: Family
     buffer: Buffer
-    initial: str
-    final: str | None
+    initial: str | Place | None
+    finals: tuple[str, ...]
+    kept: Place | None = None
 
 
 @dataclass
 class Region:
-    """A recurrence, or time-batched work alone (no states, no step phases)."""
+    """A recurrence, or batched work alone (no states, no step phases): on the rows of all steps, or once a sequence.
+
+    late: it belongs to the second part of the computation.
+    """
 
     name: str
     direction: int
     states: list[State]
     batched: list[Phase]
     steps: list[Phase]
+    per_sequence: bool = False
+    late: bool = False
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of a sum over rows: lhs' @ rhs, or the rows of lhs alone."""
+
+    lhs: Place
+    rows: int
+    rhs: Place | None
+    units: int
+
+
+@dataclass(frozen=True)
+class RowSum:
+    """A sum over the rows of all steps (or over sequences), such as the gradient of a weight: (rows, units)."""
+
+    target: Family
+    terms: tuple[Term, ...]
+    per_sequence: bool
+    late: bool
 
 
 @dataclass
 class Plan:
-    """All regions in execution order, and all buffers."""
+    """All regions in execution order, and all buffers.
+
+    inputs, outputs: name -> buffer of an array with a value a step. row_inputs, row_outputs: name and place of one
+    with a value a sequence. sums: what is summed over rows, at the end of each part. late: inputs of the second part.
+    """
 
     program: Program
     regions: list[Region]
     buffers: list[Buffer]
-    output: Buffer
+    inputs: dict[str, Buffer]
+    outputs: dict[str, Buffer]
+    row_inputs: list[tuple[str, Place]] = field(default_factory=list)
+    row_outputs: list[tuple[str, Place]] = field(default_factory=list)
+    sums: list[RowSum] = field(default_factory=list)
+    late: frozenset[str] = frozenset()
+
+    def is_late(self, name: str) -> bool:
+        """Whether an input or an output belongs to the second part."""
+        return name in self.late
 
     def phases(self) -> Iterator[tuple[Region, Phase]]:
         """Every phase with its region."""
@@ -148,13 +192,19 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"  {buffer.name:<12} {buffer.space.value:<7} {buffer.width} columns{note}"
     for region in plan.regions:
         span = {1: "t = 0 .. T-1", -1: "t = T-1 .. 0", 0: "all steps"}[region.direction]
-        yield f"region {region.name}: {span}"
+        span = "each sequence" if region.per_sequence else span
+        yield f"region {region.name}: {span}{', second part' if region.late else ''}"
         for state in region.states:
-            yield f"  state {state.buffer.name} from {state.initial} to {state.final or 'nowhere'}"
+            finals = ", ".join([*state.finals, *([str(state.kept)] if state.kept else [])])
+            yield f"  state {state.buffer.name} from {state.initial or 'zeros'} to {finals or 'nowhere'}"
         for phase in region.batched:
             yield from _phase_lines(phase, "chunk of steps" if region.steps else "all rows")
         for phase in region.steps:
             yield from _phase_lines(phase, "each step")
+    for total in plan.sums:
+        terms = (f"{t.lhs}' @ {t.rhs}" if t.rhs else f"rows of {t.lhs}" for t in total.terms)
+        rows = "sequences" if total.per_sequence else "all rows"
+        yield f"sum over {rows}{', second part' if total.late else ''}: {total.target.name} = {' + '.join(terms)}"
 
 
 def _phase_lines(phase: Phase, rows: str) -> Iterator[str]:

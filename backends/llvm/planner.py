@@ -8,19 +8,25 @@ are one phase, computed in registers. A value read across a barrier gets a buffe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from dataclasses import replace
 
 from rnnc.backends.llvm.levels import Copy, Levels, Storage
-from rnnc.backends.llvm.plan import Phase, Place, Plan, Region, Space, State
+from rnnc.backends.llvm.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State, Term
 from rnnc.backends.llvm.reading import Reading
+from rnnc.ir.computation import members, split
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
-from rnnc.ir.program import Loop, Program
+from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.program import Loop, Program, Statement
 
 
-def plan(program: Program) -> Plan:
-    """Lays out a program. Raises BackendError, naming the value, for what this backend cannot express."""
-    return _Planner(program).plan()
+def plan(program: Program, late: frozenset[str] = frozenset()) -> Plan:
+    """Lays out a program. late: names of the inputs of its second part.
+
+    Raises BackendError, naming the value, for what this backend cannot express.
+    """
+    first, second = split(program, late)
+    return _Planner(replace(program, statements=(*first, *second)), set(second), late).plan()
 
 
 def _loops_before(program: Program) -> dict[Family, int]:
@@ -36,39 +42,105 @@ def _loops_before(program: Program) -> dict[Family, int]:
 
 
 class _Planner:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, second: set[Statement], late: frozenset[str]) -> None:
         self.program = program
+        self.second = second
+        self.late = late
+        self.late_values = {f for s in second for f in members(s)}
         self.reading = Reading(program)
         self.storage = Storage()
         self.states: dict[int, list[State]] = {}
         self.copies: dict[int | None, list[Copy]] = defaultdict(list)  # by loop, of each step; None: of all steps
+        self.row_copies: list[Copy] = []
         self.loops = list(program.loops())
         self.loop_of = self.reading.loop_of
         self.loops_before = _loops_before(program)
-        output = program.outputs["output"]
-        self.output = self.storage.buffer("output", Space.OUTPUT, int(output.shape[-1]))
+        self.summed = {self.reading.base(f)[0] for f in self._read_by_sums()}
+        self.inputs: dict[str, Buffer] = {}
+        self.outputs: dict[str, Buffer] = {}
+        self.row_inputs: list[tuple[str, Place]] = []
+        self.row_outputs: list[tuple[str, Place]] = []
+        self.sums: list[RowSum] = []
 
     def plan(self) -> Plan:
+        for name, family in self.program.outputs.items():
+            if family.timed:
+                self.outputs[name] = self.storage.buffer(name, Space.OUTPUT, int(family.shape[-1]))
         for family in self.program.inputs:
             if family.timed:
-                self.storage.places[family] = Place(
-                    self.storage.buffer(family.name, Space.INPUT, int(family.shape[-1]))
-                )
+                self.inputs[family.name] = self.storage.buffer(family.name, Space.INPUT, int(family.shape[-1]))
+                self.storage.places[family] = Place(self.inputs[family.name])
+        self._place_rows()
         for number, loop in enumerate(self.loops):
             self.states[number] = [self._state(carry, number) for carry in loop.carries]
         self._place_outputs()
         context = self._contexts()
         self._place_timed(context)
+        regions = self._regions(context)
+        self._sum_rows()
+        late = self.late | {n for n, f in self.program.outputs.items() if f in self.late_values}
+        lists = (self.row_inputs, self.row_outputs, self.sums)
+        return Plan(self.program, regions, self.storage.buffers, self.inputs, self.outputs, *lists, late)
+
+    def _regions(self, context: dict[Family, int | None]) -> list[Region]:
         regions: list[Region] = []
         pending: list[Family] = []
+        late = False
         for statement in self.program.statements:
+            starts_late = not late and statement in self.second
+            if starts_late or isinstance(statement, Loop):
+                self._flush(regions, pending, late, starts_late)
+            late = late or starts_late
             if isinstance(statement, Loop):
-                self._flush(regions, pending)
-                regions.append(self._recurrence(self.loops.index(statement), context))
+                regions.append(self._recurrence(self.loops.index(statement), context, late))
             elif statement in context and context[statement] is None:
                 pending.append(statement)
-        self._flush(regions, pending, self.copies[None])
-        return Plan(self.program, regions, self.storage.buffers, self.output)
+        self._flush(regions, pending, late, True)
+        return regions
+
+    # ---- values of one row a sequence
+
+    def _place_rows(self) -> None:
+        """Initial states and last values that something computes with."""
+        read = {self.reading.base(r)[0] for r in self._read_by_sums()}
+        for family in self.reading.all:
+            if self.reading.computed(family):
+                read.update(r.operand for r in self.reading.reads(family))
+        for family in (*self.program.inputs, *self.reading.all):
+            rows = not family.timed and BATCH in family.shape
+            starts = family.op != "input" and any(c.initial is family for loop in self.loops for c in loop.carries)
+            if rows and (family in read or starts) and (family.op in ("input", "exit") or starts):
+                self.storage.places[family] = self.storage.new("r", family, Space.ROWS)
+                if family.op == "input":
+                    self.row_inputs.append((family.name, self.storage.places[family]))
+
+    def _read_by_sums(self) -> list[Family]:
+        return [i for f in self.reading.all if f.spec.kind is Kind.OUTER for i in f.inputs]
+
+    def _sum_rows(self) -> None:
+        """Sums over time, and sums over sequences of values without a time."""
+        for family in self.reading.all:
+            alone = family.spec.kind is Kind.OUTER and not family.timed and not self.reading.time_free(family)
+            if family.op == "tsum" or alone:
+                terms = tuple(self._term(i) for i in (family.inputs if family.op == "tsum" else (family,)))
+                self.sums.append(RowSum(family, terms, alone, family in self.late_values))
+
+    def _term(self, family: Family) -> Term:
+        if family.spec.kind is not Kind.OUTER:
+            raise BackendError(f"{family!r}: the llvm backend sums over time what has no batch axis only")
+        lhs = self._stored_place(family.inputs[0])
+        rhs = self._stored_place(family.inputs[1]) if family.op == "outer" else None
+        widths = [int(i.shape[-1]) for i in family.inputs]
+        return Term(lhs, widths[0] if rhs else 1, rhs, widths[-1])
+
+    def _stored_place(self, family: Family) -> Place:
+        base, column = self.reading.base(family)
+        place = (self.storage.over_time if base.op == "carry" else self.storage.places).get(base)
+        if place is None:
+            raise BackendError(f"{family!r} has no place over time")
+        return Place(place.buffer, place.column + column)
+
+    # ---- where values over time are
 
     def _contexts(self) -> dict[Family, int | None]:
         """Each computed value outside loops -> the loop it serves alone, or None."""
@@ -85,7 +157,8 @@ class _Planner:
             else:
                 returned = family in self.program.outputs.values()
                 wanted = serves[family]
-                target = next(iter(wanted)) if len(wanted) == 1 and not returned else None
+                alone = len(wanted) == 1 and not returned and family.timed and family not in self.summed
+                target = next(iter(wanted)) if alone else None
                 context[family] = target
             for read in self.reading.reads(family):
                 serves[read.operand].add(target)
@@ -96,24 +169,56 @@ class _Planner:
         return {self.reading.base(family)[0] for family, _ in self.copies[number]}
 
     def _place_outputs(self) -> None:
-        output = self.program.outputs["output"]
+        for name, output in self.program.outputs.items():
+            if output.timed:
+                self._place_output(output, Place(self.outputs[name]))
+            elif BATCH in output.shape and output.op != "exit":
+                self._place_row_output(name, output)
+
+    def _place_output(self, output: Family, target: Place) -> None:
         base, column = self.reading.base(output)
-        if base is output and self.reading.computed(output):
-            self.storage.places[output] = Place(self.output, column)
-        else:  # the output is the input, an old state, or a part of another value
-            self.copies[self.loop_of.get(base)].append((output, Place(self.output)))
-            if output.op == "carry":  # an old state over time, for whoever reads it outside its loop
-                self.storage.over_time[output] = Place(self.output)
+        if base is not output or not self.reading.computed(output):
+            # The output is the input, an old state, or a part of another value.
+            self.copies[self.loop_of.get(base)].append((output, target))
+            if output.op == "carry" and not self.late:  # an old state over time, for whoever reads it outside its loop
+                self.storage.over_time[output] = target
+        elif output in self.storage.places or self._read_late(output):
+            self.storage.extra[output].append(target)
+        else:
+            self.storage.places[output] = Place(target.buffer, column)
+
+    def _read_late(self, output: Family) -> bool:
+        """Whether the second part reads an output of the first: not from the caller's array, which may change."""
+        if output in self.late_values:
+            return False
+        parts = output.inputs if output.op == "concat" else ()
+        if any(self._read_late(part) for part in parts):
+            return True
+        views = [r for r in self.reading.readers[output] if r.op in ("slice", "concat", "carry")]
+        readers = self.reading.readers[output] + [r for v in views for r in self.reading.readers[v]]
+        return any(r in self.late_values or r.spec.kind is Kind.OUTER for r in readers)
+
+    def _place_row_output(self, name: str, output: Family) -> None:
+        base = self.reading.base(output)[0]
+        place = self.storage.places.get(output)
+        if place is None:
+            place = self.storage.new("r", output, Space.ROWS)
+            if base is output and self.reading.computed(output):
+                self.storage.places[output] = place
+            else:
+                self.row_copies.append((output, place))
+        self.row_outputs.append((name, place))
 
     def _place_timed(self, context: dict[Family, int | None]) -> None:
         """Buffers over time: concats first, since their parts live inside them."""
         for family in reversed(self.reading.all):
-            outside = family not in self.loop_of
-            if family.op == "concat" and outside:
+            outside = family not in self.loop_of and family.timed and not self.reading.time_free(family)
+            if family.op == "concat" and outside and BATCH in family.shape:
                 self._place_concat(family)
-        stored = {self.reading.base(f)[0] for f in self.program.stored if f is not self.program.outputs["output"]}
+        returned = {f for f in self.program.outputs.values() if f in self.storage.places}
+        stored = {self.reading.base(f)[0] for f in self.program.stored if f not in returned}
         for family in self.reading.all:
-            if family.op == "carry" and family in stored:
+            if family.op == "carry" and family in stored and family not in self.storage.over_time:
                 self.storage.over_time[family] = self.storage.new("y", family, Space.TIMED)
                 self.copies[self.loop_of[family]].append((family, self.storage.over_time[family]))
             if not self.reading.computed(family) or family in self.storage.places:
@@ -121,12 +226,12 @@ class _Planner:
             if family in self.loop_of:
                 if family in stored:
                     self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
-            elif context[family] is None and self._needs_buffer(family, context):
+            elif family.timed and context[family] is None and self._needs_buffer(family, context):
                 self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
 
     def _needs_buffer(self, family: Family, context: dict[Family, int | None]) -> bool:
         """An off-cycle value read by a loop, by a copy, after a loop or across a barrier; others stay in registers."""
-        if any(family in self._copied_in(number) for number in list(self.copies)):
+        if any(family in self._copied_in(number) for number in list(self.copies)) or family in self.summed:
             return True
         for reader in self.reading.all:
             if not self.reading.computed(reader):
@@ -156,14 +261,19 @@ class _Planner:
                     self.storage.concat_copies[family].append((part, place))
                 column += int(part.shape[-1])
 
-    def _flush(self, regions: list[Region], pending: list[Family], copies: Sequence[Copy] = ()) -> None:
-        """Time-batched work that more than one loop reads, or none."""
-        phases = Levels(self.reading, self.storage, list(pending), f"batch{len(regions)}", Space.TIMED, copies).phases()
-        if phases:
-            regions.append(Region(f"batch{len(regions)}", 0, [], phases, []))
+    def _flush(self, regions: list[Region], pending: list[Family], late: bool, ends: bool) -> None:
+        """Batched work that more than one loop reads, or none; first of all steps, then of sequences."""
+        for per_sequence, space in ((False, Space.TIMED), (True, Space.ROWS)):
+            copies = self.row_copies if per_sequence else self.copies[None]
+            chosen = [c for c in copies if ends and (self.reading.base(c[0])[0] in self.late_values) == late]
+            values = [f for f in pending if f.timed != per_sequence]
+            name = f"batch{len(regions)}"
+            phases = Levels(self.reading, self.storage, values, name, space, chosen).phases()
+            if phases:
+                regions.append(Region(name, 0, [], phases, [], per_sequence, late))
         pending.clear()
 
-    def _recurrence(self, number: int, context: dict[Family, int | None]) -> Region:
+    def _recurrence(self, number: int, context: dict[Family, int | None], late: bool) -> Region:
         loop = self.loops[number]
         name = f"loop{number}"
         before = [f for f in self.reading.all if f in context and context[f] == number]
@@ -174,15 +284,13 @@ class _Planner:
             self.reading, self.storage, body, f"{name}_step", Space.STEP, self.copies[number], number
         ).phases()
         self._decide_doubles(self.states[number], steps)
-        return Region(name, loop.direction, self.states[number], batched, steps)
+        return Region(name, loop.direction, self.states[number], batched, steps, late=late)
 
     def _read_by_loop(self, loop: Loop) -> set[Family]:
         return {r.operand for f in loop.body if self.reading.computed(f) for r in self.reading.reads(f)}
 
     def _state(self, carry: Family, number: int) -> State:
         assert carry.initial is not None and carry.source is not None
-        if carry.initial.op != "input":
-            raise BackendError(f"{carry!r}: the llvm backend starts a state at an input, not at {carry.initial!r}")
         buffer = self.storage.buffer(str(carry.attr("state")), Space.STATE, int(carry.shape[-1]))
         self.storage.places[carry] = Place(buffer, 0, previous=True)
         current = Place(buffer)
@@ -190,11 +298,21 @@ class _Planner:
             self.storage.extra[carry.source].append(current)
         elif carry.source is not carry:  # a state that only moves: a delay, a shift
             self.copies[number].append((carry.source, current))
-        final = next(
-            (n for n, f in self.program.outputs.items() if f.op == "exit" and f.attr("state") == carry.attr("state")),
-            None,
-        )
-        return State(carry, buffer, carry.initial.name, final)
+        exits = {f for f in self.reading.all if f.op == "exit" and f.attr("state") == carry.attr("state")}
+        finals = tuple(n for n, f in self.program.outputs.items() if f in exits)
+        kept = next((self.storage.places[f] for f in exits if f in self.storage.places), None)
+        return State(carry, buffer, self._initial(carry.initial), finals, kept)
+
+    def _initial(self, family: Family) -> str | Place | None:
+        """What a state starts at."""
+        if family.op == "input":
+            return family.name
+        if family.op == "zeros":
+            return None
+        base, column = self.reading.base(family)
+        if base not in self.storage.places:
+            raise BackendError(f"{family!r}: the llvm backend cannot start a state at it")
+        return Place(self.storage.places[base].buffer, self.storage.places[base].column + column)
 
     def _decide_doubles(self, states: list[State], steps: list[Phase]) -> None:
         """A state may be overwritten in place if only the phase that writes it reads it, unit by unit."""

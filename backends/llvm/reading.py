@@ -12,7 +12,7 @@ from rnnc.backends.llvm.plan import Weight
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import BATCH, Kind
-from rnnc.ir.program import Loop, Program
+from rnnc.ir.program import Loop, Program, is_parameter
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Reading:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.bound = set(program.bind) | {f for f in program.inputs if not f.timed and BATCH not in f.shape}
+        self.bound = set(program.bind) | {f for f in program.inputs if is_parameter(f)}
         self.all = list(_everything(program))
         self.loop_of = {f: n for n, loop in enumerate(program.loops()) for f in loop.body}
         self.readers: dict[Family, list[Family]] = defaultdict(list)
@@ -46,7 +46,11 @@ class Reading:
 
     def time_free(self, family: Family) -> bool:
         """A parameter, a number, or made of those alone."""
-        return family in self.bound or family.op == "const"
+        return family in self.bound or family.op in ("const", "zeros")
+
+    def summed(self, family: Family) -> bool:
+        """A sum over rows: outside of phases, by kernels of its own."""
+        return family.spec.kind in (Kind.OUTER, Kind.TIME_SUM)
 
     def product(self, family: Family) -> Product | None:
         """The matmul a value is, or is a slice of, if nobody needs that matmul whole."""
@@ -79,8 +83,10 @@ class Reading:
 
     def computed(self, family: Family) -> bool:
         """A value that some phase must compute; the rest is addressing, or known before."""
-        if self.time_free(family) or not family.timed or family.op in ("carry", "input"):
+        if self.time_free(family) or BATCH not in family.shape or family.op in ("carry", "exit", "input"):
             return False
+        if self.summed(family):
+            raise BackendError(f"{family!r}: the llvm backend sums over time what has no batch axis only")
         if family.op == "matmul" and self._only_sliced(family):
             return False
         if self.product(family):

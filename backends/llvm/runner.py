@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.backends.llvm.driver import CONTEXT
 from rnnc.backends.llvm.entry import pack_binding
 from rnnc.backends.llvm.parallel import run_all
+from rnnc.backends.llvm.parts import Part, address, even, split_batch
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class LlvmRunner:
         self._executable = executable
         self._code = executable.code  # keeps the machine code alive
         self._arena = arena
-        self._states = len(executable.stack.states)
+        self._fields = executable.interface.fields
         self._widths = tuple(executable.stack.flat[0].states.values())
         self._item = arena.itemsize
         self._threads = executable.threads
@@ -75,28 +75,22 @@ class LlvmRunner:
             if not lengths.any():
                 return
         states = None if states is None else tuple(np.ascontiguousarray(s) for s in states)
-        target = self._even(output)
+        target = even(output)
         if target is not output and lengths is not None:
             target[...] = 0
-        call = _Call(self._even(x), states, target, finals, steps, batch)
-        parts = min(self._threads, batch) if steps * batch > self._parallel_rows else 1
-        split = _dense_parts(call, parts) if lengths is None else _ragged_parts(call, lengths, parts)
-        if len(split) == 1:
-            self._call(split[0])
+        call = _Call(even(x), states, target, finals, batch)
+        count = min(self._threads, batch) if steps * batch > self._parallel_rows else 1
+        parts = [part for part in split_batch(steps, batch, lengths, count) if part.steps]
+        if len(parts) == 1:
+            self._call(call, parts[0])
         else:
-            run_all([partial(self._call, part) for part in split])
+            run_all([partial(self._call, call, part) for part in parts])
         if target is not output:
             output[...] = target
 
-    def _even(self, array: Array) -> Array:
-        """The array itself if its last axis is contiguous and its strides are whole elements, else a C-ordered copy."""
-        even = array.strides[2] == self._item or array.shape[2] == 1
-        even = even and array.strides[0] % self._item == 0 and array.strides[1] % self._item == 0
-        return array if even and array.flags.aligned else np.array(array, order="C")
-
-    def _call(self, part: _Part) -> None:
-        call, item = part.call, self._item
-        fields = (ctypes.c_int64 * (len(CONTEXT) + 2 * self._states))()
+    def _call(self, call: _Call, part: Part) -> None:
+        item = self._item
+        fields = (ctypes.c_int64 * len(self._fields))()
         x_step, x_row = (stride // item for stride in call.x.strides[:2])
         output_step, output_row = (stride // item for stride in call.output.strides[:2])
         values = {
@@ -110,70 +104,29 @@ class LlvmRunner:
             "output_row": output_row,
             "weights": self._arena.ctypes.data,
             "slab": call.batch,
-            "rows": _address(part.rows),
-            "order": _address(part.order),
-            "lengths": _address(part.lengths),
+            "rows": address(part.rows),
+            "order": address(part.order),
+            "lengths": address(part.lengths),
+            "scratch": 0,
         }
-        fields[: len(CONTEXT)] = [values[name] for name in CONTEXT]
         for number, width in enumerate(self._widths):
             skip = part.first * width * item
-            place = len(CONTEXT) + 2 * number
-            fields[place] = 0 if call.states is None else call.states[number].ctypes.data + skip
-            fields[place + 1] = call.finals[number].ctypes.data + skip
+            values[f"initial{number}"] = 0 if call.states is None else call.states[number].ctypes.data + skip
+            values[f"final{number}"] = call.finals[number].ctypes.data + skip
+        fields[:] = [values[name] for name in self._fields]
         if self._function(ctypes.addressof(fields)):
             raise MemoryError(f"no memory for the scratch buffers of {part.steps} steps of {part.batch} rows")
 
 
 @dataclass(frozen=True)
 class _Call:
-    """The arrays of a whole call."""
+    """The arrays of a whole call. batch: rows of all its parts."""
 
     x: Array
     states: tuple[Array, ...] | None
     output: Array
     finals: tuple[Array, ...]
-    steps: int
     batch: int
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The rows one thread runs: `batch` rows from row `first` on, or, of a ragged batch, those that `order` lists.
-
-    rows: the first row of each step in packed buffers, and their number at the end.
-    """
-
-    call: _Call
-    first: int
-    batch: int
-    steps: int
-    rows: Array | None = None
-    order: Array | None = None
-    lengths: Array | None = None
-
-
-def _dense_parts(call: _Call, parts: int) -> list[_Part]:
-    bounds = [call.batch * n // parts for n in range(parts + 1)]
-    return [_Part(call, a, b - a, call.steps) for a, b in zip(bounds, bounds[1:], strict=False)]
-
-
-def _ragged_parts(call: _Call, lengths: Array, parts: int) -> list[_Part]:
-    """Sequences sorted by falling length and dealt out in turn, so that each part has about the same work."""
-    order = np.argsort(-lengths, kind="stable").astype(np.int64)
-    dealt = [np.ascontiguousarray(order[n::parts]) for n in range(parts)]
-    return [_ragged(call, rows, lengths[rows]) for rows in dealt if lengths[rows[0]] > 0]
-
-
-def _ragged(call: _Call, order: Array, lengths: Array) -> _Part:
-    steps = int(lengths[0])
-    running = len(order) - np.searchsorted(lengths[::-1], np.arange(steps), side="right")
-    rows = np.zeros(steps + 1, np.int64)
-    np.cumsum(running, out=rows[1:])
-    return _Part(call, 0, len(order), steps, rows, order, np.ascontiguousarray(lengths))
-
-
-def _address(array: Array | None) -> int:
-    return 0 if array is None else int(array.ctypes.data)
 
 
 class _MethodDef(ctypes.Structure):

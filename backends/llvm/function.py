@@ -1,0 +1,285 @@
+"""Compiled computations: named arrays in, named arrays out, in one part or in two with a tape between them.
+
+Weights are packed by generated code in every call, since they change from call to call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
+
+import numpy as np
+
+from rnnc.backends.interpreter import evaluate
+from rnnc.backends.llvm.driver import Interface, Slot, emit_driver, sum_field
+from rnnc.backends.llvm.jit import compile_assembly
+from rnnc.backends.llvm.memory import ALIGNMENT, Pool, aligned_view
+from rnnc.backends.llvm.packers import emit_pack_kernels, emit_packer, pack_plan
+from rnnc.backends.llvm.parallel import run_all
+from rnnc.backends.llvm.parts import Part, address, even, split_batch
+from rnnc.backends.llvm.plan import Buffer, Place, Plan, Space
+from rnnc.backends.llvm.planner import plan
+from rnnc.backends.llvm.report import phase_lines
+from rnnc.backends.llvm.runner import PARALLEL_FLOPS
+from rnnc.backends.llvm.target import Target, host
+from rnnc.ir import settings
+from rnnc.ir.computation import Computation
+from rnnc.ir.errors import BackendError
+from rnnc.ir.families import Family
+from rnnc.ir.ops import BATCH, Array
+from rnnc.ir.ragged import check_rows_end
+
+Arrays = Mapping[str, Array]
+
+
+def compile_function(
+    computation: Computation, *, threads: int | None = None, target: Target | None = None
+) -> LlvmFunction:
+    """Compiles a computation for this machine, or for a target that it can run."""
+    return LlvmFunction(computation, threads or settings.threads(), target or host())
+
+
+class LlvmFunction:
+    """Machine code of a computation; see `rnnc.backends.base.Function`."""
+
+    stages: tuple[str, ...] = ("plan", "llvm", "asm")
+
+    def __init__(self, computation: Computation, threads: int, target: Target) -> None:
+        self.computation = computation
+        self.target = target
+        self.threads = threads
+        self.program = computation.program()
+        self.plan = plan(self.program, computation.late)
+        self.interface = _interface(self.plan)
+        module, self.layout, self.packed = emit_driver(self.plan, self.interface, target)
+        emit_pack_kernels(module, self.program.dtype, target)
+        sweeps = [sweep for packed in self.layout.phases for sweep in pack_plan(packed)]
+        self.sources = emit_packer(module, sweeps)
+        self.assembly_text = module.text()
+        self.code = compile_assembly(self.assembly_text, target)
+        self.pool = Pool()
+        self.dtype = np.dtype(self.program.dtype)
+        call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)  # releases the interpreter lock
+        parts = ("run", "scratch", "finish") if self.plan.late else ("run",)
+        self.entry = {part: call(self.code.address(f"rnnc_{part}")) for part in parts}
+        pack = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+        self.pack = pack(self.code.address("rnnc_pack"))
+
+    # ---- texts
+
+    def text(self, stage: str) -> str:
+        """The plan, the LLVM assembly, or the machine's own."""
+        match stage:
+            case "plan":
+                return self.plan.text()
+            case "llvm":
+                return self.assembly_text
+            case "asm":
+                return self._native
+        raise BackendError(f"stage: got {stage!r}, the llvm backend has {', '.join(map(repr, self.stages))}")
+
+    @cached_property
+    def _native(self) -> str:
+        return self.code.assembly()
+
+    def explain(self) -> str:
+        """The target, what is kept between both parts, and the tile and loops of each phase."""
+        lines = [
+            f"target {self.target.name}: vectors of {self.target.lanes(self.program.dtype)} {self.program.dtype}",
+            f"weights: {self.layout.size * self.dtype.itemsize // 1024:,} KiB, packed in every call by generated code",
+            "threads: a large batch is split by rows; a batch of one runs on the calling thread",
+        ]
+        if self.plan.late:
+            kept = ", ".join(f"{b.name} {b.width}" for b in self._kept)
+            lines.append(f"saved for the second part: {self.saved_bytes(1, 1):,} bytes a row of each step ({kept})")
+        later = [n for n, f in self.program.outputs.items() if self._is_finished_late(f)]
+        if later:
+            lines.append(f"computed by NumPy from sums over rows, once a call: {', '.join(later)}")
+        return "\n".join(lines + phase_lines(self.packed)) + "\n"
+
+    @cached_property
+    def _kept(self) -> list[Buffer]:
+        """What the first part leaves for the second, of each row and step."""
+        read = _buffers_of(self.plan, True)
+        written = _buffers_of(self.plan, False) | {b for n, b in self.plan.inputs.items() if n not in self.plan.late}
+        return [b for b in self.plan.buffers if b in read & written and b.space in (Space.TIMED, Space.INPUT)]
+
+    def saved_bytes(self, steps: int, batch: int) -> int:
+        """Bytes the first part keeps for the second."""
+        return steps * batch * sum(b.width for b in self._kept) * self.dtype.itemsize
+
+    def _is_finished_late(self, family: Family) -> bool:
+        bound = self.program.bind
+        sums = {total.target for total in self.plan.sums}
+        return not family.timed and BATCH not in family.shape and family not in sums and family not in bound
+
+    # ---- calls
+
+    @cached_property
+    def ragged(self) -> bool:
+        """That padding need not be computed, proved when lengths are first given. Raises IRError if it cannot be."""
+        check_rows_end(self.computation.program(lengths=True))
+        return True
+
+    @cached_property
+    def flops_per_row(self) -> int:
+        """Multiplications and additions of matrix products, for one step of one sequence."""
+        feeds = [(phase, feed) for _, phase in self.plan.phases() for feed in phase.feeds]
+        flops = sum(2 * feed.inner * len(feed.blocks) * phase.width for phase, feed in feeds)
+        return max(1, flops + sum(2 * t.rows * t.units for total in self.plan.sums for t in total.terms))
+
+    def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> LlvmTape:
+        """See `rnnc.backends.base.Function.start`."""
+        assert lengths is None or self.ragged
+        count = min(self.threads, batch) if steps * batch * self.flops_per_row > PARALLEL_FLOPS else 1
+        tape = LlvmTape(self, inputs, split_batch(steps, batch, lengths, count), batch, lengths is not None)
+        tape.run("run", inputs, outputs)
+        return tape
+
+
+class LlvmTape:
+    """One call: packed weights, and what the first part leaves in scratch memory. Its memory is used again after it."""
+
+    def __init__(self, function: LlvmFunction, inputs: Arrays, parts: Sequence[Part], batch: int, ragged: bool) -> None:
+        self._function = function
+        self._parts = parts
+        self._batch = batch
+        self._ragged = ragged
+        self._values: dict[Family, Array] = {
+            f: inputs[f.name] for f in function.program.inputs if f.name in inputs and BATCH not in f.shape
+        }
+        blocks: list[Array] = []
+        weakref.finalize(self, function.pool.give, blocks)
+        self._weights = self._pack(blocks)
+        self._scratch = [self._take_scratch(part, blocks) for part in parts]
+
+    def finish(self, inputs: Arrays, outputs: Arrays) -> None:
+        """See `rnnc.backends.base.Tape.finish`."""
+        self.run("finish", inputs, outputs)
+
+    def run(self, part: str, inputs: Arrays, outputs: Arrays) -> None:
+        """Runs "run", the first part, or "finish", the second."""
+        function, item = self._function, self._function.dtype.itemsize
+        timed_in = {n: even(inputs[n]) for n in function.plan.inputs if n in inputs}
+        timed_out = {n: outputs[n] for n in function.plan.outputs if n in outputs}
+        targets = {name: even(array) for name, array in timed_out.items()}
+        if self._ragged:
+            for array in targets.values():
+                array[...] = 0
+        sums = [self._sum_arrays(outputs, part == "finish") for _ in self._parts]
+        jobs = []
+        for number, rows in enumerate(self._parts):
+            fields = self._header(rows, number)
+            for name, array in (*timed_in.items(), *targets.items()):
+                step, row = (stride // item for stride in array.strides[:2])
+                fields |= {name: address(array) + rows.first * row * item, f"{name}_step": step, f"{name}_row": row}
+            for name in function.interface.rows:
+                given = inputs.get(name, outputs.get(name))
+                if given is not None:
+                    fields[name] = address(given) + rows.first * int(given.shape[-1]) * item
+            fields |= {sum_field(family): address(array) for family, array in sums[number].items()}
+            jobs.append(partial(self._call, part, fields))
+        run_all(jobs)
+        for name, target in targets.items():
+            if target is not timed_out[name]:
+                timed_out[name][...] = target
+        self._deliver(sums, outputs)
+
+    def _header(self, rows: Part, number: int) -> dict[str, int]:
+        return {
+            "steps": rows.steps,
+            "batch": rows.batch,
+            "rows": address(rows.rows),
+            "order": address(rows.order),
+            "lengths": address(rows.lengths),
+            "weights": address(self._weights),
+            "scratch": address(self._scratch[number]),
+            "slab": self._batch,
+        }
+
+    def _call(self, part: str, fields: Mapping[str, int]) -> int:
+        names = self._function.interface.fields
+        context = (ctypes.c_int64 * len(names))(*(fields.get(name, 0) for name in names))
+        result = int(self._function.entry[part](ctypes.addressof(context)))
+        if result and part != "scratch":
+            raise MemoryError("no memory for the scratch buffers")
+        return result
+
+    # ---- memory
+
+    def _pack(self, blocks: list[Array]) -> Array:
+        function = self._function
+        blocks.append(function.pool.take(function.layout.size * function.dtype.itemsize + ALIGNMENT))
+        weights = aligned_view(blocks[-1], function.layout.size, function.dtype)
+        arrays = [np.ascontiguousarray(self._value(family), function.dtype) for family in function.sources]
+        pointers = (ctypes.c_void_p * max(1, len(arrays)))(*map(address, arrays))
+        function.pack(address(weights), ctypes.addressof(pointers))
+        return weights
+
+    def _take_scratch(self, rows: Part, blocks: list[Array]) -> Array | None:
+        if not self._function.plan.late:
+            return None
+        self._scratch = [None] * len(self._parts)
+        blocks.append(self._function.pool.take(self._call("scratch", self._header(rows, 0))))
+        return blocks[-1]
+
+    # ---- values without a batch axis
+
+    def _value(self, family: Family, known: dict[Family, Array] | None = None) -> Array:
+        """A parameter, a number, or what is made of them (and, given `known`, of sums over rows)."""
+        values = self._values if known is None else known
+        if family not in values:
+            for operand in family.inputs:
+                if operand.spec.arity != 0:
+                    self._value(operand, values)
+            values[family] = evaluate(family, values, self._function.program.dtype)
+        return values[family]
+
+    def _sum_arrays(self, outputs: Arrays, late: bool) -> dict[Family, Array]:
+        """Where each sum over rows goes: an output, if it is one, or an array of its own."""
+        function = self._function
+        own = (
+            {f: outputs[n] for n, f in function.program.outputs.items() if n in outputs}
+            if len(self._parts) == 1
+            else {}
+        )
+        wanted = [total.target for total in function.plan.sums if total.late == late]
+        return {f: own[f] if f in own else np.empty(_sizes(f), function.dtype) for f in wanted}
+
+    def _deliver(self, sums: list[dict[Family, Array]], outputs: Arrays) -> None:
+        """Outputs without a batch axis: sums of all parts, and what is made of them."""
+        known = dict(self._values)
+        for family, first in sums[0].items():
+            for other in sums[1:]:
+                first += other[family]
+            known[family] = first
+        for name, family in self._function.program.outputs.items():
+            if name in outputs and not family.timed and BATCH not in family.shape:
+                value = self._value(family, known)
+                if value is not outputs[name]:
+                    outputs[name][...] = value
+
+
+def _sizes(family: Family) -> tuple[int, ...]:
+    return tuple(int(size) for size in family.shape)
+
+
+def _interface(planned: Plan) -> Interface:
+    program = planned.program
+    rows = [f.name for f in program.inputs if not f.timed and BATCH in f.shape]
+    rows += [n for n, f in program.outputs.items() if not f.timed and BATCH in f.shape]
+    sums = tuple(sum_field(total.target) for total in planned.sums)
+    return Interface((*planned.inputs, *planned.outputs), {name: Slot(name) for name in rows}, sums)
+
+
+def _buffers_of(planned: Plan, late: bool) -> set[Buffer]:
+    """Buffers that one part reads or writes."""
+    places: list[Place] = []
+    for region in planned.regions:
+        if region.late == late:
+            for phase in (*region.batched, *region.steps):
+                places += [*phase.loads.values(), *(p for _, p in phase.stores), *(f.lhs for f in phase.feeds)]
+    terms: Iterable[Place | None] = (p for s in planned.sums if s.late == late for t in s.terms for p in (t.lhs, t.rhs))
+    return {p.buffer for p in (*places, *terms) if p is not None}
