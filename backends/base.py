@@ -78,6 +78,9 @@ class Function(Protocol):
     def explain(self) -> str:
         """Which paths were taken and why, for a reader."""
 
+    def saved_bytes(self, steps: int, batch: int) -> int:
+        """Bytes the first part keeps for the second."""
+
     def start(
         self,
         inputs: Mapping[str, Array],

@@ -9,10 +9,10 @@ import numpy as np
 
 from rnnc.backends.interpreter import Execution, evaluate_bind, run_program
 from rnnc.backends.updates import compile_update
-from rnnc.ir.computation import Computation, split
+from rnnc.ir.computation import Computation, members, split
 from rnnc.ir.errors import BackendError
 from rnnc.ir.lower import Stack
-from rnnc.ir.ops import Array
+from rnnc.ir.ops import BATCH, Array
 from rnnc.ir.pipeline import rolled_program
 from rnnc.ir.program import Program, Statement
 
@@ -106,6 +106,12 @@ class ReferenceFunction:
 
     def explain(self) -> str:
         return EXPLANATION
+
+    def saved_bytes(self, steps: int, batch: int) -> int:
+        """The interpreter keeps every value over time of the first part."""
+        first = split(self.dense, self.computation.late)[0] if self.computation.late else []
+        widths = [int(np.prod([s for s in f.shape if s != BATCH])) for s in first for f in members(s) if f.timed]
+        return steps * batch * sum(widths) * np.dtype(self.dense.dtype).itemsize
 
     def start(
         self,

@@ -3,9 +3,11 @@
     python -m benchmarks.accuracy                      # every triple of option values meets in some case
     python -m benchmarks.accuracy --strength 4         # every quadruple; slow
     python -m benchmarks.accuracy --backends reference
+    python -m benchmarks.accuracy --only gradients     # or forward, second
 
 The cases are those of tests/matrix.py. An error is the largest difference in an array over the largest magnitude in it.
-PyTorch's own float32 error against the oracle stands beside, so that one sees what rounding alone costs.
+PyTorch's own float32 error against the oracle stands beside, so that one sees what rounding alone costs. What holds the
+gradients of both orders to the truth is in benchmarks/gradient_errors.py.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 import rnnc
+from benchmarks import gradient_errors
 from tests import torch_peer
 from tests.cases import CELLS, TOLERANCE, Case, Result, worst_error
 from tests.matrix import cases
@@ -40,7 +45,7 @@ class Worst:
         return max(seen, key=lambda v: v[0], default=None)
 
 
-def run(case: Case, backends: Sequence[str], worst: Worst) -> None:
+def run_forward(case: Case, backends: Sequence[str], worst: Worst) -> None:
     exact = case.expected()
     peer = torch_result(case)
     if peer is not None:
@@ -50,6 +55,11 @@ def run(case: Case, backends: Sequence[str], worst: Worst) -> None:
         worst.see(f"{backend} against oracle", case, worst_error(found, exact))
         if peer is not None:
             worst.see(f"{backend} against torch", case, worst_error(found, as_float64(peer)))
+
+
+def run_derivatives(case: Case, backends: Sequence[str], worst: Worst, measure: gradient_errors.Measure) -> None:
+    for who, error in measure(case, backends):
+        worst.see(who, case, error)
 
 
 def torch_result(case: Case) -> Result | None:
@@ -75,25 +85,48 @@ def table(worst: Worst) -> str:
     return "\n".join(rows)
 
 
+def failures(worst: Worst, backends: Sequence[str]) -> list[str]:
+    found = []
+    for who in (f"{backend} against oracle" for backend in backends):
+        for dtype, tolerance in TOLERANCE.items():
+            largest = worst.of(who, dtype)
+            if largest and not largest[0] <= tolerance:
+                found.append(f"{who}, {dtype}: {largest[0]:.3g} exceeds {tolerance:g} in {largest[1]}")
+    return found
+
+
+RUNS: dict[str, Callable[[Case, Sequence[str], Worst], None]] = {
+    "forward": run_forward,
+    "gradients": partial(run_derivatives, measure=gradient_errors.first_order),
+    "second": partial(run_derivatives, measure=gradient_errors.second_order),
+}
+TITLES = {
+    "forward": "Output and last states",
+    "gradients": "Gradients (`rnnc.vjp`)",
+    "second": "Gradients and their derivative along a direction (`rnnc.hvp`)",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strength", type=int, default=3, help="how many option values meet in every combination")
     parser.add_argument("--backends", default="reference,llvm")
+    parser.add_argument("--only", default=",".join(RUNS), help="comma-separated: forward, gradients, second")
     options = parser.parse_args(argv)
-    backends = options.backends.split(",")
-    start, worst, selected = time.perf_counter(), Worst(), cases(options.strength)
-    for case in selected:
-        run(case, backends, worst)
-    print(table(worst))
-    print(f"\n{len(selected)} cases in {time.perf_counter() - start:.0f} s")
-    failed = False
-    for who in (f"{backend} against oracle" for backend in backends):
-        for dtype, tolerance in TOLERANCE.items():
-            found = worst.of(who, dtype)
-            if found and not found[0] <= tolerance:
-                failed = True
-                print(f"{who}, {dtype}: {found[0]:.3g} exceeds {tolerance:g} in {found[1]}")
-    return int(failed)
+    backends, orders, selected = options.backends.split(","), options.only.split(","), cases(options.strength)
+    if unknown := set(orders) - set(RUNS):
+        parser.error(f"--only: unknown {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
+    warnings.filterwarnings("ignore", message="TF32 acceleration")  # oneDNN's flags mention Intel GPUs, once
+    failed = []
+    for order in orders:
+        start, worst = time.perf_counter(), Worst()
+        for case in selected:
+            RUNS[order](case, backends, worst)
+        print(f"{TITLES[order]}\n\n{table(worst)}")
+        print(f"\n{len(selected)} cases in {time.perf_counter() - start:.0f} s\n", flush=True)
+        failed += [f"{order}: {failure}" for failure in failures(worst, backends)]
+    print("\n".join(failed))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

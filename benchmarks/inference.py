@@ -138,7 +138,7 @@ def table_row(row: Row, peak: float) -> str:
     ratio = f"{theirs / ours:.2f} " if ours and theirs else ""
     columns = [
         row.workload.title,
-        *(_number(row.microseconds(who)) for who in ("rnnc", "torch", "ort")),
+        *(number(row.microseconds(who)) for who in ("rnnc", "torch", "ort")),
         f"{ratio}({best})" if best else "",
         f"{rate / 1e9:.1f}",
         f"{rate / peak:.0%}",
@@ -149,18 +149,18 @@ def table_row(row: Row, peak: float) -> str:
     return "| " + " | ".join(columns) + " |"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def best_times(row: Row) -> str:
-    times = ", ".join(f"{name} {_number(t.best * 1e6)}" for name, t in row.timings.items())
+    times = ", ".join(f"{name} {number(t.best * 1e6)}" for name, t in row.timings.items())
     errors = ", ".join(f"{name} {error:.1e}" for name, error in row.errors.items())
     return f"{row.workload.name}: minimum us: {times}; error: {errors}"
 
 
 def versions(peers: Sequence[str]) -> str:
-    names = ["rnnc", "numpy", *({"torch": "torch", "ort": "onnxruntime"}[peer] for peer in peers)]
+    names = ["rnnc", "numpy", *({"ort": "onnxruntime"}.get(peer, peer) for peer in peers)]
     found = []
     for name in names:
         try:

@@ -1,4 +1,7 @@
-"""The same workloads in PyTorch and ONNX Runtime, set up as their documentation advises for one call at a time."""
+"""The same workloads in PyTorch and ONNX Runtime, set up as their documentation advises for one call at a time.
+
+Training steps in PyTorch are here too; those in JAX are in jax_peer.py.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.workloads import GATES, Data, Workload
+from benchmarks.workloads import GATES, Data, TrainingData, Workload
 
 Arrays = tuple[NDArray[Any], ...]
 """Output (T, B, D * H), then each last state (L * D, B, H)."""
+NamedArrays = dict[str, NDArray[Any]]
+"""A training step's results: output, d_x, d_state_0 and on, and d_ before each parameter's name, shaped as these."""
 
 
 class TorchPeer:
@@ -48,6 +53,34 @@ class TorchPeer:
             output, state = self.call()
         states = state if isinstance(state, tuple) else (state,)
         return tuple(v.numpy() for v in (output, *states))
+
+
+class TorchTrainer:
+    """A training step of torch.nn's module, gradients by torch.autograd.grad, which adds nothing to what was there."""
+
+    def __init__(self, workload: Workload, data: TrainingData, dtype: str = "float32") -> None:
+        peer = TorchPeer(workload, data, dtype)
+        self.torch, self.module = peer.torch, peer.module.train()  # oneDNN keeps nothing for a gradient in eval mode
+        states: tuple[Any, ...] = peer.state if isinstance(peer.state, tuple) else (peer.state,)
+        self.x, self.states = peer.x.requires_grad_(), tuple(s.requires_grad_() for s in states)
+        self.state = self.states if len(self.states) > 1 else self.states[0]
+        self.d_output = self.torch.from_numpy(data.d_output).to(self.x.dtype)
+        self.params = dict(self.module.named_parameters())
+        self.wrt = (*self.params.values(), self.x, *self.states)
+
+    def call(self) -> Any:
+        output, _ = self.module(self.x, self.state)
+        return output, self.torch.autograd.grad(output, self.wrt, self.d_output)
+
+    def around(self, onednn: bool) -> Callable[[], AbstractContextManager[Any]]:
+        return lambda: self.torch.backends.mkldnn.flags(enabled=onednn)
+
+    def result(self, onednn: bool = True) -> NamedArrays:
+        with self.around(onednn)():
+            output, gradients = self.call()
+        names = [*(f"d_{name}" for name in self.params), "d_x", *(f"d_state_{i}" for i in range(len(self.states)))]
+        named = {"output": output.detach()} | dict(zip(names, gradients, strict=True))
+        return {name: value.numpy() for name, value in named.items()}
 
 
 class OrtPeer:

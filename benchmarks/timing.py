@@ -12,8 +12,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 Clock = Callable[[], float]
+
+
+class Timed(Protocol):
+    """Whatever takes turns in a race."""
+
+    def sample(self, calls: int, clock: Clock) -> float:
+        """Seconds a call, over so many calls in a row."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,14 @@ class Contestant:
 
     call: Callable[[], object]
     around: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def sample(self, calls: int, clock: Clock) -> float:
+        call = self.call
+        with self.around():
+            start = clock()
+            for _ in range(calls):
+                call()
+            return (clock() - start) / calls
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ def clock_for(threads: int) -> Clock:
     return time.thread_time if threads == 1 else time.perf_counter
 
 
-def race(contestants: Mapping[str, Contestant], rounds: int, clock: Clock, sample: float = 0.02) -> dict[str, Timing]:
+def race(contestants: Mapping[str, Timed], rounds: int, clock: Clock, sample: float = 0.02) -> dict[str, Timing]:
     """Interleaved: every round times each contestant once, over as many calls as fill `sample` seconds."""
     calls = {name: _calls_to_fill(sample, c, clock) for name, c in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -44,25 +60,16 @@ def race(contestants: Mapping[str, Contestant], rounds: int, clock: Clock, sampl
     try:
         for _ in range(rounds):
             for name, contestant in contestants.items():
-                seconds[name].append(_sample(contestant, calls[name], clock))
+                seconds[name].append(contestant.sample(calls[name], clock))
     finally:
         gc.enable()
     return {name: Timing(statistics.median(values), min(values)) for name, values in seconds.items()}
 
 
-def _calls_to_fill(seconds: float, contestant: Contestant, clock: Clock) -> int:
+def _calls_to_fill(seconds: float, contestant: Timed, clock: Clock) -> int:
     """Also warms caches and lets a peer choose its kernels."""
-    _sample(contestant, 1, clock)
+    contestant.sample(1, clock)
     calls = 1
-    while (each := _sample(contestant, calls, clock)) * calls < seconds / 4:
+    while (each := contestant.sample(calls, clock)) * calls < seconds / 4:
         calls *= 2
     return max(1, round(seconds / each))
-
-
-def _sample(contestant: Contestant, calls: int, clock: Clock) -> float:
-    call = contestant.call
-    with contestant.around():
-        start = clock()
-        for _ in range(calls):
-            call()
-        return (clock() - start) / calls

@@ -5,7 +5,7 @@ Names are stable: W5 is W5 in every table, past and future.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,11 @@ class Workload:
         """Keyword arguments that rnnc and PyTorch share."""
         return {"num_layers": self.num_layers, "bidirectional": self.bidirectional}
 
+    def shrunk(self, divisor: int) -> Workload:
+        """Every size divided, but at least 2: to try a program out."""
+        sizes = ("batch", "steps", "input_size", "hidden_size")
+        return replace(self, **{name: max(2, getattr(self, name) // divisor) for name in sizes})
+
     def input_width(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.directions * self.hidden_size
 
@@ -74,6 +79,11 @@ class Workload:
     @property
     def flops(self) -> int:
         return self.input_flops + self.recurrent_flops
+
+    @property
+    def training_flops(self) -> int:
+        """Of a training step: each matmul once more for its input's gradient, and once more for its weight's."""
+        return 3 * self.flops
 
     @property
     def recurrent_bytes(self) -> list[int]:
@@ -108,6 +118,20 @@ def make_data(workload: Workload, seed: int = 0) -> Data:
     return Data(params, x, states)
 
 
+@dataclass(frozen=True)
+class TrainingData(Data):
+    """Arrays of a training step: the states are never left out. d_output: the loss's gradient, shaped as the output."""
+
+    d_output: NDArray[np.float32]
+
+
+def make_training_data(workload: Workload, seed: int = 0) -> TrainingData:
+    data = make_data(replace(workload, streamed=True), seed)
+    shape = (workload.steps, workload.batch, workload.directions * workload.hidden_size)
+    d_output = np.random.default_rng(seed + 1).standard_normal(shape).astype(np.float32)
+    return TrainingData(data.params, data.x, data.states, d_output)
+
+
 WORKLOADS = {
     w.name: w
     for w in (
@@ -123,6 +147,9 @@ WORKLOADS = {
         Workload("W10", "gru", 32, 25, 128, 128, num_layers=2, bidirectional=True),
     )
 }
+
+TRAINING = ("W4", "W5", "W6", "W7", "W10")
+"""The workloads a training step is timed on: those with a batch worth training on."""
 
 
 def chosen(names: str | None) -> list[Workload]:

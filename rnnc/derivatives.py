@@ -106,6 +106,7 @@ class _Derivative:
         self.backend = backend
         self._names = _Names.of(spec)
         self._signature = Signature.of(spec)
+        self._shapes = spec.parameter_shapes()
         self._computation = Computation(self._build, self._late())
         self._function: Function = backends.get(backend).compile_function(self._computation, threads=threads)
 
@@ -139,6 +140,10 @@ class _Derivative:
         graph, records = self._computation.optimized(steps)
         return "".join(f"# {record}\n" for record in records) + "\n" + print_graph(graph)
 
+    def saved_bytes(self, steps: int, batch: int) -> int:
+        """Bytes kept between a call and its pullback (0 if there is no pullback), inputs included."""
+        return self._function.saved_bytes(steps, batch)
+
     def explain(self) -> str:
         """Which paths the backend took, and what it keeps of each step for the second part."""
         return self._function.explain()
@@ -148,7 +153,8 @@ class _Derivative:
     def _primal(self, params: object, call: Call) -> dict[str, Array]:
         """The inputs of the network itself."""
         states = self._zeros(call) if call.states is None else call.states
-        return read_parameters(self.spec, params) | {"x": call.x} | self._by_name(self._names.initial, states)
+        named = read_parameters(self.spec, params, shapes=self._shapes)
+        return named | {"x": call.x} | self._by_name(self._names.initial, states)
 
     def _zeros(self, call: Call) -> tuple[Array, ...]:
         return tuple(np.zeros_like(final) for final in call.finals)
@@ -173,7 +179,7 @@ class _Derivative:
 
     def _gradients(self, call: Call, prefix: str) -> tuple[dict[str, Array], Gradients]:
         """Arrays for the gradients, by name, and as the user gets them."""
-        params = {name: np.empty(shape, self.spec.dtype) for name, shape in self.spec.parameter_shapes().items()}
+        params = {name: np.empty(shape, self.spec.dtype) for name, shape in self._shapes.items()}
         d_x, shown_x = self._signature.new_like_x(call)
         _, states, (_, state) = self._signature.new_result(call)
         named = {prefix + name: array for name, array in params.items()} | {prefix + "x": d_x}
@@ -187,11 +193,10 @@ class _Derivative:
     def _tangents(self, tangents: object, call: Call, prefix: str) -> dict[str, Array]:
         """A direction of params, x and state; each may be None, which is zeros."""
         t_params, t_x, t_state = _parts("tangents", tangents, ("params", "x", "state"))
-        shapes = self.spec.parameter_shapes()
         if t_params is None:
-            given = {name: np.zeros(shape, self.spec.dtype) for name, shape in shapes.items()}
+            given = {name: np.zeros(shape, self.spec.dtype) for name, shape in self._shapes.items()}
         else:
-            given = read_parameters(self.spec, t_params, "tangents[0]")
+            given = read_parameters(self.spec, t_params, "tangents[0]", self._shapes)
         x = self._signature.check_x("tangents[1]", t_x, call)
         states = self._signature.check_states("tangents[2]", t_state, call)
         named = {prefix + name: array for name, array in given.items()} | {prefix + "x": x}

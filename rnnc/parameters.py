@@ -27,8 +27,12 @@ def bind_parameters(spec: Spec, params: Mapping[str, Any]) -> dict[str, NDArray[
     return copies
 
 
-def read_parameters(spec: Spec, params: object, name: str = "params") -> dict[str, NDArray[Any]]:
+def read_parameters(
+    spec: Spec, params: object, name: str = "params", shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, NDArray[Any]]:
     """The arrays of `params` in the order of `spec.parameter_shapes()`: C-contiguous, copied only if they must be.
+
+    shapes: those shapes, if they are known already.
 
     params: name -> array of exactly the spec's dtype and shape: NumPy arrays, torch tensors (a module's
     state_dict() as it is), or anything with __array__ or DLPack. Raises ParameterError for names that are
@@ -37,7 +41,7 @@ def read_parameters(spec: Spec, params: object, name: str = "params") -> dict[st
     if not isinstance(params, Mapping):
         hint = "; pass module.state_dict()" if hasattr(params, "state_dict") else ""
         raise ArgumentTypeError(f"{name}: expected a mapping of names to arrays, got {type(params).__name__}{hint}")
-    shapes = spec.parameter_shapes()
+    shapes = spec.parameter_shapes() if shapes is None else shapes
     _check_names(name, params, shapes)
     dtype = np.dtype(spec.dtype)
     return {key: _read(f"{name}[{key!r}]", params[key], dtype, shape) for key, shape in shapes.items()}
@@ -51,7 +55,7 @@ def _read(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...]
             f"{name}: expected shape {shape}, got {array.shape}; transpose it: weights are (rows out, columns in)"
         )
     check_shape(name, array, shape)
-    return np.require(array, requirements=["C", "A"])
+    return array if array.flags.carray else np.require(array, requirements=["C", "A"])
 
 
 def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ code runs both, and no work is done on padding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from rnnc.backends.llvm.emitter import COLD, Function, Module, Val, i64, null
 from rnnc.backends.llvm.moves import emit_moves
@@ -64,7 +65,7 @@ class Interface:
     rows: dict[str, Slot]
     sums: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def fields(self) -> tuple[str, ...]:
         """All fields, in order."""
         strided = (f"{name}{part}" for name in self.timed for part in ("", "_step", "_row"))

@@ -29,6 +29,7 @@ from rnnc.ir.computation import Computation
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import BATCH, Array
+from rnnc.ir.program import is_parameter
 from rnnc.ir.ragged import check_rows_end
 
 Arrays = Mapping[str, Array]
@@ -66,6 +67,10 @@ class LlvmFunction:
         self.entry = {part: call(self.code.address(f"rnnc_{part}")) for part in parts}
         pack = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         self.pack = pack(self.code.address("rnnc_pack"))
+        self.parameters = {f.name: f for f in self.program.inputs if is_parameter(f)}
+        self.place = {name: number for number, name in enumerate(self.interface.fields)}
+        self.context = ctypes.c_int64 * len(self.interface.fields)
+        self.untimed = {n: f for n, f in self.program.outputs.items() if not f.timed and BATCH not in f.shape}
 
     # ---- texts
 
@@ -147,9 +152,7 @@ class LlvmTape:
         self._parts = parts
         self._batch = batch
         self._ragged = ragged
-        self._values: dict[Family, Array] = {
-            f: inputs[f.name] for f in function.program.inputs if f.name in inputs and BATCH not in f.shape
-        }
+        self._values = {family: inputs[name] for name, family in function.parameters.items() if name in inputs}
         blocks: list[Array] = []
         weakref.finalize(self, function.pool.give, blocks)
         self._weights = self._pack(blocks)
@@ -171,37 +174,31 @@ class LlvmTape:
         sums = [self._sum_arrays(outputs, part == "finish") for _ in self._parts]
         jobs = []
         for number, rows in enumerate(self._parts):
-            fields = self._header(rows, number)
+            context, place = self._context(rows, number), function.place
             for name, array in (*timed_in.items(), *targets.items()):
-                step, row = (stride // item for stride in array.strides[:2])
-                fields |= {name: address(array) + rows.first * row * item, f"{name}_step": step, f"{name}_row": row}
+                first = place[name]
+                step, row = array.strides[0] // item, array.strides[1] // item
+                context[first : first + 3] = [address(array) + rows.first * row * item, step, row]
             for name in function.interface.rows:
                 given = inputs.get(name, outputs.get(name))
                 if given is not None:
-                    fields[name] = address(given) + rows.first * int(given.shape[-1]) * item
-            fields |= {sum_field(family): address(array) for family, array in sums[number].items()}
-            jobs.append(partial(self._call, part, fields))
+                    context[place[name]] = address(given) + rows.first * int(given.shape[-1]) * item
+            for family, array in sums[number].items():
+                context[place[sum_field(family)]] = address(array)
+            jobs.append(partial(self._call, part, context))
         run_all(jobs)
         for name, target in targets.items():
             if target is not timed_out[name]:
                 timed_out[name][...] = target
         self._deliver(sums, outputs)
 
-    def _header(self, rows: Part, number: int) -> dict[str, int]:
-        return {
-            "steps": rows.steps,
-            "batch": rows.batch,
-            "rows": address(rows.rows),
-            "order": address(rows.order),
-            "lengths": address(rows.lengths),
-            "weights": address(self._weights),
-            "scratch": address(self._scratch[number]),
-            "slab": self._batch,
-        }
+    def _context(self, rows: Part, number: int) -> ctypes.Array[ctypes.c_int64]:
+        """A context with its header filled in."""
+        tables = (address(rows.rows), address(rows.order), address(rows.lengths))
+        memory = (address(self._weights), address(self._scratch[number]))
+        return self._function.context(rows.steps, rows.batch, *tables, *memory, self._batch)
 
-    def _call(self, part: str, fields: Mapping[str, int]) -> int:
-        names = self._function.interface.fields
-        context = (ctypes.c_int64 * len(names))(*(fields.get(name, 0) for name in names))
+    def _call(self, part: str, context: ctypes.Array[ctypes.c_int64]) -> int:
         result = int(self._function.entry[part](ctypes.addressof(context)))
         if result and part != "scratch":
             raise MemoryError("no memory for the scratch buffers")
@@ -222,7 +219,7 @@ class LlvmTape:
         if not self._function.plan.late:
             return None
         self._scratch = [None] * len(self._parts)
-        blocks.append(self._function.pool.take(self._call("scratch", self._header(rows, 0))))
+        blocks.append(self._function.pool.take(self._call("scratch", self._context(rows, 0))))
         return blocks[-1]
 
     # ---- values without a batch axis
@@ -240,11 +237,8 @@ class LlvmTape:
     def _sum_arrays(self, outputs: Arrays, late: bool) -> dict[Family, Array]:
         """Where each sum over rows goes: an output, if it is one, or an array of its own."""
         function = self._function
-        own = (
-            {f: outputs[n] for n, f in function.program.outputs.items() if n in outputs}
-            if len(self._parts) == 1
-            else {}
-        )
+        alone = len(self._parts) == 1
+        own = {f: outputs[n] for n, f in function.untimed.items() if n in outputs} if alone else {}
         wanted = [total.target for total in function.plan.sums if total.late == late]
         return {f: own[f] if f in own else np.empty(_sizes(f), function.dtype) for f in wanted}
 
@@ -255,8 +249,8 @@ class LlvmTape:
             for other in sums[1:]:
                 first += other[family]
             known[family] = first
-        for name, family in self._function.program.outputs.items():
-            if name in outputs and not family.timed and BATCH not in family.shape:
+        for name, family in self._function.untimed.items():
+            if name in outputs:
                 value = self._value(family, known)
                 if value is not outputs[name]:
                     outputs[name][...] = value

@@ -51,7 +51,8 @@ def _sorted_part(order: Array, lengths: Array) -> Part:
 
 def address(array: Array | None) -> int:
     """Where an array starts; 0 for none."""
-    return 0 if array is None else int(array.ctypes.data)
+    # Several times faster than array.ctypes.data, and a call asks for dozens.
+    return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
 def even(array: Array) -> Array:

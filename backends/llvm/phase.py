@@ -165,12 +165,26 @@ class _TileEmitter(_Emitter):
     def emit(self) -> Function:
         f = self.f
         self.stack = self._stack_tile()
+        if not self.phase.accumulators:
+            self._row_by_row()
+            f.ret()
+            return f
         with f.loop(0, self.arg("panels")) as panels:
             mirrored = f.sub(f.sub(self.arg("panels"), 1), panels.index)
             forward = f.compare("eq", self.arg("backward"), 0)
             self._panel(f.select(forward, panels.index, mirrored))
         f.ret()
         return f
+
+    def _row_by_row(self) -> None:
+        """No weights to keep in the cache: rows are walked from end to end, as they lie in memory."""
+        f, tail = self.f, self.tile.tail(self.phase.width)
+        whole = f.sub(self.arg("panels"), 1) if tail else self.arg("panels")
+        with f.loop(0, self.arg("rows")) as rows:
+            with f.loop(0, whole) as panels:
+                self._epilogue(rows.index, panels.index, [], 0)
+            if tail:
+                self._epilogue(rows.index, whole, [], tail)
 
     def _stack_tile(self) -> Val | None:
         """Accumulators of all rows of a tile, so that one copy of the epilogue serves every number of rows."""
