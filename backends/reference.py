@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -110,7 +111,7 @@ class ReferenceFunction:
     def saved_bytes(self, steps: int, batch: int) -> int:
         """The interpreter keeps every value over time of the first part."""
         first = split(self.dense, self.computation.late)[0] if self.computation.late else []
-        widths = [int(np.prod([s for s in f.shape if s != BATCH])) for s in first for f in members(s) if f.timed]
+        widths = [math.prod(int(s) for s in f.shape if s != BATCH) for s in first for f in members(s) if f.timed]
         return steps * batch * sum(widths) * np.dtype(self.dense.dtype).itemsize
 
     def start(

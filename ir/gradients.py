@@ -105,6 +105,10 @@ def broadcast_back(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
     return Value(g.graph, g.graph.spread(g.node, xs[0].shape))
 
 
+reduce_max = partials(lambda g, y, x: select(greater(y, x), 0.0, g))
+"""To the largest, to each of them if several are equal."""
+
+
 def tsum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
     """Every step of a sum over time has the sum's adjoint."""
     return g

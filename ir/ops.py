@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,7 +77,8 @@ class Op:
     attrs: names of the attributes, in the order they print.
     shape: result shape from operand shapes and attributes.
     meaning: NumPy arrays, then attributes by keyword -> NumPy array. Leaves have none.
-    emit: `Primitives`, then scalar operands -> scalar (elementwise ops only).
+    emit: `Primitives`, then scalar operands -> scalar (elementwise ops); of a reduction over the last axis, how two
+        partial results become one. identity: the result of a reduction over nothing.
     commutative: operands may be compared as a multiset.
     boolean: the result is a mask, whatever the operands are.
     vjp: the gradient rule of reverse mode; None if no gradient flows (masks, `stop_gradient`). Of an elementwise op
@@ -96,6 +98,7 @@ class Op:
     boolean: bool = False
     vjp: Rule | None = None
     products: bool = False
+    identity: float | None = None
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
@@ -301,14 +304,28 @@ _TABLE = (
         attrs=("axis",),
         vjp=gradients.concat,
     ),
-    # Sum over the last axis, kept with size 1; over the first one, of a matrix, kept if asked for.
+    # Sums over the last axis, kept with size 1 (`reduce_sum`), and over the first one, of a matrix, kept if asked for
+    # (`reduce_rows`).
     Op(
         "reduce_sum",
         Kind.REDUCE,
         1,
         _reduce_shape,
         lambda x: x.sum(axis=-1, keepdims=True),
+        lambda e, a, b: e.add(a, b),
+        identity=0.0,
         vjp=gradients.broadcast_back,
+    ),
+    # The largest of the last axis, kept with size 1; NaN if one is.
+    Op(
+        "reduce_max",
+        Kind.REDUCE,
+        1,
+        _reduce_shape,
+        lambda x: x.max(axis=-1, keepdims=True),
+        lambda e, a, b: e.maximum(a, b),
+        identity=-inf,
+        vjp=gradients.reduce_max,
     ),
     Op(
         "reduce_rows",

@@ -148,6 +148,7 @@ _MEANINGS = {
     "slice": "`a[start:stop]` along an axis",
     "concat": "the operands side by side along an axis",
     "reduce_sum": "the sum over the last axis, kept with size 1",
+    "reduce_max": "the largest of the last axis, kept with size 1",
     "reduce_rows": "the sum over the first axis of a matrix, kept with size 1 if `keep`",
 }
 """Of the ops that are not elementwise: those have a formula."""
@@ -178,7 +179,7 @@ def _operands(op: Op) -> str:
 
 
 def _meaning(op: Op) -> str:
-    if op.emit is None:
+    if op.name in _MEANINGS:
         return _MEANINGS[op.name]
     formula = op.emit(Formula(), *("ab" if op.arity is None else "abc"[: op.arity]))
     return f"`{formula}{' + ...' if op.arity is None else ''}`" + (", a mask" if op.boolean else "")

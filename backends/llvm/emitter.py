@@ -236,10 +236,10 @@ class Function:
         """Writes a scalar or vector."""
         self.line(f"store {value}, {pointer}, align {align}")
 
-    def prefetch(self, pointer: Val, index: Val, type_: str) -> None:
-        """Asks for the cache line of pointer[index]; it may lie outside the memory pointed to."""
+    def prefetch(self, pointer: Val, index: Val, type_: str, *, write: bool = False) -> None:
+        """Asks for the cache line of pointer[index], to write to it or to read; it may lie outside the memory."""
         address = self.value("ptr", f"getelementptr {type_}, {pointer}, {index}")
-        hints = (Val("i32", "0"), Val("i32", "3"), Val("i32", "1"))  # read, keep in all levels, data
+        hints = (Val("i32", str(int(write))), Val("i32", "3"), Val("i32", "1"))  # read, keep in all levels, data
         self.call("void", "llvm.prefetch.p0", address, *hints)
 
     def load_lanes(self, type_: str, pointer: Val, count: int, align: int) -> Val:

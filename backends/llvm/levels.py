@@ -15,6 +15,7 @@ from rnnc.backends.llvm.plan import Buffer, Feed, Phase, Place, Space, Weight
 from rnnc.backends.llvm.reading import Read, Reading
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
+from rnnc.ir.ops import Kind
 
 Copy = tuple[Family, Place]
 """A value that is stored as it was read."""
@@ -106,8 +107,8 @@ class Levels:
         for family in self.members:
             if family.op == "concat" or (self.reading.inline_scalar(family) and not self.storage.targets(family)):
                 continue
-            width = int(family.inputs[0].shape[-1]) if family.op == "reduce_sum" else int(family.shape[-1])
-            groups[self.level[family], family.op == "reduce_sum", width].append(family)
+            width = int(family.inputs[0].shape[-1]) if family.spec.kind is Kind.REDUCE else int(family.shape[-1])
+            groups[self.level[family], family.spec.kind is Kind.REDUCE, width].append(family)
         copies: dict[tuple[int, bool, int], list[Copy]] = defaultdict(list)
         for family, place in self.copies:
             base = self.reading.base(family)[0]
@@ -126,7 +127,7 @@ class Levels:
         return result
 
     def _give_buffers(self, also_stored: set[Family]) -> None:
-        kept = {f for f in also_stored if f in self.inside} | {f for f in self.members if f.op == "reduce_sum"}
+        kept = {f for f in also_stored if f in self.inside} | {f for f in self.members if f.spec.kind is Kind.REDUCE}
         for family in self.members:
             for read in self.reading.reads(family):
                 operand = read.operand
@@ -185,7 +186,7 @@ class _PhaseBuilder:
 
     def build(self, roots: list[Family], copies: Sequence[Copy]) -> Phase:
         for root in roots:
-            if root.op == "reduce_sum":
+            if root.spec.kind is Kind.REDUCE:
                 self._need(root.inputs[0])
                 self.phase.sums.append(root)
             else:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rnnc.backends.llvm.emitter import Function, Val, i64, lane_mask, mangle, vector
-from rnnc.backends.llvm.plan import Feed, Phase, Place
+from rnnc.backends.llvm.emitter import Function, Val, i64, lane_mask, vector
+from rnnc.backends.llvm.plan import Feed, Phase, Place, Space
 from rnnc.backends.llvm.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
 from rnnc.backends.llvm.vectormath import VectorMath
 from rnnc.ir.families import Family
@@ -215,6 +215,8 @@ class _TileEmitter(_Emitter):
 
     def _rows(self, row: Val, panel: Val, count: int) -> None:
         """The loops over k of one block of rows; a single row is finished at once, more go through the stack."""
+        if count > 1:
+            self._prefetch_ends(row, panel, count)
         single: dict[int, list[Val]] = {}
         for groups in self.tile.passes(len(self.phase.accumulators), count):
             members = [a for group in groups for a in group]
@@ -227,6 +229,18 @@ class _TileEmitter(_Emitter):
                 self._keep(accumulators)
         if count == 1:
             self._finish(row, panel, [single[a] for a in range(len(self.phase.accumulators))])
+
+    def _prefetch_ends(self, row: Val, panel: Val, count: int) -> None:
+        """Asks for the lines that the epilogue will read and write in buffers over time, while the loops over k run."""
+        f = self.f
+        far = (Space.TIMED, Space.OUTPUT, Space.INPUT)
+        written = {place for _, place in self.phase.stores}
+        for place in self.signature.places:
+            if place.buffer.space in far:
+                for r in range(count):
+                    pointer = self.place_pointer(place, f.add(row, r), panel, self.phase.width)
+                    for line in range(0, self.tile.units, LINE // self.bytes):
+                        f.prefetch(pointer, i64(line), self.scalar, write=place in written)
 
     def _keep(self, accumulators: list[Accumulators]) -> None:
         """Stores a pass's accumulators in the stack tile, [row][accumulator][vector]."""
@@ -432,26 +446,31 @@ class _TileEmitter(_Emitter):
 
 
 class _SumEmitter(_Emitter):
-    """Sums over units: rows outside, panels inside, one vector accumulator a sum."""
+    """Reductions over units: rows outside, panels inside, one vector accumulator a reduction."""
 
     def emit(self) -> Function:
         f = self.f
-        zero = Val(self.type, "zeroinitializer")
         tail = self.tile.tail(self.phase.width)
         panels = self.arg("panels")
         whole = f.sub(panels, 1) if tail else panels
         with f.loop(0, self.arg("rows")) as rows:
-            with f.loop(0, whole, carried=[zero] * len(self.phase.sums)) as loop:
-                loop.next(self._add(rows.index, loop.index, loop.values, 0))
+            start = [self._identity(family) for family in self.phase.sums]
+            with f.loop(0, whole, carried=start) as loop:
+                loop.next(self._combine(rows.index, loop.index, loop.values, 0))
             totals = list(loop.values)
             if tail:
-                totals = self._add(rows.index, whole, totals, tail)
+                totals = self._combine(rows.index, whole, totals, tail)
             for family, total in zip(self.phase.sums, totals, strict=True):
                 self._store(family, rows.index, total)
         f.ret()
         return f
 
-    def _add(self, row: Val, panel: Val, totals: Sequence[Val], tail: int) -> list[Val]:
+    def _identity(self, family: Family) -> Val:
+        """What changes nothing: 0 for a sum, -inf for a maximum."""
+        assert family.spec.identity is not None
+        return self.math.constant(family.spec.identity)
+
+    def _combine(self, row: Val, panel: Val, totals: Sequence[Val], tail: int) -> list[Val]:
         result = list(totals)
         for v in range(self.tile.vectors):
             lanes = self.lanes_of(v, tail)
@@ -459,20 +478,27 @@ class _SumEmitter(_Emitter):
                 continue
             known = self.values(row, panel, v, lanes, {})
             for n, family in enumerate(self.phase.sums):
-                result[n] = self.math.add(result[n], self._valid(known[family.inputs[0]], lanes))
+                assert family.spec.emit is not None
+                value = self._valid(family, known[family.inputs[0]], lanes)
+                result[n] = family.spec.emit(self.math, result[n], value)
         return result
 
-    def _valid(self, value: Val, lanes: int) -> Val:
-        """Lanes past the last unit add nothing."""
+    def _valid(self, family: Family, value: Val, lanes: int) -> Val:
+        """Lanes past the last unit change nothing."""
         if lanes == self.tile.lanes:
             return value
-        return self.f.select(lane_mask(self.tile.lanes, lanes), value, Val(self.type, "zeroinitializer"))
+        return self.f.select(lane_mask(self.tile.lanes, lanes), value, self._identity(family))
 
     def _store(self, family: Family, row: Val, total: Val) -> None:
-        name = f"llvm.vector.reduce.fadd.{mangle(self.type)}"
-        self.f.declarations.add(f"declare {self.scalar} @{name}({self.scalar}, {self.type})")
-        sum_ = self.f.value(self.scalar, f"call reassoc {self.scalar} @{name}({self.scalar} -0.0, {total})")
+        """Combines the lanes, halving their number each time, and stores the result."""
+        f, lanes = self.f, self.tile.lanes
+        assert family.spec.emit is not None
+        while lanes > 1:
+            lanes //= 2
+            order = ", ".join(f"i32 {(n + lanes) % self.tile.lanes}" for n in range(self.tile.lanes))
+            turned = f.value(self.type, f"shufflevector {total}, {total}, <{self.tile.lanes} x i32> <{order}>")
+            total = family.spec.emit(self.math, total, turned)
+        first = f.value(self.scalar, f"extractelement {total}, i64 0")
         for stored, place in self.phase.stores:
             if stored is family:
-                pointer = self.place_pointer(place, row, i64(0), 1)
-                self.f.store(sum_, pointer, self.bytes)
+                f.store(first, self.place_pointer(place, row, i64(0), 1), self.bytes)

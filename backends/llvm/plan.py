@@ -84,7 +84,7 @@ class Phase:
 
     width: number of units. accumulators: values that are sums of matmuls; they start at the terms in `initial`
     (loads and vectors), and the terms in `late` (computed in this phase) are added in the epilogue.
-    values: what the epilogue computes, in order. sums: reduce_sum values, one number a row.
+    values: what the epilogue computes, in order. sums: reductions over units, one number a row.
     vectors: time-free operands, one number a unit.
     """
 
@@ -221,6 +221,6 @@ def _phase_lines(phase: Phase, rows: str) -> Iterator[str]:
         operands = [value, *phase.late[value]] if value in phase.late else list(value.inputs)
         yield f"    {value.name:<6} = {value.op}({', '.join(i.name for i in operands)})"
     for value in phase.sums:
-        yield f"    {value.name:<6} = sum over units of {value.inputs[0].name}"
+        yield f"    {value.name:<6} = {value.op} over units of {value.inputs[0].name}"
     for family, place in phase.stores:
         yield f"    store {family.name} -> {place}"

@@ -120,11 +120,11 @@ class Reading:
         base, _ = self.base(operand)
         whole = base is operand
         narrow = base.shape[-1] != reader.shape[-1] and not self.inline_scalar(base)
-        if reader.op == "reduce_sum":
+        if reader.spec.kind is Kind.REDUCE:
             barrier = self.has_product(base)
         else:
             barrier = narrow or reader.op == "concat"
-        return Read(base, barrier or not whole or base.op in ("reduce_sum", "concat"))
+        return Read(base, barrier or not whole or base.op == "concat" or base.spec.kind is Kind.REDUCE)
 
     def inline_scalar(self, family: Family) -> bool:
         """A number a row, cheap enough to compute again wherever it is read."""
