@@ -13,9 +13,11 @@ from rnnc.backends.llvm.executable import LlvmExecutable, compile
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.function import LlvmFunction
+    from rnnc.backends.llvm.update import LlvmUpdate
     from rnnc.ir.computation import Computation
+    from rnnc.ir.graph import Graph
 
-__all__ = ["LlvmExecutable", "compile", "compile_function"]
+__all__ = ["LlvmExecutable", "compile", "compile_function", "compile_update"]
 
 
 def compile_function(computation: Computation, *, threads: int | None = None) -> LlvmFunction:
@@ -23,3 +25,10 @@ def compile_function(computation: Computation, *, threads: int | None = None) ->
     from rnnc.backends.llvm import function
 
     return function.compile_function(computation, threads=threads)
+
+
+def compile_update(graph: Graph) -> LlvmUpdate:
+    """Compiles the equations of an optimiser."""
+    from rnnc.backends.llvm import update
+
+    return update.compile_update(graph)

@@ -212,7 +212,7 @@ class _Planner:
     def _place_timed(self, context: dict[Family, int | None]) -> None:
         """Buffers over time: concats first, since their parts live inside them."""
         for family in reversed(self.reading.all):
-            outside = family not in self.loop_of and family.timed and not self.reading.time_free(family)
+            outside = family not in self.loop_of and not self.reading.time_free(family)
             if family.op == "concat" and outside and BATCH in family.shape:
                 self._place_concat(family)
         returned = {f for f in self.program.outputs.values() if f in self.storage.places}
@@ -226,8 +226,8 @@ class _Planner:
             if family in self.loop_of:
                 if family in stored:
                     self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
-            elif family.timed and context[family] is None and self._needs_buffer(family, context):
-                self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
+            elif context[family] is None and self._needs_buffer(family, context):
+                self.storage.places[family] = self._new_outside(family)
 
     def _needs_buffer(self, family: Family, context: dict[Family, int | None]) -> bool:
         """An off-cycle value read by a loop, by a copy, after a loop or across a barrier; others stay in registers."""
@@ -238,7 +238,7 @@ class _Planner:
                 continue
             for read in self.reading.reads(reader):
                 if read.operand is family and (
-                    read.barrier
+                    (read.barrier and family.timed)
                     or reader in self.loop_of
                     or context.get(reader) is not None
                     or self.loops_before[reader] != self.loops_before[family]
@@ -246,9 +246,15 @@ class _Planner:
                     return True
         return False
 
+    def _new_outside(self, family: Family) -> Place:
+        """A buffer for a value that no loop computes."""
+        if family.timed:
+            return self.storage.new("y", family, Space.TIMED)
+        return self.storage.new("r", family, Space.ROWS)
+
     def _place_concat(self, family: Family) -> None:
         if family not in self.storage.places:
-            self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
+            self.storage.places[family] = self._new_outside(family)
         for home in self.storage.homes(family):
             column = home.column
             for part in family.inputs:

@@ -39,15 +39,21 @@ def _fold(graph: Graph, node: Node, new: Mapping) -> Node | None:
 def _unspread(node: Node, operands: list[Node]) -> list[Node]:
     """Operands without the zeros that only broadcast them, where the others give the result its shape and step."""
     result = list(operands)
-    for number, operand in enumerate(operands):
-        if operand.op == "add" and len(operand.inputs) == 2 and operand.inputs[1].op == "zeros":
-            small = operand.inputs[0]
-            others = [o for n, o in enumerate(result) if n != number]
-            if broadcast([small.shape, *(o.shape for o in others)]) == node.shape and any(
-                o.step == node.step for o in (small, *others)
-            ):
-                result[number] = small
+    for number in range(len(result)):
+        while (small := _spread_from(result[number])) is not None:
+            others = [small, *(o for n, o in enumerate(result) if n != number)]
+            if broadcast([o.shape for o in others]) != node.shape or all(o.step != node.step for o in others):
+                break
+            result[number] = small
     return result
+
+
+def _spread_from(node: Node) -> Node | None:
+    """What a sum with zeros broadcasts."""
+    if node.op != "add" or len(node.inputs) != 2:
+        return None
+    kept = [i for i in node.inputs if i.op != "zeros"]
+    return kept[0] if len(kept) == 1 else None
 
 
 def _evaluate(graph: Graph, node: Node, operands: list[Node]) -> Node:
