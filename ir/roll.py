@@ -3,7 +3,8 @@
 1. `families` proves that the steps are equal up to a shift of time.
 2. A cycle through carries is a loop (strongly connected components), and so is a carry on no cycle: a shift in time.
    All else is time-batched: weight hoisting is a consequence, not a rewrite.
-3. Elementwise values move into the one loop that reads or makes them, where they cost no buffer.
+3. Elementwise values move into the one loop that reads or makes them, where they cost no buffer; cheap ones that
+   several loops read are computed in each (`rnnc.ir.recompute`).
 4. Statements are put in a stable topological order.
 """
 
@@ -17,6 +18,7 @@ from rnnc.ir.graph import Graph, Node, Output
 from rnnc.ir.ops import BATCH, Kind
 from rnnc.ir.ordering import descendants, readers, topological
 from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
+from rnnc.ir.recompute import recompute
 
 Readers = Mapping[Family, Sequence[Family]]
 Placement = dict[Family, int]
@@ -40,6 +42,7 @@ def roll(graph: Graph) -> Program:
     _sink_producers(members, following, place, set(outputs.values()))
     _sink_consumers(members, following, place, len(loops))
     _place_unread(unread, place, directions)
+    members = recompute(members, place, _stored(members, place, outputs), outputs.values())
     return _program(graph.dtype, members, place, directions, outputs)
 
 
