@@ -16,6 +16,7 @@ from rnnc.compile import check_target
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.parameters import read_parameters
+from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["hvp", "jvp", "vjp"]
 
 
-def vjp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> VJP:
+def vjp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, remat: Remat = None) -> VJP:
     """Reverse mode: the function f of a spec whose call also returns a pullback.
 
         f = rnnc.vjp(spec)
@@ -40,8 +41,12 @@ def vjp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> VJP
         d_params, d_x, d_state = pullback(d_output, d_state)
 
     The arguments are those of `rnnc.compile`; x, state and lengths those of a model (`rnnc.Model.__call__`).
+
+    remat: None keeps the values of all steps for the pullback (`explain` and `saved_bytes` tell how much that is).
+        "sqrt" keeps the states of every sqrt(T)-th step and computes the rest again, one more forward pass, in memory
+        that grows like sqrt(T); a number of steps sets the size of these segments. Not for bidirectional networks.
     """
-    return VJP(spec, backend, threads)
+    return VJP(spec, backend, threads, remat)
 
 
 def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> JVP:
@@ -214,6 +219,11 @@ class _Derivative:
 class VJP(_Derivative):
     """What `rnnc.vjp` returns."""
 
+    def __init__(self, spec: Spec, backend: str, threads: int | None, remat: Remat = None) -> None:
+        threads = check_target(spec, backend, threads)
+        self.remat = check_remat(spec, remat)
+        super().__init__(spec, backend, threads)
+
     def _build(self, steps: int, lengths: bool) -> Graph:
         from rnnc.ir.autodiff import vjp as reverse
         from rnnc.ir.lower import lower
@@ -230,6 +240,21 @@ class VJP(_Derivative):
         call = self._signature.check(x, state, lengths, None)
         tape = self._start(call, self._primal(params, call), self._primal_results(call))
         return call.result, Pullback(self, call, tape)
+
+    def saved_bytes(self, steps: int, batch: int) -> int:
+        if self.remat is None:
+            return super().saved_bytes(steps, batch)
+        size = segment_size(self.remat, steps)
+        states = sum(self.spec.states.values()) * self.spec.num_layers * np.dtype(self.spec.dtype).itemsize
+        return super().saved_bytes(size, batch) + -(-steps // size) * batch * states
+
+    def _start(self, call: Call, inputs: dict[str, Array], outputs: dict[str, Array]) -> Tape | None:
+        steps, batch, _ = call.x.shape
+        size = segment_size(self.remat, steps)
+        if size == steps or not batch:
+            return super()._start(call, inputs, outputs)
+        links = dict(zip(sum(self._names.final, ()), sum(self._names.initial, ()), strict=True))
+        return SegmentedTape(self._function, links, inputs, outputs, steps, batch, call.lengths, size)
 
 
 class Pullback:

@@ -1,0 +1,113 @@
+"""Rematerialisation over time: keep the states between segments of a sequence, and compute the rest again.
+
+A pullback needs values of every step. Over segments of S steps, a call keeps only the T / S states between them; the
+pullback runs each segment forward once more, from its first state, and keeps that segment's values alone (Chen et al.
+2016, "Training deep nets with sublinear memory cost"). With S = sqrt(T) memory grows like sqrt(T), beside x, the output
+and their gradients, and a step costs one more forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rnnc.backends.base import Function
+    from rnnc.specs import Spec
+
+    Array = NDArray[Any]
+    Arrays = Mapping[str, Array]
+
+Remat = int | str | None
+
+
+def check_remat(spec: Spec, remat: object) -> Remat:
+    """None, "sqrt", or a number of steps. ArgumentError for a network that cannot be cut in time."""
+    if remat is None:
+        return None
+    if spec.bidirectional:
+        raise ArgumentError(
+            "remat: a bidirectional network reads its sequence from both ends and cannot be cut in time; "
+            "leave remat=None, or use one direction"
+        )
+    if isinstance(remat, str):
+        return checks.choice("remat", remat, ("sqrt",))
+    if isinstance(remat, (bool, float)) or not hasattr(remat, "__index__"):
+        raise ArgumentTypeError(f"remat: expected None, 'sqrt' or a number of steps, got {checks.came(remat)}")
+    return checks.integer("remat", remat, 1)
+
+
+def segment_size(remat: Remat, steps: int) -> int:
+    """Steps of a segment."""
+    return steps if remat is None else math.isqrt(steps - 1) + 1 if remat == "sqrt" else min(int(remat), steps)
+
+
+class SegmentedTape:
+    """A call of a `vjp` computation, segment by segment; see `rnnc.backends.base.Tape`."""
+
+    def __init__(
+        self,
+        function: Function,
+        links: Mapping[str, str],
+        inputs: Arrays,
+        outputs: Arrays,
+        steps: int,
+        batch: int,
+        lengths: Array | None,
+        size: int,
+    ) -> None:
+        """links: name of a last state -> name of the initial state it becomes. size: steps of a segment."""
+        self._function = function
+        self._links = links
+        self._inputs = {name: array.copy() for name, array in inputs.items()}
+        self._steps, self._batch, self._lengths, self._size = steps, batch, lengths, size
+        self._states: list[dict[str, Array]] = []
+        state = {first: self._inputs[first] for first in links.values()}
+        for start, stop in self._segments():
+            self._states.append(state)
+            last = self._run(start, stop, outputs["output"][start:stop])[1]
+            state = {links[name]: array for name, array in last.items()}
+        for name, first in links.items():
+            outputs[name][...] = state[first]
+
+    def finish(self, inputs: Arrays, outputs: Arrays) -> None:
+        """See `rnnc.backends.base.Tape.finish`."""
+        adjoint = {name: inputs["d_" + name] for name in self._links}
+        sums = {name: array for name, array in outputs.items() if self._is_parameter(name)}
+        for array in sums.values():
+            array[...] = 0
+        for start, stop in reversed(list(self._segments())):
+            tape, last = self._run(start, stop, np.empty_like(inputs["d_output"][start:stop]))
+            part = {name: np.empty_like(array) for name, array in sums.items()}
+            first = {"d_" + name: np.empty_like(last[final]) for final, name in self._links.items()}
+            seeds = {"d_output": inputs["d_output"][start:stop]} | {"d_" + n: a for n, a in adjoint.items()}
+            tape.finish(seeds, part | first | {"d_x": outputs["d_x"][start:stop]})
+            for name, array in part.items():
+                sums[name] += array
+            adjoint = {final: first["d_" + name] for final, name in self._links.items()}
+        for final, name in self._links.items():
+            outputs["d_" + name][...] = adjoint[final]
+
+    def _segments(self) -> Iterator[tuple[int, int]]:
+        return ((a, min(a + self._size, self._steps)) for a in range(0, self._steps, self._size))
+
+    def _is_parameter(self, gradient: str) -> bool:
+        name = gradient.removeprefix("d_")
+        return name != "x" and name not in self._links.values()
+
+    def _run(self, start: int, stop: int, output: Array) -> tuple[Any, dict[str, Array]]:
+        """One segment forward: its tape and its last states."""
+        state = self._states[start // self._size]
+        inputs = self._inputs | state | {"x": self._inputs["x"][start:stop]}
+        last = {name: np.empty_like(state[first]) for name, first in self._links.items()}
+        lengths = None if self._lengths is None else np.clip(self._lengths - start, 0, stop - start)
+        tape = self._function.start(inputs, {"output": output} | last, stop - start, self._batch, lengths)
+        return tape, last
