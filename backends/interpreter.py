@@ -81,6 +81,8 @@ def evaluate_bind(program: Program, parameters: Feeds) -> dict[Family, Array]:
 
 def evaluate(family: Family, values: Mapping[Family, Array], dtype: str) -> Array:
     """A value without a batch axis, of operands that are known."""
+    if family.spec.kind is Kind.LEAF:
+        return _number(family, dtype, 0)
     operands = [values[i] if i in values else _number(i, dtype, 0) for i in family.inputs]
     return _meaning(family, operands)
 
@@ -139,8 +141,7 @@ class Execution:
     def _once(self, family: Family) -> Array:
         """A time-free value; the last value of a state for `exit`."""
         if family.op == "exit":
-            last = self._value(family.inputs[0])
-            return np.asarray(last[-1 if family.attr("delta") > 0 else 0])
+            return self._at(family.inputs[0], self.steps - 1 if family.attr("delta") > 0 else 0, {})
         if family.op == "tsum":
             return self._sum_over_time(family)
         return _meaning(family, [self._value(i) for i in family.inputs])
@@ -174,7 +175,7 @@ class Execution:
         previous = t - family.attr("delta")
         assert family.initial is not None and family.source is not None
         inside = 0 <= previous < self.steps
-        return np.asarray(self.values[family.source][previous]) if inside else self._value(family.initial)
+        return self._at(family.source, previous, {}) if inside else self._value(family.initial)
 
     def _loop(self, loop: Loop) -> None:
         made: dict[Family, list[Array | None]] = {f: [None] * self.steps for f in loop.body}

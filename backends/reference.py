@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from rnnc.backends.interpreter import Execution, evaluate_bind, run_program
+from rnnc.backends.noise import compile_noise
 from rnnc.backends.updates import compile_update
 from rnnc.ir.computation import Computation, members, split
 from rnnc.ir.errors import BackendError
@@ -17,7 +18,7 @@ from rnnc.ir.ops import BATCH, Array
 from rnnc.ir.pipeline import rolled_program
 from rnnc.ir.program import Program, Statement
 
-__all__ = ["compile", "compile_function", "compile_update"]
+__all__ = ["compile", "compile_function", "compile_noise", "compile_update"]
 
 EXPLANATION = "reference: the rolled program is interpreted value by value with NumPy; nothing is fused or packed.\n"
 

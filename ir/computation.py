@@ -1,8 +1,7 @@
 """Computation: what a backend compiles, a graph that can be built for any number of steps.
 
 A computation may have two parts, such as a forward pass and its pullback: the inputs in `late` are given to the second
-part only, and every value that depends on them is computed there. What the second part reads of the first is kept on
-a tape.
+part only, and the outputs in `late` are computed there. What the second part reads of the first is kept on a tape.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rnnc.ir.errors import IRError
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph
 from rnnc.ir.passes import Record, optimize
@@ -26,7 +26,7 @@ class Computation:
     """A graph with named inputs and outputs.
 
     build: (steps, lengths) -> the graph as written; with lengths it reads the mask "valid" (B, 1) of each step.
-    late: names of the inputs of the second part; empty if there is but one part.
+    late: names of the inputs and of the outputs of the second part; empty if there is but one part.
     """
 
     build: Callable[[int, bool], Graph]
@@ -38,32 +38,32 @@ class Computation:
 
     def program(self, *, lengths: bool = False) -> Program:
         """The loops that stand for any number of steps."""
-        return roll(self.optimized(TEMPLATE_STEPS, lengths=lengths)[0])
+        return roll(self.optimized(TEMPLATE_STEPS, lengths=lengths)[0], self.late)
 
 
 def split(program: Program, late: frozenset[str]) -> tuple[list[Statement], list[Statement]]:
-    """The statements of the first and of the second part, each in execution order."""
-    depends: set[Family] = {f for f in program.inputs if f.attr("name") in late}
+    """The statements of the first and of the second part, each in execution order.
+
+    The first part computes what its outputs need, the second one all else.
+    Raises IRError if an output of the first part depends on an input of the second.
+    """
+    if not late:
+        return list(program.statements), []
+    needed = {f for name, f in program.outputs.items() if name not in late}
+    carries = {c.attr("state"): c for loop in program.loops() for c in loop.carries}
     first: list[Statement] = []
     second: list[Statement] = []
-    for statement in program.statements:
+    for statement in reversed(program.statements):
         made = members(statement)
-        if any(read in depends for value in made for read in value.reads()):
-            depends.update(made)
-            second.append(statement)
+        if any(value in needed for value in made):
+            needed.update(read for value in made for read in value.reads())
+            needed.update(carries[e.attr("state")] for e in made if e.op == "exit" and e.attr("state") in carries)
+            first.insert(0, statement)
         else:
-            first.append(statement)
+            second.insert(0, statement)
+    if wrong := [f for f in program.inputs if f in needed and f.attr("name") in late]:
+        raise IRError(f"{wrong[0]!r} is an input of the second part, and an output of the first depends on it")
     return first, second
-
-
-def outputs_of(program: Program, late: frozenset[str]) -> tuple[list[str], list[str]]:
-    """The names of the outputs of the first and of the second part."""
-    made = {f for s in split(program, late)[1] for f in members(s)}
-    made |= {f for f in program.inputs if f.attr("name") in late}
-    names: tuple[list[str], list[str]] = ([], [])
-    for name, family in program.outputs.items():
-        names[family in made].append(name)
-    return names
 
 
 def members(statement: Statement) -> Sequence[Family]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rnnc.ir.equations import Value, greater, select
+from rnnc.ir.equations import Value, greater, select, total
 
 Rule = Callable[[Value, Value, tuple[Value, ...], int], Value]
 """g, y, xs, i -> the contribution to xs[i]."""
@@ -105,8 +105,18 @@ def broadcast_back(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
     return Value(g.graph, g.graph.spread(g.node, xs[0].shape))
 
 
-reduce_max = partials(lambda g, y, x: select(greater(y, x), 0.0, g))
-"""To the largest, to each of them if several are equal."""
+def _largest(y: Value, x: Value) -> Value:
+    """The weights of a maximum over the last axis: 1 at the largest, shared equally where several are."""
+    mask = select(greater(y, x), 0.0, 1.0)
+    return mask / total(mask)
+
+
+reduce_max = partials(lambda g, y, x: g * _largest(y, x))
+
+
+def reduce_max_forward(t: Value, y: Value, x: Value) -> Value:
+    """The tangent of a maximum: that of the largest."""
+    return total(t * _largest(y, x))
 
 
 def tsum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:

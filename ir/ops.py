@@ -84,7 +84,8 @@ class Op:
     vjp: the gradient rule of reverse mode; None if no gradient flows (masks, `stop_gradient`). Of an elementwise op
         it is the partial derivative times g, which serves forward mode as well.
     products: the op is linear in each operand alone (a product); other ops that are not elementwise are linear in all
-        operands together.
+        operands together, or have a rule of their own.
+    jvp: that rule of forward mode: tangent of x, y, x -> tangent of y.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Op:
     vjp: Rule | None = None
     products: bool = False
     identity: float | None = None
+    jvp: Callable[..., Any] | None = None
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
@@ -326,6 +328,7 @@ _TABLE = (
         lambda e, a, b: e.maximum(a, b),
         identity=-inf,
         vjp=gradients.reduce_max,
+        jvp=gradients.reduce_max_forward,
     ),
     Op(
         "reduce_rows",

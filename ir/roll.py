@@ -25,9 +25,10 @@ Placement = dict[Family, int]
 """Which loop a value is computed in; absent = outside all loops."""
 
 
-def roll(graph: Graph) -> Program:
+def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     """Folds the steps of an optimised graph.
 
+    late: inputs that are known later than the others; what depends on them stays out of loops that do not.
     Raises RollError, naming the node, if the steps are not equal up to a shift of time.
     """
     of = families(graph)
@@ -40,7 +41,8 @@ def roll(graph: Graph) -> Program:
     place: Placement = {f: number for number, cycle in enumerate(loops) for f in cycle}
     directions = [_direction(cycle) for cycle in loops]
     _sink_producers(members, following, place, set(outputs.values()))
-    _sink_consumers(members, following, place, len(loops))
+    waits = descendants(following, [f for f in members if f.op == "input" and f.name in late])
+    _sink_consumers(members, following, place, len(loops), waits)
     _place_unread(unread, place, directions)
     members = recompute(members, place, _stored(members, place, outputs), outputs.values())
     return _program(graph.dtype, members, place, directions, outputs)
@@ -99,19 +101,37 @@ def _finishes_gemm(family: Family, place: Placement) -> bool:
     return through and any(_finishes_gemm(i, place) for i in family.inputs)
 
 
-def _sink_consumers(members: list[Family], following: Readers, place: Placement, loops: int) -> None:
+def _sink_consumers(
+    members: list[Family], following: Readers, place: Placement, loops: int, waits: set[Family]
+) -> None:
     """An elementwise value made from one loop's step moves into it, if its other operands are there before."""
     for number in range(loops):
         inside = [f for f in members if place.get(f) == number]
-        after = descendants(following, inside) - set(inside)
+        early = not any(f in waits for f in inside)
+        after = _after(inside, following, place)
         for family in members:
-            movable = family in after and family not in place and family.timed
+            movable = family in after and family not in place and family.timed and not (early and family in waits)
             if not movable or family.spec.kind is not Kind.ELEMENTWISE:
                 continue
             reads = family.reads()
             if any(place.get(i) == number for i in reads) and not any(i in after for i in reads):
                 place[family] = number
                 after.discard(family)
+
+
+def _after(inside: list[Family], following: Readers, place: Placement) -> set[Family]:
+    """What can only be computed after a loop: all that depends on it, and loops as a whole."""
+    bodies: dict[int, set[Family]] = {}
+    for family, number in place.items():
+        bodies.setdefault(number, set()).add(family)
+    seen = set(inside)
+    todo = list(inside)
+    while todo:
+        for reader in following[todo.pop()]:
+            found = bodies[place[reader]] if reader in place else {reader}
+            todo += found - seen
+            seen |= found
+    return seen - set(inside)
 
 
 def _place_unread(unread: list[Family], place: Placement, directions: list[int]) -> None:

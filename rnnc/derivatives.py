@@ -113,6 +113,7 @@ class _Derivative:
         self._signature = Signature.of(spec)
         self._shapes = spec.parameter_shapes()
         self._computation = Computation(self._build, self._late())
+        self._made = frozenset(self._build(1, False).outputs)
         self._function: Function = backends.get(backend).compile_function(self._computation, threads=threads)
 
     def __repr__(self) -> str:
@@ -211,9 +212,14 @@ class _Derivative:
         """Runs the function, unless the batch is empty: then parameters' gradients are zeros."""
         steps, batch, _ = call.x.shape
         if batch:
-            return self._function.start(inputs, outputs, steps, batch, call.lengths)
+            return self._function.start(inputs, self._computed(outputs), steps, batch, call.lengths)
         _clear(outputs)
         return None
+
+    def _computed(self, outputs: dict[str, Array]) -> dict[str, Array]:
+        """The outputs that depend on what they are derivatives of; the others are zeros."""
+        _clear({name: array for name, array in outputs.items() if name not in self._made})
+        return {name: array for name, array in outputs.items() if name in self._made}
 
 
 class VJP(_Derivative):
@@ -231,7 +237,8 @@ class VJP(_Derivative):
         return reverse(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
 
     def _late(self) -> frozenset[str]:
-        return frozenset("d_" + name for name in ("output", *(n for names in self._names.final for n in names)))
+        seeds = ("output", *(n for names in self._names.final for n in names))
+        return frozenset("d_" + name for name in (*seeds, *self._names.inputs))
 
     def __call__(
         self, params: Params, x: Array, state: State | None = None, lengths: ArrayLike | None = None
@@ -285,7 +292,7 @@ class Pullback:
         if self._tape is None:
             _clear(outputs)
         else:
-            self._tape.finish(seeds, outputs)
+            self._tape.finish(seeds, owner._computed(outputs))
         return result
 
 

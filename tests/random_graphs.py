@@ -13,9 +13,10 @@ from rnnc.ir.ops import OPS, Kind
 WIDTH = 3
 NAMES = st.text(max_size=5)
 FLOATS = st.floats(width=64) | st.sampled_from([math.inf, -math.inf, math.nan, -0.0, 0.0, 5e-324, 1e300, 0.1])
-SITES = st.none() | st.builds(Site, st.integers(0, 3), st.sampled_from([None, 0, 1]))
+MARKS = st.lists(st.sampled_from(["grad", "tangent"]), max_size=3).map(tuple)
+SITES = st.none() | st.builds(Site, st.integers(0, 3), st.sampled_from([None, 0, 1]), MARKS)
 ELEMENTWISE = sorted(op.name for op in OPS.values() if op.kind is Kind.ELEMENTWISE)
-OTHERS = ["matmul", "slice", "concat", "reduce_sum", "const"]
+OTHERS = ["matmul", "slice", "concat", "reduce_sum", "reduce_max", "reduce_rows", "outer", "zeros", "const"]
 
 Recipe = tuple[str, int, int, int, float, Site | None]
 RECIPES = st.tuples(st.sampled_from(ELEMENTWISE + OTHERS), *[st.integers(0, 1000)] * 3, FLOATS, SITES)
@@ -32,16 +33,24 @@ def graphs(draw: st.DrawFn) -> Graph:
     weight = graph.input(name + "!", (WIDTH, WIDTH))
     for number, recipes in enumerate(draw(st.lists(st.lists(RECIPES, max_size=8), min_size=1, max_size=3))):
         delta = draw(st.sampled_from([1, -1]))
-        xs = _loop(graph, f"{name}{number}", delta, xs, mask, weight, recipes)
+        start = graph.tsum(xs) if draw(st.booleans()) else graph.input(f"{name}{number}.0", ("B", WIDTH))
+        xs = _loop(graph, f"{name}{number}", delta, start, xs, mask, weight, recipes)
     graph.outputs[draw(NAMES)] = tuple(xs)
+    graph.outputs["products"] = graph.tsum([graph.add("outer", (x, x)) for x in xs])
     return graph
 
 
 def _loop(
-    graph: Graph, state: str, delta: int, xs: list[Node], mask: list[Node], weight: Node, recipes: list[Recipe]
+    graph: Graph,
+    state: str,
+    delta: int,
+    value: Node,
+    xs: list[Node],
+    mask: list[Node],
+    weight: Node,
+    recipes: list[Recipe],
 ) -> list[Node]:
-    """One state, carried through all steps: its new value is the last one the recipes make."""
-    value = graph.input(f"{state}.0", ("B", WIDTH))
+    """One state, carried from `value` through all steps: its new value is the last one the recipes make."""
     outputs = dict[int, Node]()
     for t in range(graph.steps)[::delta]:
         carried = graph.carry(value, state, delta, t)
@@ -62,6 +71,10 @@ def _cook(graph: Graph, pool: list[Node], mask: Node, weight: Node, recipe: Reci
         "slice": lambda: graph.concat([graph.slice(a, -1, k % WIDTH, k % WIDTH + 1)] * WIDTH, -1),
         "concat": lambda: graph.slice(graph.concat([a, b], -1), -1, k % WIDTH, k % WIDTH + WIDTH),
         "reduce_sum": lambda: graph.add("add", (graph.add("reduce_sum", (a,)), b)),
+        "reduce_max": lambda: graph.add("add", (graph.add("reduce_max", (a,)), b)),
+        "reduce_rows": lambda: graph.add("mul", (graph.add("reduce_rows", (a,), keep=k % 2 == 0), b)),
+        "outer": lambda: graph.add("matmul", (a, graph.add("outer", (a, b))), transpose_b=k % 2 == 0),
+        "zeros": lambda: graph.sum([a, graph.zeros(("B", WIDTH), a.step if k % 2 else None)]),
         "const": lambda: graph.add("mul", (a, graph.const(number))),
         "greater": lambda: graph.add("select", (graph.add("greater", (a, b)), b, a)),
         "select": lambda: graph.add("select", (mask, a, b)),

@@ -18,6 +18,7 @@ from rnnc.ir.passes.flatten_sums import flatten_sums
 from rnnc.ir.passes.fold_constants import fold_constants
 from rnnc.ir.passes.gate_fusion import gate_fusion
 from rnnc.ir.passes.hoist_invariants import hoist_invariants
+from rnnc.ir.passes.join_parts import join_parts
 from rnnc.ir.passes.sink_slices import sink_slices
 from rnnc.ir.text import parse_graph, print_graph
 from rnnc.ir.verify import verify
@@ -267,6 +268,154 @@ def test_nothing_looks_through_a_carry() -> None:
     check_unchanged(fold_constants, graph)
 
 
+VECTOR = """
+    %0 = input "v" : float64[4]
+    %1 = input "x" : float64[B, 4] @ t=0
+    %2 = zeros() : float64[B, 4] @ t=0
+    %3 = add(%0, %2) : float64[B, 4] @ t=0
+"""
+
+
+def test_zeros_that_only_broadcast_go_where_another_operand_gives_the_shape() -> None:
+    check_rewrite(
+        fold_constants,
+        made(VECTOR + '%4 = mul(%3, %1) : float64[B, 4] @ t=0 output "y" = [%4]'),
+        """
+        %0 = input "v" : float64[4]
+        %1 = input "x" : float64[B, 4] @ t=0
+        %2 = mul(%0, %1) : float64[B, 4] @ t=0
+        output "y" = [%2]
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    "reader",
+    (
+        'output "y" = [%3]',  # it is what gives the result its shape and its step
+        '%4 = tanh(%3) : float64[B, 4] @ t=0 output "y" = [%4]',
+        '%4 = input "w" : float64[B, 4] %5 = mul(%3, %4) : float64[B, 4] @ t=0 output "y" = [%5]',
+    ),
+)
+def test_zeros_that_give_a_shape_or_a_step_stay(reader: str) -> None:
+    check_unchanged(fold_constants, made(VECTOR + reader))
+
+
+def test_zeros_of_the_same_shape_are_nothing_to_add() -> None:
+    graph = made(VECTOR + '%4 = add(%1, %2, %1) : float64[B, 4] @ t=0 output "y" = [%4]')
+    expected = '%0 = input "x" : float64[B, 4] @ t=0 %1 = add(%0, %0) : float64[B, 4] @ t=0 output "y" = [%1]'
+    check_rewrite(fold_constants, graph, expected)
+
+
+# ------------------------------------------------------------------------------------------ join_parts
+
+PARTS = """
+    %0 = input "a" : float64[B, 2] @ t=0
+    %1 = input "b" : float64[B, 3] @ t=0
+    %2 = input "c" : float64[B, 5] @ t=0
+    %3 = zeros() : float64[B, 2]
+    %4 = zeros() : float64[B, 3]
+"""
+
+
+def test_parts_beside_zeros_become_one_concat() -> None:
+    check_rewrite(
+        join_parts,
+        made(
+            PARTS
+            + """
+            %5 = concat(%0, %4) {axis=-1} : float64[B, 5] @ t=0
+            %6 = concat(%3, %1) {axis=-1} : float64[B, 5] @ t=0
+            %7 = add(%5, %2, %6) : float64[B, 5] @ t=0
+            output "y" = [%7]
+            """
+        ),
+        """
+        %0 = input "a" : float64[B, 2] @ t=0
+        %1 = input "b" : float64[B, 3] @ t=0
+        %2 = input "c" : float64[B, 5] @ t=0
+        %3 = concat(%0, %1) {axis=-1} : float64[B, 5] @ t=0
+        %4 = add(%3, %2) : float64[B, 5] @ t=0
+        output "y" = [%4]
+        """,
+    )
+
+
+def test_parts_that_overlap_are_added_where_they_do() -> None:
+    """a a 0 0 0 + b b b 0 0: two columns of both, one of b, and two that stay empty."""
+    check_rewrite(
+        join_parts,
+        made(
+            PARTS
+            + """
+            %5 = concat(%0, %4) {axis=-1} : float64[B, 5] @ t=0
+            %6 = concat(%1, %3) {axis=-1} : float64[B, 5] @ t=0
+            %7 = add(%5, %6) : float64[B, 5] @ t=0
+            output "y" = [%7]
+            """
+        ),
+        """
+        %0 = input "a" : float64[B, 2] @ t=0
+        %1 = input "b" : float64[B, 3] @ t=0
+        %2 = slice(%1) {axis=-1, start=0, stop=2} : float64[B, 2] @ t=0
+        %3 = add(%0, %2) : float64[B, 2] @ t=0
+        %4 = slice(%1) {axis=-1, start=2, stop=3} : float64[B, 1] @ t=0
+        %5 = zeros() : float64[B, 2]
+        %6 = concat(%3, %4, %5) {axis=-1} : float64[B, 5] @ t=0
+        output "y" = [%6]
+        """,
+    )
+
+
+def test_parts_of_a_parameter_are_joined_along_its_first_axis() -> None:
+    check_rewrite(
+        join_parts,
+        made(
+            """
+            %0 = input "a" : float64[2, 3]
+            %1 = zeros() : float64[2, 3]
+            %2 = concat(%0, %1) {axis=0} : float64[4, 3]
+            %3 = concat(%1, %0) {axis=0} : float64[4, 3]
+            %4 = add(%2, %3) : float64[4, 3]
+            output "y" = %4
+            """
+        ),
+        """
+        %0 = input "a" : float64[2, 3]
+        %1 = concat(%0, %0) {axis=0} : float64[4, 3]
+        output "y" = %1
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    "rest",
+    (
+        "%5 = concat(%0, %4) {axis=-1} : float64[B, 5] @ t=0 %6 = add(%5, %2) : float64[B, 5] @ t=0",  # one part
+        "%5 = concat(%0, %1) {axis=-1} : float64[B, 5] @ t=0 %6 = add(%5, %5) : float64[B, 5] @ t=0",  # no zeros
+        "%5 = concat(%0, %4) {axis=-1} : float64[B, 5] @ t=0 %6 = mul(%5, %5) : float64[B, 5] @ t=0",  # no sum
+    ),
+)
+def test_other_sums_are_not_joined(rest: str) -> None:
+    check_unchanged(join_parts, made(f'{PARTS} {rest} output "y" = [%6]'))
+
+
+def test_parts_along_two_axes_are_not_joined() -> None:
+    graph = made(
+        """
+        %0 = input "a" : float64[1, 2]
+        %1 = input "b" : float64[2, 1]
+        %2 = zeros() : float64[1, 2]
+        %3 = zeros() : float64[2, 1]
+        %4 = concat(%0, %2) {axis=0} : float64[2, 2]
+        %5 = concat(%1, %3) {axis=-1} : float64[2, 2]
+        %6 = add(%4, %5) : float64[2, 2]
+        output "y" = %6
+        """
+    )
+    check_unchanged(join_parts, graph)
+
+
 # ------------------------------------------------------------------------------------------ sink_slices
 
 AFFINE = """
@@ -487,6 +636,80 @@ def test_time_free_sums_stay_time_free() -> None:
         output "z" = [%4]
         """,
     )
+
+
+TALL = """
+    %0 = input "x" : float64[B, 3] @ t=0
+    %1 = input "x" : float64[B, 3] @ t=1
+    %2 = input "w" : float64[3, 3]
+    %3 = tanh(%0) : float64[B, 3] @ t=0
+    %4 = tanh(%1) : float64[B, 3] @ t=1
+"""
+
+
+def test_a_sum_over_time_of_sums_is_one() -> None:
+    """Its terms have no batch axis: each is a product over rows, and together with its sum over time one Gemm."""
+    check_rewrite(
+        flatten_sums,
+        made(
+            TALL
+            + """
+            %5 = outer(%0, %3) : float64[3, 3] @ t=0
+            %6 = outer(%3, %0) : float64[3, 3] @ t=0
+            %7 = outer(%1, %4) : float64[3, 3] @ t=1
+            %8 = outer(%4, %1) : float64[3, 3] @ t=1
+            %9 = add(%5, %6) : float64[3, 3] @ t=0
+            %10 = add(%7, %8) : float64[3, 3] @ t=1
+            %11 = tsum(%9, %10) : float64[3, 3]
+            output "y" = %11
+            """,
+            steps=2,
+        ),
+        """
+        %0 = input "x" : float64[B, 3] @ t=0
+        %2 = tanh(%0) : float64[B, 3] @ t=0
+        %3 = outer(%0, %2) : float64[3, 3] @ t=0
+        %4 = outer(%2, %0) : float64[3, 3] @ t=0
+        %1 = input "x" : float64[B, 3] @ t=1
+        %5 = tanh(%1) : float64[B, 3] @ t=1
+        %6 = outer(%1, %5) : float64[3, 3] @ t=1
+        %7 = outer(%5, %1) : float64[3, 3] @ t=1
+        %8 = tsum(%3, %4, %6, %7) : float64[3, 3]
+        output "y" = %8
+        """,
+    )
+
+
+@pytest.mark.parametrize(
+    "sums",
+    (
+        """
+        %5 = add(%0, %3) : float64[B, 3] @ t=0
+        %6 = add(%1, %4) : float64[B, 3] @ t=1
+        %7 = tsum(%5, %6) : float64[B, 3]
+        output "y" = %7
+        """,  # a value of each row is summed in its loop
+        """
+        %5 = outer(%0, %3) : float64[3, 3] @ t=0
+        %6 = outer(%1, %4) : float64[3, 3] @ t=1
+        %7 = add(%5, %2) : float64[3, 3] @ t=0
+        %8 = add(%6, %2) : float64[3, 3] @ t=1
+        %9 = tsum(%7, %8) : float64[3, 3]
+        output "y" = %9
+        """,  # w has no step
+        """
+        %5 = outer(%0, %3) : float64[3, 3] @ t=0
+        %6 = outer(%1, %4) : float64[3, 3] @ t=1
+        %7 = add(%5, %5) : float64[3, 3] @ t=0
+        %8 = add(%6, %6) : float64[3, 3] @ t=1
+        %9 = tsum(%7, %8) : float64[3, 3]
+        output "y" = %9
+        output "z" = [%7, %8]
+        """,  # read by another
+    ),
+)
+def test_other_sums_over_time_stay(sums: str) -> None:
+    check_unchanged(flatten_sums, made(TALL + sums, steps=2))
 
 
 # ------------------------------------------------------------------------------------------ hoist_invariants

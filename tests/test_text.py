@@ -17,7 +17,7 @@ from rnnc.ir.passes import PASSES
 from rnnc.ir.text import parse_graph, print_graph
 from rnnc.ir.verify import verify
 from rnnc.specs import GRU, LSTM, RNN, Spec
-from tests.random_graphs import FLOATS, graphs
+from tests.random_graphs import FLOATS, MARKS, graphs
 
 TEXT = """\
 graph float32 steps=2
@@ -97,12 +97,33 @@ def test_any_name_comes_back(name: str, output: str) -> None:
     assert_round_trip(graph)
 
 
-@given(st.none() | st.builds(Site, st.integers(0, 99), st.sampled_from([None, 0, 1])), st.none() | st.integers(0, 9))
+@given(
+    st.none() | st.builds(Site, st.integers(0, 99), st.sampled_from([None, 0, 1]), MARKS),
+    st.none() | st.integers(0, 9),
+)
 def test_site_and_step_come_back(site: Site | None, step: int | None) -> None:
     graph = Graph("float32", 10)
     graph.site = site
     graph.input("x", ("B", 1), step)
     assert_round_trip(graph)
+
+
+def test_what_differentiation_adds_is_written_like_all_else() -> None:
+    """Marks behind the direction, leaves without an attribute, and sums over time that lie at no step."""
+    graph = Graph("float64", 2)
+    xs = [graph.input("x", ("B", 3), t) for t in range(2)]
+    graph.site = Site(1, 0).marked("grad").marked("tangent")
+    products = [graph.add("outer", (x, x)) for x in xs]
+    graph.site = Site(0).marked("grad")
+    graph.outputs["d"] = graph.sum([graph.tsum(products), graph.zeros((3, 3))])
+    assert_round_trip(verify(graph))
+    lines = [" ".join(line.split()) for line in print_graph(graph).splitlines()]
+    for line in (
+        "%2 = outer(%0, %0) : float64[3, 3] @ l1.fwd.grad.tangent t=0",
+        "%4 = tsum(%2, %3) : float64[3, 3] @ l0.grad",
+        "%5 = zeros() : float64[3, 3] @ l0.grad",
+    ):
+        assert line in lines
 
 
 def test_graphs_that_break_rules_come_back() -> None:
@@ -192,6 +213,13 @@ WRONG = [
     ("matmul(%1, %2)", "matmul(%1, 2)", 6, "expected a node such as %0, found '2'"),
     ("matmul(%1, %2) {transpose_b=true}", "matmul", 6, "expected '(', found ':'"),
     ("@ l0.fwd t=1", "@ l0.up t=1", 6, "expected a site such as l0, l0.fwd or l0.bwd, found 'l0.up'"),
+    (
+        "@ l0.fwd t=1",
+        "@ l0.fwd.gradient t=1",
+        6,
+        "expected a site such as l0, l0.fwd or l0.bwd, found 'l0.fwd.gradient'",
+    ),
+    ("@ l0.fwd t=1", "@ l0.grad.fwd t=1", 6, "expected a site such as l0, l0.fwd or l0.bwd, found 'l0.grad.fwd'"),
     ("@ l0.fwd t=1", "@ l0.fwd t=B", 6, "expected a time step, found 'B'"),
     ("[B, 4] @ l0.fwd t=0", "[B, 4.0]", 5, "expected a size, or B, found '4.0'"),
     (": float32[B, 4] @ l0.fwd t=0", "", 6, "expected ':', found '%4'"),

@@ -157,7 +157,8 @@ class Plan:
     """All regions in execution order, and all buffers.
 
     inputs, outputs: name -> buffer of an array with a value a step. row_inputs, row_outputs: name and place of one
-    with a value a sequence. sums: what is summed over rows, at the end of each part. late: inputs of the second part.
+    with a value a sequence. sums: what is summed over rows, at the end of each part. late: inputs and outputs of the
+    second.
     """
 
     program: Program

@@ -21,7 +21,7 @@ from rnnc.ir.program import Loop, Program, Statement
 
 
 def plan(program: Program, late: frozenset[str] = frozenset()) -> Plan:
-    """Lays out a program. late: names of the inputs of its second part.
+    """Lays out a program. late: names of the inputs and outputs of its second part.
 
     Raises BackendError, naming the value, for what this backend cannot express.
     """
@@ -61,11 +61,13 @@ class _Planner:
         self.row_inputs: list[tuple[str, Place]] = []
         self.row_outputs: list[tuple[str, Place]] = []
         self.sums: list[RowSum] = []
+        self.late_buffers: set[Buffer] = set()
 
     def plan(self) -> Plan:
         for name, family in self.program.outputs.items():
             if family.timed:
                 self.outputs[name] = self.storage.buffer(name, Space.OUTPUT, int(family.shape[-1]))
+                self.late_buffers |= {self.outputs[name]} if name in self.late else set()
         for family in self.program.inputs:
             if family.timed:
                 self.inputs[family.name] = self.storage.buffer(family.name, Space.INPUT, int(family.shape[-1]))
@@ -78,9 +80,8 @@ class _Planner:
         self._place_timed(context)
         regions = self._regions(context)
         self._sum_rows()
-        late = self.late | {n for n, f in self.program.outputs.items() if f in self.late_values}
         lists = (self.row_inputs, self.row_outputs, self.sums)
-        return Plan(self.program, regions, self.storage.buffers, self.inputs, self.outputs, *lists, late)
+        return Plan(self.program, regions, self.storage.buffers, self.inputs, self.outputs, *lists, self.late)
 
     def _regions(self, context: dict[Family, int | None]) -> list[Region]:
         regions: list[Region] = []
@@ -103,11 +104,13 @@ class _Planner:
     def _place_rows(self) -> None:
         """Initial states and last values that something computes with."""
         read = {self.reading.base(r)[0] for r in self._read_by_sums()}
+        returned = {f for n, f in self.program.outputs.items() if f.op == "input" or self._crosses(n, f)}
         for family in self.reading.all:
             if self.reading.computed(family):
                 read.update(r.operand for r in self.reading.reads(family))
         for family in (*self.program.inputs, *self.reading.all):
             rows = not family.timed and BATCH in family.shape
+            read |= {family} if family in returned else set()
             starts = family.op != "input" and any(c.initial is family for loop in self.loops for c in loop.carries)
             if rows and (family in read or starts) and (family.op in ("input", "exit") or starts):
                 self.storage.places[family] = self.storage.new("r", family, Space.ROWS)
@@ -172,14 +175,23 @@ class _Planner:
         for name, output in self.program.outputs.items():
             if output.timed:
                 self._place_output(output, Place(self.outputs[name]))
-            elif BATCH in output.shape and output.op != "exit":
+            elif BATCH in output.shape and (output.op != "exit" or self._crosses(name, output)):
                 self._place_row_output(name, output)
+
+    def _is_late(self, place: Place) -> bool:
+        """Whether a place is written by the second part only."""
+        return place.buffer in self.late_buffers
+
+    def _crosses(self, name: str, output: Family) -> bool:
+        """Whether a last value of the first part is an output of the second."""
+        return output.op == "exit" and name in self.late and output not in self.late_values
 
     def _place_output(self, output: Family, target: Place) -> None:
         base, column = self.reading.base(output)
         if base is not output or not self.reading.computed(output):
             # The output is the input, an old state, or a part of another value.
-            self.copies[self.loop_of.get(base)].append((output, target))
+            number = None if self._is_late(target) and base not in self.late_values else self.loop_of.get(base)
+            self.copies[number].append((output, target))
             if output.op == "carry" and not self.late:  # an old state over time, for whoever reads it outside its loop
                 self.storage.over_time[output] = target
         elif output in self.storage.places or self._read_late(output):
@@ -207,6 +219,7 @@ class _Planner:
                 self.storage.places[output] = place
             else:
                 self.row_copies.append((output, place))
+                self.late_buffers |= {place.buffer} if name in self.late else set()
         self.row_outputs.append((name, place))
 
     def _place_timed(self, context: dict[Family, int | None]) -> None:
@@ -239,6 +252,7 @@ class _Planner:
             for read in self.reading.reads(reader):
                 if read.operand is family and (
                     (read.barrier and family.timed)
+                    or (reader in self.late_values) != (family in self.late_values)
                     or reader in self.loop_of
                     or context.get(reader) is not None
                     or self.loops_before[reader] != self.loops_before[family]
@@ -271,7 +285,7 @@ class _Planner:
         """Batched work that more than one loop reads, or none; first of all steps, then of sequences."""
         for per_sequence, space in ((False, Space.TIMED), (True, Space.ROWS)):
             copies = self.row_copies if per_sequence else self.copies[None]
-            chosen = [c for c in copies if ends and (self.reading.base(c[0])[0] in self.late_values) == late]
+            chosen = [c for c in copies if ends and self._is_late(c[1]) == late]
             values = [f for f in pending if f.timed != per_sequence]
             name = f"batch{len(regions)}"
             phases = Levels(self.reading, self.storage, values, name, space, chosen).phases()
@@ -305,7 +319,7 @@ class _Planner:
         elif carry.source is not carry:  # a state that only moves: a delay, a shift
             self.copies[number].append((carry.source, current))
         exits = {f for f in self.reading.all if f.op == "exit" and f.attr("state") == carry.attr("state")}
-        finals = tuple(n for n, f in self.program.outputs.items() if f in exits)
+        finals = tuple(n for n, f in self.program.outputs.items() if f in exits and not self._crosses(n, f))
         kept = next((self.storage.places[f] for f in exits if f in self.storage.places), None)
         return State(carry, buffer, self._initial(carry.initial), finals, kept)
 

@@ -55,23 +55,26 @@ def _any(nodes: Iterable[Node], active: set[Node]) -> bool:
 
 
 def reached(graph: Graph, active: set[Node], seeded: Collection[Node]) -> tuple[set[Node], list[Node]]:
-    """Active nodes that get an adjoint when `seeded` have one, and the exits that then need one of zeros.
+    """Active nodes that get an adjoint when `seeded` have one, and those of them that then need one of zeros.
 
-    The exit of a state that gets an adjoint inside its loop starts the adjoint's own state; without a seed it starts
-    at zeros.
+    If one carry of a state gets an adjoint, or its exit does, all of them do: what is not read anywhere, or not seeded,
+    contributes zeros.
     """
     has = {n for n in seeded if n in active}
-    exits = {n.attr("state"): n for n in graph.nodes if n.op == "exit"}
+    states: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.spec.kind is Kind.CARRY and node in active:
+            states.setdefault(node.attr("state"), []).append(node)
     missing: dict[Node, None] = {}
     while True:
         for node in reversed(graph.nodes):
             if node in has:
                 has.update(i for i in node.inputs if i in active)
-        new = {exits[s] for s in {n.attr("state") for n in has if n.op == "carry"} if s in exits} - has
+        new = [n for nodes in states.values() if any(n in has for n in nodes) for n in nodes if n not in has]
         if not new:
             return has, list(missing)
-        missing.update(dict.fromkeys(sorted(new, key=lambda n: n.index)))
-        has |= new
+        missing.update(dict.fromkeys(new))
+        has.update(new)
 
 
 def fresh_prefix(graph: Graph, letter: str) -> str:

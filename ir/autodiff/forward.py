@@ -66,6 +66,10 @@ class _Forward:
             )
         if node.spec.kind is Kind.ELEMENTWISE:
             return self._along_partials(node)
+        if node.spec.jvp is not None:
+            t, y, x = (Value(graph, n) for n in (self.tangents[node.inputs[0]], node, node.inputs[0]))
+            made: Node = node.spec.jvp(t, y, x).node
+            return made
         if node.spec.products:
             return self._product_rule(node)
         if node.spec.kind is Kind.TIME_SUM:

@@ -58,8 +58,8 @@ class _Reverse:
 
     def run(self) -> Graph:
         has, missing = reached(self.graph, self.active, self.adjoints)
-        for last in missing:
-            self.adjoints[last].append(self.graph.zeros(last.shape))
+        for node in missing:
+            self.adjoints[node].append(self.graph.zeros(node.shape, node.step))
         for node in reversed(self.primal):
             if node in has:
                 self.graph.site = node.site.marked("grad") if node.site else None

@@ -25,7 +25,10 @@ def sink_slices(graph: Graph) -> Graph:
     def rule(result: Graph, node: Node, new: Mapping) -> Node | None:
         if node.op != "slice" or node.attr("axis") != -1:
             return None
-        return _narrow(result, node.inputs[0], node.attr("start"), node.attr("stop"), new, whole)
+        made = _narrow(result, node.inputs[0], node.attr("start"), node.attr("stop"), new, whole)
+        if made.op == "zeros":  # of a step: its like elsewhere is a value of that step
+            return result.zeros(node.shape, node.step)
+        return result.spread(made, node.shape, node.step)
 
     return rebuild(graph, rule)
 
