@@ -1,16 +1,21 @@
-# `make demo` and `make test` do all their own set-up: a virtual environment in .venv and the install, redone only when
-# pyproject.toml or this file changed. They need Python >= 3.11; name another one with `make PYTHON=/path/to/python3 test`.
+# `make demo`, `make pos` and `make test` do all their own set-up: a virtual environment in .venv and the install, redone
+# only when pyproject.toml or this file changed. They need Python >= 3.11; name another one with
+# `make PYTHON=/path/to/python3 test`.
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORDS ?=
+ARGS ?=
 
-.PHONY: demo test lint types tests venv clean
+.PHONY: demo pos test lint types tests venv clean
 
 demo: .venv/.demo  ## the trained grapheme-to-phoneme model: make demo WORDS="hello world"
 	$(BIN)/python examples/g2p.py $(WORDS)
+
+pos: .venv/.train  ## trains a tagger of parts of speech: make pos ARGS="--cell gru --sentence 'Burda da'"
+	$(BIN)/python examples/pos_tagging.py $(ARGS)
 
 test: lint types tests  ## ruff, mypy --strict, pytest
 
@@ -32,6 +37,10 @@ venv: .venv/.test  ## only the set-up of `make test`
 
 .venv/.test: .venv/.demo
 	$(PIP) --editable '.[test]'
+	@touch $@
+
+.venv/.train: .venv/.made pyproject.toml
+	$(PIP) --editable '.[train]'
 	@touch $@
 
 # Only the checkpoint of g2p_en is read; what the package itself imports (nltk, inflect, ...) is left out.

@@ -5,8 +5,10 @@
     output, state = model(x)
 
 `compile` turns a spec into machine code; `Program.ir` shows every stage on the way. New cells are
-equations: see `rnnc.cells`.
+equations: see `rnnc.cells`. Whole networks: `Sequential`, trained by `rnnc.train.fit`.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from rnnc import cells
 from rnnc.cells import Cell
@@ -27,6 +29,12 @@ from rnnc.ir.errors import (
 from rnnc.model import Model
 from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
 
+if TYPE_CHECKING:
+    from rnnc import losses, optimizers, schedules, train
+    from rnnc.layers import Dropout, Embedding, Linear, Regularized
+    from rnnc.network import Network
+    from rnnc.sequential import Sequential
+
 __all__ = [
     "GRU",
     "LSTM",
@@ -36,27 +44,58 @@ __all__ = [
     "BackendError",
     "BackendUnavailable",
     "Cell",
+    "Dropout",
     "DtypeError",
+    "Embedding",
     "IRError",
     "LengthError",
+    "Linear",
     "Model",
+    "Network",
     "ParameterError",
     "Program",
     "Recurrent",
+    "Regularized",
     "RnncError",
+    "Sequential",
     "ShapeError",
     "Spec",
     "cells",
     "compile",
     "hvp",
     "jvp",
+    "losses",
+    "optimizers",
+    "schedules",
+    "train",
     "vjp",
 ]
 
+# Imported when they are first asked for: whoever only runs a network does not pay for them.
+_LATER = {
+    "Dropout": "rnnc.layers",
+    "Embedding": "rnnc.layers",
+    "Linear": "rnnc.layers",
+    "Network": "rnnc.network",
+    "Regularized": "rnnc.layers",
+    "Sequential": "rnnc.sequential",
+    "losses": "",
+    "optimizers": "",
+    "schedules": "",
+    "train": "",
+}
 
-def __getattr__(name: str) -> str:
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
     if name == "__version__":
         from importlib.metadata import version  # 10 ms, for the few who ask
 
         return version("rnnc")
-    raise AttributeError(f"module 'rnnc' has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module 'rnnc' has no attribute {name!r}")
+    module = importlib.import_module(_LATER[name] or f"rnnc.{name}")
+    value = getattr(module, name) if _LATER[name] else module
+    globals()[name] = value
+    return value

@@ -13,11 +13,12 @@ from rnnc.backends.llvm.executable import LlvmExecutable, compile
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.function import LlvmFunction
+    from rnnc.backends.llvm.noise import LlvmNoise
     from rnnc.backends.llvm.update import LlvmUpdate
     from rnnc.ir.computation import Computation
     from rnnc.ir.graph import Graph
 
-__all__ = ["LlvmExecutable", "compile", "compile_function", "compile_update"]
+__all__ = ["LlvmExecutable", "compile", "compile_function", "compile_noise", "compile_update"]
 
 
 def compile_function(computation: Computation, *, threads: int | None = None) -> LlvmFunction:
@@ -32,3 +33,10 @@ def compile_update(graph: Graph) -> LlvmUpdate:
     from rnnc.backends.llvm import update
 
     return update.compile_update(graph)
+
+
+def compile_noise(dtype: str) -> LlvmNoise:
+    """Compiles the masks of dropout and zoneout."""
+    from rnnc.backends.llvm import noise
+
+    return noise.compile_noise(dtype)

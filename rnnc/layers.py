@@ -1,0 +1,169 @@
+"""Layers of a `rnnc.Sequential` that are no recurrent specs, and the regularisation around one that is.
+
+Like specs they are frozen, checked when they are made, equal by value, and hold no arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.cells import Shape
+from rnnc.ir.errors import ArgumentTypeError
+from rnnc.specs import SPECS, Spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["Dropout", "Embedding", "Layer", "Linear", "Regularized"]
+
+
+class Layer:
+    """Base of the layers below: by default without parameters."""
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Name -> shape of every parameter, as in the state_dict of PyTorch's layer."""
+        return {}
+
+    def init(self, rng: np.random.Generator) -> dict[str, Array]:
+        """New parameters (float64) from PyTorch's default distribution."""
+        return {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every argument as plain data, and "type", the layer's name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {"type": type(self).__name__} | values
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """A table of vectors, one a number: integers (T, B) -> (T, B, size), as torch.nn.Embedding. The first layer.
+
+    Its gradient is sparse: a training step reads, differentiates and updates the rows its batch names, and no others.
+
+    num_embeddings: rows of the table. size: width of a row.
+    padding_index: a row that starts at zeros and is never changed, or None.
+    """
+
+    num_embeddings: int
+    size: int
+    padding_index: int | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, "num_embeddings", checks.integer("num_embeddings", self.num_embeddings, 1))
+        _set(self, "size", checks.integer("size", self.size, 1))
+        if self.padding_index is not None:
+            _set(self, "padding_index", checks.integer("padding_index", self.padding_index, 0, self.num_embeddings - 1))
+
+    @property
+    def output_size(self) -> int:
+        """Width of what comes out."""
+        return self.size
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {"weight": (self.num_embeddings, self.size)}
+
+    def init(self, rng: np.random.Generator) -> dict[str, Array]:
+        """Normal with mean 0 and deviation 1."""
+        weight = rng.standard_normal((self.num_embeddings, self.size))
+        if self.padding_index is not None:
+            weight[self.padding_index] = 0
+        return {"weight": weight}
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """Each number becomes 0 with probability p, or else is divided by 1 - p; in training only.
+
+    Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
+
+    p: in [0, 1).
+    variational: one mask for all steps of a sequence (Gal & Ghahramani 2016, "A theoretically grounded application of
+        dropout in recurrent neural networks") instead of a new one at each step.
+    """
+
+    p: float
+    variational: bool = False
+
+    def __post_init__(self) -> None:
+        _set(self, "p", checks.probability("p", self.p))
+        _set(self, "variational", checks.flag("variational", self.variational))
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """y = W x + b at each step, or once behind a readout, as torch.nn.Linear.
+
+    input_size, output_size: widths of x and y. bias: whether there is a b.
+    """
+
+    input_size: int
+    output_size: int
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _set(self, "input_size", checks.integer("input_size", self.input_size, 1))
+        _set(self, "output_size", checks.integer("output_size", self.output_size, 1))
+        _set(self, "bias", checks.flag("bias", self.bias))
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        shapes: dict[str, Shape] = {"weight": (self.output_size, self.input_size)}
+        return shapes | {"bias": (self.output_size,)} if self.bias else shapes
+
+    def init(self, rng: np.random.Generator) -> dict[str, Array]:
+        """Uniform in [-1/sqrt(n), 1/sqrt(n)], n = input_size."""
+        bound = 1 / math.sqrt(self.input_size)
+        return {name: rng.uniform(-bound, bound, shape) for name, shape in self.parameter_shapes().items()}
+
+
+@dataclass(frozen=True)
+class Regularized(Layer):
+    """A recurrent spec with noise on its states in training. Works around any cell, the cell itself does not know.
+
+    spec: `rnnc.RNN`, `GRU`, `LSTM` or `Recurrent`.
+    recurrent_dropout: in [0, 1): dropout of the states where they enter a matrix product, one mask a sequence (Gal &
+        Ghahramani 2016). What passes a state on by other ways, such as a gate, sees it whole.
+    zoneout: in [0, 1): each unit of each state keeps its old value with this probability (Krueger et al. 2017,
+        "Zoneout: regularizing RNNs by randomly preserving hidden activations"); in inference every unit takes the
+        expectation, zoneout * old + (1 - zoneout) * new.
+    variational: the spec's own `dropout`, between its layers, draws one mask a sequence instead of one a step.
+    """
+
+    spec: Spec
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    variational: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.spec, tuple(SPECS.values())):
+            raise ArgumentTypeError(f"spec: expected rnnc.RNN, GRU, LSTM or Recurrent, got {checks.came(self.spec)}")
+        _set(self, "recurrent_dropout", checks.probability("recurrent_dropout", self.recurrent_dropout))
+        _set(self, "zoneout", checks.probability("zoneout", self.zoneout))
+        _set(self, "variational", checks.flag("variational", self.variational))
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return self.spec.parameter_shapes()
+
+    def init(self, rng: np.random.Generator) -> dict[str, Array]:
+        return self.spec.init(rng)
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"spec": self.spec.to_dict()}
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "Embedding": Embedding,
+    "Dropout": Dropout,
+    "Linear": Linear,
+    "Regularized": Regularized,
+}
+
+
+def _set(layer: Layer, name: str, value: object) -> None:
+    object.__setattr__(layer, name, value)

@@ -1,0 +1,166 @@
+"""Losses: what a network is trained to make small, as equations over its output at one step (or behind a readout).
+
+A loss gives one number a row; training sums them over rows and steps, and divides by how many targets there were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.ir.equations import Value, exp, greater, log, select, stop_gradient, total
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.graph import Graph, Node
+from rnnc.ir.ops import BATCH
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["CrossEntropy", "Loss", "MeanSquaredError", "cross_entropy", "mse"]
+
+
+class Loss:
+    """Base of losses: frozen dataclasses."""
+
+    name: str
+
+    def row(self, output: Value, target: Value) -> Value:
+        """The equations: output (B, N) and target -> the loss of each row, (B, 1)."""
+        raise NotImplementedError
+
+    def target_width(self, size: int) -> int:
+        """Numbers a target has, for an output of this size."""
+        raise NotImplementedError
+
+    def constants(self, size: int, dtype: str) -> dict[str, Array]:
+        """Inputs of the graph that are the same at every call."""
+        return {}
+
+    def encode(self, targets: Array, size: int, dtype: str) -> tuple[Array, Array]:
+        """Targets as the equations read them, (..., width) of the dtype, and how many terms of the mean each is."""
+        raise NotImplementedError
+
+    def counted(self, encoded: Array) -> Array:
+        """How many terms of the mean each encoded target is."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Minus the log of the probability that softmax gives to the right class; the mean over targets that count.
+
+    As torch.nn.functional.cross_entropy. Targets are integers, classes 0..C-1 or ignore_index. Computed as
+    log(sum(exp(z - max z))) + max z - z[target], which does not overflow.
+    """
+
+    ignore_index: int = -100
+    name = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        lowest = -(2**31)
+        object.__setattr__(self, "ignore_index", checks.integer("ignore_index", self.ignore_index, lowest))
+
+    def row(self, output: Value, target: Value) -> Value:
+        """target: (B, 1), the class as a number; a negative one is ignored."""
+        graph = output.graph
+        classes = Value(graph, graph.input("classes", (int(output.shape[-1]),)))
+        largest = stop_gradient(Value(graph, graph.add("reduce_max", (output.node,))))
+        normalizer = log(total(exp(output - largest))) + largest
+        hit = select(greater(target, classes - 0.5), select(greater(classes + 0.5, target), output, 0.0), 0.0)
+        return select(greater(target, -0.5), normalizer - total(hit), 0.0)
+
+    def target_width(self, size: int) -> int:
+        return 1
+
+    def constants(self, size: int, dtype: str) -> dict[str, Array]:
+        return {"classes": np.arange(size, dtype=dtype)}
+
+    def encode(self, targets: Array, size: int, dtype: str) -> tuple[Array, Array]:
+        if targets.dtype.kind not in "iu":
+            raise ArgumentTypeError(f"targets: cross_entropy takes integers, got {targets.dtype}")
+        counted = targets != self.ignore_index
+        bad = targets[counted & ((targets < 0) | (targets >= size))]
+        if bad.size:
+            raise ArgumentError(
+                f"targets: expected classes 0..{size - 1} or ignore_index = {self.ignore_index}, got {bad.flat[0]}"
+            )
+        encoded = np.where(counted, targets, -1).astype(dtype)[..., None]
+        return encoded, self.counted(encoded)
+
+    def counted(self, encoded: Array) -> Array:
+        return (encoded[..., 0] >= 0).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    """The mean of (output - target)^2 over all numbers, as torch.nn.functional.mse_loss. Targets: (..., N)."""
+
+    name = "mse"
+
+    def row(self, output: Value, target: Value) -> Value:
+        difference = output - target
+        return total(difference * difference)
+
+    def target_width(self, size: int) -> int:
+        return size
+
+    def encode(self, targets: Array, size: int, dtype: str) -> tuple[Array, Array]:
+        if targets.dtype.kind != "f":
+            raise ArgumentTypeError(f"targets: mse takes floating-point numbers, got {targets.dtype}")
+        if targets.shape[-1:] != (size,):
+            raise ArgumentError(f"targets: expected vectors of size {size}, got shape {targets.shape}")
+        encoded = targets.astype(dtype)
+        return encoded, self.counted(encoded)
+
+    def counted(self, encoded: Array) -> Array:
+        return np.full(encoded.shape[:-1], encoded.shape[-1])
+
+
+def cross_entropy(ignore_index: int = -100) -> CrossEntropy:
+    """`CrossEntropy`: classes, of which one number may mean "do not count"."""
+    return CrossEntropy(ignore_index)
+
+
+def mse() -> MeanSquaredError:
+    """`MeanSquaredError`: numbers."""
+    return MeanSquaredError()
+
+
+LOSSES: dict[str, type[Loss]] = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}
+
+
+def check_loss(value: object) -> Loss:
+    """A loss, or the name of one."""
+    if isinstance(value, Loss):
+        return value
+    if isinstance(value, str):
+        return LOSSES[checks.choice("loss", value, tuple(LOSSES))]()
+    raise ArgumentTypeError(f"loss: expected 'cross_entropy', 'mse' or a rnnc.losses.Loss, got {checks.came(value)}")
+
+
+def add_loss(graph: Graph, loss: Loss) -> None:
+    """Adds to a lowered network the output "loss" (1,): the sum over rows and steps, padding left out.
+
+    Reads the inputs "target" and the loss's constants. The output "output" must be there; it stays.
+    """
+    output = graph.outputs["output"]
+    if isinstance(output, Node):
+        graph.outputs["loss"] = _rows(graph, loss, output)
+    else:
+        graph.outputs["loss"] = graph.tsum([_rows(graph, loss, node) for node in output])
+
+
+def _rows(graph: Graph, loss: Loss, output: Node) -> Node:
+    """The sum over rows of the loss of one step."""
+    size = int(output.shape[-1])
+    target = graph.input("target", (BATCH, loss.target_width(size)), output.step)
+    row = loss.row(Value(graph, output), Value(graph, target)).node
+    valid = [n for n in graph.nodes if n.op == "input" and n.attr("name") == "valid" and n.step == output.step]
+    if valid and output.step is not None:
+        row = graph.add("select", (valid[0], row, graph.const(0.0)))
+    return graph.add("reduce_rows", (row,), keep=False)

@@ -1,0 +1,150 @@
+"""Network: a `rnnc.Sequential` compiled for inference, with its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from rnnc import checks
+from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.calls import _lengths as check_lengths
+from rnnc.ir.computation import Computation
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
+from rnnc.lowering import lower_network, state_shapes
+from rnnc.parameters import read_parameters
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from rnnc.ir.graph import Graph
+    from rnnc.sequential import Sequential
+    from rnnc.specs import Spec
+
+    Array = NDArray[Any]
+    State = Mapping[str, Array]
+
+__all__ = ["Network"]
+
+
+class Network:
+    """What `Sequential.compile(params)` returns. It copies the parameters; call it from as many threads as you like."""
+
+    def __init__(
+        self, model: Sequential, params: Mapping[str, Any], *, backend: str = "llvm", threads: int | None = None
+    ) -> None:
+        """See `Sequential.compile`."""
+        from rnnc import backends
+
+        threads = None if threads is None else checks.integer("threads", threads, 1)
+        self.model = model
+        self.backend = backend
+        given = {name: np.array(array) for name, array in read_all(model, params).items()}
+        self._table = None if model.embedding is None else given.pop("0.weight")
+        self._params = given
+        self._states = state_shapes(model)
+        self._function = backends.get(backend).compile_function(Computation(self._build), threads=threads)
+
+    def __repr__(self) -> str:
+        return f"Network({self.model!r}, backend={self.backend!r})"
+
+    def _build(self, steps: int, lengths: bool) -> Graph:
+        return lower_network(self.model, steps, lengths=lengths)
+
+    def explain(self) -> str:
+        """Which paths the backend took, and why."""
+        return self._function.explain()
+
+    def __call__(self, x: Array, *, lengths: ArrayLike | None = None) -> Array:
+        """The network's output for whole sequences.
+
+        x: integers (T, B) for an embedding, else (T, B, I); with batch_first (B, T) or (B, T, I).
+        lengths: B integers in 0..T; row b ends after lengths[b] steps; what comes out later is 0. Default: all T.
+        Returns (T, B, N), or (B, T, N) with batch_first; (B, N) with readout "last" or "mean".
+        Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
+        """
+        return self._run(x, None, lengths)[0]
+
+    def advance(
+        self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """(output, state) of the next piece of sequences: the state, name -> (B, width), goes into the next call.
+
+        x, lengths: see `__call__`. state: what the call before returned; None starts sequences.
+        Raises ArgumentError for a bidirectional network, and for the mean over a sequence.
+        """
+        if self.model.readout == "mean" or any(spec.bidirectional for spec in self.model.specs.values()):
+            raise ArgumentError(
+                "advance: only a network of one direction, without a mean, can take sequences in pieces"
+            )
+        return self._run(x, state, lengths)
+
+    def _run(self, x: object, state: State | None, lengths: ArrayLike | None) -> tuple[Array, dict[str, Array]]:
+        rows = embedded(self.model, self._table, x)
+        steps, batch = rows.shape[:2]
+        counts = None if lengths is None else check_lengths(lengths, steps, batch, True)
+        inputs = self._params | {"x": rows} | self._initial(state, batch)
+        if self.model.readout == "mean":
+            inputs["scale"] = mean_scale(counts, steps, batch, self.model.dtype)
+        last = {name: np.zeros((batch, width), self.model.dtype) for name, (_, _, width) in self._states.items()}
+        shown, output = self._output(steps, batch)
+        outputs = {"output": output} | {self._states[name][1]: array for name, array in last.items()}
+        if batch:
+            self._function.start(inputs, outputs, steps, batch, counts)
+        return shown, last
+
+    def _initial(self, state: State | None, batch: int) -> dict[str, Array]:
+        if state is None:
+            return {first: np.zeros((batch, width), self.model.dtype) for first, _, width in self._states.values()}
+        if not isinstance(state, Mapping) or set(state) != set(self._states):
+            raise ArgumentTypeError("state: expected None or what an earlier call of advance returned")
+        for name, (_, _, width) in self._states.items():
+            array = as_array(f"state[{name!r}]", state[name])
+            check_dtype(f"state[{name!r}]", array, np.dtype(self.model.dtype))
+            check_shape(f"state[{name!r}]", array, (batch, width))
+        return {first: np.require(state[name], requirements=["C", "A"]) for name, (first, _, _) in self._states.items()}
+
+    def _output(self, steps: int, batch: int) -> tuple[Array, Array]:
+        """The array the user sees, and the same one time first."""
+        size, dtype = self.model.output_size, self.model.dtype
+        if self.model.readout != "every":
+            shown = np.empty((batch, size), dtype)
+            return shown, shown
+        if self.model.batch_first:
+            shown = np.empty((batch, steps, size), dtype)
+            return shown, shown.swapaxes(0, 1)
+        shown = np.empty((steps, batch, size), dtype)
+        return shown, shown
+
+
+def read_all(model: Sequential, params: object) -> dict[str, Array]:
+    """The arrays of `params`, as `rnnc.parameters.read_parameters` checks them for a spec."""
+    return read_parameters(cast("Spec", model), params)  # it asks for dtype and parameter_shapes, which both have
+
+
+def embedded(model: Sequential, table: Array | None, x: object) -> Array:
+    """x as the network reads it, (T, B, I): rows of the table for numbers, or the vectors themselves."""
+    array = as_array("x", x)
+    axes = "(B, T{})" if model.batch_first else "(T, B{})"
+    if table is None:
+        check_dtype("x", array, np.dtype(model.dtype))
+        if array.ndim != 3 or array.shape[-1] != model.input_size:
+            raise ShapeError(f"x: expected {axes.format(', I')} with I = {model.input_size}, got {array.shape}")
+    else:
+        if array.dtype.kind not in "iu":
+            raise ArgumentTypeError(f"x: the first layer is an Embedding, which takes integers; got {array.dtype}")
+        if array.ndim != 2:
+            raise ShapeError(f"x: expected integers {axes.format('')}, got shape {array.shape}")
+        if array.size and not (0 <= int(array.min()) and int(array.max()) < len(table)):
+            raise ArgumentError(f"x: expected numbers of rows of the embedding, 0..{len(table) - 1}")
+    first = array.swapaxes(0, 1) if model.batch_first else array
+    if first.shape[0] == 0:
+        raise ShapeError(f"x: expected at least one time step, got shape {array.shape}")
+    return first if table is None else table[first]
+
+
+def mean_scale(lengths: Array | None, steps: int, batch: int, dtype: str) -> Array:
+    """One over the number of steps of each row, (B, 1); 0 for a row without steps."""
+    counts = np.full(batch, steps) if lengths is None else lengths
+    return np.where(counts > 0, 1 / np.maximum(counts, 1), 0).astype(dtype)[:, None]

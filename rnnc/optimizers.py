@@ -1,0 +1,171 @@
+"""Optimisers: how parameters follow their gradients, as equations over vectors of any length.
+
+A backend compiles the equations (`update_graph`); the flat arrays they run over belong to `rnnc.train.TrainingStep`.
+Rows of an embedding that a batch does not name are left alone, and so are their slots: SGD without momentum is not
+changed by that; with momentum, Adam and AdamW it is the "lazy" form, that of torch.optim.SparseAdam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rnnc import checks
+from rnnc.ir.equations import Value, sqrt
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.graph import Graph
+from rnnc.ir.ops import BATCH
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
+
+Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Base of optimisers. A subclass says which slots it keeps and how one update goes."""
+
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "learning_rate", _number("learning_rate", self.learning_rate))
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the vectors kept between updates; they start at zeros."""
+        return ()
+
+    def scalars(self, update: int, learning_rate: float) -> dict[str, float]:
+        """The numbers of update 1, 2, ..., by name."""
+        return {"learning_rate": learning_rate}
+
+    def update(self, p: Value, g: Value, slots: Values, scalars: Values) -> tuple[Value, Values]:
+        """The equations: the new parameters and slots."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Gradient descent:  m' = momentum m + g,  p' = p - learning_rate m',  as torch.optim.SGD.
+
+    nesterov: p' = p - learning_rate (g + momentum m') (Sutskever et al. 2013, "On the importance of initialization and
+        momentum in deep learning").
+    weight_decay: weight_decay * p is added to g.
+    """
+
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "momentum", checks.probability("momentum", self.momentum))
+        object.__setattr__(self, "nesterov", checks.flag("nesterov", self.nesterov))
+        object.__setattr__(self, "weight_decay", _number("weight_decay", self.weight_decay))
+        if self.nesterov and not self.momentum:
+            raise ArgumentError("nesterov: it needs a momentum > 0")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("m",) if self.momentum else ()
+
+    def update(self, p: Value, g: Value, slots: Values, scalars: Values) -> tuple[Value, Values]:
+        if self.weight_decay:
+            g = g + self.weight_decay * p
+        if not self.momentum:
+            return p - scalars["learning_rate"] * g, {}
+        m = self.momentum * slots["m"] + g
+        direction = g + self.momentum * m if self.nesterov else m
+        return p - scalars["learning_rate"] * direction, {"m": m}
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Kingma & Ba 2015, "Adam: a method for stochastic optimization", as torch.optim.Adam.
+
+        m' = beta1 m + (1 - beta1) g,  v' = beta2 v + (1 - beta2) g^2
+        p' = p - learning_rate (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + epsilon)
+
+    weight_decay: weight_decay * p is added to g.
+    """
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    decoupled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("beta1", "beta2"):
+            object.__setattr__(self, name, checks.probability(name, getattr(self, name)))
+        for name in ("epsilon", "weight_decay"):
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("m", "v")
+
+    def scalars(self, update: int, learning_rate: float) -> dict[str, float]:
+        corrections = {"m_scale": 1 / (1 - self.beta1**update), "v_scale": 1 / (1 - self.beta2**update)}
+        return {"learning_rate": learning_rate} | corrections
+
+    def update(self, p: Value, g: Value, slots: Values, scalars: Values) -> tuple[Value, Values]:
+        rate = scalars["learning_rate"]
+        if self.weight_decay and self.decoupled:
+            p = p - rate * (self.weight_decay * p)
+        elif self.weight_decay:
+            g = g + self.weight_decay * p
+        m = self.beta1 * slots["m"] + (1 - self.beta1) * g
+        v = self.beta2 * slots["v"] + (1 - self.beta2) * (g * g)
+        p = p - (rate * scalars["m_scale"]) * m / (sqrt(v * scalars["v_scale"]) + self.epsilon)
+        return p, {"m": m, "v": v}
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """`Adam` with decoupled weight decay: p is first shrunk by learning_rate * weight_decay, as torch.optim.AdamW.
+
+    Loshchilov & Hutter 2019, "Decoupled weight decay regularization".
+    """
+
+    weight_decay: float = 1e-2
+
+    decoupled: ClassVar[bool] = True
+
+
+def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
+    """One update of a vector, as a graph without time; the vector's length is the batch size.
+
+    Inputs: "p", "g" and the slots, (B,); the scalars of `Optimizer.scalars` and "scale", the factor of a clipped
+    gradient, (1,). Outputs: "p" and the slots.
+    """
+    graph = Graph(dtype, 1)
+    p, g = (Value(graph, graph.input(name, (BATCH,))) for name in ("p", "g"))
+    slots = {name: Value(graph, graph.input(name, (BATCH,))) for name in optimizer.slots}
+    names = ("scale", *optimizer.scalars(1, optimizer.learning_rate))
+    scalars = {name: Value(graph, graph.input(name, (1,))) for name in names}
+    changed, kept = optimizer.update(p, g * scalars["scale"], slots, scalars)
+    graph.outputs = {"p": changed.node, **{name: value.node for name, value in kept.items()}}
+    return graph
+
+
+def check_optimizer(value: object) -> Optimizer:
+    """An optimiser, not its class."""
+    if isinstance(value, Optimizer):
+        return value
+    hint = "; call it to make one" if isinstance(value, type) else ""
+    raise ArgumentTypeError(f"optimizer: expected such as rnnc.optimizers.Adam(1e-3), got {checks.came(value)}{hint}")
+
+
+def _number(name: str, value: object) -> float:
+    """A finite number >= 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ArgumentTypeError(f"{name}: expected a number >= 0, got {checks.came(value)}")
+    if not 0 <= value < float("inf"):
+        raise ArgumentError(f"{name}: expected a number >= 0, got {value}")
+    return float(value)

@@ -1,0 +1,135 @@
+"""Learning-rate schedules: functions of the progress of a training that give a factor for the optimiser's rate.
+
+    schedule(epoch, losses) -> factor
+
+epoch: how many epochs are done, with the fraction of the present one; losses: one validation loss an epoch so far (the
+training loss if there is no validation). A schedule keeps nothing, so a resumed training goes on exactly as it would
+have; any function of the two serves as one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rnnc.ir.errors import ArgumentError
+
+__all__ = ["Constant", "Cosine", "LinearWarmup", "OneCycle", "ReduceOnPlateau", "Schedule", "StepDecay"]
+
+Schedule = Callable[[float, Sequence[float]], float]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Always `factor`."""
+
+    factor: float = 1.0
+
+    def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
+        return self.factor
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """Multiplied by `factor` after every `epochs` epochs."""
+
+    epochs: float
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_positive("epochs", self.epochs)
+
+    def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
+        return self.factor ** math.floor(epoch / self.epochs)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From 1 down to `final` within `epochs` epochs, along half a cosine; then `final`.
+
+    Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", without restarts.
+    """
+
+    epochs: float
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_positive("epochs", self.epochs)
+
+    def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
+        return _between(1.0, self.final, epoch / self.epochs)
+
+
+@dataclass(frozen=True)
+class LinearWarmup:
+    """From `start` up to 1 within `epochs` epochs, times what another schedule says of the epochs after."""
+
+    epochs: float
+    start: float = 0.0
+    then: Schedule = Constant()
+
+    def __post_init__(self) -> None:
+        _check_positive("epochs", self.epochs)
+
+    def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
+        done = min(epoch / self.epochs, 1.0)
+        return (self.start + (1 - self.start) * done) * self.then(max(epoch - self.epochs, 0.0), losses)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up from `start` to 1 in the first part of `epochs` epochs, `rise`, then down to `final`, along half cosines.
+
+    Smith & Topin 2019, "Super-convergence: very fast training of neural networks using large learning rates".
+    """
+
+    epochs: float
+    rise: float = 0.3
+    start: float = 0.04
+    final: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _check_positive("epochs", self.epochs)
+        if not 0 < self.rise < 1:
+            raise ArgumentError(f"rise: expected a number between 0 and 1, got {self.rise}")
+
+    def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
+        done = min(epoch / self.epochs, 1.0)
+        if done < self.rise:
+            return _between(self.start, 1.0, done / self.rise)
+        return _between(1.0, self.final, (done - self.rise) / (1 - self.rise))
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau:
+    """Multiplied by `factor` whenever the loss has not fallen by the fraction `threshold` for `patience` + 1 epochs.
+
+    As torch.optim.lr_scheduler.ReduceLROnPlateau in its default mode.
+    """
+
+    patience: int = 10
+    factor: float = 0.1
+    threshold: float = 1e-4
+    final: float = 0.0
+
+    def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
+        best, bad, result = math.inf, 0, 1.0
+        for loss in losses:
+            if loss < best * (1 - self.threshold) or math.isinf(best):
+                best, bad = loss, 0
+            else:
+                bad += 1
+            if bad > self.patience:
+                result, bad = max(result * self.factor, self.final), 0
+        return result
+
+
+def _between(first: float, last: float, done: float) -> float:
+    """From first to last along half a cosine; done in 0..1."""
+    return last + (first - last) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ArgumentError(f"{name}: expected a number > 0, got {value!r}")

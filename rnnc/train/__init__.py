@@ -1,0 +1,29 @@
+"""Training: `fit`, and the parts it is made of.
+
+    trained = rnnc.train.fit(model, data, loss="cross_entropy", optimizer=rnnc.optimizers.Adam(1e-3), epochs=10,
+                             batch_size=32, validation=held_out, checkpoint="run.safetensors")
+    scores = trained.compile()(x, lengths=lengths)
+
+tqdm (progress bars) and safetensors (checkpoints) come with `pip install 'rnnc[train]'`.
+"""
+
+from rnnc.train.checkpoint import load_parameters, save_parameters
+from rnnc.train.data import Batch, Sequences, batches
+from rnnc.train.extras import MissingExtra
+from rnnc.train.loop import Epoch, Trained, fit, right
+from rnnc.train.step import Evaluation, TrainingStep
+
+__all__ = [
+    "Batch",
+    "Epoch",
+    "Evaluation",
+    "MissingExtra",
+    "Sequences",
+    "Trained",
+    "TrainingStep",
+    "batches",
+    "fit",
+    "load_parameters",
+    "right",
+    "save_parameters",
+]

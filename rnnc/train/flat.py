@@ -1,0 +1,69 @@
+"""All parameters of a network in one array, and views of it by name; gradients and optimiser slots alike."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rnnc.cells import Shape
+    from rnnc.sequential import Sequential
+
+    Array = NDArray[Any]
+
+LINE = 64
+"""Bytes of a cache line: where each parameter begins."""
+
+
+class Layout(NamedTuple):
+    """Where each parameter lies: name -> first element and shape. The embedding, which is sparse, comes last.
+
+    dense: elements before the embedding. size: all elements. Gaps between parameters are zeros and stay so.
+    """
+
+    dtype: np.dtype[Any]
+    places: dict[str, tuple[int, Shape]]
+    dense: int
+    size: int
+
+    @staticmethod
+    def of(model: Sequential) -> Layout:
+        """The layout of a network's parameters."""
+        dtype = np.dtype(model.dtype)
+        places: dict[str, tuple[int, Shape]] = {}
+        shapes = model.parameter_shapes()
+        table = {"0.weight": shapes.pop("0.weight")} if model.embedding is not None else {}
+        end = _place(places, shapes, 0, LINE // dtype.itemsize)
+        dense, end = end, _place(places, table, end, LINE // dtype.itemsize)
+        return Layout(dtype, {name: places[name] for name in model.parameter_shapes()}, dense, end)
+
+    def zeros(self, *, dense: bool = False) -> Array:
+        """A new flat array; dense: without the embedding."""
+        return aligned(self.dense if dense else self.size, self.dtype)
+
+    def views(self, flat: Array) -> dict[str, Array]:
+        """The parameters in a flat array, by name; those it is long enough for."""
+        return {
+            name: flat[start : start + math.prod(shape)].reshape(shape)
+            for name, (start, shape) in self.places.items()
+            if start + math.prod(shape) <= flat.size
+        }
+
+
+def aligned(size: int, dtype: np.dtype[Any]) -> Array:
+    """Zeros (size,) that begin at a cache line."""
+    spare = LINE // dtype.itemsize
+    whole = np.zeros(size + spare, dtype)
+    first = -(whole.ctypes.data % LINE) % LINE // dtype.itemsize
+    return whole[first : first + size]
+
+
+def _place(places: dict[str, tuple[int, Shape]], shapes: dict[str, Shape], end: int, unit: int) -> int:
+    for name, shape in shapes.items():
+        places[name] = (end, shape)
+        end += -(-math.prod(shape) // unit) * unit
+    return end
