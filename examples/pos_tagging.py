@@ -5,6 +5,7 @@
     python examples/pos_tagging.py --cell rnn --optimizer sgd       another network, another optimiser
     python examples/pos_tagging.py --sentence "Burda da öyle mi ?"  tags for a sentence of yours
     python examples/pos_tagging.py --compare-torch                  the same training in PyTorch, side by side
+                       (on a machine that is busy otherwise, set OMP_WAIT_POLICY=PASSIVE, or PyTorch's threads spin)
 
 The network: an embedding of words, two bidirectional recurrent layers, a linear layer. A tenth of the sentences is
 held out to watch the training, another tenth to judge it. Words that the training sentences do not have often enough

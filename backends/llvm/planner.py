@@ -228,7 +228,8 @@ class _Planner:
             outside = family not in self.loop_of and not self.reading.time_free(family)
             if family.op == "concat" and outside and BATCH in family.shape:
                 self._place_concat(family)
-        returned = {f for f in self.program.outputs.values() if f in self.storage.places}
+        places = self.storage.places
+        returned = {f for f in self.program.outputs.values() if f in places and places[f].buffer.space is Space.OUTPUT}
         stored = {self.reading.base(f)[0] for f in self.program.stored if f not in returned}
         for family in self.reading.all:
             if family.op == "carry" and family in stored and family not in self.storage.over_time:
