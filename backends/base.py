@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from rnnc.backends.noise import Noise
+from rnnc.backends.updates import Update
 from rnnc.ir.computation import Computation
+from rnnc.ir.graph import Graph
 from rnnc.ir.lower import Stack
 
 Array = NDArray[Any]
@@ -103,6 +106,12 @@ class Backend(Protocol):
 
     def compile_function(self, computation: Computation, *, threads: int | None) -> Function:
         """Compiles a computation for any number of steps and any batch."""
+
+    def compile_update(self, graph: Graph) -> Update:
+        """Compiles the equations of an optimiser (`rnnc.optimizers.update_graph`)."""
+
+    def compile_noise(self, dtype: str) -> Noise:
+        """The source of masks for dropout and zoneout."""
 
     def compile(self, stack: Stack, *, threads: int | None) -> Executable:
         """Compiles for any number of steps and any batch. threads: None = RNNC_NUM_THREADS, or all cores."""

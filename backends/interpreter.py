@@ -149,8 +149,9 @@ class Execution:
     def _sum_over_time(self, family: Family) -> Array:
         terms = [self._at(i, t, {}) for i in family.inputs for t in range(self.steps)]
         total = terms[0].copy()
-        for term in terms[1:]:
-            total += term
+        with np.errstate(all="ignore"):
+            for term in terms[1:]:
+                total += term
         return total
 
     def _all_steps(self, family: Family) -> None:

@@ -84,14 +84,14 @@ def lower(stack: Stack, steps: int, *, lengths: bool = False) -> Graph:
     if valid:  # a NaN in the padding must not reach anything, not even as 0 * NaN
         xs = [graph.add("select", (v, x, graph.const(0.0))) for v, x in zip(valid, xs, strict=True)]
     for number, directions in enumerate(stack.layers):
-        columns = [_direction(graph, layer, xs, valid, Site(number, d)) for d, layer in enumerate(directions)]
+        columns = [lower_direction(graph, layer, xs, valid, Site(number, d)) for d, layer in enumerate(directions)]
         graph.site = Site(number)
         xs = [graph.concat(column, -1) for column in zip(*columns, strict=True)]
     graph.outputs["output"] = tuple(xs)
     return graph
 
 
-def _direction(graph: Graph, layer: Layer, xs: list[Node], valid: list[Node] | None, site: Site) -> list[Node]:
+def lower_direction(graph: Graph, layer: Layer, xs: list[Node], valid: list[Node] | None, site: Site) -> list[Node]:
     """One direction of one layer over all steps; returns its output at each step, in absolute time."""
     graph.site = site
     delta = -1 if layer.reverse else 1

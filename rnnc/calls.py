@@ -58,7 +58,7 @@ class Signature(NamedTuple):
         steps_in, batched = self._x(x)
         steps, batch, _ = steps_in.shape
         states = None if state is None else self._states("state", state, batch, batched)
-        counts = None if lengths is None else _lengths(lengths, steps, batch, batched)
+        counts = None if lengths is None else check_lengths(lengths, steps, batch, batched)
         output, final = self._out(out, steps, batch, batched)
         finals = self._states("out[1]", final, batch, batched)
         if states is not None:
@@ -194,7 +194,7 @@ class Signature(NamedTuple):
                 raise ArgumentError("out[1]: the state to write into must be C-contiguous; use np.empty(shape, dtype)")
 
 
-def _lengths(value: object, steps: int, batch: int, batched: bool) -> NDArray[np.int64]:
+def check_lengths(value: object, steps: int, batch: int, batched: bool) -> NDArray[np.int64]:
     """Lengths as int64 (B,), each in 0..T, copied; for an unbatched x a single number."""
     try:
         found = np.asarray(value) if isinstance(value, (list, tuple, int)) else as_array("lengths", value)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from rnnc.ir.equations import Value, greater, linear, select
 from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.lower import Layer as Direction
-from rnnc.ir.lower import Names, Step, _direction
+from rnnc.ir.lower import Names, Step, lower_direction
 from rnnc.ir.ops import BATCH
 from rnnc.layers import Dropout, Layer, Linear, Regularized
 from rnnc.sequential import Sequential, recurrent
@@ -166,7 +166,9 @@ class _Lowering:
             if k:
                 flow = self._masked(f"mask_{number}_l{k}", flow)  # type: ignore[assignment]
             columns = [
-                _direction(self.graph, self._numbered(number, layer, d), list(flow), self.valid, Site(self.depth, i))
+                lower_direction(
+                    self.graph, self._numbered(number, layer, d), list(flow), self.valid, Site(self.depth, i)
+                )
                 for i, d in enumerate(directions)
             ]
             self.graph.site = Site(self.depth)

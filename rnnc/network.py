@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnnc import checks
 from rnnc.arrays import as_array, check_dtype, check_shape
-from rnnc.calls import _lengths as check_lengths
+from rnnc.calls import check_lengths
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.lowering import lower_network, state_shapes
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from rnnc.ir.graph import Graph
     from rnnc.sequential import Sequential
-    from rnnc.specs import Spec
 
     Array = NDArray[Any]
     State = Mapping[str, Array]
@@ -120,7 +119,7 @@ class Network:
 
 def read_all(model: Sequential, params: object) -> dict[str, Array]:
     """The arrays of `params`, as `rnnc.parameters.read_parameters` checks them for a spec."""
-    return read_parameters(cast("Spec", model), params)  # it asks for dtype and parameter_shapes, which both have
+    return read_parameters(model, params)
 
 
 def embedded(model: Sequential, table: Array | None, x: object) -> Array:

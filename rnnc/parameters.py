@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,14 +12,23 @@ from rnnc.arrays import as_array, check_dtype, check_shape
 from rnnc.ir.errors import ArgumentTypeError, ParameterError, ShapeError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rnnc.specs import Spec
+    from numpy.typing import DTypeLike, NDArray
 
 MAX_LISTED = 8
 
 
-def bind_parameters(spec: Spec, params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+class Parameterized(Protocol):
+    """What has parameters: a spec, a network."""
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """The dtype of all of them."""
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+
+
+def bind_parameters(spec: Parameterized, params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Read-only copies of `read_parameters`."""
     copies = {name: np.array(array, order="C", copy=True) for name, array in read_parameters(spec, params).items()}
     for copy in copies.values():
@@ -28,7 +37,7 @@ def bind_parameters(spec: Spec, params: Mapping[str, Any]) -> dict[str, NDArray[
 
 
 def read_parameters(
-    spec: Spec, params: object, name: str = "params", shapes: Mapping[str, tuple[int, ...]] | None = None
+    spec: Parameterized, params: object, name: str = "params", shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, NDArray[Any]]:
     """The arrays of `params` in the order of `spec.parameter_shapes()`: C-contiguous, copied only if they must be.
 

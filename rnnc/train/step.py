@@ -260,7 +260,7 @@ class TrainingStep(_Compiled):
 
 def _compile_parts(backend: str, update: Graph) -> tuple[Update, Noise]:
     """The update, and the source of masks."""
-    module: Any = backends.get(backend)
+    module = backends.get(backend)
     return module.compile_update(update), module.compile_noise(update.dtype)
 
 
