@@ -26,7 +26,7 @@ types: .venv/.test
 	$(BIN)/mypy --strict
 
 tests: .venv/.test
-	$(BIN)/python -m pytest -q --numprocesses auto
+	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
 
 venv: .venv/.test  ## only the set-up of `make test`
 
