@@ -18,7 +18,7 @@ from rnnc.backends.llvm.jit import Compiled, compile_assembly
 from rnnc.backends.llvm.target import ISAS, host
 from rnnc.backends.llvm.vectormath import VectorMath
 from rnnc.ir.errors import BackendError
-from rnnc.ir.ops import OPS, Op
+from rnnc.ir.ops import OPS, Kind, Op
 
 Array = NDArray[Any]
 Emit = Callable[..., Val]
@@ -32,7 +32,7 @@ rounded up. The promise is 4."""
 TERMS = 3
 """Operands given to an op that takes any number of them."""
 
-ELEMENTWISE = {name: op for name, op in OPS.items() if op.emit is not None}
+ELEMENTWISE = {name: op for name, op in OPS.items() if op.kind is Kind.ELEMENTWISE}
 
 
 def here() -> tuple[str, ...]:
