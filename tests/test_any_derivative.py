@@ -51,19 +51,19 @@ CALLS = {
 }
 
 
-@settings(max_examples=24)
+@settings(max_examples=14)
 @given(**CALLS)
 def test_reverse_mode(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
     check("vjp", stack, steps, rows, ragged, seed)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(**CALLS)
 def test_forward_mode(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
     check("jvp", stack, steps, rows, ragged, seed)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(**CALLS)
 def test_forward_over_reverse(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
     check("hvp", stack, steps, rows, ragged, seed)
