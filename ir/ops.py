@@ -86,6 +86,7 @@ class Op:
     products: the op is linear in each operand alone (a product); other ops that are not elementwise are linear in all
         operands together, or have a rule of their own.
     jvp: that rule of forward mode: tangent of x, y, x -> tangent of y.
+    costly: an elementwise op that takes longer than reading its result back from memory.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Op:
     vjp: Rule | None = None
     products: bool = False
     identity: float | None = None
+    costly: bool = False
     jvp: Callable[..., Any] | None = None
 
 
@@ -227,8 +229,10 @@ def _map(
     *,
     commutative: bool = False,
     boolean: bool = False,
+    costly: bool = False,
 ) -> Op:
-    return Op(name, Kind.ELEMENTWISE, arity, _elementwise, meaning, emit, (), commutative, boolean, vjp)
+    flags = (commutative, boolean)
+    return Op(name, Kind.ELEMENTWISE, arity, _elementwise, meaning, emit, (), *flags, vjp, costly=costly)
 
 
 _TABLE = (
@@ -246,21 +250,22 @@ _TABLE = (
     _map("add", None, _sum, _emit_sum, gradients.add, commutative=True),
     _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b), gradients.sub),
     _map("mul", 2, np.multiply, lambda e, a, b: e.mul(a, b), gradients.mul, commutative=True),
-    _map("div", 2, np.divide, lambda e, a, b: e.div(a, b), gradients.div),
+    _map("div", 2, np.divide, lambda e, a, b: e.div(a, b), gradients.div, costly=True),
     _map("neg", 1, np.negative, lambda e, a: e.neg(a), partials(lambda g, y, x: -g)),
     _map("abs", 1, np.abs, lambda e, a: e.absolute(a), gradients.absolute),
-    _map("exp", 1, np.exp, lambda e, a: e.exp(a), partials(lambda g, y, x: g * y)),
-    _map("log", 1, np.log, lambda e, a: e.log(a), partials(lambda g, y, x: g / x)),
-    _map("sqrt", 1, np.sqrt, lambda e, a: e.sqrt(a), partials(lambda g, y, x: g * 0.5 / y)),
+    _map("exp", 1, np.exp, lambda e, a: e.exp(a), partials(lambda g, y, x: g * y), costly=True),
+    _map("log", 1, np.log, lambda e, a: e.log(a), partials(lambda g, y, x: g / x), costly=True),
+    _map("sqrt", 1, np.sqrt, lambda e, a: e.sqrt(a), partials(lambda g, y, x: g * 0.5 / y), costly=True),
     _map(
         "rsqrt",
         1,
         lambda x: x.dtype.type(1) / np.sqrt(x),
         lambda e, a: e.div(e.constant(1.0), e.sqrt(a)),
         partials(lambda g, y, x: g * (-0.5 * (y * y * y))),
+        costly=True,
     ),
-    _map("sigmoid", 1, _sigmoid, lambda e, a: e.sigmoid(a), partials(lambda g, y, x: g * (y * (1.0 - y)))),
-    _map("tanh", 1, np.tanh, lambda e, a: e.tanh(a), partials(lambda g, y, x: g * (1.0 - y * y))),
+    _map("sigmoid", 1, _sigmoid, lambda e, a: e.sigmoid(a), partials(lambda g, y, x: g * (y * (1.0 - y))), costly=True),
+    _map("tanh", 1, np.tanh, lambda e, a: e.tanh(a), partials(lambda g, y, x: g * (1.0 - y * y)), costly=True),
     _map(
         "relu",
         1,

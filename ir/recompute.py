@@ -6,8 +6,8 @@
     loop t = 0 .. T-1:   %34[t] = sigmoid(...);  %39 = sub(1.0, %34)          one kept
     loop t = T-1 .. 0:   %93 = sub(1.0, %34[t]);  ... mul(%62, %93)
 
-The policy: what a matmul, a reduction or a transcendental function makes is kept (reading it back is cheaper than
-computing it); sums, products, comparisons and selects of values that are at hand anyway are computed again.
+The policy: what a matmul, a reduction or an op that the table calls costly makes is kept (reading it back is cheaper
+than computing it); other elementwise values of what is at hand anyway are computed again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from dataclasses import replace
 
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
-
-CHEAP = frozenset({"add", "sub", "mul", "neg", "abs", "relu", "maximum", "minimum", "greater", "select"})
 
 
 def recompute(
@@ -32,7 +30,13 @@ def recompute(
     returned = set(outputs)
     result = list(members)
     for family in members:
-        cheap = family.op in CHEAP and family in kept and family in place and family not in returned
+        cheap = (
+            family.spec.kind is Kind.ELEMENTWISE
+            and not family.spec.costly
+            and family in kept
+            and family in place
+            and family not in returned
+        )
         if not cheap or not all(_at_hand(i, kept) for i in family.inputs):
             continue
         readers = [r for r in result if family in r.inputs and place.get(r) != place[family]]

@@ -12,7 +12,6 @@ scores = trained.compile()(words, lengths=lengths)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +22,7 @@ from rnnc import checks
 from rnnc.cells import Shape
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layers import LAYERS, Embedding, Layer, Linear, Regularized
+from rnnc.plain_data import PlainData
 from rnnc.specs import SPECS, Spec
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ READOUTS = ("every", "last", "mean")
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Sequential:
+class Sequential(PlainData):
     """Layers one after the other; parameters are named as in the state_dict of a torch.nn.Sequential of them.
 
     layers: `rnnc.Embedding` (only first), `rnnc.Dropout`, `rnnc.Linear`, `rnnc.Regularized`, and recurrent specs, of
@@ -152,19 +152,6 @@ class Sequential:
                 f"data: expected a dict such as Sequential.to_dict() gives, got {checks.came(data)}"
             )
         return cls(*map(_layer_from_dict, data["layers"]), readout=data["readout"])
-
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The network of `to_json`."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ArgumentError(f"text: not JSON: {error}") from error
-        return cls.from_dict(data)
 
 
 def recurrent(layer: Layer | Spec) -> Spec | None:

@@ -6,7 +6,6 @@ and the plain description that lowering reads; it holds no arrays.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -19,6 +18,7 @@ from rnnc.cells import Cell, ElmanCell, GRUCell, LSTMCell, ProjectedLSTMCell, Re
 from rnnc.declarations import cell_from_dict, cell_to_dict, check_cell
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.lower import Layer, Stack
+from rnnc.plain_data import PlainData
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Spec"]
 
 
-class Spec:
+class Spec(PlainData):
     """Base of all specs: frozen dataclasses whose fields are the arguments, checked once, in `__post_init__`."""
 
     if TYPE_CHECKING:  # each subclass declares them anew, in PyTorch's order
@@ -143,19 +143,6 @@ class Spec:
         if "cell" in values and isinstance(values["cell"], Mapping):
             values["cell"] = cell_from_dict(values["cell"])
         return cast(Self, SPECS[kind](**values))
-
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The spec of `to_json`."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ArgumentError(f"text: not JSON: {error}") from error
-        return cls.from_dict(data)
 
 
 @dataclass(frozen=True, repr=False)

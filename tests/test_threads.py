@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.llvm import parallel, runner
+from rnnc.backends.llvm import function, parallel, runner
 
 SPECS = [rnnc.LSTM(5, 20, 2, bidirectional=True), rnnc.GRU(3, 16, reset_after=False, batch_first=True)]
 
@@ -88,3 +88,32 @@ def test_the_variable_decides_where_the_argument_does_not(monkeypatch: pytest.Mo
 
     assert compile(stack).threads == 3
     assert compile(stack, threads=2).threads == 2
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_gradients_are_sums_over_the_rows_of_all_threads(
+    spec: rnnc.Spec, ragged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both parts of a vjp: parameters' gradients are added up, rows' own stay with their rows."""
+    monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
+    counts: list[int] = []
+    monkeypatch.setattr(function, "run_all", lambda jobs: (counts.append(len(jobs)), parallel.run_all(jobs)))
+    params, rng = spec.init(seed=0), np.random.default_rng(3)
+    alone, together = (rnnc.vjp(spec, threads=n) for n in (1, 3))
+    for batch in (2, 12):
+        x = rng.standard_normal((batch, 6, 3) if spec.batch_first else (6, batch, 5)).astype("float32")
+        lengths = np.where(rng.random(batch) < 0.4, 0, rng.integers(0, 7, batch)) if ragged else None
+        results = []
+        for f in (alone, together):
+            (output, state), pullback = f(params, x, lengths=lengths)
+            results.append((output, state, *pullback(output, state)))
+        (*one, d_params, d_x, d_state), (*other, d_params_too, d_x_too, d_state_too) = results
+        for a, b in zip(flat((one[0], one[1])), flat((other[0], other[1])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
+        for a, b in zip(flat((d_x, d_state)), flat((d_x_too, d_state_too)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+        for name, gradient in d_params.items():
+            scale = float(np.abs(gradient).max(initial=1))
+            np.testing.assert_allclose(d_params_too[name], gradient, rtol=0, atol=1e-5 * scale, err_msg=name)
+    assert counts == [1, 1, 2, 2, 1, 1, 3, 3]

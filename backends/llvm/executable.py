@@ -10,11 +10,10 @@ from rnnc.backends.llvm.driver import Interface, Slot, emit_driver
 from rnnc.backends.llvm.entry import CallShape, emit_entry
 from rnnc.backends.llvm.jit import compile_assembly
 from rnnc.backends.llvm.planner import plan
-from rnnc.backends.llvm.report import phase_lines
+from rnnc.backends.llvm.report import Stages, phase_lines
 from rnnc.backends.llvm.runner import LlvmRunner
 from rnnc.backends.llvm.target import Target, host
 from rnnc.ir import settings
-from rnnc.ir.errors import BackendError
 from rnnc.ir.lower import Stack
 from rnnc.ir.ops import Array
 from rnnc.ir.pipeline import rolled_program
@@ -26,10 +25,8 @@ def compile(stack: Stack, *, threads: int | None = None, target: Target | None =
     return LlvmExecutable(stack, threads, target or host())
 
 
-class LlvmExecutable:
+class LlvmExecutable(Stages):
     """A compiled stack."""
-
-    stages: tuple[str, ...] = ("plan", "llvm", "asm")
 
     def __init__(self, stack: Stack, threads: int | None, target: Target) -> None:
         self.stack = stack
@@ -59,21 +56,6 @@ class LlvmExecutable:
         """That padding need not be computed, proved when lengths are first given. Raises IRError if it cannot be."""
         check_rows_end(rolled_program(self.stack, lengths=True))
         return True
-
-    def text(self, stage: str) -> str:
-        """The plan, the LLVM assembly, or the machine's own."""
-        match stage:
-            case "plan":
-                return self.plan.text()
-            case "llvm":
-                return self.assembly_text
-            case "asm":
-                return self._native
-        raise BackendError(f"stage: got {stage!r}, the llvm backend has {', '.join(map(repr, self.stages))}")
-
-    @cached_property
-    def _native(self) -> str:
-        return self.code.assembly()
 
     def explain(self) -> str:
         """The target, and the tile and loops of each phase."""

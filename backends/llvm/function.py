@@ -21,12 +21,11 @@ from rnnc.backends.llvm.parallel import run_all
 from rnnc.backends.llvm.parts import Part, address, even, split_batch
 from rnnc.backends.llvm.plan import Buffer, Place, Plan, Space
 from rnnc.backends.llvm.planner import plan
-from rnnc.backends.llvm.report import phase_lines
+from rnnc.backends.llvm.report import Stages, phase_lines
 from rnnc.backends.llvm.runner import PARALLEL_FLOPS
 from rnnc.backends.llvm.target import Target, host
 from rnnc.ir import settings
 from rnnc.ir.computation import Computation
-from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import BATCH, Array
 from rnnc.ir.program import is_parameter
@@ -42,10 +41,8 @@ def compile_function(
     return LlvmFunction(computation, threads or settings.threads(), target or host())
 
 
-class LlvmFunction:
+class LlvmFunction(Stages):
     """Machine code of a computation; see `rnnc.backends.base.Function`."""
-
-    stages: tuple[str, ...] = ("plan", "llvm", "asm")
 
     def __init__(self, computation: Computation, threads: int, target: Target) -> None:
         self.computation = computation
@@ -74,21 +71,6 @@ class LlvmFunction:
 
     # ---- texts
 
-    def text(self, stage: str) -> str:
-        """The plan, the LLVM assembly, or the machine's own."""
-        match stage:
-            case "plan":
-                return self.plan.text()
-            case "llvm":
-                return self.assembly_text
-            case "asm":
-                return self._native
-        raise BackendError(f"stage: got {stage!r}, the llvm backend has {', '.join(map(repr, self.stages))}")
-
-    @cached_property
-    def _native(self) -> str:
-        return self.code.assembly()
-
     def explain(self) -> str:
         """The target, what is kept between both parts, and the tile and loops of each phase."""
         lines = [
@@ -99,9 +81,10 @@ class LlvmFunction:
         if self.plan.late:
             kept = ", ".join(f"{b.name} {b.width}" for b in self._kept)
             lines.append(f"saved for the second part: {self.saved_bytes(1, 1):,} bytes a row of each step ({kept})")
-        later = [n for n, f in self.program.outputs.items() if self._is_finished_late(f)]
-        if later:
-            lines.append(f"computed by NumPy from sums over rows, once a call: {', '.join(later)}")
+        if derived := [f.name for f in self.sources if f.op != "input"]:
+            lines.append(f"computed by NumPy before packing, once a call: {', '.join(derived)}")
+        if derived := [name for name, family in self.untimed.items() if self._is_derived(family)]:
+            lines.append(f"computed by NumPy from sums over rows, once a call: {', '.join(derived)}")
         return "\n".join(lines + phase_lines(self.packed)) + "\n"
 
     @cached_property
@@ -115,10 +98,10 @@ class LlvmFunction:
         """Bytes the first part keeps for the second."""
         return steps * batch * sum(b.width for b in self._kept) * self.dtype.itemsize
 
-    def _is_finished_late(self, family: Family) -> bool:
-        bound = self.program.bind
+    def _is_derived(self, family: Family) -> bool:
+        """Whether a value without a batch axis is made of sums over rows without being one."""
         sums = {total.target for total in self.plan.sums}
-        return not family.timed and BATCH not in family.shape and family not in sums and family not in bound
+        return family not in sums and any(i in sums or self._is_derived(i) for i in family.inputs)
 
     # ---- calls
 
