@@ -235,6 +235,11 @@ def a_product_out_and_split(x: Value, s: SimpleNamespace, p: SimpleNamespace) ->
     return u, {"h": tanh(u.split(2)[1] + s.h)}
 
 
+def a_product_of_one_unit_in_a_wide_sum(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> Stepped:
+    h = tanh(linear(x, p.ih) + linear(s.h, p.hh.split(H)[0]))
+    return h, {"h": h}
+
+
 ODD: dict[Equations, tuple[int, dict[str, int]]] = {
     a_state_of_two_parts: (H, {"h": 2 * H}),
     a_state_of_two_parts_out: (2 * H, {"h": 2 * H}),
@@ -249,6 +254,7 @@ ODD: dict[Equations, tuple[int, dict[str, int]]] = {
     one_inside_two_others_of_the_input: (6 * H, {"h": H}),
     twice_the_old_state: (H, {"h": H}),
     summed_and_split: (2 * H, {"h": H}),
+    a_product_of_one_unit_in_a_wide_sum: (H, {"h": H}),
     two_states_alike: (H, {"h": H, "c": H}),
     a_state_that_stays_and_one_that_nobody_reads: (H, {"h": H, "c": H}),
     an_old_state_out_and_read_after_the_loop: (H, {"h": H, "c": H}),

@@ -79,7 +79,8 @@ class Reading:
         readers = self.readers[family]
         if self.product(family) is None or len(readers) != 1 or family in self.program.outputs.values():
             return False
-        return readers[0].op == "add" and self.loop_of.get(family) == self.loop_of.get(readers[0])
+        same = readers[0].shape == family.shape  # a narrower product is broadcast: it must be whole before
+        return same and readers[0].op == "add" and self.loop_of.get(family) == self.loop_of.get(readers[0])
 
     def computed(self, family: Family) -> bool:
         """A value that some phase must compute; the rest is addressing, or known before."""
