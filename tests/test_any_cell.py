@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from rnnc.backends.interpreter import run_graph
 from rnnc.backends.llvm.executable import compile
 from rnnc.backends.llvm.phase import signature
-from rnnc.backends.llvm.plan import Buffer, Phase, Place, Plan, Space
-from rnnc.backends.llvm.planner import plan
+from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Space
+from rnnc.backends.planning.planner import plan
 from rnnc.ir.equations import Value, concat, linear, mean, sigmoid, tanh
 from rnnc.ir.lower import Layer, Stack, lower
 from rnnc.ir.pipeline import rolled_program

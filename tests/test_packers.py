@@ -21,10 +21,10 @@ from rnnc.backends.llvm.jit import Compiled, compile_assembly
 from rnnc.backends.llvm.packers import Sweep, emit_pack_kernels, emit_packer, pack_plan, sources, tables
 from rnnc.backends.llvm.packing import Layout, PackedPhase, aligned
 from rnnc.backends.llvm.pieces import Piece, resolve, window
-from rnnc.backends.llvm.plan import Buffer, Feed, Phase, Place, Space, Weight
-from rnnc.backends.llvm.planner import plan
 from rnnc.backends.llvm.target import ISAS, host, legalized
 from rnnc.backends.llvm.tile import Tile, choose_tile
+from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Space, Weight
+from rnnc.backends.planning.planner import plan
 from rnnc.ir.families import Family
 from rnnc.ir.ops import OPS, Array
 from rnnc.ir.pipeline import rolled_program

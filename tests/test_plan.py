@@ -12,10 +12,10 @@ from rnnc.backends.interpreter import evaluate_bind
 from rnnc.backends.llvm import driver
 from rnnc.backends.llvm.executable import compile
 from rnnc.backends.llvm.packing import Layout
-from rnnc.backends.llvm.plan import Phase, Space
-from rnnc.backends.llvm.planner import plan
 from rnnc.backends.llvm.target import ISAS, legalized
 from rnnc.backends.llvm.tile import Tile, blocks_of, choose_tile
+from rnnc.backends.planning.plan import Phase, Space
+from rnnc.backends.planning.planner import plan
 from rnnc.ir.pipeline import rolled_program
 from tests import user_cells
 from tests.golden import check_golden

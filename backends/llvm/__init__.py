@@ -1,8 +1,8 @@
 """The llvm backend: a Program becomes native code for this machine's CPU.
 
-Reading order: target (instruction sets), plan and planner (a step scheduled into phases), tile (register tiles), phase
-(code of one phase), outer (sums over rows), driver (code that runs a plan), packing and packers (weights), jit; then
-entry and runner (calls of a bound model), function (calls of a derivative).
+Reading order, after `rnnc.backends.planning` (a step scheduled into phases): target (instruction sets), tile (register
+tiles), phase (code of one phase), outer (sums over rows), driver (code that runs a plan), packing and packers
+(weights), jit; then entry and runner (calls of a bound model), function (calls of a derivative).
 """
 
 from __future__ import annotations

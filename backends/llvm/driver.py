@@ -28,9 +28,9 @@ from rnnc.backends.llvm.moves import emit_moves
 from rnnc.backends.llvm.outer import K_BLOCK, emit_outer, emit_row_sum, outer_workspace
 from rnnc.backends.llvm.packing import Layout, PackedPhase
 from rnnc.backends.llvm.phase import ELEMENT_BYTES, SCALARS, emit_phase, signature
-from rnnc.backends.llvm.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State
 from rnnc.backends.llvm.target import Target
 from rnnc.backends.llvm.tile import choose_tile
+from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State
 from rnnc.ir.families import Family
 
 CHUNK_BYTES = 128 * 1024

@@ -9,10 +9,10 @@ from rnnc.backends.interpreter import evaluate_bind
 from rnnc.backends.llvm.driver import Interface, Slot, emit_driver
 from rnnc.backends.llvm.entry import CallShape, emit_entry
 from rnnc.backends.llvm.jit import compile_assembly
-from rnnc.backends.llvm.planner import plan
 from rnnc.backends.llvm.report import Stages, phase_lines
 from rnnc.backends.llvm.runner import LlvmRunner
 from rnnc.backends.llvm.target import Target, host
+from rnnc.backends.planning.planner import plan
 from rnnc.ir import settings
 from rnnc.ir.lower import Stack
 from rnnc.ir.ops import Array

@@ -19,11 +19,11 @@ from rnnc.backends.llvm.memory import ALIGNMENT, Pool, aligned_view
 from rnnc.backends.llvm.packers import emit_pack_kernels, emit_packer, pack_plan
 from rnnc.backends.llvm.parallel import run_all
 from rnnc.backends.llvm.parts import Part, address, even, split_batch
-from rnnc.backends.llvm.plan import Buffer, Place, Plan, Space
-from rnnc.backends.llvm.planner import plan
 from rnnc.backends.llvm.report import Stages, phase_lines
 from rnnc.backends.llvm.runner import PARALLEL_FLOPS
 from rnnc.backends.llvm.target import Target, host
+from rnnc.backends.planning.plan import Buffer, Place, Plan, Space
+from rnnc.backends.planning.planner import plan
 from rnnc.ir import settings
 from rnnc.ir.computation import Computation
 from rnnc.ir.families import Family

@@ -20,9 +20,9 @@ from rnnc.backends.llvm.emitter import Function, Module, Val, i64, lanes_of, sca
 from rnnc.backends.llvm.packing import PackedPhase
 from rnnc.backends.llvm.phase import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.pieces import Piece, extent, resolve, window
-from rnnc.backends.llvm.plan import Feed, Weight
 from rnnc.backends.llvm.target import Target
 from rnnc.backends.llvm.tile import blocks_of
+from rnnc.backends.planning.plan import Feed, Weight
 from rnnc.ir.families import Family
 
 SHUFFLE_BYTES = 16

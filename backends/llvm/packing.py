@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnnc.backends.llvm.plan import Feed, Phase, Weight
 from rnnc.backends.llvm.tile import Tile, blocks_of
+from rnnc.backends.planning.plan import Feed, Phase, Weight
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rnnc.backends.llvm.emitter import Function, Val, i64, lane_mask, vector
-from rnnc.backends.llvm.plan import Feed, Phase, Place, Space
 from rnnc.backends.llvm.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
 from rnnc.backends.llvm.vectormath import VectorMath
+from rnnc.backends.planning.plan import Feed, Phase, Place, Space
 from rnnc.ir.families import Family
 
 SCALARS = {"float32": "float", "float64": "double"}

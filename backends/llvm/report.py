@@ -7,7 +7,7 @@ from functools import cached_property
 
 from rnnc.backends.llvm.jit import Compiled
 from rnnc.backends.llvm.packing import PackedPhase
-from rnnc.backends.llvm.plan import Plan
+from rnnc.backends.planning.plan import Plan
 from rnnc.ir.errors import BackendError
 
 

@@ -8,8 +8,8 @@ from functools import cache
 from itertools import product
 from math import inf
 
-from rnnc.backends.llvm.plan import Feed, Phase
 from rnnc.backends.llvm.target import Target
+from rnnc.backends.planning.plan import Feed, Phase
 
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from rnnc.backends.llvm.levels import Copy, Levels, Storage
-from rnnc.backends.llvm.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State, Term
-from rnnc.backends.llvm.reading import Reading
+from rnnc.backends.planning.levels import Copy, Levels, Storage
+from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State, Term
+from rnnc.backends.planning.reading import Reading
 from rnnc.ir.computation import members, split
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
@@ -130,7 +130,7 @@ class _Planner:
 
     def _term(self, family: Family) -> Term:
         if family.spec.kind is not Kind.OUTER:
-            raise BackendError(f"{family!r}: the llvm backend sums over time what has no batch axis only")
+            raise BackendError(f"{family!r}: compiled code sums over time what has no batch axis only")
         lhs = self._stored_place(family.inputs[0])
         rhs = self._stored_place(family.inputs[1]) if family.op == "outer" else None
         widths = [int(i.shape[-1]) for i in family.inputs]
@@ -332,7 +332,7 @@ class _Planner:
             return None
         base, column = self.reading.base(family)
         if base not in self.storage.places:
-            raise BackendError(f"{family!r}: the llvm backend cannot start a state at it")
+            raise BackendError(f"{family!r}: compiled code cannot start a state at it")
         return Place(self.storage.places[base].buffer, self.storage.places[base].column + column)
 
     def _decide_doubles(self, states: list[State], steps: list[Phase]) -> None:

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rnnc.backends.llvm.plan import Buffer, Feed, Phase, Place, Space, Weight
-from rnnc.backends.llvm.reading import Read, Reading
+from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Space, Weight
+from rnnc.backends.planning.reading import Read, Reading
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind

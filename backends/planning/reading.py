@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rnnc.backends.llvm.plan import Weight
+from rnnc.backends.planning.plan import Weight
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import BATCH, Kind
@@ -71,7 +71,7 @@ class Reading:
     def _columns(self, matmul: Family, start: int, stop: int) -> Product:
         lhs, rhs = matmul.inputs
         if not self.time_free(rhs):
-            raise BackendError(f"{matmul!r}: the llvm backend multiplies by parameters only, not by {rhs!r}")
+            raise BackendError(f"{matmul!r}: compiled code multiplies by parameters only, not by {rhs!r}")
         return Product(lhs, Weight(rhs, bool(matmul.attr("transpose_b")), start, stop))
 
     def absorbed(self, family: Family) -> bool:
@@ -87,7 +87,7 @@ class Reading:
         if self.time_free(family) or BATCH not in family.shape or family.op in ("carry", "exit", "input"):
             return False
         if self.summed(family):
-            raise BackendError(f"{family!r}: the llvm backend sums over time what has no batch axis only")
+            raise BackendError(f"{family!r}: compiled code sums over time what has no batch axis only")
         if family.op == "matmul" and self._only_sliced(family):
             return False
         if self.product(family):
@@ -99,7 +99,7 @@ class Reading:
         column = 0
         while family.op == "slice" and not self.product(family) and not self.time_free(family):
             if family.attr("axis") != -1:
-                raise BackendError(f"{family!r}: the llvm backend slices the last axis only")
+                raise BackendError(f"{family!r}: compiled code slices the last axis only")
             column += family.attr("start")
             family = family.inputs[0]
         return family, column
