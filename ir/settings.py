@@ -22,6 +22,11 @@ def threads() -> int:
     return int(text)
 
 
+def cuda_chip() -> str:
+    """RNNC_CUDA_CHIP, the chip to generate CUDA C for where there is no GPU, such as "H100" or "sm_80"; "H100"."""
+    return os.environ.get("RNNC_CUDA_CHIP", "").strip() or "H100"
+
+
 def cache_folder() -> Path | None:
     """RNNC_CACHE_DIR, or the user's cache folder for rnnc. None if RNNC_CACHE_DIR is "off"."""
     text = os.environ.get("RNNC_CACHE_DIR", "").strip()

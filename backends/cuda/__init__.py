@@ -1,0 +1,43 @@
+"""The cuda backend: a Program becomes CUDA C for NVIDIA GPUs, and runs there by CuPy.
+
+Reading order, after `rnnc.backends.planning` (a step scheduled into phases): chip (what a GPU has), dots and schedule
+(how recurrences are laid on a chip), text, kernel and equations (C of one phase at one row and unit), prelude (device
+functions of every unit), batched, barriers and recurrence (kernels), packs (weights), code (all kernels, and the host's
+commands); then device and run (what carries commands out), executable (calls of a bound model), function (calls of a
+derivative).
+
+Compiling, the texts of all stages and `explain()` need neither a GPU nor CuPy; binding parameters or calling does.
+"""
+
+from __future__ import annotations
+
+from rnnc.backends.cuda.chip import Chip
+from rnnc.backends.cuda.executable import CudaExecutable
+from rnnc.backends.cuda.function import CudaFunction
+from rnnc.ir.computation import Computation
+from rnnc.ir.lower import Stack
+
+__all__ = ["CudaExecutable", "CudaFunction", "compile", "compile_function"]
+
+
+def compile(stack: Stack, *, threads: int | None, chip: Chip | None = None) -> CudaExecutable:
+    """Compiles a stack for the GPU at hand, or for a chip; `threads` are the CPU's and do not matter."""
+    from rnnc.backends.cuda.device import CupyDevice
+
+    return CudaExecutable(stack, chip or _chip(), CupyDevice)
+
+
+def compile_function(computation: Computation, *, threads: int | None, chip: Chip | None = None) -> CudaFunction:
+    """Compiles a computation for the GPU at hand, or for a chip."""
+    from rnnc.backends.cuda.device import CupyDevice
+
+    return CudaFunction(computation, chip or _chip(), CupyDevice)
+
+
+def _chip() -> Chip:
+    """The GPU at hand; without one, the chip that RNNC_CUDA_CHIP names."""
+    from rnnc.backends.cuda.chip import chip_of, of_device
+    from rnnc.backends.cuda.driver import gpu_status
+    from rnnc.ir import settings
+
+    return of_device() if gpu_status().usable else chip_of(settings.cuda_chip())

@@ -1,0 +1,258 @@
+"""The code of a plan for a GPU: one translation unit of kernels, and the commands that the host gives.
+
+product  loop0_sums = x @ weight_ih_l0'             the library's Gemm
+map      loop0_batched0                             equations at every row and unit
+whole    loop0                                      all steps of a recurrence in one launch
+sum      %42 = y' @ d                               over the rows of all steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rnnc.backends.cuda.batched import emit_map, emit_reduction
+from rnnc.backends.cuda.chip import Chip
+from rnnc.backends.cuda.dots import dots, merged
+from rnnc.backends.cuda.kernel import Kernel
+from rnnc.backends.cuda.packs import Pack, pack_kernel
+from rnnc.backends.cuda.prelude import PRELUDE
+from rnnc.backends.cuda.recurrence import emit_launches, emit_whole
+from rnnc.backends.cuda.schedule import Schedule, Wish, schedule
+from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, Weight
+
+
+@dataclass(frozen=True)
+class Product:
+    """target = lhs @ weight, or += ; over the rows of all steps, or one row a sequence."""
+
+    lhs: Place
+    inner: int
+    weight: Weight
+    target: Place
+    width: int
+    per_sequence: bool
+    accumulate: bool
+
+    def __str__(self) -> str:
+        side = f"{self.weight.family.name}{chr(39) * self.weight.transposed}"
+        columns = f"[{self.weight.start}:{self.weight.stop}]"
+        return f"product  {self.target} {'+' * self.accumulate}= {self.lhs} @ {side}{columns}"
+
+
+@dataclass(frozen=True)
+class Map:
+    """A kernel over rows: of all steps, or one a sequence."""
+
+    kernel: Kernel
+    elements: int
+    per_sequence: bool
+
+    def __str__(self) -> str:
+        return f"map      {self.kernel.name}"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All steps of recurrences, side by side, in one launch."""
+
+    kernel: Kernel
+    ways: tuple[Schedule, ...]
+
+    @property
+    def cooperative(self) -> bool:
+        """Whether blocks wait for each other."""
+        return any(way.slices > 1 for way in self.ways)
+
+    def __str__(self) -> str:
+        return f"whole    {self.kernel.name}"
+
+
+@dataclass(frozen=True)
+class Launches:
+    """A recurrence whose phases are launches: begin, the phases of each step, end."""
+
+    kernels: tuple[Kernel, ...]
+    way: Schedule
+
+    def __str__(self) -> str:
+        return f"steps    {', '.join(k.name for k in self.kernels)}"
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum over rows."""
+
+    total: RowSum
+
+    def __str__(self) -> str:
+        terms = (f"{t.lhs}' @ {t.rhs}" if t.rhs else f"rows of {t.lhs}" for t in self.total.terms)
+        return f"sum      {self.total.target.name} = {' + '.join(terms)}"
+
+
+Command = Product | Map | Whole | Launches | Sum
+
+
+@dataclass
+class Code:
+    """What is compiled: kernels, and commands of the first and of the second part."""
+
+    plan: Plan
+    chip: Chip
+    kernels: list[Kernel] = field(default_factory=list)
+    first: list[Command] = field(default_factory=list)
+    second: list[Command] = field(default_factory=list)
+    packs: list[Pack] = field(default_factory=list)
+    ways: list[Schedule] = field(default_factory=list)
+
+    @property
+    def dtype(self) -> str:
+        """Of all numbers."""
+        return self.plan.program.dtype
+
+    def source(self) -> str:
+        """The translation unit."""
+        return "\n".join([PRELUDE, *(kernel.text for kernel in self.kernels)])
+
+    def commands_text(self) -> str:
+        """The commands, for a reader."""
+        lines = ["first part:" if self.plan.late else "commands:", *(f"  {c}" for c in self.first)]
+        if self.plan.late:
+            lines += ["second part:", *(f"  {c}" for c in self.second)]
+        return "\n".join(lines) + "\n"
+
+
+def generate(plan: Plan, chip: Chip, wish: Wish | None = None) -> Code:
+    """The code of a plan for a chip. wish: ways of all recurrences, instead of the fastest by the model."""
+    code = Code(plan, chip)
+    for group in _side_by_side(plan.regions):
+        commands = code.second if group[0].late else code.first
+        for region in group:
+            for phase in region.batched:
+                commands += _batched(code, phase, region.per_sequence)
+        if group[0].steps or group[0].states:
+            commands += _recurrences(code, group, wish)
+    for total in plan.sums:
+        (code.second if total.late else code.first).append(Sum(total))
+    if code.packs:
+        code.kernels.append(pack_kernel(code.dtype))
+    return code
+
+
+# ---- batched phases
+
+
+def _batched(code: Code, phase: Phase, per_sequence: bool) -> Iterator[Command]:
+    name = f"map_{phase.name}"
+    if phase.sums:
+        kernel = emit_reduction(phase, name, code.dtype)
+        code.kernels.append(kernel)
+        yield Map(kernel, 32, per_sequence)
+        return
+    targets = _direct(phase)
+    sums: Buffer | None = None
+    if phase.accumulators and targets is None:
+        sums = Buffer(f"{phase.name}_sums", Space.ROWS if per_sequence else Space.CHUNK, _width(phase))
+        targets = [Place(sums, number * phase.width) for number in range(len(phase.accumulators))]
+    yield from _products(phase, targets or [], per_sequence)
+    if sums is not None or not phase.accumulators:
+        kernel = emit_map(phase, name, code.dtype, sums)
+        code.kernels.append(kernel)
+        yield Map(kernel, phase.width, per_sequence)
+
+
+def _width(phase: Phase) -> int:
+    return len(phase.accumulators) * phase.width
+
+
+def _direct(phase: Phase) -> list[Place] | None:
+    """Where each accumulator goes, if nothing but its products is left to do."""
+    if phase.values or any(phase.initial.values()) or len(phase.stores) != len(phase.accumulators):
+        return None
+    targets = dict(phase.stores)
+    return [targets[a] for a in phase.accumulators] if all(a in targets for a in phase.accumulators) else None
+
+
+def _products(phase: Phase, targets: Sequence[Place], per_sequence: bool) -> Iterator[Product]:
+    """One Gemm for neighbouring columns that go to neighbouring columns."""
+    for dot in dots(phase):
+        number = dot.first
+        for weight, count in merged(dot.weights):
+            runs = _neighbours(targets[number : number + count], phase.width)
+            start = weight.start
+            for target, blocks in runs:
+                width = blocks * phase.width
+                part = Weight(weight.family, weight.transposed, start, start + width)
+                yield Product(dot.lhs, dot.inner, part, target, width, per_sequence, not dot.fresh)
+                start += width
+            number += count
+
+
+def _neighbours(targets: Sequence[Place], width: int) -> list[tuple[Place, int]]:
+    runs: list[tuple[Place, int]] = []
+    for target in targets:
+        if runs:
+            last, count = runs[-1]
+            if last.buffer is target.buffer and last.column + count * width == target.column:
+                runs[-1] = (last, count + 1)
+                continue
+        runs.append((target, 1))
+    return runs
+
+
+# ---- recurrences
+
+
+def _side_by_side(regions: Sequence[Region]) -> list[list[Region]]:
+    """Neighbouring recurrences that need nothing of each other, such as the two directions of a layer."""
+    groups: list[list[Region]] = []
+    for region in regions:
+        last = groups[-1] if groups else []
+        if last and region.steps and all(r.steps and r.late == region.late for r in last):
+            if not any(_written(before) & _read(region) for before in last):
+                last.append(region)
+                continue
+        groups.append([region])
+    return groups
+
+
+def _written(region: Region) -> set[Buffer]:
+    stored = {place.buffer for phase in (*region.batched, *region.steps) for _, place in phase.stores}
+    return stored | {state.kept.buffer for state in region.states if state.kept is not None}
+
+
+def _read(region: Region) -> set[Buffer]:
+    found = {state.initial.buffer for state in region.states if isinstance(state.initial, Place)}
+    for phase in (*region.batched, *region.steps):
+        found |= {place.buffer for place in phase.loads.values()} | {feed.lhs.buffer for feed in phase.feeds}
+    return found
+
+
+def _recurrences(code: Code, group: Sequence[Region], wish: Wish | None) -> Iterator[Command]:
+    ways = [schedule(region, code.dtype, code.chip, len(group), wish) for region in group]
+    if any(way.launches for way in ways):
+        ways = [schedule(region, code.dtype, code.chip, 1, wish) for region in group]
+    code.ways += ways
+    numbers = _pack(code, ways)
+    whole = [way for way in ways if not way.launches]
+    if whole:
+        name = "_".join(way.region.name for way in whole)
+        kernel = emit_whole(whole, numbers, name)
+        code.kernels.append(kernel)
+        yield Whole(kernel, tuple(whole))
+    for way in ways:
+        if way.launches:
+            kernels = emit_launches(way, numbers, way.region.name)
+            code.kernels += kernels
+            yield Launches(tuple(kernels), way)
+
+
+def _pack(code: Code, ways: Sequence[Schedule]) -> dict[int, int]:
+    """Numbers the packed weights of these recurrences: id of a dot's shape -> number."""
+    numbers = {}
+    for way in ways:
+        for shape in way.phases:
+            for dot in shape.dots:
+                numbers[id(dot)] = len(code.packs)
+                code.packs.append(Pack(dot, way.slices, shape.phase.width))
+    return numbers

@@ -1,0 +1,92 @@
+"""backend="cuda-emulated": the very source that a GPU would run, on the CPU, behind the ordinary contract.
+
+For tests and for looking into kernels without a GPU: NumPy arrays in and out, slow, and it needs a C++ compiler. Shared
+memory and every new buffer start as NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rnnc.backends.cuda.chip import EMULATED
+from rnnc.backends.cuda.device import Array, Unit
+from rnnc.backends.cuda.executable import CudaExecutable
+from rnnc.backends.cuda.function import CudaFunction
+from rnnc.backends.cuda.kernel import Kernel
+from rnnc.backends.noise import compile_noise
+from rnnc.backends.updates import compile_update
+from rnnc.ir.computation import Computation
+from rnnc.ir.lower import Stack
+
+__all__ = ["EmulatedDevice", "compile", "compile_function", "compile_noise", "compile_update"]
+
+
+def compile(stack: Stack, *, threads: int | None) -> CudaExecutable:
+    """Compiles a stack; `threads` does not matter here."""
+    return CudaExecutable(stack, EMULATED, EmulatedDevice)
+
+
+def compile_function(computation: Computation, *, threads: int | None) -> CudaFunction:
+    """Compiles a computation; `threads` does not matter here."""
+    return CudaFunction(computation, EMULATED, EmulatedDevice)
+
+
+class PoisonedNumpy:
+    """NumPy, but a new array is full of NaN, so that what is read before it is written shows."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def empty(self, shape: Any, dtype: Any) -> Array:
+        return np.full(shape, np.nan, dtype)
+
+
+class EmulatedDevice:
+    """A device whose threads are run by this process. order: in which order, see `emulator.Module.launch`."""
+
+    chip = EMULATED
+
+    def __init__(self, order: int = 0) -> None:
+        self.xp: Any = PoisonedNumpy()
+        self.order = order
+
+    def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
+        return EmulatedUnit(source, self.order)
+
+    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool) -> None:
+        if accumulate:
+            out += a @ b
+        else:
+            out[...] = a @ b
+
+    def sum_rows(self, out: Array, a: Array, accumulate: bool) -> None:
+        if accumulate:
+            out += a.sum(axis=0)
+        else:
+            out[...] = a.sum(axis=0)
+
+
+class EmulatedUnit:
+    """A translation unit as a shared library of the host."""
+
+    def __init__(self, source: str, order: int) -> None:
+        from rnnc.backends.cuda.emulator import Module
+
+        self._module = Module(source)
+        self._order = order
+
+    def launch(
+        self, kernel: Kernel, grid: tuple[int, int, int], arguments: Sequence[object], cooperative: bool = False
+    ) -> None:
+        self._module.launch(
+            kernel.name,
+            grid=grid,
+            block=kernel.threads,
+            shared=kernel.shared,
+            arguments=list(arguments),
+            cooperative=cooperative,
+            order=self._order,
+        )

@@ -1,0 +1,96 @@
+"""A stack of layers compiled for a GPU, and the same with its parameters on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+from rnnc.backends.cuda.chip import Chip
+from rnnc.backends.cuda.code import Code, generate
+from rnnc.backends.cuda.device import Array, Device
+from rnnc.backends.cuda.function import collect, give, give_lengths, parameters
+from rnnc.backends.cuda.report import Stages
+from rnnc.backends.cuda.run import Loaded, Run, Values
+from rnnc.backends.cuda.schedule import Wish
+from rnnc.backends.planning.planner import plan
+from rnnc.ir.lower import Stack
+from rnnc.ir.pipeline import rolled_program
+
+
+class CudaExecutable(Stages):
+    """A compiled stack. Nothing asks for the GPU before `bind`."""
+
+    def __init__(self, stack: Stack, chip: Chip, device: Callable[[], Device], wish: Wish | None = None) -> None:
+        self.stack = stack
+        self.chip = chip
+        self._device = device
+        self._wish = wish
+        self.code = self._generate(lengths=False)
+
+    def _generate(self, lengths: bool) -> Code:
+        return generate(plan(rolled_program(self.stack, lengths=lengths)), self.chip, self._wish)
+
+    @cached_property
+    def device(self) -> Device:
+        """The device; a BackendError if there is none."""
+        return self._device()
+
+    @cached_property
+    def dense(self) -> Loaded:
+        """The code for batches without lengths."""
+        return Loaded(self.code, self.device)
+
+    @cached_property
+    def ragged(self) -> Loaded:
+        """The code that masks rows past their length; made when lengths are first given."""
+        return Loaded(self._generate(lengths=True), self.device)
+
+    def bind(self, parameters: Mapping[str, Array]) -> CudaRunner:
+        """See `rnnc.backends.base.Executable.bind`."""
+        return CudaRunner(self, parameters)
+
+
+class CudaRunner:
+    """A compiled stack with its parameters packed on the device."""
+
+    def __init__(self, executable: CudaExecutable, given: Mapping[str, Array]) -> None:
+        self._executable = executable
+        self._given = {name: executable.device.xp.array(array, order="C") for name, array in given.items()}
+        self._dense = self._bound(executable.dense)
+
+    @cached_property
+    def _ragged(self) -> tuple[Loaded, Values, Sequence[Array]]:
+        return self._bound(self._executable.ragged)
+
+    def _bound(self, loaded: Loaded) -> tuple[Loaded, Values, Sequence[Array]]:
+        values = parameters(loaded, self._given)
+        return loaded, values, loaded.pack(values)
+
+    def plain_call(self, batch_first: bool) -> None:
+        """No quick way in: a launch costs more than a call's checks."""
+
+    def run(
+        self,
+        x: Array,
+        states: tuple[Array, ...] | None,
+        lengths: Array | None,
+        output: Array,
+        finals: tuple[Array, ...],
+    ) -> None:
+        """See `rnnc.backends.base.Runner.run`."""
+        loaded, values, packed = self._dense if lengths is None else self._ragged
+        run = Run(loaded, values, packed, x.shape[0], x.shape[1])
+        stack = self._executable.stack
+        inputs, outputs = {"x": x}, {"output": output}
+        for slab, layer in enumerate(stack.flat):
+            for number, name in enumerate(stack.states):
+                outputs[f"{name}_n{layer.suffix}"] = finals[number][slab]
+                if states is not None:
+                    inputs[f"{name}_0{layer.suffix}"] = states[number][slab]
+        for name, place in loaded.code.plan.row_inputs:
+            if name not in inputs:
+                inputs[name] = run.device.xp.zeros((run.batch, place.buffer.width), stack.dtype)
+        give(run, inputs, copy=False)
+        if lengths is not None:
+            give_lengths(run, lengths)
+        collect(run, outputs, late=False)

@@ -1,0 +1,217 @@
+"""Runs code on a device: buffers as arrays, commands as library calls and launches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnnc.backends.cuda.code import Code, Command, Launches, Map, Product, Sum, Whole
+from rnnc.backends.cuda.device import Array, Device, Unit
+from rnnc.backends.cuda.kernel import TIMED, Counter, Kernel, Named, Size, Source, Weights, stride_of
+from rnnc.backends.cuda.packs import PACK_THREADS
+from rnnc.backends.cuda.recurrence import COUNTER_STRIDE
+from rnnc.backends.cuda.schedule import Schedule
+from rnnc.backends.planning.plan import Buffer, Place, RowSum, Weight
+from rnnc.ir.errors import ArgumentError
+from rnnc.ir.families import Family
+
+LAUNCH_ROWS = 2**31 - 1
+"""Rows of all steps are counted with 32 bits."""
+MOST_GROUPS = 65535
+"""The largest second axis of a grid."""
+
+
+class Loaded:
+    """Code on a device, without parameters. May be used from many threads at once."""
+
+    def __init__(self, code: Code, device: Device) -> None:
+        self.code = code
+        self.device = device
+        self.unit: Unit = device.load(code.source(), code.kernels)
+
+    def pack(self, values: Values) -> list[Array]:
+        """The packed weights of all recurrences."""
+        xp = self.device.xp
+        result = []
+        for pack in self.code.packs:
+            target = xp.empty(pack.size, self.code.dtype)
+            for family, count, numbers in pack.fills():
+                grid = (min(-(-count // PACK_THREADS), 32 * self.device.chip.sms), 1, 1)
+                self.unit.launch(self.code.kernels[-1], grid, (values[family], target, *numbers))
+            result.append(target)
+        return result
+
+
+class Values:
+    """Values without a batch axis: parameters, numbers, and what is made of them (and of sums over rows) when asked."""
+
+    def __init__(self, xp: Any, dtype: str, known: Mapping[Family, Array]) -> None:
+        self._xp = xp
+        self._dtype = np.dtype(dtype)
+        self._known = dict(known)
+
+    def __getitem__(self, family: Family) -> Array:
+        """The value, C-contiguous."""
+        if family not in self._known:
+            self._known[family] = self._xp.ascontiguousarray(self._computed(family), dtype=self._dtype)
+        return self._known[family]
+
+    def _computed(self, family: Family) -> Array:
+        if family.op == "zeros":
+            return self._xp.zeros([int(size) for size in family.shape], self._dtype)
+        meaning = family.spec.meaning
+        assert meaning is not None
+        return meaning(*(self._operand(i) for i in family.inputs), **dict(family.attrs))
+
+    def _operand(self, family: Family) -> Any:
+        """A number stays one: both array libraries take it."""
+        return self._dtype.type(family.attr("value")) if family.op == "const" else self[family]
+
+    def with_sums(self, sums: Mapping[Family, Array]) -> Values:
+        """The same, and what is made of these."""
+        return Values(self._xp, self._dtype.name, self._known | dict(sums))
+
+
+class Run:
+    """One call: sizes, buffers, and named arrays of one row a sequence."""
+
+    def __init__(self, loaded: Loaded, values: Values, packed: Sequence[Array], steps: int, batch: int) -> None:
+        if steps * batch > LAUNCH_ROWS:
+            raise ArgumentError(f"x: expected T * B <= {LAUNCH_ROWS:,}, got {steps} * {batch}")
+        self.loaded = loaded
+        self.code, self.device, self.unit = loaded.code, loaded.device, loaded.unit
+        self.values = values
+        self.packed = packed
+        self.steps, self.batch = steps, batch
+        self.buffers: dict[Buffer, Array] = {}
+        self.named: dict[str, Array] = {}
+        self.sums: dict[Family, Array] = {}
+
+    def copy(self) -> Run:
+        """The same state, to go on from separately."""
+        other = Run(self.loaded, self.values, self.packed, self.steps, self.batch)
+        other.buffers, other.named, other.sums = dict(self.buffers), dict(self.named), dict(self.sums)
+        return other
+
+    def run(self, commands: Iterable[Command]) -> None:
+        """Carries out commands, in order."""
+        for command in commands:
+            match command:
+                case Product():
+                    self._product(command)
+                case Map():
+                    self._map(command)
+                case Whole():
+                    self._whole(command)
+                case Launches():
+                    self._launches(command)
+                case Sum():
+                    self._sum(command.total)
+
+    # ---- buffers
+
+    def rows(self, buffer: Buffer) -> int:
+        """Rows of a buffer."""
+        if buffer.space in TIMED:
+            return self.steps * self.batch
+        return self.batch * (2 if buffer.double else 1)
+
+    def array(self, buffer: Buffer) -> Array:
+        """A buffer's array (rows, stride), made when it is first needed."""
+        if buffer not in self.buffers:
+            shape = (self.rows(buffer), stride_of(buffer, self.code.dtype))
+            self.buffers[buffer] = self.device.xp.empty(shape, self.code.dtype)
+        return self.buffers[buffer]
+
+    def view(self, place: Place, width: int) -> Array:
+        """Columns of a buffer."""
+        return self.array(place.buffer)[:, place.column : place.column + width]
+
+    def drop(self, keep: Iterable[Buffer]) -> None:
+        """Gives back all buffers but these."""
+        kept = set(keep)
+        self.buffers = {buffer: array for buffer, array in self.buffers.items() if buffer in kept}
+
+    # ---- commands
+
+    def _product(self, product: Product) -> None:
+        lhs, out = self.view(product.lhs, product.inner), self.view(product.target, product.width)
+        self.device.gemm(out, lhs, self._matrix(product.weight), product.accumulate)
+
+    def _matrix(self, weight: Weight) -> Array:
+        matrix = self.values[weight.family]
+        return (matrix.T if weight.transposed else matrix)[:, weight.start : weight.stop]
+
+    def _map(self, command: Map) -> None:
+        rows = self.batch if command.per_sequence else self.steps * self.batch
+        blocks = min(-(-rows * command.elements // command.kernel.threads), 32 * self.device.chip.sms)
+        self._launch(command.kernel, (blocks, 1, 1), {"rows": rows})
+
+    def _whole(self, command: Whole) -> None:
+        slices = max(way.slices for way in command.ways)
+        once = max(1, self.device.chip.sms // sum(way.slices for way in command.ways))
+        tile, groups = self._tiles(command.ways[0], once, once if command.cooperative else MOST_GROUPS)
+        grid = (slices, groups, len(command.ways))
+        counters = len(command.ways) * groups * COUNTER_STRIDE
+        self._launch(command.kernel, grid, {"tile": tile}, counters, command.cooperative)
+
+    def _launches(self, command: Launches) -> None:
+        once = max(1, self.device.chip.sms // command.way.slices)
+        tile, groups = self._tiles(command.way, once, MOST_GROUPS)
+        grid = (command.way.slices, groups, 1)
+        begin, *phases, end = command.kernels
+        self._launch(begin, grid, {"tile": tile})
+        for n in range(self.steps):
+            for kernel in phases:
+                self._launch(kernel, grid, {"tile": tile, "n": n})
+        self._launch(end, grid, {"tile": tile})
+
+    def _tiles(self, way: Schedule, once: int, most: int) -> tuple[int, int]:
+        """Rows of a tile, and groups, at most `most`. once: groups that fill the chip."""
+        tile = min(way.rows, -(-self.batch // min(once, self.batch)))
+        return tile, min(most, -(-self.batch // tile))
+
+    def _launch(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, int, int],
+        sizes: Mapping[str, int],
+        counters: int = 0,
+        cooperative: bool = False,
+    ) -> None:
+        known = {"T": self.steps, "B": self.batch, **sizes}
+        arguments = [self._argument(source, known, counters) for source in kernel.arguments]
+        self.unit.launch(kernel, grid, arguments, cooperative)
+
+    def _argument(self, source: Source, sizes: Mapping[str, int], counters: int) -> object:
+        match source:
+            case Buffer():
+                return self.array(source)
+            case Family():
+                return self.values[source]
+            case Weights(number):
+                return self.packed[number]
+            case Named(name):
+                return self.named.get(name)
+            case Size(name):
+                return np.int32(sizes[name])
+            case Counter():
+                return self.device.xp.zeros(max(1, counters), np.uint32)
+        raise AssertionError(source)
+
+    # ---- sums over rows
+
+    def _sum(self, total: RowSum) -> None:
+        family = total.target
+        out = self.sums.get(family)
+        if out is None:
+            out = self.sums[family] = self.device.xp.empty([int(s) for s in family.shape], self.code.dtype)
+        flat = out.reshape(-1, int(family.shape[-1]))
+        for number, term in enumerate(total.terms):
+            rhs = None if term.rhs is None else self.view(term.rhs, term.units)
+            if rhs is None:
+                self.device.sum_rows(flat[0], self.view(term.lhs, term.units), number > 0)
+            else:
+                self.device.gemm(flat, self.view(term.lhs, term.rows).T, rhs, number > 0)

@@ -1,0 +1,112 @@
+"""CUDA C as text: lines with indentation, and the scalar operations of the op table as C expressions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+REALS = {"float32": "float", "float64": "double"}
+BYTES = {"float32": 4, "float64": 8}
+
+
+class Text:
+    """Lines of C, indented by blocks."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._depth = 0
+        self._names = 0
+
+    def line(self, code: str = "") -> None:
+        """One line, or several, at the present indentation; a preprocessor line at none."""
+        for part in code.split("\n"):
+            indent = "" if part.startswith("#") and not part.startswith("#pragma") else "  " * self._depth
+            self._lines.append((indent + part).rstrip())
+
+    @contextmanager
+    def block(self, head: str = "") -> Iterator[None]:
+        """`head { ... }`"""
+        self.line(f"{head} {{".strip())
+        self._depth += 1
+        yield
+        self._depth -= 1
+        self.line("}")
+
+    def name(self, prefix: str) -> str:
+        """A name not used before in this text."""
+        self._names += 1
+        return f"{prefix}{self._names}"
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines) + "\n"
+
+
+class Scalars:
+    """`rnnc.ir.ops.Primitives` over C expressions: each result is a constant of its own, so a text reads as SSA."""
+
+    def __init__(self, text: Text, real: str) -> None:
+        self._text = text
+        self.real = real
+        self._f = "f" if real == "float" else ""
+
+    def constant(self, value: float) -> str:
+        if math.isinf(value):
+            return f"({self.real})({'-' if value < 0 else ''}RNNC_INFINITY)"
+        if math.isnan(value):
+            return f"({self.real})(RNNC_INFINITY - RNNC_INFINITY)"
+        return f"{value!r}{self._f}" if value >= 0 else f"({value!r}{self._f})"
+
+    def add(self, a: str, b: str) -> str:
+        return self.let(f"{a} + {b}")
+
+    def sub(self, a: str, b: str) -> str:
+        return self.let(f"{a} - {b}")
+
+    def mul(self, a: str, b: str) -> str:
+        return self.let(f"{a} * {b}")
+
+    def div(self, a: str, b: str) -> str:
+        return self.let(f"{a} / {b}")
+
+    def neg(self, a: str) -> str:
+        return self.let(f"-{a}")
+
+    def absolute(self, a: str) -> str:
+        return self._call("fabs", a)
+
+    def sqrt(self, a: str) -> str:
+        return self._call("sqrt", a)
+
+    def exp(self, a: str) -> str:
+        return self._call("exp", a)
+
+    def log(self, a: str) -> str:
+        return self._call("log", a)
+
+    def tanh(self, a: str) -> str:
+        return self._call("tanh", a)
+
+    def sigmoid(self, a: str) -> str:
+        return self.let(f"rnnc_sigmoid({a})")
+
+    def maximum(self, a: str, b: str) -> str:
+        return self.let(f"rnnc_maximum({a}, {b})")
+
+    def minimum(self, a: str, b: str) -> str:
+        return self.let(f"rnnc_minimum({a}, {b})")
+
+    def greater(self, a: str, b: str) -> str:
+        return self.let(f"{a} > {b}", "bool")
+
+    def select(self, condition: str, a: str, b: str) -> str:
+        return self.let(f"{condition} ? {a} : {b}")
+
+    def let(self, expression: str, type_: str | None = None) -> str:
+        """A new constant with this value."""
+        name = self._text.name("v")
+        self._text.line(f"const {type_ or self.real} {name} = {expression};")
+        return name
+
+    def _call(self, function: str, a: str) -> str:
+        return self.let(f"{function}{self._f}({a})")
