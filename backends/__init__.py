@@ -1,22 +1,37 @@
 """Backends, found by name: what turns a stack of layers into something that runs.
 
-A backend is a module with `compile(stack, *, threads) -> Executable` (see `rnnc.backends.base`), imported when it
-is asked for.
+A backend is a module with the functions of `rnnc.backends.base.Backend`, imported when it is asked for. One whose
+arrays are not NumPy's has `arrays`, its `rnnc.backends.arrays.ArrayLibrary`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from rnnc.backends.base import Backend
+from rnnc.backends.arrays import NUMPY
 from rnnc.ir.errors import BackendError
 
-MODULES = {"reference": "rnnc.backends.reference", "llvm": "rnnc.backends.llvm"}
+if TYPE_CHECKING:
+    from rnnc.backends.arrays import ArrayLibrary
+    from rnnc.backends.base import Backend
+
+MODULES = {
+    "reference": "rnnc.backends.reference",
+    "llvm": "rnnc.backends.llvm",
+    "cuda": "rnnc.backends.cuda",
+    "cuda-emulated": "rnnc.backends.cuda.emulated",
+}
 
 
 def get(name: str) -> Backend:
     """The backend of this name; BackendError, with the names there are, for another one."""
     if name not in MODULES:
-        raise BackendError(f"backend: expected {' or '.join(map(repr, MODULES))}, got {name!r}")
-    return cast(Backend, importlib.import_module(MODULES[name]))
+        *others, last = map(repr, MODULES)
+        raise BackendError(f"backend: expected {', '.join(others)} or {last}, got {name!r}")
+    return cast("Backend", importlib.import_module(MODULES[name]))
+
+
+def arrays_of(name: str) -> ArrayLibrary:
+    """The library of the arrays that a backend takes and returns."""
+    return cast("ArrayLibrary", getattr(get(name), "arrays", NUMPY))

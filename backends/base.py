@@ -1,19 +1,20 @@
-"""What a backend is, to the front: `compile` makes an Executable, `bind` a Runner, `run` computes."""
+"""What a backend is, to the front: `compile` makes an Executable, `bind` a Runner, `run` computes.
+
+All arrays are of the backend's library (`rnnc.backends.arrays`). One on a GPU queues its work on the library's current
+stream and waits for nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
+from rnnc.backends.arrays import Array
 from rnnc.backends.noise import Noise
 from rnnc.backends.updates import Update
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import Stack
-
-Array = NDArray[Any]
 
 
 class Runner(Protocol):
@@ -31,7 +32,7 @@ class Runner(Protocol):
 
         x: (T, B, I), aligned, any strides.
         states: (L*D, B, W), C-contiguous, for each state name of the cell; None = zeros.
-        lengths: (B,) int64, each in 0..T, contiguous; None = all T.
+        lengths: (B,) int64, each in 0..T, contiguous, the call's own; None = all T.
         output: (T, B, D*O), aligned, any strides, to fill.
         finals: (L*D, B, W), C-contiguous, for each state name, to fill.
         """
@@ -102,7 +103,7 @@ class Function(Protocol):
 
 
 class Backend(Protocol):
-    """A backend: a module with these functions."""
+    """A backend: a module with these functions, and `arrays`, an ArrayLibrary, unless that is NumPy."""
 
     def compile_function(self, computation: Computation, *, threads: int | None) -> Function:
         """Compiles a computation for any number of steps and any batch."""

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rnnc import checks
-from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.arrays import as_array, check_dtype, check_shape, reader
+from rnnc.backends.arrays import NUMPY
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, LengthError, ShapeError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from rnnc.backends.arrays import Array, ArrayLibrary
     from rnnc.specs import Spec
 
-    Array = NDArray[Any]
     State = Array | tuple[Array, ...]
 
 
@@ -37,7 +36,10 @@ class Call(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """What a spec says of the arrays of a call. rows: num_layers * D. widths: the last axis of each state, by name."""
+    """What a spec and a backend say of the arrays of a call.
+
+    rows: num_layers * D. widths: the last axis of each state, by name. arrays: the library all of them are of.
+    """
 
     dtype: np.dtype[Any]
     input_size: int
@@ -45,27 +47,28 @@ class Signature(NamedTuple):
     rows: int
     widths: dict[str, int]
     batch_first: bool
+    arrays: ArrayLibrary
 
     @staticmethod
-    def of(spec: Spec) -> Signature:
+    def of(spec: Spec, arrays: ArrayLibrary) -> Signature:
         """The signature of a spec's models."""
         rows = spec.num_layers * spec.num_directions
         dtype = np.dtype(spec.dtype)
-        return Signature(dtype, spec.input_size, spec.output_size, rows, spec.states, spec.batch_first)
+        return Signature(dtype, spec.input_size, spec.output_size, rows, spec.states, spec.batch_first, arrays)
 
     def check(self, x: object, state: object, lengths: object, out: object) -> Call:
         """A call from what the user gave, or the exception that says what is wrong with it."""
         steps_in, batched = self._x(x)
         steps, batch, _ = steps_in.shape
         states = None if state is None else self._states("state", state, batch, batched)
-        counts = None if lengths is None else check_lengths(lengths, steps, batch, batched)
+        counts = None if lengths is None else check_lengths(lengths, steps, batch, batched, self.arrays)
         output, final = self._out(out, steps, batch, batched)
         finals = self._states("out[1]", final, batch, batched)
         if states is not None:
-            states = tuple(np.require(s, requirements=["C", "A"]) for s in states)
+            states = tuple(self.arrays.compact("state", s) for s in states)
         call = Call(steps_in, states, counts, self._time_first(output), finals, (output, final), batched)
         if out is not None:
-            _check_apart((output, *finals), call.arguments())
+            _check_apart((output, *finals), call.arguments(), self.arrays)
         return call
 
     # ---- derivatives: arrays like those of a call
@@ -78,7 +81,7 @@ class Signature(NamedTuple):
 
     def new_like_x(self, call: Call) -> tuple[Array, Array]:
         """A new array for a gradient of x: time first, and as the user sees it."""
-        shown = np.empty(self._shape(call, self.input_size), self.dtype)
+        shown = self.arrays.xp.empty(self._shape(call, self.input_size), self.dtype)
         return self._time_first(shown), shown
 
     def check_x(self, name: str, value: object, call: Call) -> Array:
@@ -93,18 +96,18 @@ class Signature(NamedTuple):
     def check_states(self, name: str, value: object, call: Call) -> tuple[Array, ...]:
         """Arrays shaped as the states, batched and C-contiguous; None is zeros."""
         if value is None:
-            return tuple(np.zeros_like(final) for final in call.finals)
+            return tuple(self.arrays.xp.zeros_like(final) for final in call.finals)
         states = self._states(name, value, call.x.shape[1], call.batched)
-        return tuple(np.require(s, requirements=["C", "A"]) for s in states)
+        return tuple(self.arrays.compact(name, s) for s in states)
 
     def _timed(self, name: str, value: object, call: Call, width: int) -> Array:
         shape = self._shape(call, width)
         if value is None:
-            return self._time_first(np.broadcast_to(np.zeros(1, self.dtype), shape))
-        array = as_array(name, value)
+            return self._time_first(self.arrays.xp.broadcast_to(self.arrays.xp.zeros(1, self.dtype), shape))
+        array = as_array(name, value, self.arrays)
         check_dtype(name, array, self.dtype)
         check_shape(name, array, shape)
-        return self._time_first(array if array.flags.aligned else array.copy())
+        return self._time_first(self.arrays.aligned(name, array))
 
     def _shape(self, call: Call, width: int) -> tuple[int, ...]:
         """The user's shape of a value of each step."""
@@ -119,14 +122,12 @@ class Signature(NamedTuple):
 
     def _x(self, value: object) -> tuple[Array, bool]:
         """x as (T, B, I), aligned, and whether it came with a batch axis."""
-        x = as_array("x", value)
+        x = as_array("x", value, self.arrays)
         check_dtype("x", x, self.dtype)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
             raise ShapeError(f"x: expected {layout} or unbatched (T, I) with I = {self.input_size}, got {x.shape}")
-        if not x.flags.aligned:
-            x = x.copy()
-        steps_in = self._time_first(x)
+        steps_in = self._time_first(self.arrays.aligned("x", x))
         if steps_in.shape[0] == 0:
             raise ShapeError(f"x: expected at least one time step, got shape {x.shape}")
         return steps_in, x.ndim == 3
@@ -155,7 +156,7 @@ class Signature(NamedTuple):
         )
 
     def _state(self, name: str, value: object, batch: int | None, width: int) -> Array:
-        array = as_array(name, value)
+        array = as_array(name, value, self.arrays)
         check_dtype(name, array, self.dtype)
         if batch is None:
             check_shape(name, array, (self.rows, width), "(num_layers * D, width)")
@@ -167,7 +168,7 @@ class Signature(NamedTuple):
         """The output and final state in the user's layout: new arrays, or those of `out`."""
         shape = self._sizes(steps, batch, batched, self.output_size)
         if out is None:
-            return np.empty(shape, self.dtype), self._new_state(batch, batched)
+            return self.arrays.xp.empty(shape, self.dtype), self._new_state(batch, batched)
         if isinstance(out, (tuple, list)):
             if len(out) != 2:
                 raise ArgumentError(f"out: expected an array or (output, state), got {len(out)} items")
@@ -176,51 +177,61 @@ class Signature(NamedTuple):
             name = "out[0]"
         else:
             output, final, name = out, self._new_state(batch, batched), "out"
-        _check_writable(name, output)
+        _check_writable(name, output, self.arrays)
         check_dtype(name, output, self.dtype)
         check_shape(name, output, shape)
         return output, tuple(final) if isinstance(final, list) else final
 
     def _new_state(self, batch: int, batched: bool) -> State:
         sizes = (self.rows, batch) if batched else (self.rows,)
-        arrays = tuple(np.empty((*sizes, width), self.dtype) for width in self.widths.values())
+        arrays = tuple(self.arrays.xp.empty((*sizes, width), self.dtype) for width in self.widths.values())
         return arrays if len(arrays) > 1 else arrays[0]
 
     def _check_writable_states(self, final: object) -> None:
         items: Sequence[object] = final if isinstance(final, (tuple, list)) else (final,)
         for item in items:
-            _check_writable("out[1]", item)
+            _check_writable("out[1]", item, self.arrays)
             if not item.flags.c_contiguous:  # type: ignore[attr-defined]
-                raise ArgumentError("out[1]: the state to write into must be C-contiguous; use np.empty(shape, dtype)")
+                raise ArgumentError(
+                    "out[1]: the state to write into must be C-contiguous; "
+                    f"use {self.arrays.module}.empty(shape, dtype)"
+                )
 
 
-def check_lengths(value: object, steps: int, batch: int, batched: bool) -> NDArray[np.int64]:
-    """Lengths as int64 (B,), each in 0..T, copied; for an unbatched x a single number."""
+def check_lengths(value: object, steps: int, batch: int, batched: bool, arrays: ArrayLibrary = NUMPY) -> Array:
+    """Lengths as int64 (B,) of the library, each in 0..T, copied; for an unbatched x a single number.
+
+    Lengths on the host are checked. Those on a device are clipped to 0..T: to look at them would wait for the device.
+    """
+    source = reader(value, arrays)
     try:
-        found = np.asarray(value) if isinstance(value, (list, tuple, int)) else as_array("lengths", value)
+        found = np.asarray(value) if isinstance(value, (list, tuple, int)) else as_array("lengths", value, source)
     except ValueError as error:
         raise ArgumentError(f"lengths: not one row of integers: {error}") from error
-    if found.dtype.kind not in "iu" and found.shape != (0,):
+    empty_list = source.on_host and found.shape == (0,)  # a float array
+    if found.dtype.kind not in "iu" and not empty_list:
         raise DtypeError(f"lengths: expected integers, got {found.dtype}; pass lengths.astype(np.int64)")
     if not batched and found.shape == ():
         found = found[None]
     if found.shape != (batch,):
         what = f"one integer a row of the batch, shape ({batch},)" if batched else "one integer, x is unbatched"
         raise ShapeError(f"lengths: expected {what}, got shape {found.shape}")
+    if not source.on_host:
+        most = min(steps, int(np.iinfo(found.dtype).max))
+        return source.aligned("lengths", found).clip(0, most).astype(np.int64)
     bad = np.flatnonzero((found < 0) | (found > steps))
     if bad.size:
         row = int(bad[0])
         raise LengthError(f"lengths: expected 0 <= length <= T = {steps}, got {found[row]} in row {row}")
-    return np.array(found, dtype=np.int64, order="C")
+    return arrays.from_host(np.array(found, dtype=np.int64, order="C"))
 
 
-def _check_writable(name: str, value: object) -> None:
-    if not isinstance(value, np.ndarray):
-        raise ArgumentTypeError(f"{name}: expected a NumPy array to write into, got {_kind(value)}")
-    if not value.flags.behaved:
-        what = "aligned" if value.flags.writeable else "writable"
-        raise ArgumentError(f"{name}: the array to write into is not {what}")
-    if value.size and _overlaps_itself(value):
+def _check_writable(name: str, value: object, arrays: ArrayLibrary) -> None:
+    if not isinstance(value, arrays.array_type):
+        raise ArgumentTypeError(f"{name}: expected a {arrays.name} array to write into, got {_kind(value)}")
+    array: Array = value  # type: ignore[assignment]
+    arrays.check_writable(name, array)
+    if array.size and _overlaps_itself(array):
         raise ArgumentError(f"{name}: several elements of the array to write into lie at one place; pass value.copy()")
 
 
@@ -234,14 +245,15 @@ def _overlaps_itself(array: Array) -> bool:
     return False
 
 
-def _check_apart(written: Sequence[Array], read: Sequence[Array]) -> None:
+def _check_apart(written: Sequence[Array], read: Sequence[Array], arrays: ArrayLibrary) -> None:
     """What is written overlaps nothing else: a step would read what another one wrote."""
     for i, array in enumerate(written):
         for other in (*read, *written[:i]):
-            if np.may_share_memory(array, other) and np.shares_memory(array, other):
+            if arrays.share_memory(array, other):
                 what = "x or state" if any(other is r for r in read) else "another array of out"
                 raise ArgumentError(f"out: shares memory with {what}; pass an array of its own")
 
 
 def _kind(value: object) -> str:
-    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else checks.came(value)
+    shape = getattr(value, "shape", None)
+    return f"an array of shape {shape}" if isinstance(shape, tuple) else checks.came(value)

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     timing.set_defaults(run=_compile)
 
     for command in (inspect, timing):
-        command.add_argument("--backend", default="llvm", help="llvm (default) or reference")
+        command.add_argument("--backend", default="llvm", help="llvm (default), reference, cuda or cuda-emulated")
         command.add_argument("--threads", type=int, default=None, help="default: RNNC_NUM_THREADS, or all cores")
     return parser
 

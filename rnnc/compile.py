@@ -11,6 +11,7 @@ from rnnc.parameters import bind_parameters
 from rnnc.specs import SPECS, Spec
 
 if TYPE_CHECKING:
+    from rnnc.backends.arrays import ArrayLibrary
     from rnnc.backends.base import Executable
     from rnnc.model import Model
 
@@ -21,10 +22,11 @@ SHARED_STAGES = ("lowered", "optimized", "rolled")
 class Program:
     """A compiled spec: every stage between the equations and the machine code, and `bind`."""
 
-    def __init__(self, spec: Spec, backend: str, executable: Executable) -> None:
+    def __init__(self, spec: Spec, backend: str, executable: Executable, arrays: ArrayLibrary) -> None:
         self.spec = spec
         self.backend = backend
         self._executable = executable
+        self._arrays = arrays
 
     def __repr__(self) -> str:
         return f"Program({self.spec!r}, backend={self.backend!r}, stages={self.stages})"
@@ -52,14 +54,15 @@ class Program:
     def bind(self, params: Mapping[str, Any]) -> Model:
         """A Model that holds a copy of `params`, packed for the backend.
 
-        params: name -> array, exactly the names and shapes of `spec.parameter_shapes()` in the spec's
-        dtype; NumPy arrays, torch
-            tensors on the CPU (a state_dict() as it is), or anything with __array__ or DLPack.
-        Raises ParameterError, ShapeError or DtypeError.
+        params: name -> array, exactly the names and shapes of `spec.parameter_shapes()` in the spec's dtype; NumPy
+            arrays, torch tensors (a state_dict() as it is), or anything with __array__ or DLPack, on the CPU. With
+            backend "cuda" they may be on the GPU, too.
+        Raises ParameterError, ShapeError or DtypeError; BackendError if the backend cannot run on this machine.
         """
         from rnnc.model import Model
 
-        return Model(self, self._executable.bind(bind_parameters(self.spec, params)))
+        runner = self._executable.bind(bind_parameters(self.spec, params, self._arrays))
+        return Model(self, runner, self._arrays)
 
 
 @overload
@@ -77,13 +80,15 @@ def compile(
 
     spec: `rnnc.RNN(...)`, `rnnc.GRU(...)`, `rnnc.LSTM(...)` or `rnnc.Recurrent(cell, ...)`.
     params: if given, the result is `compile(spec, ...).bind(params)`, a Model; otherwise a Program.
-    backend: "llvm" (machine code for this CPU) or "reference" (NumPy, slow, easy to read).
+    backend: "llvm" (machine code for this CPU), "cuda" (CUDA C for a GPU, which is needed from `bind` on; arrays are
+        CuPy's), "cuda-emulated" (the same CUDA C on this CPU, for tests) or "reference" (NumPy, slow, easy to read).
     threads: how many threads a call may use; default RNNC_NUM_THREADS, or else all cores the process may use.
     """
     threads = check_target(spec, backend, threads)
     from rnnc import backends
 
-    program = Program(spec, backend, backends.get(backend).compile(spec.stack(), threads=threads))
+    executable = backends.get(backend).compile(spec.stack(), threads=threads)
+    program = Program(spec, backend, executable, backends.arrays_of(backend))
     return program if params is None else program.bind(params)
 
 

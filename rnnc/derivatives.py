@@ -19,13 +19,13 @@ from rnnc.parameters import read_parameters
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
+    from rnnc.backends.arrays import Array
     from rnnc.backends.base import Function, Tape
     from rnnc.ir.graph import Graph
     from rnnc.specs import Spec
 
-    Array = NDArray[Any]
     State = Array | tuple[Array, ...]
     Params = Mapping[str, Array]
     Gradients = tuple[dict[str, Array], Array, State]
@@ -110,7 +110,8 @@ class _Derivative:
         self.spec = spec
         self.backend = backend
         self._names = _Names.of(spec)
-        self._signature = Signature.of(spec)
+        self._arrays = backends.arrays_of(backend)
+        self._signature = Signature.of(spec, self._arrays)
         self._shapes = spec.parameter_shapes()
         self._computation = Computation(self._build, self._late())
         self._made = frozenset(self._build(1, False).outputs)
@@ -159,11 +160,11 @@ class _Derivative:
     def _primal(self, params: object, call: Call) -> dict[str, Array]:
         """The inputs of the network itself."""
         states = self._zeros(call) if call.states is None else call.states
-        named = read_parameters(self.spec, params, shapes=self._shapes)
+        named = read_parameters(self.spec, params, self._arrays, shapes=self._shapes)
         return named | {"x": call.x} | self._by_name(self._names.initial, states)
 
     def _zeros(self, call: Call) -> tuple[Array, ...]:
-        return tuple(np.zeros_like(final) for final in call.finals)
+        return tuple(self._arrays.xp.zeros_like(final) for final in call.finals)
 
     def _by_name(
         self, names: tuple[tuple[str, ...], ...], arrays: Sequence[Array], prefix: str = ""
@@ -185,7 +186,7 @@ class _Derivative:
 
     def _gradients(self, call: Call, prefix: str) -> tuple[dict[str, Array], Gradients]:
         """Arrays for the gradients, by name, and as the user gets them."""
-        params = {name: np.empty(shape, self.spec.dtype) for name, shape in self._shapes.items()}
+        params = {name: self._arrays.xp.empty(shape, self.spec.dtype) for name, shape in self._shapes.items()}
         d_x, shown_x = self._signature.new_like_x(call)
         _, states, (_, state) = self._signature.new_result(call)
         named = {prefix + name: array for name, array in params.items()} | {prefix + "x": d_x}
@@ -200,9 +201,9 @@ class _Derivative:
         """A direction of params, x and state; each may be None, which is zeros."""
         t_params, t_x, t_state = _parts("tangents", tangents, ("params", "x", "state"))
         if t_params is None:
-            given = {name: np.zeros(shape, self.spec.dtype) for name, shape in self._shapes.items()}
+            given = {name: self._arrays.xp.zeros(shape, self.spec.dtype) for name, shape in self._shapes.items()}
         else:
-            given = read_parameters(self.spec, t_params, "tangents[0]", self._shapes)
+            given = read_parameters(self.spec, t_params, self._arrays, "tangents[0]", self._shapes)
         x = self._signature.check_x("tangents[1]", t_x, call)
         states = self._signature.check_states("tangents[2]", t_state, call)
         named = {prefix + name: array for name, array in given.items()} | {prefix + "x": x}
@@ -243,7 +244,10 @@ class VJP(_Derivative):
     def __call__(
         self, params: Params, x: Array, state: State | None = None, lengths: ArrayLike | None = None
     ) -> tuple[tuple[Array, State], Pullback]:
-        """((output, state), pullback): arguments and results as in `rnnc.Model.__call__`, params as in `bind`."""
+        """((output, state), pullback): arguments and results as in `rnnc.Model.__call__`, params as in `bind`.
+
+        With backend "cuda", parameters on the host are copied to the GPU in every call.
+        """
         call = self._signature.check(x, state, lengths, None)
         tape = self._start(call, self._primal(params, call), self._primal_results(call))
         return call.result, Pullback(self, call, tape)
@@ -261,7 +265,8 @@ class VJP(_Derivative):
         if size == steps or not batch:
             return super()._start(call, inputs, outputs)
         links = dict(zip(sum(self._names.final, ()), sum(self._names.initial, ()), strict=True))
-        return SegmentedTape(self._function, links, inputs, outputs, steps, batch, call.lengths, size)
+        xp = self._arrays.xp
+        return SegmentedTape(self._function, xp, links, inputs, outputs, steps, batch, call.lengths, size)
 
 
 class Pullback:

@@ -9,6 +9,7 @@ from rnnc.calls import Signature
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from rnnc.backends.arrays import ArrayLibrary
     from rnnc.backends.base import Runner
     from rnnc.compile import Program
     from rnnc.specs import Spec
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 class Model:
     """What `program.bind(params)` returns: holds its own copy of the parameters, callable from many threads at once."""
 
-    def __init__(self, program: Program, runner: Runner) -> None:
+    def __init__(self, program: Program, runner: Runner, arrays: ArrayLibrary) -> None:
         self._program = program
         self._run = runner.run
         self._plain = runner.plain_call(program.spec.batch_first)
-        self._signature = Signature.of(program.spec)
+        self._signature = Signature.of(program.spec, arrays)
 
     @property
     def spec(self) -> Spec:
@@ -50,14 +51,16 @@ class Model:
         """Runs the network over whole sequences, or over their next piece: what comes out as state may go in again.
 
         T = steps, B = batch, I = input_size, D = directions, O = output width of one direction; the dtype of all
-        arrays is the spec's.
+        arrays is the spec's. They are NumPy's; with backend "cuda" they are CuPy's, on the current GPU, and the work
+        is queued on CuPy's current stream: nothing waits for it. Tensors of torch and others with DLPack are read
+        without a copy, if they are there.
 
         x: (T, B, I), or (B, T, I) with batch_first, or unbatched (T, I); any strides; T >= 1, B >= 0.
         state: (num_layers * D, B, width) for each state of the cell: bare if there is one (h_0), else a tuple
             (LSTM: (h_0, c_0)); without the B axis if x is unbatched. Default: zeros.
         lengths: B integers in 0..T; row b ends after lengths[b] steps. Later outputs are 0, the final state is the
             row's own last one (for length 0 its initial one), a backward direction starts at the row's own end.
-            Default: all T.
+            Default: all T. An integer array on the GPU is clipped to 0..T, where one on the host is checked.
         out: arrays to write into, the output or (output, state), shaped as the result; they must overlap nothing, the
             states must be C-contiguous.
 

@@ -9,19 +9,20 @@ import numpy as np
 
 from rnnc import checks
 from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.backends.arrays import NUMPY
 from rnnc.calls import check_lengths
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.lowering import lower_network, state_shapes
-from rnnc.parameters import read_parameters
+from rnnc.parameters import bind_parameters, read_parameters
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
+    from rnnc.backends.arrays import Array, ArrayLibrary
     from rnnc.ir.graph import Graph
     from rnnc.sequential import Sequential
 
-    Array = NDArray[Any]
     State = Mapping[str, Array]
 
 __all__ = ["Network"]
@@ -39,7 +40,8 @@ class Network:
         threads = None if threads is None else checks.integer("threads", threads, 1)
         self.model = model
         self.backend = backend
-        given = {name: np.array(array) for name, array in read_all(model, params).items()}
+        self._arrays = backends.arrays_of(backend)
+        given = bind_parameters(model, params, self._arrays)
         self._table = None if model.embedding is None else given.pop("0.weight")
         self._params = given
         self._states = state_shapes(model)
@@ -60,6 +62,7 @@ class Network:
 
         x: integers (T, B) for an embedding, else (T, B, I); with batch_first (B, T) or (B, T, I).
         lengths: B integers in 0..T; row b ends after lengths[b] steps; what comes out later is 0. Default: all T.
+        With backend "cuda" arrays are CuPy's, as in `rnnc.Model.__call__`; integers there are clipped to their range.
         Returns (T, B, N), or (B, T, N) with batch_first; (B, N) with readout "last" or "mean".
         Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """
@@ -80,13 +83,13 @@ class Network:
         return self._run(x, state, lengths)
 
     def _run(self, x: object, state: State | None, lengths: ArrayLike | None) -> tuple[Array, dict[str, Array]]:
-        rows = embedded(self.model, self._table, x)
+        rows = embedded(self.model, self._table, x, self._arrays)
         steps, batch = rows.shape[:2]
-        counts = None if lengths is None else check_lengths(lengths, steps, batch, True)
+        counts = None if lengths is None else check_lengths(lengths, steps, batch, True, self._arrays)
         inputs = self._params | {"x": rows} | self._initial(state, batch)
         if self.model.readout == "mean":
-            inputs["scale"] = mean_scale(counts, steps, batch, self.model.dtype)
-        last = {name: np.zeros((batch, width), self.model.dtype) for name, (_, _, width) in self._states.items()}
+            inputs["scale"] = mean_scale(counts, steps, batch, self.model.dtype, self._arrays)
+        last = {name: self._zeros(batch, width) for name, (_, _, width) in self._states.items()}
         shown, output = self._output(steps, batch)
         outputs = {"output": output} | {self._states[name][1]: array for name, array in last.items()}
         if batch:
@@ -95,36 +98,46 @@ class Network:
 
     def _initial(self, state: State | None, batch: int) -> dict[str, Array]:
         if state is None:
-            return {first: np.zeros((batch, width), self.model.dtype) for first, _, width in self._states.values()}
+            return {first: self._zeros(batch, width) for first, _, width in self._states.values()}
         if not isinstance(state, Mapping) or set(state) != set(self._states):
             raise ArgumentTypeError("state: expected None or what an earlier call of advance returned")
-        for name, (_, _, width) in self._states.items():
-            array = as_array(f"state[{name!r}]", state[name])
-            check_dtype(f"state[{name!r}]", array, np.dtype(self.model.dtype))
-            check_shape(f"state[{name!r}]", array, (batch, width))
-        return {first: np.require(state[name], requirements=["C", "A"]) for name, (first, _, _) in self._states.items()}
+        initial = {}
+        for name, (first, _, width) in self._states.items():
+            label = f"state[{name!r}]"
+            array = as_array(label, state[name], self._arrays)
+            check_dtype(label, array, np.dtype(self.model.dtype))
+            check_shape(label, array, (batch, width))
+            initial[first] = self._arrays.compact(label, array)
+        return initial
+
+    def _zeros(self, *shape: int) -> Array:
+        zeros: Array = self._arrays.xp.zeros(shape, self.model.dtype)
+        return zeros
 
     def _output(self, steps: int, batch: int) -> tuple[Array, Array]:
         """The array the user sees, and the same one time first."""
-        size, dtype = self.model.output_size, self.model.dtype
+        size, dtype, empty = self.model.output_size, self.model.dtype, self._arrays.xp.empty
         if self.model.readout != "every":
-            shown = np.empty((batch, size), dtype)
+            shown = empty((batch, size), dtype)
             return shown, shown
         if self.model.batch_first:
-            shown = np.empty((batch, steps, size), dtype)
+            shown = empty((batch, steps, size), dtype)
             return shown, shown.swapaxes(0, 1)
-        shown = np.empty((steps, batch, size), dtype)
+        shown = empty((steps, batch, size), dtype)
         return shown, shown
 
 
-def read_all(model: Sequential, params: object) -> dict[str, Array]:
+def read_all(model: Sequential, params: object, arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
     """The arrays of `params`, as `rnnc.parameters.read_parameters` checks them for a spec."""
-    return read_parameters(model, params)
+    return read_parameters(model, params, arrays)
 
 
-def embedded(model: Sequential, table: Array | None, x: object) -> Array:
-    """x as the network reads it, (T, B, I): rows of the table for numbers, or the vectors themselves."""
-    array = as_array("x", x)
+def embedded(model: Sequential, table: Array | None, x: object, arrays: ArrayLibrary = NUMPY) -> Array:
+    """x as the network reads it, (T, B, I): rows of the table for numbers, or the vectors themselves.
+
+    Numbers on the host are checked. Those on a device are clipped to the table: to look at them would wait for it.
+    """
+    array = arrays.aligned("x", as_array("x", x, arrays))
     axes = "(B, T{})" if model.batch_first else "(T, B{})"
     if table is None:
         check_dtype("x", array, np.dtype(model.dtype))
@@ -135,15 +148,26 @@ def embedded(model: Sequential, table: Array | None, x: object) -> Array:
             raise ArgumentTypeError(f"x: the first layer is an Embedding, which takes integers; got {array.dtype}")
         if array.ndim != 2:
             raise ShapeError(f"x: expected integers {axes.format('')}, got shape {array.shape}")
-        if array.size and not (0 <= int(array.min()) and int(array.max()) < len(table)):
-            raise ArgumentError(f"x: expected numbers of rows of the embedding, 0..{len(table) - 1}")
+        array = _rows_of(table, array, arrays)
     first = array.swapaxes(0, 1) if model.batch_first else array
     if first.shape[0] == 0:
         raise ShapeError(f"x: expected at least one time step, got shape {array.shape}")
     return first if table is None else table[first]
 
 
-def mean_scale(lengths: Array | None, steps: int, batch: int, dtype: str) -> Array:
+def _rows_of(table: Array, numbers: Array, arrays: ArrayLibrary) -> Array:
+    """Numbers of rows that the table has."""
+    last = len(table) - 1
+    if not arrays.on_host:
+        return numbers.clip(0, min(last, int(np.iinfo(numbers.dtype).max)))
+    if numbers.size and not (0 <= int(numbers.min()) and int(numbers.max()) <= last):
+        raise ArgumentError(f"x: expected numbers of rows of the embedding, 0..{last}")
+    return numbers
+
+
+def mean_scale(lengths: Array | None, steps: int, batch: int, dtype: str, arrays: ArrayLibrary = NUMPY) -> Array:
     """One over the number of steps of each row, (B, 1); 0 for a row without steps."""
-    counts = np.full(batch, steps) if lengths is None else lengths
-    return np.where(counts > 0, 1 / np.maximum(counts, 1), 0).astype(dtype)[:, None]
+    xp = arrays.xp
+    counts = xp.full(batch, steps) if lengths is None else lengths
+    scale: Array = xp.where(counts > 0, 1 / xp.maximum(counts, 1), 0).astype(dtype)[:, None]
+    return scale

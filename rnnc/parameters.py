@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rnnc import checks
-from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.arrays import as_array, check_dtype, check_shape, reader
+from rnnc.backends.arrays import NUMPY
 from rnnc.ir.errors import ArgumentTypeError, ParameterError, ShapeError
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import DTypeLike
+
+    from rnnc.backends.arrays import Array, ArrayLibrary
 
 MAX_LISTED = 8
 
@@ -28,24 +31,25 @@ class Parameterized(Protocol):
         """Name -> shape."""
 
 
-def bind_parameters(spec: Parameterized, params: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Read-only copies of `read_parameters`."""
-    copies = {name: np.array(array, order="C", copy=True) for name, array in read_parameters(spec, params).items()}
-    for copy in copies.values():
-        copy.flags.writeable = False
-    return copies
+def bind_parameters(spec: Parameterized, params: Mapping[str, Any], arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
+    """Copies of `read_parameters` that nobody writes to."""
+    return {name: arrays.keep(array) for name, array in read_parameters(spec, params, arrays).items()}
 
 
 def read_parameters(
-    spec: Parameterized, params: object, name: str = "params", shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> dict[str, NDArray[Any]]:
+    spec: Parameterized,
+    params: object,
+    arrays: ArrayLibrary = NUMPY,
+    name: str = "params",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, Array]:
     """The arrays of `params` in the order of `spec.parameter_shapes()`: C-contiguous, copied only if they must be.
 
     shapes: those shapes, if they are known already.
 
     params: name -> array of exactly the spec's dtype and shape: NumPy arrays, torch tensors (a module's
-    state_dict() as it is), or anything with __array__ or DLPack. Raises ParameterError for names that are
-    missing or unknown, ShapeError, DtypeError.
+    state_dict() as it is), or anything with __array__ or DLPack, on the host or where `arrays` are. Those on the
+    host are copied to there. Raises ParameterError for names that are missing or unknown, ShapeError, DtypeError.
     """
     if not isinstance(params, Mapping):
         hint = "; pass module.state_dict()" if hasattr(params, "state_dict") else ""
@@ -53,18 +57,19 @@ def read_parameters(
     shapes = spec.parameter_shapes() if shapes is None else shapes
     _check_names(name, params, shapes)
     dtype = np.dtype(spec.dtype)
-    return {key: _read(f"{name}[{key!r}]", params[key], dtype, shape) for key, shape in shapes.items()}
+    return {key: _read(f"{name}[{key!r}]", params[key], dtype, shape, arrays) for key, shape in shapes.items()}
 
 
-def _read(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    array = as_array(name, value)
+def _read(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...], arrays: ArrayLibrary) -> Array:
+    source = reader(value, arrays)
+    array = as_array(name, value, source)
     check_dtype(name, array, dtype)
     if array.shape == shape[::-1] and array.shape != shape:
         raise ShapeError(
             f"{name}: expected shape {shape}, got {array.shape}; transpose it: weights are (rows out, columns in)"
         )
     check_shape(name, array, shape)
-    return array if array.flags.carray else np.require(array, requirements=["C", "A"])
+    return arrays.compact(name, array if source is arrays else arrays.from_host(array))
 
 
 def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -12,18 +12,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rnnc import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from rnnc.backends.arrays import Array
     from rnnc.backends.base import Function
     from rnnc.specs import Spec
 
-    Array = NDArray[Any]
     Arrays = Mapping[str, Array]
 
 Remat = int | str | None
@@ -56,6 +52,7 @@ class SegmentedTape:
     def __init__(
         self,
         function: Function,
+        xp: Any,
         links: Mapping[str, str],
         inputs: Arrays,
         outputs: Arrays,
@@ -64,8 +61,12 @@ class SegmentedTape:
         lengths: Array | None,
         size: int,
     ) -> None:
-        """links: name of a last state -> name of the initial state it becomes. size: steps of a segment."""
+        """xp: the module of the arrays. links: name of a last state -> name of the initial state it becomes.
+
+        size: steps of a segment.
+        """
         self._function = function
+        self._xp = xp
         self._links = links
         self._inputs = {name: array.copy() for name, array in inputs.items()}
         self._steps, self._batch, self._lengths, self._size = steps, batch, lengths, size
@@ -85,9 +86,9 @@ class SegmentedTape:
         for array in sums.values():
             array[...] = 0
         for start, stop in reversed(list(self._segments())):
-            tape, last = self._run(start, stop, np.empty_like(inputs["d_output"][start:stop]))
-            part = {name: np.empty_like(array) for name, array in sums.items()}
-            first = {"d_" + name: np.empty_like(last[final]) for final, name in self._links.items()}
+            tape, last = self._run(start, stop, self._xp.empty_like(inputs["d_output"][start:stop]))
+            part = {name: self._xp.empty_like(array) for name, array in sums.items()}
+            first = {"d_" + name: self._xp.empty_like(last[final]) for final, name in self._links.items()}
             seeds = {"d_output": inputs["d_output"][start:stop]} | {"d_" + n: a for n, a in adjoint.items()}
             tape.finish(seeds, part | first | {"d_x": outputs["d_x"][start:stop]})
             for name, array in part.items():
@@ -107,7 +108,7 @@ class SegmentedTape:
         """One segment forward: its tape and its last states."""
         state = self._states[start // self._size]
         inputs = self._inputs | state | {"x": self._inputs["x"][start:stop]}
-        last = {name: np.empty_like(state[first]) for name, first in self._links.items()}
-        lengths = None if self._lengths is None else np.clip(self._lengths - start, 0, stop - start)
+        last = {name: self._xp.empty_like(state[first]) for name, first in self._links.items()}
+        lengths = None if self._lengths is None else self._xp.clip(self._lengths - start, 0, stop - start)
         tape = self._function.start(inputs, {"output": output} | last, stop - start, self._batch, lengths)
         return tape, last

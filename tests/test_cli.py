@@ -125,7 +125,7 @@ def test_compile_prints_the_time_of_every_part(backend: str, capsys: pytest.Capt
         (["inspect", "spec.json", "--stage", "rolle", "--backend", "reference"], "(did you mean 'rolled'?)"),
         (
             ["inspect", "spec.json", "--stage", "asm", "--backend", "ll"],
-            "backend: expected 'reference' or 'llvm', got 'll'",
+            "backend: expected 'reference', 'llvm', 'cuda' or 'cuda-emulated', got 'll'",
         ),
         (["compile", "spec.json", "--batch", "0"], "--batch: expected an integer >= 1, got 0"),
         (["compile", "spec.json", "--time-steps", "-1"], "--time-steps: expected an integer >= 1, got -1"),

@@ -11,13 +11,30 @@ Compiling, the texts of all stages and `explain()` need neither a GPU nor CuPy; 
 
 from __future__ import annotations
 
+from typing import Any
+
+from rnnc.backends.arrays import CuPyArrays
 from rnnc.backends.cuda.chip import Chip
 from rnnc.backends.cuda.executable import CudaExecutable
 from rnnc.backends.cuda.function import CudaFunction
 from rnnc.ir.computation import Computation
 from rnnc.ir.lower import Stack
 
-__all__ = ["CudaExecutable", "CudaFunction", "compile", "compile_function"]
+__all__ = ["CudaExecutable", "CudaFunction", "arrays", "compile", "compile_function"]
+
+
+def _cupy() -> Any:
+    """CuPy, if there is a GPU; else a BackendError that says what is missing."""
+    from rnnc.backends.cuda.driver import require_gpu
+
+    require_gpu()
+    import cupy
+
+    return cupy
+
+
+arrays = CuPyArrays(_cupy)
+"""The library of the arrays that this backend takes and returns."""
 
 
 def compile(stack: Stack, *, threads: int | None, chip: Chip | None = None) -> CudaExecutable:

@@ -116,9 +116,9 @@ def _round_up(number: int, unit: int) -> int:
 
 
 # Published: "CUDA C++ Programming Guide", tables of compute capabilities 8.0, 9.0 and 10.0 (registers, shared memory,
-# threads and blocks of an SM, lanes), and the white papers and data sheets of the A100, H100 and B200 (SMs, clock, flops
-# of tensor cores, memory, caches). half_flops is the published dense fp16 rate / (SMs x clock), as the
-# next power of two: boost clocks are lower under such a load.
+# threads and blocks of an SM, lanes); white papers and data sheets of the A100, H100 and B200 (SMs, clock, rates of
+# tensor cores, memory, caches). half_flops is the published dense fp16 rate / (SMs x clock), as the next power of two,
+# since clocks are lower under such a load.
 #
 # Estimates:
 # - l2_gbs: what kernels reach in published microbenchmarks, or two thirds of 5,120 bytes a clock (the A100's published

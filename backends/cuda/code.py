@@ -15,11 +15,13 @@ from rnnc.backends.cuda.batched import emit_map, emit_reduction
 from rnnc.backends.cuda.chip import Chip
 from rnnc.backends.cuda.dots import dots, merged
 from rnnc.backends.cuda.kernel import Kernel
-from rnnc.backends.cuda.packs import Pack, pack_kernel
+from rnnc.backends.cuda.packs import PACK_PRELUDE, Pack, pack_kernel
 from rnnc.backends.cuda.prelude import PRELUDE
 from rnnc.backends.cuda.recurrence import emit_launches, emit_whole
 from rnnc.backends.cuda.schedule import Schedule, Wish, schedule
+from rnnc.backends.cuda.tensor import KINDS, TENSOR_PRELUDE
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, Weight
+from rnnc.ir.errors import BackendError
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,14 @@ Command = Product | Map | Whole | Launches | Sum
 
 @dataclass
 class Code:
-    """What is compiled: kernels, and commands of the first and of the second part."""
+    """What is compiled: kernels, and commands of the first and of the second part.
+
+    operands: what tensor cores take, or None.
+    """
 
     plan: Plan
     chip: Chip
+    operands: str | None = None
     kernels: list[Kernel] = field(default_factory=list)
     first: list[Command] = field(default_factory=list)
     second: list[Command] = field(default_factory=list)
@@ -112,7 +118,9 @@ class Code:
 
     def source(self) -> str:
         """The translation unit."""
-        return "\n".join([PRELUDE, *(kernel.text for kernel in self.kernels)])
+        tensor = [TENSOR_PRELUDE] if self.operands else []
+        packing = [PACK_PRELUDE] if self.packs else []
+        return "\n".join([PRELUDE, *tensor, *packing, *(kernel.text for kernel in self.kernels)])
 
     def commands_text(self) -> str:
         """The commands, for a reader."""
@@ -122,9 +130,16 @@ class Code:
         return "\n".join(lines) + "\n"
 
 
-def generate(plan: Plan, chip: Chip, wish: Wish | None = None) -> Code:
-    """The code of a plan for a chip. wish: ways of all recurrences, instead of the fastest by the model."""
-    code = Code(plan, chip)
+def generate(plan: Plan, chip: Chip, operands: str | None = None, wish: Wish | None = None) -> Code:
+    """The code of a plan for a chip.
+
+    operands: "float16", "bfloat16" or "tf32", what matrix products take; None: what the plan has. wish: ways of all
+    recurrences, instead of the fastest by the model.
+    """
+    if operands is not None and (operands not in KINDS or plan.program.dtype != "float32"):
+        kinds = ", ".join(map(repr, KINDS))
+        raise BackendError(f"matmul: expected {kinds} with dtype float32, got {operands!r} with {plan.program.dtype}")
+    code = Code(plan, chip, operands)
     for group in _side_by_side(plan.regions):
         commands = code.second if group[0].late else code.first
         for region in group:
@@ -134,8 +149,8 @@ def generate(plan: Plan, chip: Chip, wish: Wish | None = None) -> Code:
             commands += _recurrences(code, group, wish)
     for total in plan.sums:
         (code.second if total.late else code.first).append(Sum(total))
-    if code.packs:
-        code.kernels.append(pack_kernel(code.dtype))
+    for name in dict.fromkeys(pack.shape.pack for pack in code.packs):
+        code.kernels.append(pack_kernel(name, code.dtype))
     return code
 
 
@@ -229,9 +244,9 @@ def _read(region: Region) -> set[Buffer]:
 
 
 def _recurrences(code: Code, group: Sequence[Region], wish: Wish | None) -> Iterator[Command]:
-    ways = [schedule(region, code.dtype, code.chip, len(group), wish) for region in group]
+    ways = [schedule(region, code.dtype, code.chip, code.operands, len(group), wish) for region in group]
     if any(way.launches for way in ways):
-        ways = [schedule(region, code.dtype, code.chip, 1, wish) for region in group]
+        ways = [schedule(region, code.dtype, code.chip, code.operands, 1, wish) for region in group]
     code.ways += ways
     numbers = _pack(code, ways)
     whole = [way for way in ways if not way.launches]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,8 +36,14 @@ class Device(Protocol):
     def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
         """Compiles and loads a translation unit."""
 
-    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool) -> None:
-        """out = a @ b, or out += a @ b. Matrices with one contiguous axis each; out is C-contiguous along its last."""
+    def narrow(self, array: Array, operands: str | None) -> Array:
+        """An array as `gemm` takes it: rounded to "float16", "bfloat16" or "tf32", or itself (None)."""
+
+    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool, operands: str | None) -> None:
+        """out = a @ b, or out += a @ b, of what `narrow` gave; sums are of out's dtype.
+
+        Matrices have one contiguous axis each; out's is the last.
+        """
 
     def sum_rows(self, out: Array, a: Array, accumulate: bool) -> None:
         """out (N,) = the sum over the rows of a (R, N), or += ."""
@@ -59,12 +66,22 @@ class CupyDevice:
     def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
         return CupyUnit(self.xp, source, kernels)
 
-    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool) -> None:
+    def narrow(self, array: Array, operands: str | None) -> Array:
+        if operands in (None, "tf32"):
+            return array
+        return array.astype("float16") if operands == "float16" else self._to_bfloat16(array)
+
+    @cached_property
+    def _to_bfloat16(self) -> Any:
+        """CuPy has no such numbers: their bits."""
+        return self.xp.ElementwiseKernel("float32 x", "uint16 y", _TO_BFLOAT16, "rnnc_to_bfloat16")
+
+    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool, operands: str | None) -> None:
         """By cuBLAS, which counts columns first: out' = b' a'. Rows may be farther apart than they are wide."""
         from cupy.cuda import cublas, device
 
-        kind, compute = _CUBLAS_TYPES[a.dtype.name]
-        one = np.array([1, int(accumulate)], "float64" if a.dtype.itemsize == 8 else "float32")
+        kind, compute = _CUBLAS_TYPES[operands or out.dtype.name]
+        one = np.array([1, int(accumulate)], out.dtype.name)
         (b_flag, b_lead), (a_flag, a_lead), (_, lead) = map(_leading, (b, a, out))
         sizes = (out.shape[1], out.shape[0], a.shape[1])
         left, right = (b.data.ptr, kind, b_lead), (a.data.ptr, kind, a_lead)
@@ -80,8 +97,15 @@ class CupyDevice:
             a.sum(axis=0, out=out)
 
 
-_CUBLAS_TYPES = {"float32": (0, 68), "float64": (1, 70), "float16": (2, 68)}
-"""dtype -> cudaDataType_t, and the cublasComputeType_t of products of such numbers."""
+_CUBLAS_TYPES = {
+    "float32": (0, 68),
+    "float64": (1, 70),
+    "float16": (2, 68),
+    "bfloat16": (14, 68),
+    "tf32": (0, 77),
+}
+"""Operands -> cudaDataType_t, and the cublasComputeType_t of their products."""
+_TO_BFLOAT16 = "unsigned u = __float_as_uint(x); y = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16"
 _CUBLAS_DEFAULT = -1
 """cublasGemmAlgo_t: cuBLAS chooses."""
 

@@ -41,7 +41,8 @@ class PoisonedNumpy:
         return getattr(np, name)
 
     def empty(self, shape: Any, dtype: Any) -> Array:
-        return np.full(shape, np.nan, dtype)
+        poison = np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+        return np.full(shape, poison, dtype)
 
 
 class EmulatedDevice:
@@ -56,7 +57,15 @@ class EmulatedDevice:
     def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
         return EmulatedUnit(source, self.order)
 
-    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool) -> None:
+    def narrow(self, array: Array, operands: str | None) -> Array:
+        if operands is None:
+            return array
+        if operands == "float16":
+            with np.errstate(over="ignore"):
+                return array.astype(np.float16).astype(np.float32)
+        return _rounded(array, 16 if operands == "bfloat16" else 13)
+
+    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool, operands: str | None) -> None:
         if accumulate:
             out += a @ b
         else:
@@ -67,6 +76,15 @@ class EmulatedDevice:
             out += a.sum(axis=0)
         else:
             out[...] = a.sum(axis=0)
+
+
+def _rounded(array: Array, bits: int) -> Array:
+    """Without the last bits of each number, rounded to nearest, ties to even (tf32: away from zero)."""
+    words = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
+    half = (1 << (bits - 1)) - (bits == 16)
+    words += half + (words >> bits & 1 if bits == 16 else 0)
+    words &= (1 << 32) - (1 << bits)
+    return np.where(np.isfinite(array), words.astype(np.uint32).view(np.float32), array)
 
 
 class EmulatedUnit:

@@ -20,15 +20,23 @@ from rnnc.ir.pipeline import rolled_program
 class CudaExecutable(Stages):
     """A compiled stack. Nothing asks for the GPU before `bind`."""
 
-    def __init__(self, stack: Stack, chip: Chip, device: Callable[[], Device], wish: Wish | None = None) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        chip: Chip,
+        device: Callable[[], Device],
+        operands: str | None = None,
+        wish: Wish | None = None,
+    ) -> None:
         self.stack = stack
         self.chip = chip
         self._device = device
+        self.operands = operands
         self._wish = wish
         self.code = self._generate(lengths=False)
 
     def _generate(self, lengths: bool) -> Code:
-        return generate(plan(rolled_program(self.stack, lengths=lengths)), self.chip, self._wish)
+        return generate(plan(rolled_program(self.stack, lengths=lengths)), self.chip, self.operands, self._wish)
 
     @cached_property
     def device(self) -> Device:

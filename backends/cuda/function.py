@@ -30,18 +30,24 @@ class CudaFunction(Stages):
     """A computation for a GPU; see `rnnc.backends.base.Function`. Nothing asks for the GPU before `start`."""
 
     def __init__(
-        self, computation: Computation, chip: Chip, device: Callable[[], Device], wish: Wish | None = None
+        self,
+        computation: Computation,
+        chip: Chip,
+        device: Callable[[], Device],
+        operands: str | None = None,
+        wish: Wish | None = None,
     ) -> None:
         self.computation = computation
         self.chip = chip
         self._device = device
+        self.operands = operands
         self._wish = wish
         self.code = self._generate(lengths=False)
         self.plan = self.code.plan
 
     def _generate(self, lengths: bool) -> Code:
         program = self.computation.program(lengths=lengths)
-        return generate(plan(program, self.computation.late), self.chip, self._wish)
+        return generate(plan(program, self.computation.late), self.chip, self.operands, self._wish)
 
     @cached_property
     def device(self) -> Device:

@@ -24,9 +24,10 @@ def stride_of(buffer: Buffer, dtype: str) -> int:
 
 @dataclass(frozen=True)
 class Weights:
-    """Packed weights of one dot: its number."""
+    """Packed weights of one dot: its number, and the C type of an element."""
 
     number: int
+    element: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Parameters:
             declaration = f"int {name}"
         elif isinstance(source, Counter):
             declaration = f"unsigned* {name}"
+        elif isinstance(source, Weights):
+            declaration = f"const {source.element}* {name}"
         else:
             # Never __restrict__: a kernel that runs all steps reads what other threads of it wrote.
             changed = written or (known is not None and not known.declaration.startswith("const"))
@@ -88,7 +91,7 @@ class Parameters:
                 return f"b{len(self.listed)}_{_plain(source.name)}"
             case Family():
                 return f"p{len(self.listed)}_{_plain(source.name)}"
-            case Weights(number):
+            case Weights(number, _):
                 return f"w{number}"
             case Named(name):
                 return f"a{len(self.listed)}_{_plain(name)}"

@@ -18,10 +18,13 @@ from contextlib import contextmanager
 
 from rnnc.backends.cuda.barriers import barriers
 from rnnc.backends.cuda.equations import Addresses, Equations, Frame
-from rnnc.backends.cuda.kernel import Counter, Kernel, Named, Parameters, Size, Weights, stride_of
+from rnnc.backends.cuda.home import Home
+from rnnc.backends.cuda.kernel import VECTOR_BYTES, Counter, Kernel, Named, Parameters, Size, Weights, stride_of
+from rnnc.backends.cuda.lanes import LaneDot
 from rnnc.backends.cuda.reductions import emit_row_reduction
-from rnnc.backends.cuda.schedule import DotShape, Home, PhaseShape, Schedule
-from rnnc.backends.cuda.text import REALS, Text
+from rnnc.backends.cuda.schedule import PhaseShape, Schedule
+from rnnc.backends.cuda.tensor import TensorDot
+from rnnc.backends.cuda.text import BYTES, REALS, Text
 from rnnc.backends.planning.plan import Place, State
 from rnnc.ir.families import Family
 
@@ -69,7 +72,7 @@ def _sizes(parameters: Parameters) -> None:
 def _kernel(ways: Sequence[Schedule], name: str, text: Text, parameters: Parameters) -> Kernel:
     threads = ways[0].threads
     whole = Text()
-    head = f'extern "C" __global__ void __launch_bounds__({threads}) {name}({parameters.declared()})'
+    head = f'extern "C" __global__ void __launch_bounds__({threads}, 1) {name}({parameters.declared()})'
     with whole.block(head):
         whole.line(str(text).rstrip())
     return Kernel(name, str(whole), parameters.sources(), threads, max(way.shared for way in ways))
@@ -143,9 +146,8 @@ class _Writer:
 
     def _shared(self) -> None:
         """Rows first, then accumulators, then weights."""
-        self.text.line("extern __shared__ __align__(16) unsigned char memory[];")
-        self.text.line(f"{self.real}* const rows = ({self.real}*)memory;")
-        self.text.line(f"{self.real}* const sums = rows + {self.way.staged};")
+        self.text.line("extern __shared__ __align__(16) unsigned char staged[];")
+        self.text.line(f"{self.real}* const sums = ({self.real}*)(staged + {self.way.staged});")
 
     @contextmanager
     def _tiles(self) -> Iterator[None]:
@@ -170,23 +172,20 @@ class _Writer:
         for shape in self.way.phases if phases is None else phases:
             for dot in shape.dots:
                 number = self.numbers[id(dot)]
-                source = f"{self.parameters.use(Weights(number))} + (size_t)slice * {dot.columns * dot.padded}"
-                vector = f"rnnc_pack_of<{self.real}, {dot.vector}>"
                 name = self.weights[id(dot)] = f"weights{number}"
+                packed = self.parameters.use(Weights(number, dot.element))
+                source = f"{packed} + (size_t)slice * {dot.weight_bytes} / sizeof({dot.element})"
                 if self.way.home is Home.REGISTERS:
-                    count = dot.passes * dot.group * dot.padded // (32 * dot.vector)
-                    sizes = f"{dot.group}, {dot.passes}, {dot.columns}, {dot.padded}, {dot.vector}, {self.way.threads}"
-                    self.text.line(f"{vector} {name}[{count}];")
-                    self.text.line(f"rnnc_hold<{self.real}, {sizes}>({name}, {source});")
-                elif self.way.home is Home.SHARED:
-                    size = dot.columns * dot.padded
-                    self.text.line(f"{self.real}* const shared{number} = rows + {offset};")
-                    with self.text.block(f"for (int i = threadIdx.x; i < {size}; i += {self.way.threads})"):
+                    dot.hold(self.text, name, source)
+                    continue
+                if self.way.home is Home.SHARED:
+                    self.text.line(f"{dot.element}* const shared{number} = ({dot.element}*)(staged + {offset});")
+                    count = f"{dot.weight_bytes} / sizeof({dot.element})"
+                    with self.text.block(f"for (int i = threadIdx.x; i < {count}; i += {self.way.threads})"):
                         self.text.line(f"shared{number}[i] = __ldg({source} + i);")
-                    self.text.line(f"const {vector}* const {name} = (const {vector}*)shared{number};")
-                    offset += size
-                else:
-                    self.text.line(f"const {vector}* const {name} = (const {vector}*)({source});")
+                    source = f"shared{number}"
+                    offset += dot.weight_bytes
+                self.text.line(f"const {dot.vector_type}* const {name} = (const {dot.vector_type}*)({source});")
 
     # ---- states
 
@@ -286,9 +285,12 @@ class _Writer:
             equations.stores(frame, equations.values(frame, known))
 
     def _accumulators(self, shape: PhaseShape, row: str, unit: str) -> dict[Family, str]:
-        width = len(shape.phase.accumulators) * shape.units
+        """The expression of each accumulator: its parts, added up."""
+        part = self.way.rows * shape.width
         return {
-            family: f"sums[{row} * {width} + {number * shape.units} + {unit}]"
+            family: " + ".join(
+                f"sums[{part * n + number * shape.units} + {row} * {shape.width} + {unit}]" for n in range(shape.parts)
+            )
             for number, family in enumerate(shape.phase.accumulators)
         }
 
@@ -297,48 +299,27 @@ class _Writer:
         text = self.text
         if not shape.dots:
             return
-        variants = [1 << n for n in range(self.way.rows.bit_length())]
-        text.line(f"const int padded = {_at_least('count', variants)};")
-        before: DotShape | None = None
+        if shape.parts > 1 or shape.dots[0].element == "unsigned":
+            text.line(f"const int part = {self.way.rows * shape.width};")
+        staged: tuple[Place, int] | None = None
         for dot in shape.dots:
-            if before is None or before.dot.lhs != dot.dot.lhs or before.padded != dot.padded:
-                if before is not None:
-                    text.line("__syncthreads();")
-                self._stage(dot)
+            wanted = (dot.dot.lhs, dot.row_bytes)
+            if staged is not None and (staged != wanted or not dot.dot.fresh):
                 text.line("__syncthreads();")
-            elif not dot.dot.fresh:
+            if staged != wanted:
+                with text.block():
+                    self._stage(dot)
                 text.line("__syncthreads();")
-            self._dot(shape, dot, variants)
-            before = dot
+            with text.block():
+                target = f"sums + {dot.dot.first * shape.units}"
+                dot.compute(text, self.weights[id(dot)], self.way.home, target, shape.width)
+            staged = wanted
         text.line("__syncthreads();")
 
-    def _stage(self, dot: DotShape) -> None:
+    def _stage(self, dot: LaneDot | TensorDot) -> None:
         place = dot.dot.lhs
         stride = stride_of(place.buffer, self.way.dtype)
-        vector = dot.vector
-        while vector > 1 and (
-            stride % vector or place.column % vector or dot.dot.inner % vector or not place.buffer.padded
-        ):
-            vector //= 2
+        vector = VECTOR_BYTES // BYTES[self.way.dtype]
+        aligned = place.buffer.padded and place.column % vector == 0
         source = self.addresses.pointer(place, self._frame("first", "0"), None)
-        sizes = f"{dot.dot.inner}, {dot.padded}, {vector}, {self.way.threads}"
-        self.text.line(f"rnnc_stage<{self.real}, {sizes}>(rows, {source}, {stride}, count, padded);")
-
-    def _dot(self, shape: PhaseShape, dot: DotShape, variants: Sequence[int]) -> None:
-        width = len(shape.phase.accumulators) * shape.units
-        held = str(self.way.home is Home.REGISTERS).lower()
-        rest = f"{dot.passes}, {dot.columns}, {dot.padded}, {dot.vector}, {self.way.threads}"
-        with self.text.block("switch (padded)"):
-            for rows in variants:
-                sizes = f"{rows}, {dot.group}, {rest}, {held}, {str(dot.dot.fresh).lower()}"
-                target = f"sums + {dot.dot.first * shape.units}"
-                call = f"rnnc_dot<{self.real}, {sizes}>(rows, {self.weights[id(dot)]}, {target}, {width})"
-                self.text.line(f"case {rows}: {call}; break;")
-
-
-def _at_least(count: str, variants: Sequence[int]) -> str:
-    """The expression of the smallest variant that has room."""
-    result = str(variants[-1])
-    for size in reversed(variants[:-1]):
-        result = f"{count} <= {size} ? {size} : {result}"
-    return result
+        dot.stage(self.text, source, stride, aligned)

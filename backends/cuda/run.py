@@ -10,7 +10,6 @@ import numpy as np
 from rnnc.backends.cuda.code import Code, Command, Launches, Map, Product, Sum, Whole
 from rnnc.backends.cuda.device import Array, Device, Unit
 from rnnc.backends.cuda.kernel import TIMED, Counter, Kernel, Named, Size, Source, Weights, stride_of
-from rnnc.backends.cuda.packs import PACK_THREADS
 from rnnc.backends.cuda.recurrence import COUNTER_STRIDE
 from rnnc.backends.cuda.schedule import Schedule
 from rnnc.backends.planning.plan import Buffer, Place, RowSum, Weight
@@ -19,6 +18,8 @@ from rnnc.ir.families import Family
 
 LAUNCH_ROWS = 2**31 - 1
 """Rows of all steps are counted with 32 bits."""
+SUM_OPERANDS = "tf32"
+"""Operands of sums over rows on tensor cores: small gradients would vanish in the range of float16."""
 MOST_GROUPS = 65535
 """The largest second axis of a grid."""
 
@@ -33,13 +34,15 @@ class Loaded:
 
     def pack(self, values: Values) -> list[Array]:
         """The packed weights of all recurrences."""
-        xp = self.device.xp
+        kernels = {kernel.name: kernel for kernel in self.code.kernels}
         result = []
         for pack in self.code.packs:
-            target = xp.empty(pack.size, self.code.dtype)
-            for family, count, numbers in pack.fills():
-                grid = (min(-(-count // PACK_THREADS), 32 * self.device.chip.sms), 1, 1)
-                self.unit.launch(self.code.kernels[-1], grid, (values[family], target, *numbers))
+            kernel = kernels[pack.shape.pack]
+            dtype = np.dtype(np.uint32 if pack.shape.element == "unsigned" else self.code.dtype)
+            target = self.device.xp.empty(pack.bytes // dtype.itemsize, dtype)
+            grid = (min(-(-pack.bytes // 4 // kernel.threads), 32 * self.device.chip.sms), 1, 1)
+            for family, numbers in pack.fills():
+                self.unit.launch(kernel, grid, (values[family], target, *numbers))
             result.append(target)
         return result
 
@@ -51,12 +54,21 @@ class Values:
         self._xp = xp
         self._dtype = np.dtype(dtype)
         self._known = dict(known)
+        self._narrowed: dict[Family, Array] = {}
 
     def __getitem__(self, family: Family) -> Array:
         """The value, C-contiguous."""
         if family not in self._known:
             self._known[family] = self._xp.ascontiguousarray(self._computed(family), dtype=self._dtype)
         return self._known[family]
+
+    def narrowed(self, family: Family, device: Device, operands: str | None) -> Array:
+        """The value as operands of `Device.gemm`."""
+        if operands is None:
+            return self[family]
+        if family not in self._narrowed:
+            self._narrowed[family] = device.narrow(self[family], operands)
+        return self._narrowed[family]
 
     def _computed(self, family: Family) -> Array:
         if family.op == "zeros":
@@ -137,11 +149,14 @@ class Run:
     # ---- commands
 
     def _product(self, product: Product) -> None:
-        lhs, out = self.view(product.lhs, product.inner), self.view(product.target, product.width)
-        self.device.gemm(out, lhs, self._matrix(product.weight), product.accumulate)
+        operands = self.code.operands
+        out, lhs = self.view(product.target, product.width), self.view(product.lhs, product.inner)
+        self.device.gemm(
+            out, self.device.narrow(lhs, operands), self._matrix(product.weight), product.accumulate, operands
+        )
 
     def _matrix(self, weight: Weight) -> Array:
-        matrix = self.values[weight.family]
+        matrix = self.values.narrowed(weight.family, self.device, self.code.operands)
         return (matrix.T if weight.transposed else matrix)[:, weight.start : weight.stop]
 
     def _map(self, command: Map) -> None:
@@ -191,7 +206,7 @@ class Run:
                 return self.array(source)
             case Family():
                 return self.values[source]
-            case Weights(number):
+            case Weights(number, _):
                 return self.packed[number]
             case Named(name):
                 return self.named.get(name)
@@ -209,9 +224,12 @@ class Run:
         if out is None:
             out = self.sums[family] = self.device.xp.empty([int(s) for s in family.shape], self.code.dtype)
         flat = out.reshape(-1, int(family.shape[-1]))
+        kind, narrow = SUM_OPERANDS if self.code.operands else None, self.device.narrow
         for number, term in enumerate(total.terms):
             rhs = None if term.rhs is None else self.view(term.rhs, term.units)
             if rhs is None:
                 self.device.sum_rows(flat[0], self.view(term.lhs, term.units), number > 0)
             else:
-                self.device.gemm(flat, self.view(term.lhs, term.rows).T, rhs, number > 0)
+                self.device.gemm(
+                    flat, narrow(self.view(term.lhs, term.rows), kind).T, narrow(rhs, kind), number > 0, kind
+                )

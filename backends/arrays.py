@@ -1,0 +1,187 @@
+"""Array libraries: NumPy for backends on the CPU, CuPy for those on the GPU.
+
+CuPy has NumPy's functions and methods, so that a library is mostly the module to call, `xp`. The rest is what the two
+do not share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnnc.ir.errors import ArgumentError
+
+Array = NDArray[Any]
+"""An array of a backend's library: CuPy's are typed as NumPy's, whose methods they have."""
+
+
+class ArrayLibrary(Protocol):
+    """What the front asks of the arrays that a backend takes and returns.
+
+    name, module: of the library, in messages: "NumPy", "np". place: the kind of device its arrays are on, as torch
+    calls it; `hardware` is the same in messages. on_host: whether looking at a value waits for nobody.
+    """
+
+    name: str
+    module: str
+    place: str
+    hardware: str
+    on_host: bool
+
+    @property
+    def xp(self) -> Any:
+        """The module, with NumPy's functions."""
+
+    @property
+    def array_type(self) -> type:
+        """The class of its arrays."""
+
+    def adopt(self, value: Any) -> Array:
+        """Another library's array on the same kind of device, without a copy where that can be."""
+
+    def aligned(self, name: str, array: Array) -> Array:
+        """The array with any strides, ready for a kernel: each element at a multiple of its size."""
+
+    def compact(self, name: str, array: Array) -> Array:
+        """The array, aligned and C-contiguous; copied only if it must be."""
+
+    def keep(self, array: Array) -> Array:
+        """A C-contiguous copy of one's own, read-only if the library knows such arrays."""
+
+    def check_writable(self, name: str, array: Array) -> None:
+        """Raises ArgumentError unless one may write to the array, in place."""
+
+    def share_memory(self, a: Array, b: Array) -> bool:
+        """Whether some element of one lies where an element of the other does."""
+
+    def from_host(self, array: NDArray[Any]) -> Array:
+        """NumPy's array as one of this library, copied only to another device."""
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        """The array as NumPy's, copied only from another device, which is waited for."""
+
+
+class NumPyArrays:
+    """Arrays in the computer's memory."""
+
+    name = "NumPy"
+    module = "np"
+    place = "cpu"
+    hardware = "CPU"
+    on_host = True
+    xp: Any = np
+    array_type: type = np.ndarray
+
+    def adopt(self, value: Any) -> Array:
+        return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+
+    def aligned(self, name: str, array: Array) -> Array:
+        return array if array.flags.aligned else array.copy()
+
+    def compact(self, name: str, array: Array) -> Array:
+        flags = array.flags
+        return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "A"])
+
+    def keep(self, array: Array) -> Array:
+        copy = np.array(array, order="C", copy=True)
+        copy.flags.writeable = False
+        return copy
+
+    def check_writable(self, name: str, array: Array) -> None:
+        if not array.flags.behaved:
+            what = "aligned" if array.flags.writeable else "writable"
+            raise ArgumentError(f"{name}: the array to write into is not {what}")
+
+    def share_memory(self, a: Array, b: Array) -> bool:
+        return np.may_share_memory(a, b) and np.shares_memory(a, b)
+
+    def from_host(self, array: NDArray[Any]) -> Array:
+        return array
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        return array
+
+
+class CuPyArrays:
+    """Arrays on the current GPU, whose work is queued on CuPy's current stream. Only `to_host` waits for the GPU."""
+
+    name = "CuPy"
+    module = "cupy"
+    place = "cuda"
+    hardware = "GPU"
+    on_host = False
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        """load: imports cupy, or raises the exception that says what is missing. Called when a GPU is first needed."""
+        self._load = load
+
+    @cached_property
+    def xp(self) -> Any:
+        return self._load()
+
+    @cached_property
+    def array_type(self) -> type:
+        found: type = self.xp.ndarray
+        return found
+
+    def adopt(self, value: Any) -> Array:
+        """DLPack first: it makes the streams of both libraries wait for each other, where the other protocol may make
+        this thread wait."""
+        found: Array = self.xp.from_dlpack(value) if hasattr(value, "__dlpack__") else self.xp.asarray(value)
+        return found
+
+    def aligned(self, name: str, array: Any) -> Array:
+        """Raises ArgumentError: a misaligned access would end all use of the GPU by this process."""
+        device, current = array.data.device_id, self.xp.cuda.runtime.getDevice()
+        if device != current:
+            raise ArgumentError(
+                f"{name}: the array is on GPU {device}, the current one is {current}; "
+                f"call within `with cupy.cuda.Device({device})`, or copy the array"
+            )
+        if any(number % array.itemsize for number in (array.data.ptr, *array.strides)):
+            raise ArgumentError(f"{name}: the array is not aligned: an element's address is no multiple of its size")
+        found: Array = array
+        return found
+
+    def compact(self, name: str, array: Array) -> Array:
+        found: Array = self.xp.ascontiguousarray(self.aligned(name, array))
+        return found
+
+    def keep(self, array: Array) -> Array:
+        return array.copy()
+
+    def check_writable(self, name: str, array: Array) -> None:
+        self.aligned(name, array)
+
+    def share_memory(self, a: Array, b: Array) -> bool:
+        if not a.size or not b.size:
+            return False
+        return NUMPY.share_memory(_addresses(a), _addresses(b))
+
+    def from_host(self, array: NDArray[Any]) -> Array:
+        found: Array = self.xp.asarray(array)
+        return found
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        found: NDArray[Any] = self.xp.asnumpy(array)
+        return found
+
+
+NUMPY = NumPyArrays()
+
+
+def _addresses(array: Any) -> NDArray[Any]:
+    """An array of NumPy at the addresses of one on the GPU: to compare addresses with, never to be read."""
+    interface = {
+        "version": 3,
+        "shape": array.shape,
+        "strides": array.strides,
+        "typestr": array.dtype.str,
+        "data": (array.data.ptr, True),
+    }
+    return np.asarray(SimpleNamespace(__array_interface__=interface))
