@@ -27,6 +27,11 @@ def cuda_chip() -> str:
     return os.environ.get("RNNC_CUDA_CHIP", "").strip() or "H100"
 
 
+def compiler() -> str:
+    """CXX, the C++ compiler for kernels that are emulated, or ""."""
+    return os.environ.get("CXX", "").strip()
+
+
 def cache_folder() -> Path | None:
     """RNNC_CACHE_DIR, or the user's cache folder for rnnc. None if RNNC_CACHE_DIR is "off"."""
     text = os.environ.get("RNNC_CACHE_DIR", "").strip()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.llvm import cache
+from rnnc.backends import cache
 from rnnc.backends.llvm.executable import LlvmExecutable, compile
 from rnnc.ir import settings
 

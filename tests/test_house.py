@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("*.py", "*.h", "*.hpp", "*.cu", "*.c", "*.ll", "*.txt", "*.md")
+SOURCES = ("*.py", "*.h", "*.cpp", "*.cu", "*.c", "*.ll", "*.txt", "*.md")
 CELL_NAME = re.compile(r"(?<![a-z])(lstms?|grus?|mgus?|rnns?|indrnns?|elman\w*|peepholes?)(?![a-z])", re.IGNORECASE)
 
 

@@ -199,8 +199,8 @@ EMULATED = Chip(
     name="emulated",
     arch="sm_80",
     sms=4,
-    registers_per_sm=12288,
-    registers_per_thread=255,
+    registers_per_sm=24576,
+    registers_per_thread=168,
     shared_per_sm=25 * 1024,
     shared_per_block=24 * 1024,
     threads_per_sm=1024,
@@ -221,7 +221,7 @@ EMULATED = Chip(
 PRESETS = (A100, H100, B200)
 
 # (fp32, fp64) multiply-adds a clock of an SM by compute capability: "CUDA C++ Programming Guide", throughput of native
-# arithmetic instructions. A device that is not listed gets those of the nearest preset.
+# arithmetic instructions. A device that is not listed gets those of its preset.
 _LANES = {
     70: (64, 32),
     75: (64, 2),
@@ -251,8 +251,8 @@ def chip_of(name: str) -> Chip:
 def of_device(device_id: int | None = None) -> Chip:
     """The chip of a CUDA device, by CuPy; None: the current device.
 
-    Sizes, clocks and the memory's bandwidth are asked from the device; the rest is that of the preset with the nearest
-    architecture, bandwidth of the cache in proportion to SMs and clock. For where `gpu_status().usable` holds.
+    Sizes, clocks and the bandwidth of memory are asked from the device; the rest is that of the newest preset not newer
+    than the device, bandwidth of the cache in proportion to SMs and clock. For where `gpu_status().usable` holds.
     """
     import cupy
 
@@ -284,7 +284,8 @@ _SIZES = ("sms", "registers_per_sm", "shared_per_sm", "shared_per_block", "threa
 def _chip_from(name: str, asked: dict[str, int]) -> Chip:
     """asked: a value for each of `_ATTRIBUTES`; 0 where a driver does not tell (virtual GPUs hide clocks)."""
     capability = asked["major"] * 10 + asked["minor"]
-    nearest = min(PRESETS, key=lambda chip: abs(int(chip.arch.removeprefix("sm_")) - capability))
+    older = [chip for chip in PRESETS if int(chip.arch.removeprefix("sm_")) <= capability]
+    nearest = older[-1] if older else PRESETS[0]
     clock = asked["clock_khz"] / 1e6 or nearest.clock_ghz
     fp32, fp64 = _LANES.get(capability, (nearest.fp32_lanes, nearest.fp64_lanes))
     found: dict[str, Any] = {field: asked[field] for field in _SIZES if asked[field]}

@@ -26,6 +26,7 @@ __all__ = ["Compiled", "CudaCompileError", "Usage", "architectures", "available"
 
 _OPTIONS = ("-std=c++17",)
 _INSTALL = "pip install nvidia-cuda-nvrtc"
+_TOOLKITS = Path("/usr/local")
 _FILE = "rnnc.cu"
 """What the compiler's messages call a source."""
 
@@ -194,7 +195,7 @@ def _folders() -> Iterator[Path]:
     for package in ("cu13", "cuda_nvrtc"):
         yield from (base / package / inner for base in bases for inner in _INNER)
     roots = [Path(os.environ[name]) for name in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(name)]
-    roots += sorted(Path("/usr/local").glob("cuda*"), key=_version, reverse=True)
+    roots += sorted(_TOOLKITS.glob("cuda*"), key=_version, reverse=True)
     yield from (root / inner for root in roots for inner in _INNER)
 
 

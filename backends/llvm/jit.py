@@ -10,7 +10,7 @@ import threading
 import llvmlite
 import llvmlite.binding as llvm
 
-from rnnc.backends.llvm import cache
+from rnnc.backends import cache
 from rnnc.backends.llvm.target import Target, initialize
 
 _LOCK = threading.RLock()

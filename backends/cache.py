@@ -1,4 +1,4 @@
-"""The on-disk cache of object code. A bad entry is rebuilt, never trusted; without a usable folder there is no cache.
+"""The on-disk cache of compiled code. A bad entry is rebuilt, never trusted; without a usable folder there is no cache.
 
 An entry is named by a digest of everything that decides the code (the module, the target, the versions of LLVM and of
 llvmlite) and starts with a digest of its own contents. It is written under another name and then renamed, so that
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rnnc.ir import settings
 
-MOST_ENTRIES = 512
+MOST_ENTRIES = 1024
 _MAGIC = b"rnnc object 1\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

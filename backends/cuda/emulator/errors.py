@@ -1,0 +1,9 @@
+"""The one exception of the emulator."""
+
+from __future__ import annotations
+
+from rnnc.ir.errors import BackendError
+
+
+class EmulatorError(BackendError):
+    """A translation unit cannot be compiled for the CPU, or a launch did what a GPU would not survive."""
