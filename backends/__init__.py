@@ -32,6 +32,20 @@ def get(name: str) -> Backend:
     return cast("Backend", importlib.import_module(MODULES[name]))
 
 
+def options(name: str, matmul: str | None) -> dict[str, str]:
+    """What a backend's compile functions are given besides, for rounded operands of matrix products.
+
+    Raises BackendError if it has no such operands: `OPERANDS` of its module lists those it has.
+    """
+    if matmul is None:
+        return {}
+    known: tuple[str, ...] = getattr(get(name), "OPERANDS", ())
+    if matmul not in known:
+        which = ", ".join(map(repr, known)) or "none but the spec's dtype"
+        raise BackendError(f"matmul: expected None, or operands that backend {name!r} has ({which}), got {matmul!r}")
+    return {"operands": matmul}
+
+
 def arrays_of(name: str) -> ArrayLibrary:
     """The library of the arrays that a backend takes and returns."""
     return cast("ArrayLibrary", getattr(get(name), "arrays", NUMPY))

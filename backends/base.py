@@ -103,9 +103,13 @@ class Function(Protocol):
 
 
 class Backend(Protocol):
-    """A backend: a module with these functions, and `arrays`, an ArrayLibrary, unless that is NumPy."""
+    """A backend: a module with these functions, and `arrays`, an ArrayLibrary, unless that is NumPy.
 
-    def compile_function(self, computation: Computation, *, threads: int | None) -> Function:
+    A module that can round the operands of matrix products lists how in `OPERANDS`; its `compile` and
+    `compile_function` then take `operands`, one of them.
+    """
+
+    def compile_function(self, computation: Computation, *, threads: int | None, **options: str) -> Function:
         """Compiles a computation for any number of steps and any batch."""
 
     def compile_update(self, graph: Graph) -> Update:
@@ -114,5 +118,5 @@ class Backend(Protocol):
     def compile_noise(self, dtype: str) -> Noise:
         """The source of masks for dropout and zoneout."""
 
-    def compile(self, stack: Stack, *, threads: int | None) -> Executable:
+    def compile(self, stack: Stack, *, threads: int | None, **options: str) -> Executable:
         """Compiles for any number of steps and any batch. threads: None = RNNC_NUM_THREADS, or all cores."""

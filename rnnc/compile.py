@@ -66,15 +66,24 @@ class Program:
 
 
 @overload
-def compile(spec: Spec, params: None = None, *, backend: str = "llvm", threads: int | None = None) -> Program: ...
+def compile(
+    spec: Spec, params: None = None, *, backend: str = ..., threads: int | None = ..., matmul: str | None = ...
+) -> Program: ...
 
 
 @overload
-def compile(spec: Spec, params: Mapping[str, Any], *, backend: str = "llvm", threads: int | None = None) -> Model: ...
+def compile(
+    spec: Spec, params: Mapping[str, Any], *, backend: str = ..., threads: int | None = ..., matmul: str | None = ...
+) -> Model: ...
 
 
 def compile(
-    spec: Spec, params: Mapping[str, Any] | None = None, *, backend: str = "llvm", threads: int | None = None
+    spec: Spec,
+    params: Mapping[str, Any] | None = None,
+    *,
+    backend: str = "llvm",
+    threads: int | None = None,
+    matmul: str | None = None,
 ) -> Program | Model:
     """Compiles a spec for any number of steps and any batch size.
 
@@ -83,11 +92,14 @@ def compile(
     backend: "llvm" (machine code for this CPU), "cuda" (CUDA C for a GPU, which is needed from `bind` on; arrays are
         CuPy's), "cuda-emulated" (the same CUDA C on this CPU, for tests) or "reference" (NumPy, slow, easy to read).
     threads: how many threads a call may use; default RNNC_NUM_THREADS, or else all cores the process may use.
+    matmul: "float16", "bfloat16" or "tf32": what matrix products round their operands to, for a GPU's tensor cores;
+        they still add up, and all else is computed, in float32. Default: the spec's dtype. Only "cuda" has it.
     """
     threads = check_target(spec, backend, threads)
     from rnnc import backends
 
-    executable = backends.get(backend).compile(spec.stack(), threads=threads)
+    options = backends.options(backend, matmul)
+    executable = backends.get(backend).compile(spec.stack(), threads=threads, **options)
     program = Program(spec, backend, executable, backends.arrays_of(backend))
     return program if params is None else program.bind(params)
 

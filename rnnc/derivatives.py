@@ -33,23 +33,31 @@ if TYPE_CHECKING:
 __all__ = ["hvp", "jvp", "vjp"]
 
 
-def vjp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, remat: Remat = None) -> VJP:
+def vjp(
+    spec: Spec,
+    *,
+    backend: str = "llvm",
+    threads: int | None = None,
+    matmul: str | None = None,
+    remat: Remat = None,
+) -> VJP:
     """Reverse mode: the function f of a spec whose call also returns a pullback.
 
         f = rnnc.vjp(spec)
         (output, state), pullback = f(params, x, state, lengths=None)
         d_params, d_x, d_state = pullback(d_output, d_state)
 
-    The arguments are those of `rnnc.compile`; x, state and lengths those of a model (`rnnc.Model.__call__`).
+    The arguments are those of `rnnc.compile`; x, state and lengths those of a model (`rnnc.Model.__call__`). With
+    `matmul`, sums over time take "tf32" whatever it says: small gradients would vanish in the range of float16.
 
     remat: None keeps the values of all steps for the pullback (`explain` and `saved_bytes` tell how much that is).
         "sqrt" keeps the states of every sqrt(T)-th step and computes the rest again, one more forward pass, in memory
         that grows like sqrt(T); a number of steps sets the size of these segments. Not for bidirectional networks.
     """
-    return VJP(spec, backend, threads, remat)
+    return VJP(spec, backend, threads, matmul, remat)
 
 
-def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> JVP:
+def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul: str | None = None) -> JVP:
     """Forward mode: the derivative of output and state along a direction.
 
         f = rnnc.jvp(spec)
@@ -57,10 +65,10 @@ def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> JVP
 
     state and every tangent may be None, which stands for zeros.
     """
-    return JVP(spec, backend, threads)
+    return JVP(spec, backend, threads, matmul)
 
 
-def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> HVP:
+def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul: str | None = None) -> HVP:
     """Second order: gradients, and their derivative along a direction.
 
         f = rnnc.hvp(spec)
@@ -76,7 +84,7 @@ def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None) -> HVP
     calls. Reverse over reverse (differentiating a `vjp` graph once more, `rnnc.ir.autodiff`) costs the same arithmetic,
     but keeps the values of both passes and runs two more loops backward.
     """
-    return HVP(spec, backend, threads)
+    return HVP(spec, backend, threads, matmul)
 
 
 class _Names(NamedTuple):
@@ -103,7 +111,7 @@ class _Names(NamedTuple):
 class _Derivative:
     """What the three have in common: a compiled function, its texts, and the checks of its arguments."""
 
-    def __init__(self, spec: Spec, backend: str, threads: int | None) -> None:
+    def __init__(self, spec: Spec, backend: str, threads: int | None, matmul: str | None) -> None:
         from rnnc import backends
 
         threads = check_target(spec, backend, threads)
@@ -115,7 +123,9 @@ class _Derivative:
         self._shapes = spec.parameter_shapes()
         self._computation = Computation(self._build, self._late())
         self._made = frozenset(self._build(1, False).outputs)
-        self._function: Function = backends.get(backend).compile_function(self._computation, threads=threads)
+        options = backends.options(backend, matmul)
+        compile_function = backends.get(backend).compile_function
+        self._function: Function = compile_function(self._computation, threads=threads, **options)
 
     def __repr__(self) -> str:
         return f"rnnc.{type(self).__name__.lower()}({self.spec!r}, backend={self.backend!r})"
@@ -226,10 +236,10 @@ class _Derivative:
 class VJP(_Derivative):
     """What `rnnc.vjp` returns."""
 
-    def __init__(self, spec: Spec, backend: str, threads: int | None, remat: Remat = None) -> None:
+    def __init__(self, spec: Spec, backend: str, threads: int | None, matmul: str | None, remat: Remat = None) -> None:
         threads = check_target(spec, backend, threads)
         self.remat = check_remat(spec, remat)
-        super().__init__(spec, backend, threads)
+        super().__init__(spec, backend, threads, matmul)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         from rnnc.ir.autodiff import vjp as reverse

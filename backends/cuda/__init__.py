@@ -15,12 +15,14 @@ from typing import Any
 
 from rnnc.backends.arrays import CuPyArrays
 from rnnc.backends.cuda.chip import Chip
+from rnnc.backends.cuda.device import CupyDevice
 from rnnc.backends.cuda.executable import CudaExecutable
 from rnnc.backends.cuda.function import CudaFunction
+from rnnc.backends.cuda.tensor import KINDS
 from rnnc.ir.computation import Computation
 from rnnc.ir.lower import Stack
 
-__all__ = ["CudaExecutable", "CudaFunction", "arrays", "compile", "compile_function"]
+__all__ = ["OPERANDS", "CudaExecutable", "CudaFunction", "arrays", "compile", "compile_function"]
 
 
 def _cupy() -> Any:
@@ -37,18 +39,21 @@ arrays = CuPyArrays(_cupy)
 """The library of the arrays that this backend takes and returns."""
 
 
-def compile(stack: Stack, *, threads: int | None, chip: Chip | None = None) -> CudaExecutable:
+OPERANDS = tuple(KINDS)
+
+
+def compile(
+    stack: Stack, *, threads: int | None, operands: str | None = None, chip: Chip | None = None
+) -> CudaExecutable:
     """Compiles a stack for the GPU at hand, or for a chip; `threads` are the CPU's and do not matter."""
-    from rnnc.backends.cuda.device import CupyDevice
-
-    return CudaExecutable(stack, chip or _chip(), CupyDevice)
+    return CudaExecutable(stack, chip or _chip(), CupyDevice, operands)
 
 
-def compile_function(computation: Computation, *, threads: int | None, chip: Chip | None = None) -> CudaFunction:
+def compile_function(
+    computation: Computation, *, threads: int | None, operands: str | None = None, chip: Chip | None = None
+) -> CudaFunction:
     """Compiles a computation for the GPU at hand, or for a chip."""
-    from rnnc.backends.cuda.device import CupyDevice
-
-    return CudaFunction(computation, chip or _chip(), CupyDevice)
+    return CudaFunction(computation, chip or _chip(), CupyDevice, operands)
 
 
 def _chip() -> Chip:

@@ -16,22 +16,26 @@ from rnnc.backends.cuda.device import Array, Unit
 from rnnc.backends.cuda.executable import CudaExecutable
 from rnnc.backends.cuda.function import CudaFunction
 from rnnc.backends.cuda.kernel import Kernel
+from rnnc.backends.cuda.tensor import KINDS
 from rnnc.backends.noise import compile_noise
 from rnnc.backends.updates import compile_update
 from rnnc.ir.computation import Computation
 from rnnc.ir.lower import Stack
 
-__all__ = ["EmulatedDevice", "compile", "compile_function", "compile_noise", "compile_update"]
+__all__ = ["OPERANDS", "EmulatedDevice", "compile", "compile_function", "compile_noise", "compile_update"]
 
 
-def compile(stack: Stack, *, threads: int | None) -> CudaExecutable:
+OPERANDS = tuple(KINDS)
+
+
+def compile(stack: Stack, *, threads: int | None, operands: str | None = None) -> CudaExecutable:
     """Compiles a stack; `threads` does not matter here."""
-    return CudaExecutable(stack, EMULATED, EmulatedDevice)
+    return CudaExecutable(stack, EMULATED, EmulatedDevice, operands)
 
 
-def compile_function(computation: Computation, *, threads: int | None) -> CudaFunction:
+def compile_function(computation: Computation, *, threads: int | None, operands: str | None = None) -> CudaFunction:
     """Compiles a computation; `threads` does not matter here."""
-    return CudaFunction(computation, EMULATED, EmulatedDevice)
+    return CudaFunction(computation, EMULATED, EmulatedDevice, operands)
 
 
 class PoisonedNumpy:
