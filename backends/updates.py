@@ -6,14 +6,19 @@ A graph of an update has no time, and its batch size is the length of the vector
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnnc.backends.interpreter import run_graph
+from rnnc.backends.trainer import ComposedTrainer, Memory, Trainer
 from rnnc.ir.graph import Graph
 from rnnc.ir.ops import BATCH
+
+if TYPE_CHECKING:
+    from rnnc.backends.base import Function
+    from rnnc.backends.noise import Noise
 
 Array = NDArray[Any]
 
@@ -31,6 +36,9 @@ class Update(Protocol):
         outputs, too, are overwritten. No two overlap. scalars: name -> number, for every input of shape (1,).
         """
 
+    def trainer(self, function: Function, noise: Noise, memory: Memory) -> Trainer:
+        """A step of a training that ends with this update; all three were compiled by the same backend."""
+
 
 def compile_update(graph: Graph) -> NumpyUpdate:
     """The update interpreted with NumPy, chunk by chunk."""
@@ -45,6 +53,10 @@ class NumpyUpdate:
         inputs = [n for n in graph.nodes if n.op == "input"]
         self._vectors = tuple(n.attr("name") for n in inputs if n.shape == (BATCH,))
         self._numbers = tuple(n.attr("name") for n in inputs if n.shape != (BATCH,))
+
+    def trainer(self, function: Function, noise: Noise, memory: Memory) -> ComposedTrainer:
+        """See `Update.trainer`."""
+        return ComposedTrainer(function, self, noise, memory)
 
     def run(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         """See `Update.run`."""

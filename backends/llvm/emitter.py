@@ -7,7 +7,7 @@ Values are (type, name) pairs; every method returns a fresh one. Loops and branc
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -303,6 +303,21 @@ class Function:
             phis.append(_phi(value, (first, before), (following, latch)))
         self.lines[place:place] = phis
         self._begin(done)
+
+    def until(self, done: Callable[[], Val], pause: Callable[[Val], object]) -> None:
+        """Asks again and again until `done` is true; pause emits what runs in between, given the turn 1, 2, ..."""
+        head, body, out = self._label("ask"), self._label("wait"), self._label("go")
+        turns = self.alloca("i64", 1, 8)
+        self.store(i64(0), turns, 8)
+        self.line(f"br label %{head}")
+        self._begin(head)
+        self.line(f"br {done()}, label %{out}, label %{body}")
+        self._begin(body)
+        turn = self.add(self.load("i64", turns, 8), 1)
+        self.store(turn, turns, 8)
+        pause(turn)
+        self.line(f"br label %{head}")
+        self._begin(out)
 
     @contextmanager
     def when(self, condition: Val) -> Iterator[None]:

@@ -54,6 +54,7 @@ class LlvmFunction(Stages):
         module, self.layout, self.packed = emit_driver(self.plan, self.interface, target)
         emit_pack_kernels(module, self.program.dtype, target)
         sweeps = [sweep for packed in self.layout.phases for sweep in pack_plan(packed)]
+        self.sweeps = sweeps
         self.sources = emit_packer(module, sweeps)
         self.assembly_text = module.text()
         self.code = compile_assembly(self.assembly_text, target)
@@ -83,8 +84,8 @@ class LlvmFunction(Stages):
             lines.append(f"saved for the second part: {self.saved_bytes(1, 1):,} bytes a row of each step ({kept})")
         if derived := [f.name for f in self.sources if f.op != "input"]:
             lines.append(f"computed by NumPy before packing, once a call: {', '.join(derived)}")
-        if derived := [name for name, family in self.untimed.items() if self._is_derived(family)]:
-            lines.append(f"computed by NumPy from sums over rows, once a call: {', '.join(derived)}")
+        if self.derived:
+            lines.append(f"computed by NumPy from sums over rows, once a call: {', '.join(self.derived)}")
         return "\n".join(lines + phase_lines(self.packed)) + "\n"
 
     @cached_property
@@ -97,6 +98,16 @@ class LlvmFunction(Stages):
     def saved_bytes(self, steps: int, batch: int) -> int:
         """Bytes the first part keeps for the second."""
         return steps * batch * sum(b.width for b in self._kept) * self.dtype.itemsize
+
+    @cached_property
+    def only_sums(self) -> bool:
+        """Whether all outputs without a batch axis are sums over rows, so that nothing is left to do after them."""
+        return set(self.untimed.values()) <= {total.target for total in self.plan.sums}
+
+    @cached_property
+    def derived(self) -> list[str]:
+        """Outputs that NumPy computes from sums over rows."""
+        return [name for name, family in self.untimed.items() if self._is_derived(family)]
 
     def _is_derived(self, family: Family) -> bool:
         """Whether a value without a batch axis is made of sums over rows without being one."""
@@ -118,11 +129,15 @@ class LlvmFunction(Stages):
         flops = sum(2 * feed.inner * len(feed.blocks) * phase.width for phase, feed in feeds)
         return max(1, flops + sum(2 * t.rows * t.units for total in self.plan.sums for t in total.terms))
 
+    def members(self, steps: int, batch: int) -> int:
+        """How many threads run a batch."""
+        return min(self.threads, batch) if steps * batch * self.flops_per_row > PARALLEL_FLOPS else 1
+
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> LlvmTape:
         """See `rnnc.backends.base.Function.start`."""
         assert lengths is None or self.ragged
-        count = min(self.threads, batch) if steps * batch * self.flops_per_row > PARALLEL_FLOPS else 1
-        tape = LlvmTape(self, inputs, split_batch(steps, batch, lengths, count), batch, lengths is not None)
+        parts = split_batch(steps, batch, lengths, self.members(steps, batch))
+        tape = LlvmTape(self, inputs, parts, batch, lengths is not None)
         tape.run("run", inputs, outputs)
         return tape
 

@@ -41,18 +41,33 @@ class LlvmNoise:
         self._dtype = np.dtype(dtype)
         module = Module()
         module.add(_emit(dtype))
+        module.add(_emit_call())
         self._code = compile_assembly(module.text(), target)
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         self._function = prototype(self._code.address("rnnc_noise"))
+        self.call = self._code.address("rnnc_noise_call")
 
     def fill(self, out: Array, where: Where, p: float, low: float, high: float) -> None:
         """See `rnnc.backends.noise.Noise.fill`."""
-        steps, rows, units = out.shape
-        first, update = where.number << NUMBER_SHIFT, where.update & LOW
-        numbers = (steps, rows, units, where.step, where.row, first, update, *key(where.seed), threshold(p))
-        given = np.array(numbers, np.int64)
+        given = np.array(arguments(out.shape, where, p), np.int64)
         values = np.array([low, high], self._dtype)
         self._function(address(out), address(given), address(values))
+
+
+def arguments(shape: tuple[int, ...], where: Where, p: float) -> tuple[int, ...]:
+    """The numbers of ARGUMENTS."""
+    first, update = where.number << NUMBER_SHIFT, where.update & LOW
+    return (*shape, where.step, where.row, first, update, *key(where.seed), threshold(p))
+
+
+def _emit_call() -> Function:
+    """i32 rnnc_noise_call(ptr): the addresses of out and of both values, then ARGUMENTS; what a crew calls."""
+    f = Function("rnnc_noise_call", [Val("ptr", "%given")], result="i32")
+    (given,) = f.parameters
+    out, values = (f.load("ptr", f.element(given, n, "i64"), 8) for n in range(2))
+    f.call_defined("void", "rnnc_noise", out, f.element(given, 2, "i64"), values)
+    f.ret(Val("i32", "0"))
+    return f
 
 
 def _emit(dtype: str) -> Function:

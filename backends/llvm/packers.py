@@ -35,6 +35,8 @@ PACK, SWEEPS, PANEL = "rnnc_pack", "rnnc_sweep", "rnnc_sweep_panel"
 MOVE = ("source", "offset", "destination", "panel_stride", "k_stride", "units", "k_step", "n_step", "inner", "width",
         "first", "fill")  # fmt: skip
 SWEEP = ("panels", "inner", "depth", "start", "stop")
+SHARE = ("arena", "sources", "first", "stop")
+"""What a member of a crew packs: the sweeps first .. stop."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,29 @@ def emit_packer(module: Module, sweeps: list[Sweep], name: str = PACK) -> list[F
     f.call_defined("void", SWEEPS, *f.parameters, *read)
     f.ret()
     module.add(f)
+    module.add(_emit_share(name))
     return sources(sweeps)
+
+
+def _emit_share(name: str) -> Function:
+    """i32 name_share(ptr to SHARE): some of the sweeps; no two write to the same place."""
+    f = Function(f"{name}_share", [Val("ptr", "%share")], result="i32")
+    (share,) = f.parameters
+    arena, given = (f.load("ptr", f.element(share, n, "i64"), 8) for n in range(2))
+    first, stop = (f.load("i64", f.element(share, n, "i64"), 8) for n in range(2, 4))
+    sweeps = f.element(Val("ptr", f"@{name}_sweeps"), f.mul(first, len(SWEEP)), "i64")
+    f.call_defined("void", SWEEPS, arena, given, sweeps, f.sub(stop, first), Val("ptr", f"@{name}_moves"))
+    f.ret(Val("i32", "0"))
+    return f
+
+
+def shares(sweeps: list[Sweep], count: int) -> list[tuple[int, int]]:
+    """`count` runs of sweeps, first and stop, that write about as many elements each."""
+    written = [0]
+    for sweep in sweeps:
+        written.append(written[-1] + sum(move.inner * move.fill for move in sweep.moves))
+    bounds = [_nearest(written, written[-1] * n / count) for n in range(count)] + [len(sweeps)]
+    return list(zip(bounds, bounds[1:], strict=False))
 
 
 def tables(sweeps: list[Sweep]) -> tuple[list[list[int]], list[list[int]]]:
@@ -181,6 +205,10 @@ def tables(sweeps: list[Sweep]) -> tuple[list[list[int]], list[list[int]]]:
         rows.append([sweep.panels, sweep.inner, sweep.depth, len(moves), len(moves) + len(sweep.moves)])
         moves += [[number[m.source], *(getattr(m, field) for field in MOVE[1:])] for m in sweep.moves]
     return rows, moves
+
+
+def _nearest(rising: list[int], value: float) -> int:
+    return min(range(len(rising)), key=lambda n: abs(rising[n] - value))
 
 
 def _table(module: Module, name: str, rows: list[list[int]]) -> None:

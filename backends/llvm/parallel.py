@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 MOST_WORKERS = 256
 
 _pool: list[ThreadPoolExecutor] = []
 
 
-def run_all(jobs: Sequence[Callable[[], object]]) -> None:
-    """Runs all jobs at once, the first on the calling thread; returns when all are done, raising the first error."""
-    futures = [_workers().submit(job) for job in jobs[1:]]
+def run_all(jobs: Sequence[Callable[[], object]], give_up: Callable[[], object] | None = None) -> None:
+    """Runs all jobs at once, the first on the calling thread; returns when all are done, raising the first error.
+
+    give_up: called if a job cannot be started or the first one fails, so that others need not wait for it.
+    """
+    futures: list[Future[object]] = []
     try:
+        futures.extend(_workers().submit(job) for job in jobs[1:])
         jobs[0]()
+    except BaseException:
+        if give_up is not None:
+            give_up()
+        raise
     finally:
         for future in futures:
             future.exception()

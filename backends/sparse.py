@@ -1,20 +1,18 @@
-"""Sparse gradients of a table: only the rows a batch names."""
+"""Sparse gradients of a table with NumPy: only the rows a batch names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+Array = NDArray[Any]
 
 
 class SparseRows(NamedTuple):
-    """rows: numbers, rising, each once. values: (rows, N), the gradient of each."""
+    """rows: numbers, each once. values: (rows, N), the gradient of each."""
 
     rows: Array
     values: Array
@@ -30,8 +28,6 @@ class SparseRows(NamedTuple):
             counted = np.arange(len(numbers))[:, None] < lengths[None, :]
         if padding is not None:
             counted &= numbers != padding
-        if counted.all():
-            return _grouped(numbers.reshape(-1), gradients.reshape(-1, gradients.shape[-1]))
         return _grouped(numbers[counted], gradients[counted])
 
 
@@ -48,12 +44,5 @@ def _grouped(numbers: Array, values: Array) -> SparseRows:
         return SparseRows(numbers, values)
     order = np.argsort(numbers, kind="stable")
     ordered = numbers[order]
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(ordered)) + 1))
-    counts = np.diff(starts, append=len(ordered))
-    result = values[order[starts]]
-    repeated = counts > 1  # in text, few words are: only these need a sum
-    if repeated.any():
-        several = counts[repeated]
-        first = np.cumsum(several) - several
-        result[repeated] = np.add.reduceat(values[order[np.repeat(repeated, counts)]], first, axis=0)
-    return SparseRows(ordered[starts], result)
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
+    return SparseRows(ordered[starts], np.add.reduceat(values[order], starts, axis=0))

@@ -1,0 +1,94 @@
+"""Values made of parameters alone, such as the sum of two biases, computed by generated code before weights are packed.
+
+    for each value, for each vector of its elements: load what it is made of; its equations; store
+
+What is not elementwise (a product of two weights, say) is left to NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rnnc.backends.llvm.emitter import Function, Module, Val, i64, vector
+from rnnc.backends.llvm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.phase import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.target import Target
+from rnnc.backends.llvm.vectormath import VectorMath
+from rnnc.ir.families import Family
+from rnnc.ir.ops import Kind
+
+NAME = "rnnc_derive"
+
+
+def is_derivable(family: Family) -> bool:
+    """Whether a value without a batch axis is made elementwise of inputs, numbers, and slices of vectors of such."""
+    if family.spec.kind is Kind.LEAF:
+        return True
+    if family.op == "slice":
+        return len(family.shape) == 1 and is_derivable(family.inputs[0])
+    fits = all(operand.shape == family.shape or elements(operand) == 1 for operand in family.inputs)
+    return family.spec.kind is Kind.ELEMENTWISE and fits and all(map(is_derivable, family.inputs))
+
+
+def leaves(values: Sequence[Family]) -> list[Family]:
+    """The inputs that values are made of, each once."""
+    found: dict[Family, None] = {}
+    todo = list(values)
+    while todo:
+        family = todo.pop(0)
+        todo += family.inputs
+        if family.op == "input":
+            found[family] = None
+    return list(found)
+
+
+def elements(family: Family) -> int:
+    """Of a value without a batch axis."""
+    return math.prod(int(size) for size in family.shape)
+
+
+def compile_derived(values: Sequence[Family], dtype: str, target: Target) -> Compiled:
+    """`i32 rnnc_derive(ptr given)`: given are the addresses of all `leaves`, then of where each value goes."""
+    f = Function(NAME, [Val("ptr", "%given")], result="i32")
+    inputs = leaves(values)
+    pointers = [f.load("ptr", f.element(f.parameters[0], n, "i64"), 8) for n in range(len(inputs) + len(values))]
+    known = dict(zip(inputs, pointers, strict=False))
+    for value, result in zip(values, pointers[len(inputs) :], strict=True):
+        lanes = target.lanes(dtype)
+        whole = i64(elements(value) // lanes * lanes)
+        for width, start, stop in ((lanes, i64(0), whole), (1, whole, i64(elements(value)))):
+            with f.loop(start, stop, width) as loop:
+                made = _Elements(f, dtype, width, known).of(value, loop.index)
+                f.store(made, f.element(result, loop.index, SCALARS[dtype]), ELEMENT_BYTES[dtype])
+    f.ret(Val("i32", "0"))
+    module = Module()
+    module.add(f)
+    return compile_assembly(module.text(), target)
+
+
+class _Elements:
+    """Some elements side by side."""
+
+    def __init__(self, f: Function, dtype: str, lanes: int, pointers: dict[Family, Val]) -> None:
+        self.f, self.lanes, self.pointers = f, lanes, pointers
+        self.scalar, self.size = SCALARS[dtype], ELEMENT_BYTES[dtype]
+        self.math = VectorMath(f, self.scalar, lanes)
+
+    def of(self, family: Family, index: Val) -> Val:
+        """Elements index .. index + lanes; of a single element, as many copies."""
+        if family.op in ("const", "zeros"):
+            return self.math.constant(family.attr("value") if family.op == "const" else 0.0)
+        if family.op == "input":
+            return self._load(family, index)
+        if family.op == "slice":
+            return self.of(family.inputs[0], self.f.add(index, int(family.attr("start"))))
+        assert family.spec.emit is not None
+        made: Val = family.spec.emit(self.math, *(self.of(operand, index) for operand in family.inputs))
+        return made
+
+    def _load(self, family: Family, index: Val) -> Val:
+        f, pointer = self.f, self.pointers[family]
+        if elements(family) == 1:
+            return f.splat(f.load(self.scalar, pointer, self.size), self.lanes)
+        return f.load(vector(self.lanes, self.scalar), f.element(pointer, index, self.scalar), self.size)

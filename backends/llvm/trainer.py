@@ -1,0 +1,136 @@
+"""A step of a training as one call of machine code on each thread.
+
+    1  masks, a share of each; which rows of the table the batch names (the last thread)
+    2  weights packed, a share of them
+    3  loss and gradients of this thread's sequences
+    4  a share of: gradients summed over the threads, rows' gradients over steps; their squares
+    5  a share of the update, with the factor of clipping; parameters, and rows of the table
+
+Between the stages the threads meet (`rnnc.backends.llvm.crew`). Python fills in addresses and sizes before, and reads
+loss and norm after. What a step needs besides stays allocated from step to step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rnnc.backends.interpreter import evaluate
+from rnnc.backends.llvm.derived import NAME, compile_derived, elements, is_derivable, leaves
+from rnnc.backends.llvm.memory import ALIGNMENT, aligned_view
+from rnnc.backends.llvm.parallel import MOST_WORKERS
+from rnnc.backends.llvm.parts import address, split_batch
+from rnnc.backends.llvm.table import Table
+from rnnc.backends.llvm.team import Team
+from rnnc.backends.sparse import SparseRows
+from rnnc.backends.trainer import GRADIENT, Change, Memory, Report, Work
+from rnnc.ir.families import Family
+from rnnc.ir.ops import Array
+
+if TYPE_CHECKING:
+    from rnnc.backends.llvm.function import LlvmFunction
+    from rnnc.backends.llvm.noise import LlvmNoise
+    from rnnc.backends.llvm.update import LlvmUpdate
+
+SEED = GRADIENT + "loss"
+
+
+class LlvmTrainer:
+    """See `rnnc.backends.trainer.Trainer`. The function's outputs without a batch axis are sums over rows."""
+
+    def __init__(self, function: LlvmFunction, update: LlvmUpdate, noise: LlvmNoise, memory: Memory) -> None:
+        self.function, self.update, self.noise, self.memory = function, update, noise, memory
+        self.members = min(function.threads, MOST_WORKERS)
+        self.gradient = np.zeros(memory.dense, memory.dtype)
+        block = np.empty(function.layout.size * memory.dtype.itemsize + ALIGNMENT, np.uint8)
+        self.weights = aligned_view(block, function.layout.size, memory.dtype)
+        self.numbers = np.zeros(len(update.numbers), memory.dtype)
+        self.clip = np.zeros(1)
+        self.sources = _Sources(function, memory)
+        self.table = Table(memory) if memory.table is not None else None
+        self._teams: dict[int, Team] = {}
+
+    def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
+        """See `Trainer.run`."""
+        function = self.function
+        count = min(function.members(work.steps, work.batch), self.members)
+        if count not in self._teams:
+            self._teams[count] = Team(self, count)
+        team = self._teams[count]
+        self.sources.refresh(work.seed)
+        ragged = work.lengths is not None and function.ragged
+        lengths = np.ascontiguousarray(work.lengths, np.int64) if ragged else None
+        if change is not None:
+            self.numbers[:] = [change.scalars.get(name, 1.0) for name in self.update.numbers]
+            self.clip[0] = math.inf if change.clip is None else change.clip
+        parts = split_batch(work.steps, work.batch, lengths, count)
+        return team.run(work, parts, lengths, first=first, change=change is not None)
+
+    def rows(self) -> SparseRows:
+        """See `Trainer.rows`."""
+        assert self.table is not None
+        return self.table.rows_of()
+
+    def explain(self) -> str:
+        """See `Trainer.explain`."""
+        changing = ", ".join(self.sources.changing) or "nothing"
+        return (
+            "a step: one call of machine code on each thread: masks and rows of the table, packing, loss and "
+            f"gradients, sums and norm, update; computed by NumPy before it: {changing}\n"
+        )
+
+
+class _Sources:
+    """The arrays that packing reads: parameters, constants, and what is made of them.
+
+    What depends on parameters is made anew for each step: by generated code where it can be (`derive`: the function and
+    what it is given), or else by NumPy (`changing`).
+    """
+
+    def __init__(self, function: LlvmFunction, memory: Memory) -> None:
+        self._dtype = function.program.dtype
+        self._seed = np.ones(1, memory.dtype)
+        given = {**memory.constants, **memory.views(memory.flat["p"]), SEED: self._seed}
+        inputs = {name: family for name, family in function.parameters.items() if name in given}
+        self._known = {family: np.ascontiguousarray(given[name], memory.dtype) for name, family in inputs.items()}
+        fixed = {function.parameters[name] for name in memory.constants if name in function.parameters}
+        moving = [f for f in function.sources if f.op != "input" and not _made_of(f, fixed)]
+        derived = [family for family in moving if is_derivable(family)]
+        self._changing = {n: f for n, f in enumerate(function.sources) if f in moving and f not in derived}
+        self.changing = [family.name for family in self._changing.values()]
+        results = {family: np.empty(elements(family), memory.dtype) for family in derived}
+        self._held = [
+            results[family] if family in results else self._made(family, dict(self._known))
+            for family in function.sources
+        ]
+        self.pointers = np.array([address(array) for array in self._held] or [0], np.int64)
+        self._given = np.array(
+            [address(array) for array in (*(self._known[f] for f in leaves(derived)), *results.values())], np.int64
+        )
+        self._code = compile_derived(derived, self._dtype, function.target) if derived else None
+        self.derive = [(self._code.address(NAME), address(self._given))] if self._code else []
+
+    def refresh(self, seed: float) -> None:
+        """Before a step: the factor of the loss, and what NumPy makes."""
+        self._seed[0] = seed
+        known = dict(self._known) if self._changing else {}
+        for number, family in self._changing.items():
+            self._held[number] = self._made(family, known)
+            self.pointers[number] = address(self._held[number])
+
+    def _made(self, family: Family, known: dict[Family, Array]) -> Array:
+        if family not in known:
+            for operand in family.inputs:
+                if operand.spec.arity != 0:
+                    self._made(operand, known)
+            known[family] = np.ascontiguousarray(evaluate(family, known, self._dtype), self._dtype)
+        return known[family]
+
+
+def _made_of(family: Family, fixed: set[Family]) -> bool:
+    """Whether a value depends on nothing but some inputs and numbers."""
+    if family.op == "input":
+        return family in fixed
+    return all(_made_of(operand, fixed) for operand in family.inputs)

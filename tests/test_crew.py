@@ -1,0 +1,176 @@
+"""Crews of threads that meet in machine code, and the functions they call in a training step."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rnnc
+from rnnc.backends.interpreter import evaluate
+from rnnc.backends.llvm import crew, derived, parallel
+from rnnc.backends.llvm.driver import Interface, Slot, emit_driver
+from rnnc.backends.llvm.packers import pack_plan, shares
+from rnnc.backends.llvm.parts import address
+from rnnc.backends.llvm.target import host
+from rnnc.backends.planning.planner import plan
+from rnnc.ir.equations import Value, exp, linear, tanh
+from rnnc.ir.families import families
+from rnnc.ir.graph import Graph
+from rnnc.ir.pipeline import rolled_program
+
+Callback = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+
+
+class Log:
+    """Python functions for a crew to call; what was called, in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, int]] = []
+        self._held: list[Any] = []
+
+    def call(self, stage: int, member: int, result: int = 0, wait: float = 0.0) -> tuple[int, int]:
+        def function(_: object) -> int:
+            time.sleep(wait)
+            self.lines.append((stage, member))
+            return result
+
+        made = Callback(function)
+        self._held.append(made)
+        return ctypes.cast(made, ctypes.c_void_p).value or 0, 0
+
+
+def scripts(log: Log, members: int, stages: int = 3, **options: Any) -> list[Any]:
+    return [[[log.call(s, m, **options)] for s in range(stages)] for m in range(members)]
+
+
+@pytest.mark.parametrize("members", (1, 2, 5))
+def test_no_one_begins_a_stage_before_all_have_ended_the_one_before(members: int) -> None:
+    log = Log()
+    made = [[[log.call(s, m, wait=0.01 * ((m + s) % 3))] for s in range(3)] for m in range(members)]
+    written = crew.crew().written(made)
+    for _ in range(2):  # a script may be run again
+        log.lines.clear()
+        assert crew.crew().run(written) == 0
+        assert [stage for stage, _ in log.lines] == sorted([0, 1, 2] * members)
+        assert sorted(log.lines) == [(s, m) for s in range(3) for m in range(members)]
+
+
+def test_a_stage_may_have_any_number_of_calls() -> None:
+    log = Log()
+    made = [[[], [log.call(1, 0), log.call(2, 0)], []], [[log.call(0, 1)], [], [log.call(3, 1)]]]
+    assert crew.crew().run(crew.crew().written(made)) == 0
+    assert log.lines == [(0, 1), (1, 0), (2, 0), (3, 1)]
+
+
+@pytest.mark.parametrize("members", (1, 3))
+def test_an_error_ends_the_work_of_all(members: int) -> None:
+    log = Log()
+    made = scripts(log, members)
+    made[-1][1] = [log.call(1, members - 1, result=7), log.call(9, 9)]
+    assert crew.crew().run(crew.crew().written(made)) == 7
+    assert {stage for stage, _ in log.lines} == {0, 1}
+
+
+def test_who_waits_for_a_thread_that_cannot_start_goes_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **named: Any) -> Future[Any]:  # type: ignore[override]
+            if self.started:
+                raise RuntimeError("can't start new thread")
+            self.started = True
+            return super().submit(*arguments, **named)
+
+        started = False
+
+    with Pool(2) as pool:
+        monkeypatch.setattr(parallel, "_workers", lambda: pool)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            crew.crew().run(crew.crew().written(scripts(Log(), 3)))
+
+
+def test_many_crews_at_once_do_not_wait_for_each_other_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two waiting members, four crews of three."""
+    monkeypatch.setattr(crew, "_places", threading.Semaphore(2))
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(parallel, "_workers", lambda: pool)
+        logs = [Log() for _ in range(4)]
+        runs = [
+            threading.Thread(target=crew.crew().run, args=(crew.crew().written(scripts(log, 3)),), daemon=True)
+            for log in logs
+        ]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join(60)
+        assert not any(run.is_alive() for run in runs)
+    assert all(len(log.lines) == 9 for log in logs)
+
+
+# -- what members share --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", (1, 2, 3, 40))
+def test_shares_of_packing_are_all_of_it(count: int) -> None:
+    planned = plan(rolled_program(rnnc.LSTM(17, 30, 3).stack()))
+    slots = {f"{state}_{end}_l{k}": Slot(f"{state}{end}{k}") for state in "hc" for end in "0n" for k in range(3)}
+    _, layout, _ = emit_driver(planned, Interface(("x", "output"), slots), host())
+    sweeps = [sweep for packed in layout.phases for sweep in pack_plan(packed)]
+    bounds = shares(sweeps, count)
+    assert len(bounds) == count
+    assert [n for first, stop in bounds for n in range(first, stop)] == list(range(len(sweeps)))
+    if count == 2:
+        written = [sum(m.inner * m.fill for s in sweeps[a:b] for m in s.moves) for a, b in bounds]
+        assert min(written) > 0.3 * sum(written)
+
+
+# -- values made of parameters -------------------------------------------------------------------------
+
+TREES: dict[str, Callable[[Value, Value, Value], Value]] = {
+    "sum": lambda a, b, c: a + b,
+    "slices": lambda a, b, c: a.split(3)[2] + b.split(3)[0] * 2.5,
+    "slice of a sum": lambda a, b, c: (a + b).split(3)[1],
+    "one number": lambda a, b, c: a * c - 0.5,
+    "functions": lambda a, b, c: tanh(a) / exp(b),
+}
+
+
+@pytest.mark.parametrize("size", (3, 24, 57))
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("tree", TREES)
+def test_values_made_of_parameters(tree: str, dtype: str, size: int) -> None:
+    graph = Graph(dtype, 1)
+    a, b, c = (Value(graph, graph.input(name, (n,))) for name, n in (("a", size), ("b", size), ("c", 1)))
+    made = TREES[tree](a, b, c)
+    graph.outputs["made"] = made.node
+    family = families(graph)[made.node]
+    assert derived.is_derivable(family)
+    rng, inputs = np.random.default_rng(size), derived.leaves([family])
+    values = {leaf: rng.uniform(-1, 1, tuple(map(int, leaf.shape))).astype(dtype) for leaf in inputs}
+    guarded = np.full(derived.elements(family) + 16, 7, dtype)
+    given = np.array([*(address(values[leaf]) for leaf in inputs), address(guarded[8:])], np.int64)
+    code = derived.compile_derived([family], dtype, host())
+    assert Callback(code.address(derived.NAME))(address(given)) == 0
+    assert (guarded[:8] == 7).all() and (guarded[-8:] == 7).all()
+    tolerance = 1e-6 if dtype == "float32" else 1e-14
+    np.testing.assert_allclose(guarded[8:-8], _evaluated(family, dict(values), dtype), rtol=tolerance)
+
+
+def _evaluated(family: Any, known: dict[Any, Any], dtype: str) -> Any:
+    for operand in family.inputs:
+        if operand.op != "const" and operand not in known:
+            known[operand] = _evaluated(operand, known, dtype)
+    return known[family] if family in known else evaluate(family, known, dtype)
+
+
+def test_products_of_parameters_are_left_to_numpy() -> None:
+    graph = Graph("float32", 1)
+    w, v = (Value(graph, graph.input(name, (4, 4))) for name in "wv")
+    product = linear(w, v)
+    graph.outputs["made"] = product.node
+    assert not derived.is_derivable(families(graph)[product.node])

@@ -1,0 +1,182 @@
+"""A training step in one call of machine code: the same numbers as from the parts it is made of, on any threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import rnnc
+from rnnc import train
+from rnnc.backends.llvm import function, trainer
+from rnnc.backends.trainer import ComposedTrainer
+from rnnc.ir.equations import Value, linear, tanh
+from rnnc.losses import cross_entropy
+from rnnc.optimizers import SGD, Adam, AdamW, Optimizer
+from tests.training_data import LENGTHS, WORDS, series, tagged, tagger
+
+
+@dataclass(frozen=True)
+class Squashed(rnnc.Cell):
+    """A weight that is computed from a parameter: the gradient is made of sums over rows, and is none itself."""
+
+    name: ClassVar[str] = "squashed"
+
+    def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        return {"weight_ih": (hidden_size, input_size), "weight_hh": (hidden_size, hidden_size)}
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+        h = tanh(linear(x, tanh(p.weight_ih)) + linear(state.h, p.weight_hh))
+        return h, {"h": h}
+
+
+@pytest.fixture(autouse=True)
+def _small_batches_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
+
+
+def noisy(dtype: str = "float64", padding: int | None = None) -> Any:
+    """Every kind of mask: a step's, a sequence's, a state's, one behind a readout; and a row for padding."""
+    spec = rnnc.RNN(6, 20, 2, dropout=0.3, bidirectional=True, dtype=dtype)
+    return rnnc.Sequential(
+        rnnc.Embedding(WORDS, 6, padding_index=padding),
+        rnnc.Dropout(0.2, variational=True),
+        rnnc.Regularized(spec, recurrent_dropout=0.2, zoneout=0.1),
+        rnnc.Dropout(0.4),
+        rnnc.Linear(40, 3),
+    )
+
+
+def steps(model: Any, optimizer: Optimizer, pairs: Any, *, count: int = 4, **options: Any) -> Any:
+    """A TrainingStep after some updates, and what they reported."""
+    step = train.TrainingStep(model, "cross_entropy", optimizer, seed=5, **options)
+    data = train.Sequences(model, step.loss, pairs)
+    orders = [np.random.default_rng(number).permutation(len(data))[:5] for number in range(count)]
+    return step, [step.step(data.batch(rows))[0] for rows in orders]
+
+
+def same(one: Any, other: Any, tolerance: float) -> None:
+    (a, reports), (b, others) = one, other
+    np.testing.assert_allclose(reports, others, rtol=tolerance)
+    scale = np.abs(a.flat).max()
+    np.testing.assert_allclose(a.flat, b.flat, rtol=0, atol=tolerance * scale)
+    for slot in a.slots:
+        largest = np.abs(a.slots[slot]).max()
+        np.testing.assert_allclose(a.slots[slot], b.slots[slot], rtol=0, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lengths", "threads"),
+    (
+        (SGD(0.3), LENGTHS, 2),
+        (SGD(0.2, 0.9, nesterov=True), (4,) * 6, 3),
+        (Adam(0.01), LENGTHS, 1),
+        (AdamW(0.02), LENGTHS, 5),
+    ),
+)
+def test_one_call_does_what_the_parts_do(optimizer: Optimizer, lengths: Any, threads: int) -> None:
+    """Gradients are clipped; some rows of the table are never read, some often; one never changes."""
+    model, pairs = noisy(padding=2), tagged(lengths=lengths)
+    fused = steps(model, optimizer, pairs, clip=0.2, threads=threads)
+    assert isinstance(fused[0]._trainer, trainer.LlvmTrainer)
+    assert min(report.norm for report in fused[1]) > 0.2
+    same(fused, steps(model, optimizer, pairs, clip=0.2, backend="reference"), 1e-11)
+
+
+@pytest.mark.parametrize("readout", ("last", "mean"))
+def test_behind_a_readout(readout: str) -> None:
+    model = tagger(readout=readout)
+    pairs = tagged(readout=readout)
+    same(steps(model, Adam(0.01), pairs, threads=3), steps(model, Adam(0.01), pairs, backend="reference"), 1e-11)
+
+
+@pytest.mark.parametrize("threads", (1, 3))
+def test_the_same_threads_give_the_same_bits(threads: int) -> None:
+    """However large the batches before: memory that is used again holds other numbers then."""
+    model, pairs = noisy("float32"), tagged(lengths=LENGTHS)
+    first, reports = steps(model, AdamW(0.01), pairs, threads=threads, clip=1.0)
+    second = train.TrainingStep(model, "cross_entropy", AdamW(0.01), seed=5, threads=threads, clip=1.0)
+    data = train.Sequences(model, second.loss, pairs * 7)
+    second.gradients(data.batch(np.arange(len(data))))
+    orders = [np.random.default_rng(number).permutation(len(pairs))[:5] for number in range(4)]
+    assert [second.step(data.batch(rows))[0] for rows in orders] == reports
+    np.testing.assert_array_equal(first.flat, second.flat)
+
+
+@pytest.mark.parametrize("threads", (1, 3))
+def test_batches_that_count_as_one(threads: int) -> None:
+    """The second and third batch add to the dense gradients, and to rows of the table, old and new ones."""
+    model, results = noisy(), []
+    data = train.Sequences(model, cross_entropy(), tagged(lengths=LENGTHS * 3))
+    for options in ({"threads": threads}, {"backend": "reference"}):
+        step = train.TrainingStep(model, data.loss, Adam(0.01), clip=0.2, seed=5, **options)  # type: ignore[arg-type]
+        reports = []
+        for _ in range(3):
+            parts = [data.batch(np.arange(a, b), a) for a, b in ((0, 3), (3, 14), (14, 18))]
+            reports.append(step.step(parts)[0])
+        results.append((step, reports))
+    same(*results, 1e-11)
+
+
+@pytest.mark.parametrize("threads", (1, 3))
+def test_what_lies_in_the_padding_reaches_nothing(threads: int) -> None:
+    """Gradients of steps that are not there are neither cleared nor read."""
+    model, pairs = noisy(), tagged()
+    step = train.TrainingStep(model, "cross_entropy", SGD(0.1), threads=threads)
+    batch = train.Sequences(model, step.loss, pairs).batch(np.arange(len(pairs)))
+    loss, before = step.gradients(batch)
+    assert isinstance(step._trainer, trainer.LlvmTrainer)
+    for team in step._trainer._teams.values():
+        for block in team.space._blocks.values():
+            block[...] = np.nan
+    again, after = step.gradients(batch)
+    assert loss == again
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_a_row_that_the_table_lacks_is_refused_and_nothing_changes() -> None:
+    model, pairs = tagger(), tagged()
+    step = train.TrainingStep(model, "cross_entropy", Adam(0.1), threads=2)
+    batch = train.Sequences(model, step.loss, pairs).batch(np.arange(len(pairs)))
+    before = step.flat.copy()
+    wrong = batch.x.copy()
+    wrong[0, 3] = WORDS
+    with pytest.raises(IndexError, match=f"{WORDS}, 4"):
+        step.step(batch._replace(x=wrong))
+    np.testing.assert_array_equal(step.flat, before)
+    assert step.updates == 0
+    step.step(batch)
+    assert step.updates == 1 and not np.array_equal(step.flat, before)
+
+
+def test_negative_numbers_count_from_the_end_of_the_table() -> None:
+    model, results = tagger(), []
+    for change in (0, WORDS):
+        step = train.TrainingStep(model, "cross_entropy", Adam(0.1), threads=2)
+        batch = train.Sequences(model, step.loss, tagged()).batch(np.arange(4))
+        step.step(batch._replace(x=batch.x - change))
+        results.append(step.flat)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    (
+        (rnnc.LSTM(4, 5, dtype="float64"), trainer.LlvmTrainer),
+        (rnnc.Recurrent(Squashed(), 4, 5, dtype="float64"), ComposedTrainer),
+    ),
+    ids=("sums", "made of sums"),
+)
+def test_networks_without_a_table(layer: Any, kind: type[Any]) -> None:
+    model, results = rnnc.Sequential(layer, rnnc.Linear(5, 3)), []
+    for options in ({"threads": 3}, {"backend": "reference"}):
+        step = train.TrainingStep(model, "mse", SGD(0.1), clip=0.1, **options)  # type: ignore[arg-type]
+        assert isinstance(step._trainer, kind if "threads" in options else ComposedTrainer)
+        assert ("one call" in step.explain()) == isinstance(step._trainer, trainer.LlvmTrainer)
+        data = train.Sequences(model, step.loss, series())
+        results.append((step, [step.step(data.batch(np.arange(6)))[0] for _ in range(3)]))
+    same(*results, 1e-11)
