@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,7 @@ class Primitives(Protocol):
     def select(self, condition: Any, a: Any, b: Any) -> Any: ...
 
 
+ZeroOf = Literal["all", "any", "first", "never"]
 ShapeRule = Callable[[Sequence[Shape], Mapping[str, AttrValue]], Shape]
 Meaning = Callable[..., Array]
 Emit = Callable[..., Any]
@@ -87,6 +88,8 @@ class Op:
         operands together, or have a rule of their own.
     jvp: that rule of forward mode: tangent of x, y, x -> tangent of y.
     costly: an elementwise op that takes longer than reading its result back from memory.
+    zero_of: when a row of the result is exactly 0 for any finite operands: if "all" operands are 0 in that row, or
+        "any", or the "first" one; "never" is always right to say.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Op:
     identity: float | None = None
     costly: bool = False
     jvp: Callable[..., Any] | None = None
+    zero_of: ZeroOf = "never"
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
@@ -230,9 +234,12 @@ def _map(
     commutative: bool = False,
     boolean: bool = False,
     costly: bool = False,
+    zero_of: ZeroOf = "never",
 ) -> Op:
     flags = (commutative, boolean)
-    return Op(name, Kind.ELEMENTWISE, arity, _elementwise, meaning, emit, (), *flags, vjp, costly=costly)
+    return Op(
+        name, Kind.ELEMENTWISE, arity, _elementwise, meaning, emit, (), *flags, vjp, costly=costly, zero_of=zero_of
+    )
 
 
 _TABLE = (
@@ -247,15 +254,15 @@ _TABLE = (
     Op("exit", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
     Op("tsum", Kind.TIME_SUM, None, _all_same, _sum, commutative=True, vjp=gradients.tsum),
     # Elementwise.
-    _map("add", None, _sum, _emit_sum, gradients.add, commutative=True),
-    _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b), gradients.sub),
-    _map("mul", 2, np.multiply, lambda e, a, b: e.mul(a, b), gradients.mul, commutative=True),
-    _map("div", 2, np.divide, lambda e, a, b: e.div(a, b), gradients.div, costly=True),
-    _map("neg", 1, np.negative, lambda e, a: e.neg(a), partials(lambda g, y, x: -g)),
-    _map("abs", 1, np.abs, lambda e, a: e.absolute(a), gradients.absolute),
+    _map("add", None, _sum, _emit_sum, gradients.add, commutative=True, zero_of="all"),
+    _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b), gradients.sub, zero_of="all"),
+    _map("mul", 2, np.multiply, lambda e, a, b: e.mul(a, b), gradients.mul, commutative=True, zero_of="any"),
+    _map("div", 2, np.divide, lambda e, a, b: e.div(a, b), gradients.div, costly=True, zero_of="first"),
+    _map("neg", 1, np.negative, lambda e, a: e.neg(a), partials(lambda g, y, x: -g), zero_of="all"),
+    _map("abs", 1, np.abs, lambda e, a: e.absolute(a), gradients.absolute, zero_of="all"),
     _map("exp", 1, np.exp, lambda e, a: e.exp(a), partials(lambda g, y, x: g * y), costly=True),
     _map("log", 1, np.log, lambda e, a: e.log(a), partials(lambda g, y, x: g / x), costly=True),
-    _map("sqrt", 1, np.sqrt, lambda e, a: e.sqrt(a), partials(lambda g, y, x: g * 0.5 / y), costly=True),
+    _map("sqrt", 1, np.sqrt, lambda e, a: e.sqrt(a), partials(lambda g, y, x: g * 0.5 / y), costly=True, zero_of="all"),
     _map(
         "rsqrt",
         1,
@@ -265,20 +272,29 @@ _TABLE = (
         costly=True,
     ),
     _map("sigmoid", 1, _sigmoid, lambda e, a: e.sigmoid(a), partials(lambda g, y, x: g * (y * (1.0 - y))), costly=True),
-    _map("tanh", 1, np.tanh, lambda e, a: e.tanh(a), partials(lambda g, y, x: g * (1.0 - y * y)), costly=True),
+    _map(
+        "tanh",
+        1,
+        np.tanh,
+        lambda e, a: e.tanh(a),
+        partials(lambda g, y, x: g * (1.0 - y * y)),
+        costly=True,
+        zero_of="all",
+    ),
     _map(
         "relu",
         1,
         lambda x: np.maximum(x, x.dtype.type(0)),
         lambda e, a: e.maximum(a, e.constant(0.0)),
         gradients.relu,
+        zero_of="all",
     ),
     _map("maximum", 2, np.maximum, lambda e, a, b: e.maximum(a, b), gradients.maximum, commutative=True),
     _map("minimum", 2, np.minimum, lambda e, a, b: e.minimum(a, b), gradients.minimum, commutative=True),
     _map("greater", 2, np.greater, lambda e, a, b: e.greater(a, b), None, boolean=True),
     _map("select", 3, np.where, lambda e, c, a, b: e.select(c, a, b), gradients.select_),
     # The value, held constant by differentiation.
-    _map("stop_gradient", 1, lambda x: x, lambda e, a: a, None),
+    _map("stop_gradient", 1, lambda x: x, lambda e, a: a, None, zero_of="all"),
     # Matrix product of (M, K) and (K, N), or (N, K) with transpose_b.
     Op(
         "matmul",
@@ -289,6 +305,7 @@ _TABLE = (
         attrs=("transpose_b",),
         vjp=gradients.matmul,
         products=True,
+        zero_of="first",
     ),
     # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). What weight gradients are made of.
     Op("outer", Kind.OUTER, 2, _outer_shape, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
@@ -301,6 +318,7 @@ _TABLE = (
         _slice,
         attrs=("axis", "start", "stop"),
         vjp=gradients.slice_,
+        zero_of="all",
     ),
     Op(
         "concat",
@@ -310,6 +328,7 @@ _TABLE = (
         lambda *xs, axis: np.concatenate(xs, axis),
         attrs=("axis",),
         vjp=gradients.concat,
+        zero_of="all",
     ),
     # Sums over the last axis, kept with size 1 (`reduce_sum`), and over the first one, of a matrix, kept if asked for
     # (`reduce_rows`).
@@ -322,6 +341,7 @@ _TABLE = (
         lambda e, a, b: e.add(a, b),
         identity=0.0,
         vjp=gradients.broadcast_back,
+        zero_of="all",
     ),
     # The largest of the last axis, kept with size 1; NaN if one is.
     Op(

@@ -85,17 +85,18 @@ def _zero_past_end(values: list[Family]) -> set[Family]:
 
 def _becomes_zero(family: Family, inputs: list[bool]) -> bool:
     """Whether a value is zero past the end, given which of its operands are."""
-    match family.op:
-        case "select":
-            masked = _is_mask(family.inputs[0]) and inputs[2]
-            return masked or (inputs[1] and inputs[2])
-        case "matmul" | "div":
+    if family.op == "select" and _is_mask(family.inputs[0]) and inputs[2]:
+        return True
+    if family.op == "select":
+        return inputs[1] and inputs[2]
+    match family.spec.zero_of:
+        case "first":
             return inputs[0]
-        case "mul":
+        case "any":
             return any(inputs)
-        case "add" | "sub" | "neg" | "abs" | "relu" | "tanh" | "sqrt" | "reduce_sum" | "stop_gradient":
+        case "all":
             return all(inputs)
-    return family.spec.kind is Kind.VIEW and all(inputs)
+    return False
 
 
 def _check_sum(family: Family, zero: set[Family]) -> None:

@@ -481,6 +481,69 @@ def test_wrong_names_are_named() -> None:
     assert {"d_x", "e_x"} <= set(vjp(vjp(graph, ["x"]), ["x"], {"output": "e_output"}, prefix="e_").outputs)
 
 
+def test_a_seed_is_no_input_that_is_there_already() -> None:
+    graph = Graph("float64", 1)
+    a, b = graph.input("a", B3), graph.input("b", B3)
+    graph.outputs["y"] = graph.add("mul", (a, b))
+    with raises_saying(IRError, "seeds", "input 'b'", "adjoint of 'y'"):
+        vjp(graph, ["a"], {"y": "b"})
+    assert smooth_inputs(vjp(graph, ["a"], {"y": "c"})) == ("a", "b", "c")
+
+
+def carried_without_exit(steps: int, delta: int) -> Graph:
+    """h = tanh(x + w h'), of which every step is an output and the last one no more than that."""
+    graph = Graph("float64", steps)
+    w, h, ys = graph.input("w", (3,)), graph.input("h_0", B3), {}
+    for t in range(steps)[::delta]:
+        read = graph.carry(h, "h", delta, t)
+        h = graph.add("tanh", (graph.add("add", (graph.input("x", B3, t), graph.add("mul", (w, read)))),))
+        ys[t] = h
+    graph.outputs["y"] = tuple(ys[t] for t in range(steps))
+    return graph
+
+
+@pytest.mark.parametrize("delta", (1, -1))
+def test_a_state_without_an_exit_has_derivatives(delta: int) -> None:
+    """The same as with an exit that nothing reads; they roll, too."""
+    made = verify(vjp(carried_without_exit(4, delta), ["x", "w", "h_0"]))
+    feeds = data_for(made, 4)
+    found = run_graph(made, feeds)
+    other = carried_without_exit(4, delta)
+    last = other.outputs["y"][3 if delta > 0 else 0]  # type: ignore[index]
+    other.outputs["h_n"] = other.exit(last, "h", delta)
+    expected = run_graph(verify(vjp(other, ["x", "w", "h_0"], {"y": "d_y"})), feeds)
+    assert {"d_x", "d_w", "d_h_0"} <= set(found)
+    assert_points_agree(found, {name: expected[name] for name in found}, 1e-14)
+    rolled = roll(optimize(vjp(carried_without_exit(3, delta), ["x", "w", "h_0"]))[0])
+    assert_points_agree(run_rolled(rolled, feeds, 4), found, 1e-14)
+
+
+def test_a_state_that_only_another_unread_state_reads_has_equal_steps() -> None:
+    """h' = tanh(w sum(c)), c' = w x: but for the last step, adjoints of c come through h, whose carry nothing reads."""
+
+    def build(steps: int) -> Graph:
+        graph = Graph("float64", steps)
+        w, h, c = graph.input("w", (3,)), graph.input("h_0", B3), graph.input("c_0", B3)
+        for t in range(steps):
+            read = graph.carry(c, "c", 1, t)
+            graph.carry(h, "h", 1, t)
+            h = graph.add("tanh", (graph.add("mul", (w, graph.add("reduce_sum", (read,)))),))
+            c = graph.add("mul", (w, graph.input("x", B3, t)))
+        graph.outputs |= {"h_n": graph.exit(h, "h", 1), "c_n": graph.exit(c, "c", 1)}
+        return verify(vjp(graph, ["w", "x", "h_0", "c_0"]))
+
+    rolled = roll(optimize(build(3))[0])
+    for steps in (1, 2, 4):
+        whole = build(steps)
+        feeds = data_for(whole, steps)
+        assert_points_agree(run_rolled(rolled, feeds, steps), run_graph(whole, feeds), 1e-14)
+
+
+def test_of_one_step_without_an_exit_nothing_says_what_the_state_becomes() -> None:
+    with raises_saying(IRError, "carry", "exit", "two steps"):
+        vjp(carried_without_exit(1, 1), ["h_0"])
+
+
 def test_an_output_that_is_an_input_has_its_seed_as_gradient() -> None:
     graph = Graph("float64", 2)
     xs = tuple(graph.input("x", B3, t) for t in range(2))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 
 import rnnc
 from rnnc.ir.errors import IRError
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import lower
+from rnnc.ir.ops import OPS, Kind, Op
 from rnnc.ir.passes import optimize
 from rnnc.ir.pipeline import rolled_program
 from rnnc.ir.ragged import check_rows_end
@@ -59,3 +63,37 @@ def test_an_output_that_is_not_cleared_is_found() -> None:
     with pytest.raises(IRError, match="output 'output'.*not zero"):
         check_rows_end(roll(optimize(masked_rnn(keep=True, clear=False))[0]))
     check_rows_end(roll(optimize(masked_rnn(keep=True, clear=True))[0]))
+
+
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.zero_of != "never" and op.kind is not Kind.VIEW])
+def test_what_the_table_says_of_zeros_is_so(op: Op) -> None:
+    """Whatever the other operands are."""
+    assert op.meaning is not None
+    count, rng = op.arity or 3, np.random.default_rng(0)
+    attrs = {"transpose_b": False} if op.attrs else {}
+    said = {"all": all, "any": any, "first": lambda zeros: zeros[0]}[op.zero_of]
+    held = 0
+    for zeros in itertools.product((False, True), repeat=count):
+        operands = [np.zeros((3, 3)) if zero else rng.uniform(0.5, 2, (3, 3)) for zero in zeros]
+        if said(zeros):
+            held += 1
+            with np.errstate(invalid="ignore"):  # 0 / 0, in rows that have no divisor either: nobody reads those
+                result = op.meaning(*operands, **attrs)
+            assert not np.nan_to_num(result).any(), zeros
+    assert held
+
+
+def test_ops_that_make_something_of_zeros_do_not_claim_otherwise() -> None:
+    claimed = {op.name for op in OPS.values() if op.zero_of != "never"}
+    assert not claimed & {
+        "exp",
+        "sigmoid",
+        "log",
+        "rsqrt",
+        "greater",
+        "select",
+        "outer",
+        "carry",
+        "input",
+        "reduce_rows",
+    }

@@ -7,9 +7,10 @@ states and is a fixpoint.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from rnnc.ir.errors import IRError
+from rnnc.ir.families import families
 from rnnc.ir.graph import Graph, Node, remap_outputs
 from rnnc.ir.ops import Kind
 
@@ -22,6 +23,19 @@ def check_names(graph: Graph, wrt: Collection[str]) -> None:
             raise IRError(f"wrt: the graph has no input {name!r}; it has {', '.join(map(repr, known))}")
         if known[name].dtype == "bool":
             raise IRError(f"wrt: the input {name!r} is a mask, which has no derivative")
+
+
+def check_new(graph: Graph, seeds: Mapping[str, str], results: Iterable[str]) -> None:
+    """IRError if a seed would be one with an input that is there already."""
+    taken = {n.attr("name") for n in graph.nodes if n.op == "input"}
+    for output, seed in seeds.items():
+        if seed in taken:
+            for name in results:  # of both, the name that any prefix but this one mends
+                check_free(graph, name)
+            raise IRError(
+                f"seeds: the graph has an input {seed!r} already; give the adjoint of {output!r} another name, "
+                "or choose another prefix"
+            )
 
 
 def depends(graph: Graph, wrt: Collection[str]) -> set[Node]:
@@ -57,24 +71,25 @@ def _any(nodes: Iterable[Node], active: set[Node]) -> bool:
 def reached(graph: Graph, active: set[Node], seeded: Collection[Node]) -> tuple[set[Node], list[Node]]:
     """Active nodes that get an adjoint when `seeded` have one, and those of them that then need one of zeros.
 
-    If one carry of a state gets an adjoint, or its exit does, all of them do: what is not read anywhere, or not seeded,
-    contributes zeros.
+    If one carry of a state gets an adjoint, or its exit does, all of them do: to what is not seeded, and not read by
+    anything that has an adjoint in the end, zeros contribute. (Not to what some other state, reached later, reads: the
+    last step, whose carry is reached at once, would differ from the others.)
     """
     has = {n for n in seeded if n in active}
     states: dict[str, list[Node]] = {}
     for node in graph.nodes:
         if node.spec.kind is Kind.CARRY and node in active:
             states.setdefault(node.attr("state"), []).append(node)
-    missing: dict[Node, None] = {}
     while True:
         for node in reversed(graph.nodes):
             if node in has:
                 has.update(i for i in node.inputs if i in active)
         new = [n for nodes in states.values() if any(n in has for n in nodes) for n in nodes if n not in has]
         if not new:
-            return has, list(missing)
-        missing.update(dict.fromkeys(new))
+            break
         has.update(new)
+    given = {i for n in has for i in n.inputs} | set(seeded)
+    return has, [n for nodes in states.values() for n in nodes if n in has and n not in given]
 
 
 def fresh_prefix(graph: Graph, letter: str) -> str:
@@ -99,8 +114,36 @@ def copy(graph: Graph) -> Graph:
     return result
 
 
-def add_output(graph: Graph, name: str, output: Node | tuple[Node, ...]) -> None:
-    """A new output. IRError if there is one of that name: differentiate again with another prefix."""
+def add_exits(graph: Graph, active: set[Node]) -> None:
+    """Gives each active state the exit it lacks, so that every step hands on its adjoint.
+
+    What the state becomes in the last step is the value there that is equal, up to a shift of time, to those that the
+    other steps carry on. IRError if there is but one step, which carries nothing on.
+    """
+    done = {n.attr("state") for n in graph.nodes if n.op == "exit"}
+    lacking = [n for n in graph.nodes if n.op == "carry" and n in active and n.attr("state") not in done]
+    carried = {n.attr("state"): n for n in lacking if n.inputs[0].step is not None}
+    for node in lacking:
+        if node.attr("state") not in carried:
+            raise IRError(f"{node}: nothing says what this state becomes; add its exit, or build two steps or more")
+    of = families(graph) if carried else {}
+    for state, node in carried.items():
+        delta = int(node.attr("delta"))
+        last = graph.steps - 1 if delta > 0 else 0
+        value = next((n for n in graph.nodes if n.step == last and of.get(n) is of[node.inputs[0]]), None)
+        if value is None:
+            raise IRError(f"{node}: nothing says what this state becomes in step {last}; add its exit")
+        graph.site = node.site
+        graph.exit(value, state, delta)
+
+
+def check_free(graph: Graph, name: str) -> None:
+    """IRError if there is an output of that name: differentiate again with another prefix."""
     if name in graph.outputs:
         raise IRError(f"prefix: the graph has an output {name!r} already; choose another prefix")
+
+
+def add_output(graph: Graph, name: str, output: Node | tuple[Node, ...]) -> None:
+    """A new output; see `check_free`."""
+    check_free(graph, name)
     graph.outputs[name] = output

@@ -14,7 +14,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
-from rnnc.ir.autodiff.activity import add_output, check_names, copy, depends, fresh_prefix, reached
+from rnnc.ir.autodiff.activity import (
+    add_exits,
+    add_output,
+    check_names,
+    check_new,
+    copy,
+    depends,
+    fresh_prefix,
+    reached,
+)
 from rnnc.ir.equations import Value
 from rnnc.ir.errors import IRError
 from rnnc.ir.graph import Graph, Node
@@ -27,13 +36,16 @@ def vjp(graph: Graph, wrt: Collection[str], seeds: Mapping[str, str] | None = No
     wrt: names of inputs. seeds: output name -> name of the new input that holds its adjoint; outputs left out have
     none (default: every output, seeded by prefix + its name). The new outputs are called prefix + input name; an input
     that no seeded output depends on gets none.
-    Raises IRError if a name is unknown, or an output of that name is there already.
+    Raises IRError if a name is unknown, or an input or output of a new one's name is there already.
     """
     check_names(graph, wrt)
     seeds = {name: prefix + name for name in graph.outputs} if seeds is None else seeds
     if unknown := set(seeds) - set(graph.outputs):
         raise IRError(f"seeds: the graph has no output {min(unknown)!r}; it has {', '.join(map(repr, graph.outputs))}")
-    return _Reverse(copy(graph), wrt, seeds, prefix).run()
+    made = copy(graph)
+    check_new(made, seeds, (prefix + name for name in wrt))
+    add_exits(made, depends(made, wrt))
+    return _Reverse(made, wrt, seeds, prefix).run()
 
 
 class _Reverse:
