@@ -18,11 +18,23 @@ from rnnc.backends.cuda.chip import Chip
 from rnnc.backends.cuda.device import CupyDevice
 from rnnc.backends.cuda.executable import CudaExecutable
 from rnnc.backends.cuda.function import CudaFunction
+from rnnc.backends.cuda.noise import CudaNoise
 from rnnc.backends.cuda.tensor import KINDS
+from rnnc.backends.cuda.trainer import CudaUpdate
 from rnnc.ir.computation import Computation
+from rnnc.ir.graph import Graph
 from rnnc.ir.lower import Stack
 
-__all__ = ["OPERANDS", "CudaExecutable", "CudaFunction", "arrays", "compile", "compile_function"]
+__all__ = [
+    "OPERANDS",
+    "CudaExecutable",
+    "CudaFunction",
+    "arrays",
+    "compile",
+    "compile_function",
+    "compile_noise",
+    "compile_update",
+]
 
 
 def _cupy() -> Any:
@@ -54,6 +66,16 @@ def compile_function(
 ) -> CudaFunction:
     """Compiles a computation for the GPU at hand, or for a chip."""
     return CudaFunction(computation, chip or _chip(), CupyDevice, operands)
+
+
+def compile_update(graph: Graph) -> CudaUpdate:
+    """Compiles the equations of an optimiser."""
+    return CudaUpdate(graph, CupyDevice)
+
+
+def compile_noise(dtype: str) -> CudaNoise:
+    """Compiles the masks of dropout and zoneout."""
+    return CudaNoise(dtype, CupyDevice)
 
 
 def _chip() -> Chip:

@@ -15,12 +15,12 @@ ROW_WARPS = 4
 def emit_map(phase: Phase, name: str, dtype: str, accumulators: Buffer | None) -> Kernel:
     """One thread a row and unit, striding over the grid. accumulators: where the Gemms of the phase have put them."""
     text, parameters = Text(), Parameters(dtype)
-    rows, _ = parameters.use(Size("rows")), parameters.use(Size("B"))
+    start, rows = _sizes(parameters)
     equations = Equations(phase, text, Addresses(parameters, _written(phase)))
     width = phase.width
     with text.block(f"for (size_t i = (size_t)blockIdx.x * {MAP_THREADS} + threadIdx.x; i < (size_t){rows} * {width}; "
                     f"i += (size_t)gridDim.x * {MAP_THREADS})"):  # fmt: skip
-        text.line(f"const int row = (int)(i / {width}), u = (int)(i % {width});")
+        text.line(f"const int row = {start} + (int)(i / {width}), u = (int)(i % {width});")
         frame = Frame("u", "row", "row % B")
         known = {}
         for number, family in enumerate(phase.accumulators):
@@ -34,12 +34,19 @@ def emit_map(phase: Phase, name: str, dtype: str, accumulators: Buffer | None) -
 def emit_reduction(phase: Phase, name: str, dtype: str) -> Kernel:
     """One warp a row."""
     text, parameters = Text(), Parameters(dtype)
-    rows, _ = parameters.use(Size("rows")), parameters.use(Size("B"))
+    start, rows = _sizes(parameters)
     equations = Equations(phase, text, Addresses(parameters, _written(phase)))
-    with text.block(f"for (int row = blockIdx.x * {ROW_WARPS} + threadIdx.x / 32; row < {rows}; "
-                    f"row += gridDim.x * {ROW_WARPS})"):  # fmt: skip
+    with text.block(f"for (int i = blockIdx.x * {ROW_WARPS} + threadIdx.x / 32; i < {rows}; "
+                    f"i += gridDim.x * {ROW_WARPS})"):  # fmt: skip
+        text.line(f"const int row = {start} + i;")
         emit_row_reduction(equations, Frame("u", "row", "row % B"))
     return _kernel(name, text, parameters, ROW_WARPS * 32)
+
+
+def _sizes(parameters: Parameters) -> tuple[str, str]:
+    """The first row, and how many."""
+    names = [parameters.use(Size(name)) for name in ("start", "rows", "B")]
+    return names[0], names[1]
 
 
 def _written(phase: Phase) -> frozenset[object]:

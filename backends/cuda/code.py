@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from textwrap import indent
 
 from rnnc.backends.cuda.batched import emit_map, emit_reduction
 from rnnc.backends.cuda.chip import Chip
@@ -18,7 +19,7 @@ from rnnc.backends.cuda.kernel import Kernel
 from rnnc.backends.cuda.packs import PACK_PRELUDE, Pack, pack_kernel
 from rnnc.backends.cuda.prelude import PRELUDE
 from rnnc.backends.cuda.recurrence import emit_launches, emit_whole
-from rnnc.backends.cuda.schedule import Schedule, Wish, schedule
+from rnnc.backends.cuda.schedule import Schedule, Wish, schedule, wave_pays
 from rnnc.backends.cuda.tensor import KINDS, TENSOR_PRELUDE
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, Weight
 from rnnc.ir.errors import BackendError
@@ -92,7 +93,20 @@ class Sum:
         return f"sum      {self.total.target.name} = {' + '.join(terms)}"
 
 
-Command = Product | Map | Whole | Launches | Sum
+@dataclass(frozen=True)
+class Wave:
+    """Recurrences of one direction that read one another, as a wavefront: while one works on a chunk of steps, the next
+    one works on the chunk before."""
+
+    stages: tuple[tuple[Command, ...], ...]
+    direction: int
+
+    def __str__(self) -> str:
+        lines = [f"wave     {len(self.stages)} stages, each a chunk of steps behind the one before"]
+        return "\n".join(lines + [f"  {n}: {command}" for n, stage in enumerate(self.stages) for command in stage])
+
+
+Command = Product | Map | Whole | Launches | Wave | Sum
 
 
 @dataclass
@@ -124,10 +138,10 @@ class Code:
 
     def commands_text(self) -> str:
         """The commands, for a reader."""
-        lines = ["first part:" if self.plan.late else "commands:", *(f"  {c}" for c in self.first)]
-        if self.plan.late:
-            lines += ["second part:", *(f"  {c}" for c in self.second)]
-        return "\n".join(lines) + "\n"
+        parts = {"first part" if self.plan.late else "commands": self.first}
+        parts |= {"second part": self.second} if self.plan.late else {}
+        lines = [(name, [indent(str(command), "  ") for command in part]) for name, part in parts.items()]
+        return "".join("\n".join([f"{name}:", *part, ""]) for name, part in lines)
 
 
 def generate(plan: Plan, chip: Chip, operands: str | None = None, wish: Wish | None = None) -> Code:
@@ -140,18 +154,29 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, wish: Wish | N
         kinds = ", ".join(map(repr, KINDS))
         raise BackendError(f"matmul: expected {kinds} with dtype float32, got {operands!r} with {plan.program.dtype}")
     code = Code(plan, chip, operands)
-    for group in _side_by_side(plan.regions):
-        commands = code.second if group[0].late else code.first
-        for region in group:
-            for phase in region.batched:
-                commands += _batched(code, phase, region.per_sequence)
-        if group[0].steps or group[0].states:
-            commands += _recurrences(code, group, wish)
+    for chain in _chains(_side_by_side(plan.regions)):
+        commands = code.second if chain[0][0].late else code.first
+        alone, shared = (_schedules(code, chain, number, wish) for number in (1, len(chain)))
+        if _as_wave(alone, shared, wish):
+            stages = [tuple(_stage(code, group, ways)) for group, ways in zip(chain, shared, strict=True)]
+            commands.append(Wave(tuple(stages), chain[0][0].direction))
+        else:
+            for group, ways in zip(chain, alone, strict=True):
+                commands += _stage(code, group, ways)
     for total in plan.sums:
         (code.second if total.late else code.first).append(Sum(total))
     for name in dict.fromkeys(pack.shape.pack for pack in code.packs):
         code.kernels.append(pack_kernel(name, code.dtype))
     return code
+
+
+def _stage(code: Code, group: Sequence[Region], ways: Sequence[Schedule]) -> Iterator[Command]:
+    """The commands of regions side by side: what they have of all steps, then their recurrences."""
+    for region in group:
+        for phase in region.batched:
+            yield from _batched(code, phase, region.per_sequence)
+    if ways:
+        yield from _recurrences(code, ways)
 
 
 # ---- batched phases
@@ -243,10 +268,49 @@ def _read(region: Region) -> set[Buffer]:
     return found
 
 
-def _recurrences(code: Code, group: Sequence[Region], wish: Wish | None) -> Iterator[Command]:
-    ways = [schedule(region, code.dtype, code.chip, code.operands, len(group), wish) for region in group]
-    if any(way.launches for way in ways):
-        ways = [schedule(region, code.dtype, code.chip, code.operands, 1, wish) for region in group]
+def _chains(groups: Sequence[list[Region]]) -> list[list[list[Region]]]:
+    """Neighbouring groups of one direction that meet at equal steps only, such as the layers of a stack."""
+    chains: list[list[list[Region]]] = []
+    for group in groups:
+        if chains and all(_may_follow(before, group) for before in chains[-1]):
+            chains[-1].append(group)
+        else:
+            chains.append([group])
+    return chains
+
+
+def _may_follow(before: Sequence[Region], group: Sequence[Region]) -> bool:
+    """Whether a group may run a chunk of steps behind another: it reads no last value of it."""
+    together = [*before, *group]
+    alike = len({(r.direction, r.late) for r in together}) == 1 and all(r.steps for r in together)
+    made = {buffer for region in before for buffer in _written(region) if buffer.space is Space.ROWS}
+    return alike and not any(made & _read(region) for region in group)
+
+
+def _schedules(code: Code, chain: Sequence[Sequence[Region]], layers: int, wish: Wish | None) -> list[list[Schedule]]:
+    """The ways of each group, with so many layers on the chip at a time."""
+    result = []
+    for group in chain:
+        looped = [region for region in group if region.steps or region.states]
+        ways = [_schedule(code, region, layers * len(group), wish) for region in looped]
+        if any(way.launches for way in ways):
+            ways = [_schedule(code, region, 1, wish) for region in looped]
+        result.append(ways)
+    return result
+
+
+def _schedule(code: Code, region: Region, together: int, wish: Wish | None) -> Schedule:
+    return schedule(region, code.dtype, code.chip, code.operands, together, wish)
+
+
+def _as_wave(alone: list[list[Schedule]], shared: list[list[Schedule]], wish: Wish | None) -> bool:
+    if len(shared) == 1 or any(way.launches for ways in shared for way in ways):
+        return False
+    wanted = None if wish is None else wish.wave
+    return wave_pays(alone, shared) if wanted is None else wanted
+
+
+def _recurrences(code: Code, ways: Sequence[Schedule]) -> Iterator[Command]:
     code.ways += ways
     numbers = _pack(code, ways)
     whole = [way for way in ways if not way.launches]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
-
 from rnnc.backends.cuda.chip import Chip
+from rnnc.backends.cuda.gemm import gemm
 from rnnc.backends.cuda.kernel import Kernel
+from rnnc.ir.errors import ArgumentError, BackendError
 
 DEFAULT_SHARED = 48 * 1024
 """Bytes of shared memory that a kernel gets without asking for more."""
@@ -27,6 +28,13 @@ class Unit(Protocol):
         """Launches on the caller's current stream. arguments: arrays, None (a null pointer), NumPy scalars."""
 
 
+class Lanes(Protocol):
+    """Streams side by side, all behind the caller's: it goes on when they have finished."""
+
+    def use(self, number: int, after: int | None) -> AbstractContextManager[None]:
+        """What is queued inside goes to a lane; it waits for all that lane `after` has been given so far."""
+
+
 class Device(Protocol):
     """A device. xp: the array library, NumPy's interface."""
 
@@ -35,6 +43,15 @@ class Device(Protocol):
 
     def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
         """Compiles and loads a translation unit."""
+
+    def to_device(self, array: Any) -> Array:
+        """A NumPy array on the device."""
+
+    def to_host(self, array: Array) -> Any:
+        """An array as NumPy's own; the host waits for it."""
+
+    def lanes(self, count: int) -> AbstractContextManager[Lanes]:
+        """So many lanes."""
 
     def narrow(self, array: Array, operands: str | None) -> Array:
         """An array as `gemm` takes it: rounded to "float16", "bfloat16" or "tf32", or itself (None)."""
@@ -49,8 +66,26 @@ class Device(Protocol):
         """out (N,) = the sum over the rows of a (R, N), or += ."""
 
 
+def blocks_for(chip: Chip, count: int, threads: int) -> int:
+    """Blocks of a kernel that strides over `count` elements: enough to fill the chip, and no more."""
+    return max(1, min(-(-count // threads), 32 * chip.sms))
+
+
 class CupyDevice:
-    """The current GPU, by CuPy. Made when parameters are bound or something is called, never before."""
+    """The current GPU, by CuPy. Made when parameters are bound or something is called, never before.
+
+    All work is queued on CuPy's current stream, and nothing waits but `to_host`. With several GPUs, kernels run on the
+    current one; parameters and arguments must be there.
+
+    A call can be captured into a CUDA graph (`cupy.cuda.Stream.begin_capture`), if
+
+    - the same call has been made before on that stream: it compiles kernels, computes what is kept of the parameters,
+      and makes cuBLAS's handle, all of which a capture refuses or would put into the graph;
+    - nothing comes from the host: lengths are on the GPU, too;
+    - its memory stays its own. A replay writes where the captured call had its buffers, which CuPy's pool has given to
+      others by then. So both calls are made within `cupy.cuda.using_allocator(pool.malloc)` of a `cupy.cuda.MemoryPool`
+      that nothing else uses and that lives as long as the graph, as the arguments and the results do.
+    """
 
     def __init__(self) -> None:
         from rnnc.backends.cuda.driver import require_gpu
@@ -62,9 +97,29 @@ class CupyDevice:
 
         self.xp = cupy
         self.chip = of_device()
+        self._streams: dict[int, list[Any]] = {}
 
     def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
-        return CupyUnit(self.xp, source, kernels)
+        return CupyUnit(self.xp, source)
+
+    def to_device(self, array: Any) -> Array:
+        return self.xp.asarray(array)
+
+    def to_host(self, array: Array) -> Any:
+        return self.xp.asnumpy(array)
+
+    @contextmanager
+    def lanes(self, count: int) -> Iterator[Lanes]:
+        streams = self._streams.setdefault(self.xp.cuda.runtime.getDevice(), [])
+        while len(streams) < count:
+            streams.append(self.xp.cuda.Stream(non_blocking=True))
+        caller = self.xp.cuda.get_current_stream()
+        lanes = CupyLanes(self.xp, streams[:count])
+        lanes.fork(caller)
+        try:
+            yield lanes
+        finally:  # after an error, too: memory goes back to the caller's stream, which must not use it too early
+            lanes.join(caller)
 
     def narrow(self, array: Array, operands: str | None) -> Array:
         if operands in (None, "tf32"):
@@ -77,18 +132,7 @@ class CupyDevice:
         return self.xp.ElementwiseKernel("float32 x", "uint16 y", _TO_BFLOAT16, "rnnc_to_bfloat16")
 
     def gemm(self, out: Array, a: Array, b: Array, accumulate: bool, operands: str | None) -> None:
-        """By cuBLAS, which counts columns first: out' = b' a'. Rows may be farther apart than they are wide."""
-        from cupy.cuda import cublas, device
-
-        kind, compute = _CUBLAS_TYPES[operands or out.dtype.name]
-        one = np.array([1, int(accumulate)], out.dtype.name)
-        (b_flag, b_lead), (a_flag, a_lead), (_, lead) = map(_leading, (b, a, out))
-        sizes = (out.shape[1], out.shape[0], a.shape[1])
-        left, right = (b.data.ptr, kind, b_lead), (a.data.ptr, kind, a_lead)
-        target = (out.data.ptr, _CUBLAS_TYPES[out.dtype.name][0], lead)
-        alpha, beta = one.ctypes.data, one.ctypes.data + one.itemsize
-        handle = device.get_cublas_handle()
-        cublas.gemmEx(handle, b_flag, a_flag, *sizes, alpha, *left, *right, beta, *target, compute, _CUBLAS_DEFAULT)
+        gemm(self.xp, out, a, b, accumulate, operands)
 
     def sum_rows(self, out: Array, a: Array, accumulate: bool) -> None:
         if accumulate:
@@ -97,49 +141,99 @@ class CupyDevice:
             a.sum(axis=0, out=out)
 
 
-_CUBLAS_TYPES = {
-    "float32": (0, 68),
-    "float64": (1, 70),
-    "float16": (2, 68),
-    "bfloat16": (14, 68),
-    "tf32": (0, 77),
-}
-"""Operands -> cudaDataType_t, and the cublasComputeType_t of their products."""
 _TO_BFLOAT16 = "unsigned u = __float_as_uint(x); y = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16"
-_CUBLAS_DEFAULT = -1
-"""cublasGemmAlgo_t: cuBLAS chooses."""
 
 
-def _leading(matrix: Array) -> tuple[int, int]:
-    """0 and the elements between rows, or 1 (transposed) and those between columns."""
-    item = matrix.itemsize
-    if matrix.strides[1] == item or matrix.shape[1] == 1:
-        return 0, max(matrix.strides[0] // item, matrix.shape[1])
-    assert matrix.strides[0] == item or matrix.shape[0] == 1
-    return 1, max(matrix.strides[1] // item, matrix.shape[0])
+class CupyLanes:
+    """Streams, and events between them."""
+
+    def __init__(self, cupy: Any, streams: Sequence[Any]) -> None:
+        self._cupy, self._streams = cupy, streams
+
+    @contextmanager
+    def use(self, number: int, after: int | None) -> Iterator[None]:
+        """See `Lanes.use`."""
+        stream = self._streams[number]
+        if after is not None:
+            stream.wait_event(self._streams[after].record(self._event()))
+        with stream:
+            yield
+
+    def fork(self, caller: Any) -> None:
+        """Lets all lanes wait for the caller's stream."""
+        event = caller.record(self._event())
+        for stream in self._streams:
+            stream.wait_event(event)
+
+    def join(self, caller: Any) -> None:
+        """Lets the caller's stream wait for all lanes."""
+        for stream in self._streams:
+            caller.wait_event(stream.record(self._event()))
+
+    def _event(self) -> Any:
+        return self._cupy.cuda.Event(block=False, disable_timing=True)
 
 
 class CupyUnit:
-    """The kernels of one source, as raw kernels; compiled when the first is launched, and kept on disk by CuPy."""
+    """The kernels of one source: compiled for a GPU when the first is launched there, and kept on disk by CuPy."""
 
-    def __init__(self, cupy: Any, source: str, kernels: Sequence[Kernel]) -> None:
+    def __init__(self, cupy: Any, source: str) -> None:
+        self._cupy = cupy
+        self._runtime = cupy.cuda.runtime
         self._module = cupy.RawModule(code=source, options=("-std=c++17",))
-        self._functions: dict[str, Any] = {}
+        self._functions: dict[tuple[int, str], tuple[Any, int]] = {}
 
     def launch(
         self, kernel: Kernel, grid: tuple[int, int, int], arguments: Sequence[object], cooperative: bool = False
     ) -> None:
-        given = tuple(0 if argument is None else argument for argument in arguments)
-        block = (kernel.threads, 1, 1)
+        gpu = self._runtime.getDevice()
+        function, resident = self._functions.get((gpu, kernel.name)) or self._load(kernel, gpu)
+        self._check_place(arguments, gpu)
+        if cooperative and grid[0] * grid[1] * grid[2] > resident:
+            # CuPy would only warn, launch fewer blocks, and leave those to wait for the others for ever.
+            raise BackendError(
+                f"backend 'cuda': {kernel.name}: {grid} blocks must be resident at once, GPU {gpu} holds {resident}; "
+                "the code is for a larger chip"
+            )
         # The flag is one of a launch: a module that has it would launch all its kernels so.
-        self._function(kernel).kernel(
-            grid, block, given, shared_mem=kernel.shared, enable_cooperative_groups=cooperative
+        function(
+            grid,
+            (kernel.threads, 1, 1),
+            tuple(arguments),
+            shared_mem=kernel.shared,
+            enable_cooperative_groups=cooperative,
         )
 
-    def _function(self, kernel: Kernel) -> Any:
-        if kernel.name not in self._functions:
-            function = self._module.get_function(kernel.name)
-            if kernel.shared > DEFAULT_SHARED:
-                function.max_dynamic_shared_size_bytes = kernel.shared
-            self._functions[kernel.name] = function
-        return self._functions[kernel.name]
+    def _load(self, kernel: Kernel, gpu: int) -> tuple[Any, int]:
+        """The function on the current GPU, which has attributes of its own there, and how many blocks are resident."""
+        most = int(self._runtime.deviceGetAttribute(_SHARED_PER_BLOCK, gpu))
+        if kernel.shared > most:
+            raise BackendError(
+                f"backend 'cuda': {kernel.name}: {kernel.shared:,} bytes of shared memory, a block on GPU {gpu} has "
+                f"{most:,}; the code is for a larger chip"
+            )
+        raw = self._module.get_function(kernel.name)
+        if kernel.shared > DEFAULT_SHARED:
+            raw.max_dynamic_shared_size_bytes = kernel.shared
+        function = raw.kernel
+        each = self._cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            function.ptr, kernel.threads, kernel.shared
+        )
+        found = function, int(each) * int(self._runtime.deviceGetAttribute(_MULTIPROCESSORS, gpu))
+        self._functions[gpu, kernel.name] = found
+        return found
+
+    def _check_place(self, arguments: Sequence[object], gpu: int) -> None:
+        """An access to another GPU's memory would end all use of the GPUs by this process."""
+        for argument in arguments:
+            if isinstance(argument, self._cupy.ndarray) and argument.data.device_id != gpu:
+                other = argument.data.device_id
+                raise ArgumentError(
+                    f"the model's parameters are on GPU {other}, the current one is {gpu}; "
+                    f"call within `with cupy.cuda.Device({other})`, or bind them there"
+                )
+
+
+# enum cudaDeviceAttr
+_MULTIPROCESSORS = 16
+_SHARED_PER_BLOCK = 97

@@ -6,7 +6,8 @@ memory and every new buffer start as NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from rnnc.backends.cuda.device import Array, Unit
 from rnnc.backends.cuda.executable import CudaExecutable
 from rnnc.backends.cuda.function import CudaFunction
 from rnnc.backends.cuda.kernel import Kernel
+from rnnc.backends.cuda.noise import CudaNoise
 from rnnc.backends.cuda.tensor import KINDS
-from rnnc.backends.noise import compile_noise
-from rnnc.backends.updates import compile_update
+from rnnc.backends.cuda.trainer import CudaUpdate
 from rnnc.ir.computation import Computation
+from rnnc.ir.graph import Graph
 from rnnc.ir.lower import Stack
 
 __all__ = ["OPERANDS", "EmulatedDevice", "compile", "compile_function", "compile_noise", "compile_update"]
@@ -36,6 +38,16 @@ def compile(stack: Stack, *, threads: int | None, operands: str | None = None) -
 def compile_function(computation: Computation, *, threads: int | None, operands: str | None = None) -> CudaFunction:
     """Compiles a computation; `threads` does not matter here."""
     return CudaFunction(computation, EMULATED, EmulatedDevice, operands)
+
+
+def compile_update(graph: Graph) -> CudaUpdate:
+    """Compiles the equations of an optimiser."""
+    return CudaUpdate(graph, EmulatedDevice)
+
+
+def compile_noise(dtype: str) -> CudaNoise:
+    """Compiles the masks of dropout and zoneout."""
+    return CudaNoise(dtype, EmulatedDevice)
 
 
 class PoisonedNumpy:
@@ -61,6 +73,16 @@ class EmulatedDevice:
     def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
         return EmulatedUnit(source, self.order)
 
+    def to_device(self, array: Array) -> Array:
+        return array
+
+    def to_host(self, array: Array) -> Array:
+        return np.array(array)
+
+    @contextmanager
+    def lanes(self, count: int) -> Iterator[EmulatedLanes]:
+        yield EmulatedLanes()
+
     def narrow(self, array: Array, operands: str | None) -> Array:
         if operands is None:
             return array
@@ -80,6 +102,15 @@ class EmulatedDevice:
             out += a.sum(axis=0)
         else:
             out[...] = a.sum(axis=0)
+
+
+class EmulatedLanes:
+    """All is done when it is asked for, in this order."""
+
+    @contextmanager
+    def use(self, number: int, after: int | None) -> Iterator[None]:
+        """See `rnnc.backends.cuda.device.Lanes.use`."""
+        yield
 
 
 def _rounded(array: Array, bits: int) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,8 @@ from rnnc.backends.cuda.kernel import TIMED
 from rnnc.backends.cuda.report import Stages
 from rnnc.backends.cuda.run import Loaded, Run, Values
 from rnnc.backends.cuda.schedule import Wish
-from rnnc.backends.planning.plan import Buffer, Place, Plan
+from rnnc.backends.planning.keeping import kept_buffers
+from rnnc.backends.planning.plan import Buffer
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.computation import Computation
 from rnnc.ir.ops import BATCH
@@ -171,31 +172,3 @@ def _deliver_untimed(run: Run, outputs: Arrays) -> None:
             value = values[family]
             if value is not array:
                 array[...] = value.reshape(array.shape)
-
-
-def kept_buffers(planned: Plan) -> list[Buffer]:
-    """What the first part leaves for the second, in the order of the plan."""
-    if not planned.late:
-        return []
-    read, written = set(_touched(planned, True)), set(_touched(planned, False))
-    written |= {buffer for name, buffer in planned.inputs.items() if name not in planned.late}
-    written |= {place.buffer for name, place in planned.row_inputs if name not in planned.late}
-    crossing = {place.buffer for name, place in planned.row_outputs if name in planned.late}
-    return [buffer for buffer in planned.buffers if buffer in (read | crossing) & written]
-
-
-def _touched(planned: Plan, late: bool) -> Iterator[Buffer]:
-    """Buffers that one part reads or writes."""
-    for region in planned.regions:
-        if region.late != late:
-            continue
-        for state in region.states:
-            yield from (p.buffer for p in (state.initial, state.kept) if isinstance(p, Place))
-        for phase in (*region.batched, *region.steps):
-            yield from (place.buffer for place in phase.loads.values())
-            yield from (place.buffer for _, place in phase.stores)
-            yield from (feed.lhs.buffer for feed in phase.feeds)
-    for total in planned.sums:
-        if total.late == late:
-            for term in total.terms:
-                yield from (place.buffer for place in (term.lhs, term.rhs) if place is not None)

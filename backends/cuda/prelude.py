@@ -54,24 +54,25 @@ __device__ __forceinline__ void rnnc_stage(T* to, const T* from, int stride, int
   }
 }
 
+// One step of rnnc_sum_lanes. Both values are loaded before one is chosen: an address that depends on the lane would
+// keep the array out of the registers.
+template <int MASK, int HALF, class T> __device__ __forceinline__ void rnnc_fold(T* value) {
+  const bool upper = (threadIdx.x & MASK) != 0;
+#pragma unroll
+  for (int i = 0; i < HALF; i++) {
+    const T low = value[i], high = value[i + HALF];
+    value[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, MASK);
+  }
+  if (HALF == 0) value[0] += __shfl_xor_sync(0xffffffffu, value[0], MASK);
+}
+
 // Sums V values over the 32 lanes, halving both at once; lane l returns the total of value l / (32 / V).
 template <class T, int V> __device__ __forceinline__ T rnnc_sum_lanes(T (&value)[V]) {
-  const int lane = threadIdx.x & 31;
-#pragma unroll
-  for (int s = 0; s < 5; s++) {
-    const int mask = 16 >> s, half = V >> (s + 1);
-    if (half > 0) {
-#pragma unroll
-      for (int i = 0; i < half; i++) {
-        const bool upper = (lane & mask) != 0;
-        const T send = upper ? value[i] : value[i + half];
-        const T keep = upper ? value[i + half] : value[i];
-        value[i] = keep + __shfl_xor_sync(0xffffffffu, send, mask);
-      }
-    } else {
-      value[0] += __shfl_xor_sync(0xffffffffu, value[0], mask);
-    }
-  }
+  rnnc_fold<16, V / 2>(value);
+  rnnc_fold<8, V / 4>(value);
+  rnnc_fold<4, V / 8>(value);
+  rnnc_fold<2, V / 16>(value);
+  rnnc_fold<1, V / 32>(value);
   return value[0];
 }
 

@@ -1,4 +1,4 @@
-"""Kernels of recurrences: all steps in one launch, or a launch for every phase of a step. See `schedule`.
+"""Kernels of recurrences: a launch for all steps, or for a range of them, or for every phase of a step. See `schedule`.
 
 hold this slice's weights on the chip; start the states; barrier
 for each step:
@@ -33,12 +33,12 @@ COUNTER_STRIDE = 32
 
 
 def emit_whole(ways: Sequence[Schedule], numbers: dict[int, int], name: str) -> Kernel:
-    """One kernel that runs all steps of recurrences side by side: blockIdx.z tells which.
+    """One kernel that runs the steps from .. to of recurrences side by side: blockIdx.z tells which.
 
     numbers: id of a dot's shape -> number of its packed weights.
     """
     text, parameters = Text(), Parameters(ways[0].dtype)
-    _sizes(parameters)
+    _sizes(parameters, "from", "to")
     for number, way in enumerate(ways):
         with text.block(f"if (blockIdx.z == {number})" if len(ways) > 1 else ""):
             if len({w.slices for w in ways}) > 1:
@@ -64,8 +64,8 @@ def emit_launches(way: Schedule, numbers: dict[int, int], name: str) -> list[Ker
     return kernels
 
 
-def _sizes(parameters: Parameters) -> None:
-    for size in ("T", "B", "tile"):
+def _sizes(parameters: Parameters, *more: str) -> None:
+    for size in ("T", "B", "tile", *more):
         parameters.use(Size(size))
 
 
@@ -105,9 +105,10 @@ class _Writer:
             self.text.line(f"unsigned* const counter = {counters} + {index};\nunsigned arrived = 0;")
         self._shared()
         self._hold_weights()
-        self._start_states()
-        self._barrier()
-        with self.text.block("for (int n = 0; n < T; n++)"):
+        with self.text.block("if (from == 0)"):
+            self._start_states()
+            self._barrier()
+        with self.text.block("for (int n = from; n < to; n++)"):
             self._moment()
             for position, shape in enumerate(self.way.phases):
                 if position and position in self.barriers:
@@ -115,9 +116,11 @@ class _Writer:
                 self._phase(shape)
             if 0 in self.barriers:
                 self._barrier()
-        if 0 not in self.barriers and any(s.finals or s.kept for s in self.way.region.states):
-            self._barrier()
-        self._finish_states()
+        if any(s.finals or s.kept for s in self.way.region.states):
+            with self.text.block("if (to == T)"):
+                if 0 not in self.barriers:
+                    self._barrier()
+                self._finish_states()
 
     def begin(self) -> None:
         self._places()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from rnnc.backends.cuda.chip import Chip
-from rnnc.backends.cuda.code import Code
+from rnnc.backends.cuda.code import Code, Wave
+from rnnc.backends.cuda.kernel import TIMED
+from rnnc.backends.cuda.text import BYTES
+from rnnc.backends.planning.keeping import kept_buffers
 from rnnc.ir.errors import BackendError
 
 
@@ -31,7 +34,17 @@ class Stages:
 
     def explain(self) -> str:
         """The chip, what is kept between both parts, and the way of each recurrence."""
-        lines = [f"chip {self.chip.name} ({self.chip.arch}): {self.chip.sms} multiprocessors"]
+        chip = self.chip
+        operands = f", matrix products of {self.code.operands}" if self.code.operands else ""
+        lines = [f"chip {chip.name} ({chip.arch}): {chip.sms} multiprocessors; {self.code.dtype}{operands}"]
+        if kept := [b for b in kept_buffers(self.code.plan) if b.space in TIMED]:
+            size = sum(b.width for b in kept) * BYTES[self.code.dtype]
+            listed = ", ".join(f"{b.name} {b.width}" for b in kept)
+            lines.append(f"saved for the second part: {size:,} bytes a row of each step ({listed})")
+        for wave in (c for c in (*self.code.first, *self.code.second) if isinstance(c, Wave)):
+            lines.append(
+                f"wavefront: {len(wave.stages)} layers side by side, each a chunk of steps behind the one below"
+            )
         lines += [way.line() for way in self.code.ways]
         lines += [
             f"kernel {k.name}: {k.threads} threads, {k.shared:,} bytes of shared memory" for k in self.code.kernels

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from rnnc.backends.cuda.code import Code, Command, Launches, Map, Product, Sum, Whole
-from rnnc.backends.cuda.device import Array, Device, Unit
+from rnnc.backends.cuda.code import Code, Command, Launches, Map, Product, Sum, Wave, Whole
+from rnnc.backends.cuda.device import Array, Device, Unit, blocks_for
 from rnnc.backends.cuda.kernel import TIMED, Counter, Kernel, Named, Size, Source, Weights, stride_of
 from rnnc.backends.cuda.recurrence import COUNTER_STRIDE
-from rnnc.backends.cuda.schedule import Schedule
+from rnnc.backends.cuda.schedule import WAVE_CHUNKS, Schedule
 from rnnc.backends.planning.plan import Buffer, Place, RowSum, Weight
 from rnnc.ir.errors import ArgumentError
 from rnnc.ir.families import Family
@@ -20,6 +20,8 @@ LAUNCH_ROWS = 2**31 - 1
 """Rows of all steps are counted with 32 bits."""
 SUM_OPERANDS = "tf32"
 """Operands of sums over rows on tensor cores: small gradients would vanish in the range of float16."""
+LEAST_CHUNK = 4
+"""Steps of a chunk of a wavefront, at least."""
 MOST_GROUPS = 65535
 """The largest second axis of a grid."""
 
@@ -40,7 +42,7 @@ class Loaded:
             kernel = kernels[pack.shape.pack]
             dtype = np.dtype(np.uint32 if pack.shape.element == "unsigned" else self.code.dtype)
             target = self.device.xp.empty(pack.bytes // dtype.itemsize, dtype)
-            grid = (min(-(-pack.bytes // 4 // kernel.threads), 32 * self.device.chip.sms), 1, 1)
+            grid = (blocks_for(self.device.chip, pack.bytes // 4, kernel.threads), 1, 1)
             for family, numbers in pack.fills():
                 self.unit.launch(kernel, grid, (values[family], target, *numbers))
             result.append(target)
@@ -100,6 +102,7 @@ class Run:
         self.buffers: dict[Buffer, Array] = {}
         self.named: dict[str, Array] = {}
         self.sums: dict[Family, Array] = {}
+        self.span, self.direction = (0, steps), 1  # the steps to run, counted in this direction
 
     def copy(self) -> Run:
         """The same state, to go on from separately."""
@@ -119,6 +122,8 @@ class Run:
                     self._whole(command)
                 case Launches():
                     self._launches(command)
+                case Wave():
+                    self._wave(command)
                 case Sum():
                     self._sum(command.total)
 
@@ -150,19 +155,27 @@ class Run:
 
     def _product(self, product: Product) -> None:
         operands = self.code.operands
-        out, lhs = self.view(product.target, product.width), self.view(product.lhs, product.inner)
-        self.device.gemm(
-            out, self.device.narrow(lhs, operands), self._matrix(product.weight), product.accumulate, operands
-        )
+        start, rows = self._rows_of(product)
+        out = self.view(product.target, product.width)[start : start + rows]
+        lhs = self.device.narrow(self.view(product.lhs, product.inner)[start : start + rows], operands)
+        self.device.gemm(out, lhs, self._matrix(product.weight), product.accumulate, operands)
+
+    def _rows_of(self, command: Product | Map) -> tuple[int, int]:
+        """The first row, and how many: all, or those of the span of steps."""
+        if command.per_sequence:
+            return 0, self.batch
+        start, stop = self.span
+        first = start if self.direction > 0 else self.steps - stop
+        return first * self.batch, (stop - start) * self.batch
 
     def _matrix(self, weight: Weight) -> Array:
         matrix = self.values.narrowed(weight.family, self.device, self.code.operands)
         return (matrix.T if weight.transposed else matrix)[:, weight.start : weight.stop]
 
     def _map(self, command: Map) -> None:
-        rows = self.batch if command.per_sequence else self.steps * self.batch
-        blocks = min(-(-rows * command.elements // command.kernel.threads), 32 * self.device.chip.sms)
-        self._launch(command.kernel, (blocks, 1, 1), {"rows": rows})
+        start, rows = self._rows_of(command)
+        blocks = blocks_for(self.device.chip, rows * command.elements, command.kernel.threads)
+        self._launch(command.kernel, (blocks, 1, 1), {"start": start, "rows": rows})
 
     def _whole(self, command: Whole) -> None:
         slices = max(way.slices for way in command.ways)
@@ -170,7 +183,8 @@ class Run:
         tile, groups = self._tiles(command.ways[0], once, once if command.cooperative else MOST_GROUPS)
         grid = (slices, groups, len(command.ways))
         counters = len(command.ways) * groups * COUNTER_STRIDE
-        self._launch(command.kernel, grid, {"tile": tile}, counters, command.cooperative)
+        start, stop = self.span
+        self._launch(command.kernel, grid, {"tile": tile, "from": start, "to": stop}, counters, command.cooperative)
 
     def _launches(self, command: Launches) -> None:
         once = max(1, self.device.chip.sms // command.way.slices)
@@ -178,10 +192,41 @@ class Run:
         grid = (command.way.slices, groups, 1)
         begin, *phases, end = command.kernels
         self._launch(begin, grid, {"tile": tile})
-        for n in range(self.steps):
-            for kernel in phases:
-                self._launch(kernel, grid, {"tile": tile, "n": n})
+        prepared = [self._arguments(kernel, {"tile": tile, "n": 0}, 0) for kernel in phases]
+        places = [kernel.arguments.index(Size("n")) for kernel in phases]
+        for n in map(np.int32, range(self.steps)):
+            for kernel, arguments, place in zip(phases, prepared, places, strict=True):
+                arguments[place] = n
+                self.unit.launch(kernel, grid, arguments)
         self._launch(end, grid, {"tile": tile})
+
+    def _wave(self, wave: Wave) -> None:
+        """Chunk by chunk; in each round later stages come first, so that what they wait for is what they need."""
+        chunks = max(1, min(WAVE_CHUNKS, self.steps // LEAST_CHUNK))
+        bounds = [self.steps * n // chunks for n in range(chunks + 1)]
+        self._prepare(wave)
+        self.direction = wave.direction
+        with self.device.lanes(len(wave.stages)) as lanes:
+            for round_ in range(chunks + len(wave.stages) - 1):
+                for number in reversed(range(len(wave.stages))):
+                    chunk = round_ - number
+                    if 0 <= chunk < chunks:
+                        self.span = (bounds[chunk], bounds[chunk + 1])
+                        with lanes.use(number, after=number - 1 if number else None):
+                            self.run(wave.stages[number])
+        self.span, self.direction = (0, self.steps), 1
+
+    def _prepare(self, wave: Wave) -> None:
+        """Makes all that several stages read, before they run side by side."""
+        for command in (command for stage in wave.stages for command in stage):
+            if isinstance(command, Product):
+                self._matrix(command.weight)
+                self.array(command.lhs.buffer)
+                self.array(command.target.buffer)
+            elif isinstance(command, (Map, Whole)):
+                for source in command.kernel.arguments:
+                    if isinstance(source, (Buffer, Family)):
+                        self._argument(source, {}, 0)
 
     def _tiles(self, way: Schedule, once: int, most: int) -> tuple[int, int]:
         """Rows of a tile, and groups, at most `most`. once: groups that fill the chip."""
@@ -196,9 +241,11 @@ class Run:
         counters: int = 0,
         cooperative: bool = False,
     ) -> None:
+        self.unit.launch(kernel, grid, self._arguments(kernel, sizes, counters), cooperative)
+
+    def _arguments(self, kernel: Kernel, sizes: Mapping[str, int], counters: int) -> list[object]:
         known = {"T": self.steps, "B": self.batch, **sizes}
-        arguments = [self._argument(source, known, counters) for source in kernel.arguments]
-        self.unit.launch(kernel, grid, arguments, cooperative)
+        return [self._argument(source, known, counters) for source in kernel.arguments]
 
     def _argument(self, source: Source, sizes: Mapping[str, int], counters: int) -> object:
         match source:

@@ -12,10 +12,11 @@ A model of the chip (`rnnc.backends.cuda.chip`) estimates the time of a step for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from rnnc.backends.cuda.barriers import barriers
 from rnnc.backends.cuda.chip import Chip
 from rnnc.backends.cuda.dots import dots
 from rnnc.backends.cuda.home import Home
@@ -27,11 +28,17 @@ from rnnc.ir.errors import BackendError
 
 NOMINAL_BATCH = 16
 """Rows the estimates are for; the batch itself is not known when code is generated."""
+BLOCK_BARRIER_US = 0.05
+"""Of __syncthreads. An estimate."""
 STEP_LATENCY_US = 0.35
 """From a phase's first load, through staging, the sums over lanes and the equations, to its last store: latencies that
 nothing hides. An estimate."""
 TENSOR_ROWS = 16
 """Rows of a tile for tensor cores, whose instructions take 8."""
+WAVE_CHUNKS = 8
+"""Chunks of steps of a wavefront: more start the next layer sooner, and launch more."""
+WAVE_GAIN = 0.9
+"""A wavefront has more launches, and smaller Gemms: it is taken if it saves this much by the model."""
 OTHER_REGISTERS = 80
 """Registers of a thread that do not hold weights."""
 
@@ -107,10 +114,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Wish:
-    """Ways to be taken whatever the model says, to compare or to test them; None: any."""
+    """Ways to be taken whatever the model says, to compare or to test them; None: any. wave: see `wave_pays`."""
 
     slices: int | None = None
     home: Home | None = None
+    wave: bool | None = None
 
     def allows(self, way: Schedule) -> bool:
         """Whether a way is wished for."""
@@ -132,6 +140,16 @@ def schedule(
             f"bytes of shared memory of {chip.name}; fewer units, or float32, would"
         )
     return min(found, key=lambda way: (way.microseconds, way.slices))
+
+
+def wave_pays(alone: Sequence[Sequence[Schedule]], shared: Sequence[Sequence[Schedule]]) -> bool:
+    """Whether layers that read one another are faster as a wavefront, each a chunk of steps behind the one below.
+
+    alone: the ways of each layer with the chip to itself, one layer after the other. shared: with all of them on it.
+    """
+    one_by_one = sum(max(way.microseconds for way in layer) for layer in alone)
+    slowest = max(way.microseconds for layer in shared for way in layer)
+    return slowest * (1 + (len(shared) - 1) / WAVE_CHUNKS) < WAVE_GAIN * one_by_one
 
 
 def _ways(region: Region, dtype: str, chip: Chip, operands: str | None, together: int) -> Iterator[Schedule]:
@@ -182,8 +200,8 @@ def _estimate(way: Schedule, chip: Chip, together: int) -> float:
     for phase in way.phases:
         cycles = sum(dot.cycles(rows, chip, way.home) for dot in phase.dots)
         total += cycles / (chip.clock_ghz * 1e3) + STEP_LATENCY_US
-        total += _fetch(way, phase, chip, rows) + _barrier(way, chip)
-    return total
+        total += _fetch(way, phase, chip, rows)
+    return total + _waiting(way, chip)
 
 
 def _fetch(way: Schedule, phase: PhaseShape, chip: Chip, rows: int) -> float:
@@ -197,10 +215,11 @@ def _fetch(way: Schedule, phase: PhaseShape, chip: Chip, rows: int) -> float:
     return size / (rate * 1e3)
 
 
-def _barrier(way: Schedule, chip: Chip) -> float:
+def _waiting(way: Schedule, chip: Chip) -> float:
+    """Microseconds of a step's barriers, or launches."""
     if way.launches:
-        return chip.launch_us
-    return chip.barrier_us if way.slices > 1 else 0.05
+        return chip.launch_us * len(way.phases)
+    return len(barriers(way.region)) * (chip.barrier_us if way.slices > 1 else BLOCK_BARRIER_US)
 
 
 def _line(size: int) -> int:
