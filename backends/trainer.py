@@ -125,13 +125,20 @@ class Report(NamedTuple):
 class Trainer(Protocol):
     """A compiled step of a training. Not to be called from several threads at once."""
 
-    gradient: Array
-    """(dense,), the gradients so far, laid out like the parameters."""
+    @property
+    def gradient(self) -> Array:
+        """(dense,), the gradients so far, laid out like the parameters."""
 
     def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
         """The gradients of a batch, and with a change an update by them.
 
         first: gradients start anew; otherwise they are added to those of the runs before.
+        """
+
+    def fetch(self) -> None:
+        """Brings the arrays of `Memory.flat` up to date; what they are given before the next run counts.
+
+        A trainer that works on them has nothing to do.
         """
 
     def rows(self) -> SparseRows:
@@ -158,6 +165,9 @@ class ComposedTrainer:
         if change is not None:
             self._apply(change, norm)
         return Report(loss, norm)
+
+    def fetch(self) -> None:
+        """See `Trainer.fetch`."""
 
     def rows(self) -> SparseRows:
         """See `Trainer.rows`."""

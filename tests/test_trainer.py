@@ -16,7 +16,7 @@ from rnnc.backends.trainer import ComposedTrainer
 from rnnc.ir.equations import Value, linear, tanh
 from rnnc.losses import cross_entropy
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer
-from tests.training_data import LENGTHS, WORDS, series, tagged, tagger
+from tests.training_data import LENGTHS, WORDS, noisy, same, series, steps, tagged, tagger
 
 
 @dataclass(frozen=True)
@@ -36,36 +36,6 @@ class Squashed(rnnc.Cell):
 @pytest.fixture(autouse=True)
 def _small_batches_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
-
-
-def noisy(dtype: str = "float64", padding: int | None = None) -> Any:
-    """Every kind of mask: a step's, a sequence's, a state's, one behind a readout; and a row for padding."""
-    spec = rnnc.RNN(6, 20, 2, dropout=0.3, bidirectional=True, dtype=dtype)
-    return rnnc.Sequential(
-        rnnc.Embedding(WORDS, 6, padding_index=padding),
-        rnnc.Dropout(0.2, variational=True),
-        rnnc.Regularized(spec, recurrent_dropout=0.2, zoneout=0.1),
-        rnnc.Dropout(0.4),
-        rnnc.Linear(40, 3),
-    )
-
-
-def steps(model: Any, optimizer: Optimizer, pairs: Any, *, count: int = 4, **options: Any) -> Any:
-    """A TrainingStep after some updates, and what they reported."""
-    step = train.TrainingStep(model, "cross_entropy", optimizer, seed=5, **options)
-    data = train.Sequences(model, step.loss, pairs)
-    orders = [np.random.default_rng(number).permutation(len(data))[:5] for number in range(count)]
-    return step, [step.step(data.batch(rows))[0] for rows in orders]
-
-
-def same(one: Any, other: Any, tolerance: float) -> None:
-    (a, reports), (b, others) = one, other
-    np.testing.assert_allclose(reports, others, rtol=tolerance)
-    scale = np.abs(a.flat).max()
-    np.testing.assert_allclose(a.flat, b.flat, rtol=0, atol=tolerance * scale)
-    for slot in a.slots:
-        largest = np.abs(a.slots[slot]).max()
-        np.testing.assert_allclose(a.slots[slot], b.slots[slot], rtol=0, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize(

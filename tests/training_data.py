@@ -1,4 +1,4 @@
-"""Small networks and ragged data for the tests of training."""
+"""Small networks, ragged data and training steps for the tests of training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rnnc
+from rnnc import train
+from rnnc.optimizers import Optimizer
 
 Array = NDArray[Any]
 Pairs = list[tuple[Array, Array]]
@@ -35,3 +37,33 @@ def series(seed: int = 0, lengths: tuple[int, ...] = LENGTHS, dtype: str = "floa
     """Vectors of size 4, and vectors of size 3 to predict at each step."""
     rng = np.random.default_rng(seed)
     return [(rng.standard_normal((n, 4)).astype(dtype), rng.standard_normal((n, 3)).astype(dtype)) for n in lengths]
+
+
+def noisy(dtype: str = "float64", padding: int | None = None) -> Any:
+    """Every kind of mask: a step's, a sequence's, a state's, one behind a readout; and a row for padding."""
+    spec = rnnc.RNN(6, 20, 2, dropout=0.3, bidirectional=True, dtype=dtype)
+    return rnnc.Sequential(
+        rnnc.Embedding(WORDS, 6, padding_index=padding),
+        rnnc.Dropout(0.2, variational=True),
+        rnnc.Regularized(spec, recurrent_dropout=0.2, zoneout=0.1),
+        rnnc.Dropout(0.4),
+        rnnc.Linear(40, 3),
+    )
+
+
+def steps(model: Any, optimizer: Optimizer, pairs: Any, *, count: int = 4, **options: Any) -> Any:
+    """A TrainingStep after some updates, and what they reported."""
+    step = train.TrainingStep(model, "cross_entropy", optimizer, seed=5, **options)
+    data = train.Sequences(model, step.loss, pairs)
+    orders = [np.random.default_rng(number).permutation(len(data))[:5] for number in range(count)]
+    return step, [step.step(data.batch(rows))[0] for rows in orders]
+
+
+def same(one: Any, other: Any, tolerance: float) -> None:
+    (a, reports), (b, others) = one, other
+    np.testing.assert_allclose(reports, others, rtol=tolerance)
+    scale = np.abs(a.flat).max()
+    np.testing.assert_allclose(a.flat, b.flat, rtol=0, atol=tolerance * scale)
+    for slot in a.slots:
+        largest = np.abs(a.slots[slot]).max()
+        np.testing.assert_allclose(a.slots[slot], b.slots[slot], rtol=0, atol=tolerance * largest)

@@ -116,16 +116,12 @@ class CudaTrainer:
 
     # ---- the host's arrays
 
-    def send(self) -> None:
-        """See `Trainer.send`."""
-        self._flat.clear()
-        self._ahead = False
-
     def fetch(self) -> None:
-        """See `Trainer.fetch`."""
+        """See `Trainer.fetch`: the next run takes the host's arrays again."""
         if self._ahead:
             for name, array in self._memory.flat.items():
                 array[...] = self._device.to_host(self._flat[name])
+        self._flat.clear()
         self._ahead = False
 
     @property

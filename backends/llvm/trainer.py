@@ -68,6 +68,9 @@ class LlvmTrainer:
         parts = split_batch(work.steps, work.batch, lengths, count)
         return team.run(work, parts, lengths, first=first, change=change is not None)
 
+    def fetch(self) -> None:
+        """See `Trainer.fetch`."""
+
     def rows(self) -> SparseRows:
         """See `Trainer.rows`."""
         assert self.table is not None

@@ -48,6 +48,7 @@ class _Compiled:
         self._zeros = np.zeros(0, self.layout.dtype)
         self._constants = self.loss.constants(model.output_size, model.dtype)
         threads = None if threads is None else checks.integer("threads", threads, 1)
+        self._arrays = backends.arrays_of(backend)
         computation = Computation(self._build)
         self._function = backends.get(backend).compile_function(computation, threads=threads)
 
@@ -99,20 +100,22 @@ class Evaluation(_Compiled):
         """The loss summed over the batch, and the output, time first."""
         steps, rows = batch.sizes
         sizes = (steps, rows) if self.model.readout == "every" else (rows,)
-        output = np.empty((*sizes, self.model.output_size), self.layout.dtype)
-        loss = np.empty(1, self.layout.dtype)
+        xp, up, down = self._arrays.xp, self._arrays.from_host, self._arrays.to_host
+        output = xp.empty((*sizes, self.model.output_size), self.layout.dtype)
+        loss = xp.empty(1, self.layout.dtype)
         inputs = {name: array for name, array in params.items() if not self._sparse(name)}
         inputs |= self._constants | self._inputs(batch, None)
         if self.model.embedding is not None:
             inputs["x"] = params["0.weight"][batch.x]
-        self._function.start(inputs, {"output": output, "loss": loss}, steps, rows, batch.lengths)
-        return float(loss[0]), output
+        lengths = None if batch.lengths is None else up(batch.lengths)
+        given = {name: up(array) for name, array in inputs.items()}
+        self._function.start(given, {"output": output, "loss": loss}, steps, rows, lengths)
+        return float(down(loss)[0]), down(output)
 
 
 class TrainingStep(_Compiled):
     """A network, its parameters, and what it takes to make them better.
 
-    params: name -> array, views of one flat array, changed in place by every step.
     updates: how many updates there have been.
     """
 
@@ -145,12 +148,32 @@ class TrainingStep(_Compiled):
         super().__init__(model, loss, backend, threads)
         self._masks = masks(model)
         self.updates = 0
-        self.flat = self.layout.zeros()
-        self.params = self.layout.views(self.flat)
-        self.slots = {name: self.layout.zeros() for name in self.optimizer.slots}
+        self._flat = self.layout.zeros()
+        self._params = self.layout.views(self._flat)
+        self._slots = {name: self.layout.zeros() for name in self.optimizer.slots}
         self._trainer = self._compile_trainer(backends.get(backend))
         for name, array in read_all(model, model.init(seed) if params is None else params).items():
-            self.params[name][...] = array
+            self._params[name][...] = array
+
+    # Where a backend keeps parameters elsewhere, they come to the host when they are asked for.
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """Name -> array: views of `flat`. What is written to them counts for the next step."""
+        self._trainer.fetch()
+        return self._params
+
+    @property
+    def flat(self) -> Array:
+        """All parameters in one array (`rnnc.train.flat`)."""
+        self._trainer.fetch()
+        return self._flat
+
+    @property
+    def slots(self) -> dict[str, Array]:
+        """Name -> what the optimiser keeps, laid out like `flat`."""
+        self._trainer.fetch()
+        return self._slots
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         model = self.model
@@ -168,7 +191,7 @@ class TrainingStep(_Compiled):
         model, layout = self.model, self.layout
         gradients = self._build(1, False).outputs
         memory = Memory(
-            {"p": self.flat, **self.slots},
+            {"p": self._flat, **self._slots},
             layout.dense,
             layout.places,
             table="0.weight" if model.embedding is not None else None,
@@ -215,7 +238,7 @@ class TrainingStep(_Compiled):
         result = {name: array.copy() for name, array in self.layout.views(self._trainer.gradient).items()}
         if self.model.embedding is not None:
             rows, values = self._trainer.rows()
-            result["0.weight"] = np.zeros_like(self.params["0.weight"])
+            result["0.weight"] = np.zeros_like(self._params["0.weight"])
             result["0.weight"][rows] = values
         return report.loss / batch.terms, result
 
