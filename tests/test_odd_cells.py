@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import rnnc
+from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.ir.equations import Value, concat, greater, linear, mean, select, sigmoid, tanh
 
 Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, dict[str, Value]]]
@@ -101,6 +102,14 @@ def mean_of_an_older_state(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> 
     return h, {"h": h, "c": s.h}
 
 
+def first_unit_leads(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    """Every unit reads the old value of one that another part of the step overwrites."""
+    units = s.h.shape[-1]
+    assert isinstance(units, int)
+    h = tanh(linear(x, p.ih) + 0.5 * s.h - 0.7 * s.h.split(units)[0])
+    return h, {"h": h}
+
+
 def mask_across_matmuls(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
     v = linear(x, p.ih) + linear(s.h, p.hh)
     mask = greater(v, mean(v))
@@ -122,6 +131,7 @@ CELLS = [
     Odd(half_out, output_parts=(1, 2)),
     Odd(new_and_old_out, output_parts=(2, 1)),
     Odd(mean_of_an_older_state, ("h", "c")),
+    Odd(first_unit_leads),
 ]
 
 
@@ -129,21 +139,32 @@ CELLS = [
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.function.__name__)
 def test_odd_cells_agree_with_the_reference(cell: Odd, bidirectional: bool, layers: int) -> None:
-    rng = np.random.default_rng(0)
     for hidden in (4, 18):
         spec = rnnc.Recurrent(cell, 7, hidden, num_layers=layers, bidirectional=bidirectional)
-        params = spec.init(seed=1)
-        native, reference = (rnnc.compile(spec, params, backend=b) for b in ("llvm", "reference"))
-        for steps, batch, ragged in ((1, 1, False), (6, 5, False), (6, 5, True)):
-            x = rng.standard_normal((steps, batch, 7)).astype("float32")
-            rows = spec.num_layers * spec.num_directions
-            states = tuple(rng.standard_normal((rows, batch, w)).astype("float32") for w in spec.states.values())
-            state = states if len(states) > 1 else states[0]
-            lengths = rng.integers(0, steps + 1, batch) if ragged else None
-            (got, got_state), (want, want_state) = (m(x, state, lengths=lengths) for m in (native, reference))
-            np.testing.assert_allclose(got, want, rtol=0, atol=3e-6)
-            for a, b in zip(as_tuple(got_state), as_tuple(want_state), strict=True):
-                np.testing.assert_allclose(a, b, rtol=0, atol=3e-6)
+        assert_agrees(spec, "llvm", ((1, 1, False), (6, 5, False), (6, 5, True)))
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="emulating CUDA needs a C++ compiler")
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.function.__name__)
+def test_odd_cells_on_an_emulated_gpu(cell: Odd) -> None:
+    assert_agrees(rnnc.Recurrent(cell, 7, 18, bidirectional=True), "cuda-emulated", ((6, 5, False), (6, 5, True)))
+
+
+def assert_agrees(spec: rnnc.Recurrent, backend: str, calls: tuple[tuple[int, int, bool], ...]) -> None:
+    """calls: steps, batch, whether it is ragged."""
+    rng = np.random.default_rng(0)
+    params = spec.init(seed=1)
+    native, reference = (rnnc.compile(spec, params, backend=b) for b in (backend, "reference"))
+    for steps, batch, ragged in calls:
+        x = rng.standard_normal((steps, batch, 7)).astype("float32")
+        rows = spec.num_layers * spec.num_directions
+        states = tuple(rng.standard_normal((rows, batch, w)).astype("float32") for w in spec.states.values())
+        state = states if len(states) > 1 else states[0]
+        lengths = rng.integers(0, steps + 1, batch) if ragged else None
+        (got, got_state), (want, want_state) = (m(x, state, lengths=lengths) for m in (native, reference))
+        np.testing.assert_allclose(got, want, rtol=0, atol=3e-6)
+        for a, b in zip(as_tuple(got_state), as_tuple(want_state), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6)
 
 
 def as_tuple(state: object) -> tuple[object, ...]:

@@ -58,4 +58,4 @@ def _kernel(name: str, text: Text, parameters: Parameters, threads: int) -> Kern
     whole = Text()
     with whole.block(head):
         whole.line(str(text).rstrip())
-    return Kernel(name, str(whole), parameters.sources(), threads)
+    return Kernel(name, str(whole), parameters.sources(), threads, 0, parameters.names())

@@ -52,7 +52,7 @@ class Map:
     per_sequence: bool
 
     def __str__(self) -> str:
-        return f"map      {self.kernel.name}"
+        return f"map      {self.kernel}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Whole:
         return any(way.slices > 1 for way in self.ways)
 
     def __str__(self) -> str:
-        return f"whole    {self.kernel.name}"
+        return f"whole    {self.kernel}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Launches:
     way: Schedule
 
     def __str__(self) -> str:
-        return f"steps    {', '.join(k.name for k in self.kernels)}"
+        return f"steps    {', '.join(map(str, self.kernels))}"
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,14 @@ class Code:
         """Of all numbers."""
         return self.plan.program.dtype
 
+    def add(self, kernel: Kernel) -> Kernel:
+        """A kernel for these arguments: a new one, or one that does the same to others."""
+        for known in self.kernels:
+            if (known.pattern, known.threads, known.shared) == (kernel.pattern, kernel.threads, kernel.shared):
+                return known.for_(kernel)
+        self.kernels.append(kernel)
+        return kernel
+
     def source(self) -> str:
         """The translation unit."""
         tensor = [TENSOR_PRELUDE] if self.operands else []
@@ -166,7 +174,7 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, wish: Wish | N
     for total in plan.sums:
         (code.second if total.late else code.first).append(Sum(total))
     for name in dict.fromkeys(pack.shape.pack for pack in code.packs):
-        code.kernels.append(pack_kernel(name, code.dtype))
+        code.add(pack_kernel(name, code.dtype))
     return code
 
 
@@ -185,8 +193,7 @@ def _stage(code: Code, group: Sequence[Region], ways: Sequence[Schedule]) -> Ite
 def _batched(code: Code, phase: Phase, per_sequence: bool) -> Iterator[Command]:
     name = f"map_{phase.name}"
     if phase.sums:
-        kernel = emit_reduction(phase, name, code.dtype)
-        code.kernels.append(kernel)
+        kernel = code.add(emit_reduction(phase, name, code.dtype))
         yield Map(kernel, 32, per_sequence)
         return
     targets = _direct(phase)
@@ -196,8 +203,7 @@ def _batched(code: Code, phase: Phase, per_sequence: bool) -> Iterator[Command]:
         targets = [Place(sums, number * phase.width) for number in range(len(phase.accumulators))]
     yield from _products(phase, targets or [], per_sequence)
     if sums is not None or not phase.accumulators:
-        kernel = emit_map(phase, name, code.dtype, sums)
-        code.kernels.append(kernel)
+        kernel = code.add(emit_map(phase, name, code.dtype, sums))
         yield Map(kernel, phase.width, per_sequence)
 
 
@@ -316,13 +322,11 @@ def _recurrences(code: Code, ways: Sequence[Schedule]) -> Iterator[Command]:
     whole = [way for way in ways if not way.launches]
     if whole:
         name = "_".join(way.region.name for way in whole)
-        kernel = emit_whole(whole, numbers, name)
-        code.kernels.append(kernel)
+        kernel = code.add(emit_whole(whole, numbers, name))
         yield Whole(kernel, tuple(whole))
     for way in ways:
         if way.launches:
-            kernels = emit_launches(way, numbers, way.region.name)
-            code.kernels += kernels
+            kernels = map(code.add, emit_launches(way, numbers, way.region.name))
             yield Launches(tuple(kernels), way)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from rnnc.backends.cuda.text import BYTES, REALS
 from rnnc.backends.planning.plan import Buffer, Space
@@ -103,6 +104,10 @@ class Parameters:
         """The text between the parentheses."""
         return ", ".join(p.declaration for p in self.listed.values())
 
+    def names(self) -> tuple[str, ...]:
+        """The names, in order."""
+        return tuple(p.declaration.rsplit(" ", 1)[1] for p in self.listed.values())
+
     def sources(self) -> tuple[Source, ...]:
         """Where the host finds the arguments, in order."""
         return tuple(self.listed)
@@ -110,13 +115,33 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel: its text, where its arguments come from, and its launch shape. threads: a block's."""
+    """A kernel: its text, where its arguments come from, and its launch shape.
+
+    parameters: names, in order. threads: a block's. shared: bytes of a block. use: what it is launched for, where one
+    kernel serves several recurrences.
+    """
 
     name: str
     text: str
     arguments: tuple[Source, ...]
     threads: int
     shared: int = 0
+    parameters: tuple[str, ...] = ()
+    use: str = ""
+
+    @cached_property
+    def pattern(self) -> str:
+        """The text without names and comments: equal for kernels that do the same to different arrays."""
+        places = {name: f"${number}" for number, name in enumerate((self.name, *self.parameters))}
+        text = re.sub(r"\b\w+\b", lambda found: places.get(found[0], found[0]), self.text)
+        return re.sub(r"^ *//.*\n", "", text, flags=re.MULTILINE)
+
+    def for_(self, other: Kernel) -> Kernel:
+        """This kernel, launched with the arguments of another one that does the same."""
+        return replace(self, arguments=other.arguments, use=other.name)
+
+    def __str__(self) -> str:
+        return f"{self.use} by kernel {self.name}" if self.use else self.name
 
 
 def _plain(name: str) -> str:

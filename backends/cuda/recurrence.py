@@ -75,7 +75,8 @@ def _kernel(ways: Sequence[Schedule], name: str, text: Text, parameters: Paramet
     head = f'extern "C" __global__ void __launch_bounds__({threads}, 1) {name}({parameters.declared()})'
     with whole.block(head):
         whole.line(str(text).rstrip())
-    return Kernel(name, str(whole), parameters.sources(), threads, max(way.shared for way in ways))
+    shared = max(way.shared for way in ways)
+    return Kernel(name, str(whole), parameters.sources(), threads, shared, parameters.names())
 
 
 class _Writer:
@@ -175,18 +176,19 @@ class _Writer:
         for shape in self.way.phases if phases is None else phases:
             for dot in shape.dots:
                 number = self.numbers[id(dot)]
-                name = self.weights[id(dot)] = f"weights{number}"
+                own = len(self.weights)
+                name = self.weights[id(dot)] = f"weights{own}"
                 packed = self.parameters.use(Weights(number, dot.element))
                 source = f"{packed} + (size_t)slice * {dot.weight_bytes} / sizeof({dot.element})"
                 if self.way.home is Home.REGISTERS:
                     dot.hold(self.text, name, source)
                     continue
                 if self.way.home is Home.SHARED:
-                    self.text.line(f"{dot.element}* const shared{number} = ({dot.element}*)(staged + {offset});")
+                    self.text.line(f"{dot.element}* const shared{own} = ({dot.element}*)(staged + {offset});")
                     count = f"{dot.weight_bytes} / sizeof({dot.element})"
                     with self.text.block(f"for (int i = threadIdx.x; i < {count}; i += {self.way.threads})"):
-                        self.text.line(f"shared{number}[i] = __ldg({source} + i);")
-                    source = f"shared{number}"
+                        self.text.line(f"shared{own}[i] = __ldg({source} + i);")
+                    source = f"shared{own}"
                     offset += dot.weight_bytes
                 self.text.line(f"const {dot.vector_type}* const {name} = (const {dot.vector_type}*)({source});")
 

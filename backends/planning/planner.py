@@ -344,6 +344,9 @@ class _Planner:
                 writes = any(p.buffer is state.buffer for _, p in phase.stores)
                 feeds = any(f.lhs.buffer is state.buffer and f.lhs.previous for f in phase.feeds)
                 reads = any(p.buffer is state.buffer and p.previous for p in phase.loads.values())
-                moved = any(p.buffer is state.buffer and p.column for p in phase.loads.values())
-                if feeds or (reads and (not writes or in_parts or moved or phase.sums)):
+                other = any(
+                    place.buffer is state.buffer and (place.column or family.shape[-1] != phase.width)
+                    for family, place in phase.loads.items()
+                )  # columns that another unit writes
+                if feeds or (reads and (not writes or in_parts or other or phase.sums)):
                     state.buffer.double = True
