@@ -50,7 +50,10 @@ def _first_conflict(region: Region, known: set[int]) -> int | None:
 def _conflict(a: Access, b: Access) -> bool:
     if a.place.buffer is not b.place.buffer or a.moment != b.moment or not (a.written or b.written):
         return False
-    return a.lanes is None or a.lanes != b.lanes
+    if a.lanes is None or b.lanes is None:
+        return True
+    (first, width), (other, more) = a.lanes, b.lanes
+    return a.lanes != b.lanes and first < other + more and other < first + width
 
 
 def _accesses(phase: Phase, step: int) -> Iterator[Access]:

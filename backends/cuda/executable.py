@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from rnnc.backends.cuda.chip import Chip
-from rnnc.backends.cuda.code import Code, generate
+from rnnc.backends.cuda.compiled import Compiled
 from rnnc.backends.cuda.device import Array, Device
 from rnnc.backends.cuda.function import collect, give, give_lengths, parameters
-from rnnc.backends.cuda.report import Stages
 from rnnc.backends.cuda.run import Loaded, Run, Values
 from rnnc.backends.cuda.schedule import Wish
+from rnnc.backends.planning.plan import Plan
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.lower import Stack
 from rnnc.ir.pipeline import rolled_program
 
 
-class CudaExecutable(Stages):
+class CudaExecutable(Compiled):
     """A compiled stack. Nothing asks for the GPU before `bind`."""
 
     def __init__(
@@ -29,29 +29,10 @@ class CudaExecutable(Stages):
         wish: Wish | None = None,
     ) -> None:
         self.stack = stack
-        self.chip = chip
-        self._device = device
-        self.operands = operands
-        self._wish = wish
-        self.code = self._generate(lengths=False)
+        super().__init__(chip, device, operands, wish)
 
-    def _generate(self, lengths: bool) -> Code:
-        return generate(plan(rolled_program(self.stack, lengths=lengths)), self.chip, self.operands, self._wish)
-
-    @cached_property
-    def device(self) -> Device:
-        """The device; a BackendError if there is none."""
-        return self._device()
-
-    @cached_property
-    def dense(self) -> Loaded:
-        """The code for batches without lengths."""
-        return Loaded(self.code, self.device)
-
-    @cached_property
-    def ragged(self) -> Loaded:
-        """The code that masks rows past their length; made when lengths are first given."""
-        return Loaded(self._generate(lengths=True), self.device)
+    def _plan(self, lengths: bool) -> Plan:
+        return plan(rolled_program(self.stack, lengths=lengths))
 
     def bind(self, parameters: Mapping[str, Array]) -> CudaRunner:
         """See `rnnc.backends.base.Executable.bind`."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 
 import numpy as np
 
 from rnnc.backends.cuda.chip import Chip
-from rnnc.backends.cuda.code import Code, generate
+from rnnc.backends.cuda.compiled import Compiled
 from rnnc.backends.cuda.device import Array, Device
 from rnnc.backends.cuda.kernel import TIMED
-from rnnc.backends.cuda.report import Stages
 from rnnc.backends.cuda.run import Loaded, Run, Values
 from rnnc.backends.cuda.schedule import Wish
 from rnnc.backends.planning.keeping import kept_buffers
-from rnnc.backends.planning.plan import Buffer
+from rnnc.backends.planning.plan import Buffer, Plan
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.computation import Computation
 from rnnc.ir.ops import BATCH
@@ -27,7 +25,7 @@ VALID = "valid"
 """The input that says which steps a row has, in graphs with lengths."""
 
 
-class CudaFunction(Stages):
+class CudaFunction(Compiled):
     """A computation for a GPU; see `rnnc.backends.base.Function`. Nothing asks for the GPU before `start`."""
 
     def __init__(
@@ -39,35 +37,14 @@ class CudaFunction(Stages):
         wish: Wish | None = None,
     ) -> None:
         self.computation = computation
-        self.chip = chip
-        self._device = device
-        self.operands = operands
-        self._wish = wish
-        self.code = self._generate(lengths=False)
-        self.plan = self.code.plan
+        super().__init__(chip, device, operands, wish)
 
-    def _generate(self, lengths: bool) -> Code:
-        program = self.computation.program(lengths=lengths)
-        return generate(plan(program, self.computation.late), self.chip, self.operands, self._wish)
-
-    @cached_property
-    def device(self) -> Device:
-        """The device; a BackendError if there is none."""
-        return self._device()
-
-    @cached_property
-    def dense(self) -> Loaded:
-        """The code for batches without lengths."""
-        return Loaded(self.code, self.device)
-
-    @cached_property
-    def ragged(self) -> Loaded:
-        """The code that masks rows past their length; made when lengths are first given."""
-        return Loaded(self._generate(lengths=True), self.device)
+    def _plan(self, lengths: bool) -> Plan:
+        return plan(self.computation.program(lengths=lengths), self.computation.late)
 
     def saved_bytes(self, steps: int, batch: int) -> int:
         """Bytes the first part keeps for the second."""
-        widths = sum(buffer.width for buffer in kept_buffers(self.plan) if buffer.space in TIMED)
+        widths = sum(buffer.width for buffer in kept_buffers(self.code.plan) if buffer.space in TIMED)
         return steps * batch * widths * np.dtype(self.code.dtype).itemsize
 
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> CudaTape:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -22,7 +22,8 @@ from rnnc.backends.llvm.parts import Part, address, even, split_batch
 from rnnc.backends.llvm.report import Stages, phase_lines
 from rnnc.backends.llvm.runner import PARALLEL_FLOPS
 from rnnc.backends.llvm.target import Target, host
-from rnnc.backends.planning.plan import Buffer, Place, Plan, Space
+from rnnc.backends.planning.keeping import kept_buffers
+from rnnc.backends.planning.plan import Buffer, Plan, Space
 from rnnc.backends.planning.planner import plan
 from rnnc.ir import settings
 from rnnc.ir.computation import Computation
@@ -91,9 +92,7 @@ class LlvmFunction(Stages):
     @cached_property
     def _kept(self) -> list[Buffer]:
         """What the first part leaves for the second, of each row and step."""
-        read = _buffers_of(self.plan, True)
-        written = _buffers_of(self.plan, False) | {b for n, b in self.plan.inputs.items() if n not in self.plan.late}
-        return [b for b in self.plan.buffers if b in read & written and b.space in (Space.TIMED, Space.INPUT)]
+        return [b for b in kept_buffers(self.plan) if b.space in (Space.TIMED, Space.INPUT)]
 
     def saved_bytes(self, steps: int, batch: int) -> int:
         """Bytes the first part keeps for the second."""
@@ -264,14 +263,3 @@ def _interface(planned: Plan) -> Interface:
     rows += [n for n, f in program.outputs.items() if not f.timed and BATCH in f.shape]
     sums = tuple(sum_field(total.target) for total in planned.sums)
     return Interface((*planned.inputs, *planned.outputs), {name: Slot(name) for name in rows}, sums)
-
-
-def _buffers_of(planned: Plan, late: bool) -> set[Buffer]:
-    """Buffers that one part reads or writes."""
-    places: list[Place] = []
-    for region in planned.regions:
-        if region.late == late:
-            for phase in (*region.batched, *region.steps):
-                places += [*phase.loads.values(), *(p for _, p in phase.stores), *(f.lhs for f in phase.feeds)]
-    terms: Iterable[Place | None] = (p for s in planned.sums if s.late == late for t in s.terms for p in (t.lhs, t.rhs))
-    return {p.buffer for p in (*places, *terms) if p is not None}

@@ -1,21 +1,62 @@
-"""What a reader is shown of code for a GPU: its stages, and `explain`."""
+"""What calls of a model and of a computation have in common: code, its texts, and where it is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 from rnnc.backends.cuda.chip import Chip
-from rnnc.backends.cuda.code import Code, Wave
+from rnnc.backends.cuda.code import Code, Wave, generate
+from rnnc.backends.cuda.device import Device
 from rnnc.backends.cuda.kernel import TIMED
+from rnnc.backends.cuda.run import Loaded
+from rnnc.backends.cuda.schedule import Wish
 from rnnc.backends.cuda.text import BYTES
 from rnnc.backends.planning.keeping import kept_buffers
+from rnnc.backends.planning.plan import Plan
 from rnnc.ir.errors import BackendError
 
 
-class Stages:
-    """The backend's own stages, of whatever has code for a chip."""
+class Compiled:
+    """Code for a chip, without and with lengths, its texts, and the device it is loaded on when it is first needed.
 
-    code: Code
-    chip: Chip
+    operands: of matrix products on tensor cores, or None. wish: see `rnnc.backends.cuda.schedule.Wish`.
+    """
+
     stages: tuple[str, ...] = ("plan", "commands", "cuda", "ptx")
+
+    def __init__(
+        self, chip: Chip, device: Callable[[], Device], operands: str | None = None, wish: Wish | None = None
+    ) -> None:
+        self.chip = chip
+        self.operands = operands
+        self._device = device
+        self._wish = wish
+        self.code = self._generate(lengths=False)
+
+    def _plan(self, lengths: bool) -> Plan:
+        """What code is generated from. lengths: whether it masks rows past their length."""
+        raise NotImplementedError
+
+    def _generate(self, lengths: bool) -> Code:
+        return generate(self._plan(lengths), self.chip, self.operands, self._wish)
+
+    @cached_property
+    def device(self) -> Device:
+        """The device; a BackendError if there is none."""
+        return self._device()
+
+    @cached_property
+    def dense(self) -> Loaded:
+        """The code for batches without lengths."""
+        return Loaded(self.code, self.device)
+
+    @cached_property
+    def ragged(self) -> Loaded:
+        """The code that masks rows past their length; made when lengths are first given."""
+        return Loaded(self._generate(lengths=True), self.device)
+
+    # ---- texts
 
     def text(self, stage: str) -> str:
         """The plan, the host's commands, the translation unit, or what NVRTC makes of it. BackendError for another."""
