@@ -32,7 +32,13 @@ class Network:
     """What `Sequential.compile(params)` returns. It copies the parameters; call it from as many threads as you like."""
 
     def __init__(
-        self, model: Sequential, params: Mapping[str, Any], *, backend: str = "llvm", threads: int | None = None
+        self,
+        model: Sequential,
+        params: Mapping[str, Any],
+        *,
+        backend: str = "llvm",
+        threads: int | None = None,
+        matmul: str | None = None,
     ) -> None:
         """See `Sequential.compile`."""
         from rnnc import backends
@@ -45,7 +51,9 @@ class Network:
         self._table = None if model.embedding is None else given.pop("0.weight")
         self._params = given
         self._states = state_shapes(model)
-        self._function = backends.get(backend).compile_function(Computation(self._build), threads=threads)
+        options = backends.options(backend, matmul)
+        compile_function = backends.get(backend).compile_function
+        self._function = compile_function(Computation(self._build), threads=threads, **options)
 
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"

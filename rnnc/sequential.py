@@ -128,11 +128,21 @@ class Sequential(PlainData):
             for name, array in layer.init(rng).items()
         }
 
-    def compile(self, params: Mapping[str, Any], *, backend: str = "llvm", threads: int | None = None) -> Network:
-        """The network for inference: a function of x and lengths (`rnnc.network.Network`)."""
+    def compile(
+        self,
+        params: Mapping[str, Any],
+        *,
+        backend: str = "llvm",
+        threads: int | None = None,
+        matmul: str | None = None,
+    ) -> Network:
+        """The network for inference: a function of x and lengths (`rnnc.network.Network`).
+
+        backend, threads, matmul: as in `rnnc.compile`.
+        """
         from rnnc.network import Network
 
-        return Network(self, params, backend=backend, threads=threads)
+        return Network(self, params, backend=backend, threads=threads, matmul=matmul)
 
     # ---- plain data
 

@@ -144,3 +144,14 @@ def test_an_update_of_flat_arrays(size: int) -> None:
     updates.compile_update(graph).run(expected, scalars)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-14, err_msg=name)
+
+
+def test_training_on_tensor_cores() -> None:
+    """The losses are those of float32, to the precision of the operands; and others than those."""
+    options = {"epochs": 2, "batch_size": 3, "optimizer": Adam(0.02), "progress": False, "backend": "cuda-emulated"}
+    plain, rounded = (train.fit(tagger("float32"), tagged(), matmul=m, **options) for m in (None, "bfloat16"))
+    for line, other in zip(plain.history, rounded.history, strict=True):
+        assert line.loss == pytest.approx(other.loss, rel=1e-2)
+    assert plain.history[-1].loss != rounded.history[-1].loss
+    with pytest.raises(rnnc.RnncError, match="matmul: expected None, or operands that backend 'llvm' has"):
+        train.fit(tagger("float32"), tagged(), matmul="bfloat16")

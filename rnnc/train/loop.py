@@ -88,6 +88,7 @@ def fit(
     on_epoch: Callable[[Epoch], object] | None = None,
     backend: str = "llvm",
     threads: int | None = None,
+    matmul: str | None = None,
 ) -> Trained:
     """Trains a network.
 
@@ -108,7 +109,8 @@ def fit(
     tbptt: train in pieces of so many steps, each with an update of its own, that start from the states the piece before
         ended with, but send no gradients back to it (truncated backpropagation through time; Williams & Peng 1990).
     progress: show a bar (tqdm). on_epoch: called with each line of the history.
-    backend, threads: as in `rnnc.compile`.
+    backend, threads, matmul: as in `rnnc.compile`; on a GPU "bfloat16" and "tf32" are safer than "float16", in whose
+        range small gradients vanish.
     Raises ArgumentError and ArgumentTypeError; RnncError if the loss is no longer a finite number.
     """
     return _Fit(
@@ -139,6 +141,7 @@ class _Settings:
     tbptt: int | None
     backend: str
     threads: int | None
+    matmul: str | None
 
 
 def _settings(given: Mapping[str, Any]) -> _Settings:
@@ -199,7 +202,7 @@ class _Fit:
         self.settings, self.model, self.loss, self.schedule = settings, model, loss, schedule
         self.data = Sequences(model, loss, data)
         self.held_out = None if validation is None else Sequences(model, loss, validation, "validation")
-        target = {"backend": settings.backend, "threads": settings.threads}
+        target = {"backend": settings.backend, "threads": settings.threads, "matmul": settings.matmul}
         self.step = TrainingStep(
             model,
             loss,
@@ -332,6 +335,7 @@ class _Fit:
             "accumulate": settings.accumulate,
             "patience": settings.patience,
             "tbptt": settings.tbptt,
+            "matmul": settings.matmul,
         }
 
     def _save(self) -> None:

@@ -40,7 +40,9 @@ class Outcome(NamedTuple):
 class _Compiled:
     """A function of a batch: what training and evaluation have in common."""
 
-    def __init__(self, model: Sequential, loss: Loss | str, backend: str, threads: int | None) -> None:
+    def __init__(
+        self, model: Sequential, loss: Loss | str, backend: str, threads: int | None, matmul: str | None
+    ) -> None:
         self.model = model
         self.loss = check_loss(loss)
         self.layout = Layout.of(model)
@@ -50,7 +52,8 @@ class _Compiled:
         threads = None if threads is None else checks.integer("threads", threads, 1)
         self._arrays = backends.arrays_of(backend)
         computation = Computation(self._build)
-        self._function = backends.get(backend).compile_function(computation, threads=threads)
+        options = backends.options(backend, matmul)
+        self._function = backends.get(backend).compile_function(computation, threads=threads, **options)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         raise NotImplementedError
@@ -85,9 +88,15 @@ class Evaluation(_Compiled):
     """The loss of a batch, and the network's output, with parameters that may change between calls."""
 
     def __init__(
-        self, model: Sequential, loss: Loss | str, *, backend: str = "llvm", threads: int | None = None
+        self,
+        model: Sequential,
+        loss: Loss | str,
+        *,
+        backend: str = "llvm",
+        threads: int | None = None,
+        matmul: str | None = None,
     ) -> None:
-        super().__init__(model, loss, backend, threads)
+        super().__init__(model, loss, backend, threads, matmul)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         graph = lower_network(self.model, steps, lengths=lengths)
@@ -131,6 +140,7 @@ class TrainingStep(_Compiled):
         carry: bool = False,
         backend: str = "llvm",
         threads: int | None = None,
+        matmul: str | None = None,
     ) -> None:
         """
         params: where to start; default `model.init(seed)`. They are copied.
@@ -138,6 +148,8 @@ class TrainingStep(_Compiled):
         clip: the largest norm of all gradients together (Pascanu et al. 2013, "On the difficulty of training recurrent
             neural networks"), as torch.nn.utils.clip_grad_norm_; None = any.
         carry: whether `step` returns the states its batch ends with, for sequences trained piece by piece.
+        matmul: as in `rnnc.compile`; adjoints are rounded, too, so that "bfloat16" and "tf32", whose range is
+            float32's, are the safer ones.
         """
         if carry and not model.causal:
             raise ArgumentError("carry: only a network of one direction with readout 'every' goes on from a state")
@@ -145,7 +157,7 @@ class TrainingStep(_Compiled):
         self.seed = checks.integer("seed", seed, 0, 2**64 - 1)
         self.clip = _positive("clip", clip)
         self._carry = carry
-        super().__init__(model, loss, backend, threads)
+        super().__init__(model, loss, backend, threads, matmul)
         self._masks = masks(model)
         self.updates = 0
         self._flat = self.layout.zeros()
