@@ -201,7 +201,8 @@ def _sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow: exp only ever sees a non-positive argument."""
     small = np.exp(-np.abs(x))
     one = x.dtype.type(1)
-    return np.asarray(np.where(x >= 0, one / (one + small), small / (one + small)), dtype=x.dtype)
+    result: Array = np.where(x >= 0, one / (one + small), small / (one + small))  # of x's library: not np.asarray
+    return result
 
 
 def _sum(*terms: Array) -> Array:

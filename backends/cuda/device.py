@@ -50,6 +50,9 @@ class Device(Protocol):
     def to_host(self, array: Array) -> Any:
         """An array as NumPy's own; the host waits for it."""
 
+    def settle(self) -> None:
+        """Waits for all that is queued: what a model keeps of its parameters may then be read on any stream."""
+
     def lanes(self, count: int) -> AbstractContextManager[Lanes]:
         """So many lanes."""
 
@@ -74,8 +77,8 @@ def blocks_for(chip: Chip, count: int, threads: int) -> int:
 class CupyDevice:
     """The current GPU, by CuPy. Made when parameters are bound or something is called, never before.
 
-    All work is queued on CuPy's current stream, and nothing waits but `to_host`. With several GPUs, kernels run on the
-    current one; parameters and arguments must be there.
+    All work is queued on CuPy's current stream; nothing waits but `to_host`, and binding parameters. With several GPUs,
+    kernels run on the current one; parameters and arguments must be there.
 
     A call can be captured into a CUDA graph (`cupy.cuda.Stream.begin_capture`), if
 
@@ -107,6 +110,9 @@ class CupyDevice:
 
     def to_host(self, array: Array) -> Any:
         return self.xp.asnumpy(array)
+
+    def settle(self) -> None:
+        self.xp.cuda.get_current_stream().synchronize()
 
     @contextmanager
     def lanes(self, count: int) -> Iterator[Lanes]:

@@ -79,6 +79,9 @@ class EmulatedDevice:
     def to_host(self, array: Array) -> Array:
         return np.array(array)
 
+    def settle(self) -> None:
+        """Nothing is queued."""
+
     @contextmanager
     def lanes(self, count: int) -> Iterator[EmulatedLanes]:
         yield EmulatedLanes()

@@ -53,7 +53,10 @@ class CudaRunner:
 
     def _bound(self, loaded: Loaded) -> tuple[Loaded, Values, Sequence[Array]]:
         values = parameters(loaded, self._given)
-        return loaded, values, loaded.pack(values)
+        packed = loaded.pack(values)
+        loaded.make(values)
+        loaded.device.settle()
+        return loaded, values, packed
 
     def plain_call(self, batch_first: bool) -> None:
         """No quick way in: a launch costs more than a call's checks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,16 @@ class Loaded:
             result.append(target)
         return result
 
+    def make(self, values: Values) -> None:
+        """Computes all values that commands read, so that calls find them there."""
+        for command in flat([*self.code.first, *self.code.second]):
+            if isinstance(command, Product):
+                values.narrowed(command.weight.family, self.device, self.code.operands)
+            elif isinstance(command, (Map, Whole)):
+                for source in command.kernel.arguments:
+                    if isinstance(source, Family):
+                        values[source]
+
 
 class Values:
     """Values without a batch axis: parameters, numbers, and what is made of them (and of sums over rows) when asked."""
@@ -86,6 +96,15 @@ class Values:
     def with_sums(self, sums: Mapping[Family, Array]) -> Values:
         """The same, and what is made of these."""
         return Values(self._xp, self._dtype.name, self._known | dict(sums))
+
+
+def flat(commands: Iterable[Command]) -> Iterator[Command]:
+    """Commands, and those within waves."""
+    for command in commands:
+        if isinstance(command, Wave):
+            yield from flat(command_ for stage in command.stages for command_ in stage)
+        else:
+            yield command
 
 
 class Run:
@@ -179,7 +198,7 @@ class Run:
 
     def _whole(self, command: Whole) -> None:
         slices = max(way.slices for way in command.ways)
-        once = max(1, self.device.chip.sms // sum(way.slices for way in command.ways))
+        once = max(1, self.device.chip.sms // (slices * len(command.ways)))  # a grid is as wide as its widest part
         tile, groups = self._tiles(command.ways[0], once, once if command.cooperative else MOST_GROUPS)
         grid = (slices, groups, len(command.ways))
         counters = len(command.ways) * groups * COUNTER_STRIDE
@@ -218,15 +237,15 @@ class Run:
 
     def _prepare(self, wave: Wave) -> None:
         """Makes all that several stages read, before they run side by side."""
-        for command in (command for stage in wave.stages for command in stage):
+        self.loaded.make(self.values)
+        for command in flat([wave]):
             if isinstance(command, Product):
-                self._matrix(command.weight)
                 self.array(command.lhs.buffer)
                 self.array(command.target.buffer)
             elif isinstance(command, (Map, Whole)):
                 for source in command.kernel.arguments:
-                    if isinstance(source, (Buffer, Family)):
-                        self._argument(source, {}, 0)
+                    if isinstance(source, Buffer):
+                        self.array(source)
 
     def _tiles(self, way: Schedule, once: int, most: int) -> tuple[int, int]:
         """Rows of a tile, and groups, at most `most`. once: groups that fill the chip."""
