@@ -1,4 +1,4 @@
-"""The texts of lowered graphs are what they were, and the comparison itself can fail."""
+"""The texts of lowered graphs and of CUDA C are what they were, and the comparison itself can fail."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rnnc.backends.cuda.chip import chip_of
+from rnnc.backends.cuda.device import CupyDevice
+from rnnc.backends.cuda.executable import CudaExecutable
 from rnnc.ir.lower import lower
 from rnnc.ir.text import print_graph
 from rnnc.specs import GRU, LSTM, RNN, Spec
@@ -25,6 +28,14 @@ LOWERED: dict[str, tuple[Spec, bool]] = {
 def test_lowered(name: str) -> None:
     spec, lengths = LOWERED[name]
     check_golden(f"lowered_{name}", print_graph(lower(spec.stack(), 2, lengths=lengths)))
+
+
+@pytest.mark.parametrize("chip", ("emulated", "H100"))
+def test_cuda(chip: str) -> None:
+    """The host's commands, and the kernels without what all units begin with."""
+    code = CudaExecutable(GRU(3, 4).stack(), chip_of(chip), CupyDevice).code
+    kernels = "\n".join(kernel.text for kernel in code.kernels)
+    check_golden(f"cuda_gru_{chip.lower()}", f"{code.commands_text()}\n{kernels}")
 
 
 @pytest.fixture

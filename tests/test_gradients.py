@@ -52,8 +52,9 @@ from tests.matrix import cases
 
 MATRIX = cases(strength=2)
 USERS = user_cases()
-OTHERS = USERS + [c for c in MATRIX if not torch_supports(c)]
-"""What PyTorch has no layer for; finite differences hold it."""
+OTHERS = USERS[::2] + [c for c in MATRIX if not torch_supports(c)]
+"""What PyTorch has no layer for; finite differences hold it: of users' cells every other one, and of the rest the
+tangents, which gradients are held against."""
 DIFFERENCES = {"float32": 1e-5, "float64": 1e-9}
 """Relative to the terms of an inner product."""
 
@@ -96,7 +97,7 @@ def test_the_call_returns_what_a_model_does(case: Case, backend: str) -> None:
         assert not part[1].any() and part[1].shape == value.shape, part[0]
 
 
-@pytest.mark.parametrize("case", USERS + small_cases()[::4], ids=str)
+@pytest.mark.parametrize("case", USERS[1::2] + small_cases()[::4], ids=str)
 def test_tangents_are_differences_and_the_transpose_of_gradients(case: Case, backend: str) -> None:
     along, adjoints = direction(case, 2), seeds(case, 1)
     results, tangents = push(case, backend, along)

@@ -63,6 +63,11 @@ class LaneDot:
         return self.passes * self.group * self.padded // WARP * BYTES[self.dtype] // 4
 
     @property
+    def working(self) -> int:
+        """32-bit registers for partial sums and for the elements of the rows they come from."""
+        return self.rows * (self.group + self.vector) * BYTES[self.dtype] // 4
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of a slice's weights."""
         return self.columns * self.padded * BYTES[self.dtype]

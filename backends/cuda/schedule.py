@@ -39,8 +39,8 @@ WAVE_CHUNKS = 8
 """Chunks of steps of a wavefront: more start the next layer sooner, and launch more."""
 WAVE_GAIN = 0.9
 """A wavefront has more launches, and smaller Gemms: it is taken if it saves this much by the model."""
-OTHER_REGISTERS = 80
-"""Registers of a thread that do not hold weights."""
+OTHER_REGISTERS = 48
+"""Registers of a thread for addresses, loop counters and the equations."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,10 @@ def _slice_counts(width: int, most: int) -> list[int]:
 
 
 def _fits(way: Schedule, chip: Chip) -> bool:
-    registers = OTHER_REGISTERS
+    every = [dot for phase in way.phases for dot in phase.dots]
+    registers = OTHER_REGISTERS + max((dot.working for dot in every), default=0)
     if way.home is Home.REGISTERS:
-        registers += sum(d.registers for p in way.phases for d in p.dots)
+        registers += sum(dot.registers for dot in every)
     return chip.resident_blocks(way.threads, registers, way.shared) > 0
 
 

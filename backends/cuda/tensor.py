@@ -85,6 +85,11 @@ class TensorDot:
         return self.passes * self.length * 4
 
     @property
+    def working(self) -> int:
+        """32-bit registers for partial sums, and for one fragment of each operand."""
+        return self.rows // ROWS * 6 + 4
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of a slice's weights."""
         return self.tiles * self.splits * self.length * WARP * 16
