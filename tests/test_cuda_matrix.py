@@ -53,7 +53,7 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="running CUDA C 
 MATRIX = cases(strength=2)
 USERS = user_cases()
 FIRST_ORDER = [*small_cases()[::3], *USERS[::4], MATRIX[8]]
-SECOND_ORDER = [*TORCH[1::6], *OTHERS[::2]]
+SECOND_ORDER = [*TORCH[1::6], *OTHERS[1::3]]
 
 
 def numbered(selection: Sequence[Case]) -> pytest.MarkDecorator:
@@ -76,7 +76,7 @@ def test_the_matrix_takes_all_ways() -> None:
 def test_forward(number: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = rnnc.compile(case.spec(), case.params, backend=Way.of(number).backend(monkeypatch))
     assert_close(case.call(model), case.expected(), case.dtype)
-    if case.row_lengths is not None:  # code of its own
+    if case.row_lengths is not None and number % 2:  # code of its own
         whole = replace(case, lengths="none")
         assert_close(whole.call(model), whole.expected(), case.dtype)
 

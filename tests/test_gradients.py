@@ -75,7 +75,7 @@ def test_gradients_are_pytorchs(on: str, case: Case) -> None:
     assert_points_agree(pull(case, on, adjoints), expected, FIRST_ORDER[case.dtype], case.dtype)
 
 
-@pytest.mark.parametrize("case", OTHERS + MATRIX[::12], ids=str)
+@pytest.mark.parametrize("case", OTHERS[::2] + MATRIX[::12], ids=str)
 def test_gradients_along_directions_are_differences(case: Case, backend: str) -> None:
     """Along a random direction of each argument: of params, of x and of state."""
     adjoints = seeds(case, 1)
@@ -87,7 +87,7 @@ def test_gradients_along_directions_are_differences(case: Case, backend: str) ->
         assert off <= DIFFERENCES[case.dtype], f"{group}: {off:.3g}"
 
 
-@pytest.mark.parametrize("case", USERS + MATRIX[::8], ids=str)
+@pytest.mark.parametrize("case", USERS[::2] + MATRIX[::8], ids=str)
 def test_the_call_returns_what_a_model_does(case: Case, backend: str) -> None:
     expected = forward(case, primal(case))
     output, states = expected.pop("output"), tuple(expected.values())
@@ -97,7 +97,7 @@ def test_the_call_returns_what_a_model_does(case: Case, backend: str) -> None:
         assert not part[1].any() and part[1].shape == value.shape, part[0]
 
 
-@pytest.mark.parametrize("case", USERS[1::2] + small_cases()[::4], ids=str)
+@pytest.mark.parametrize("case", USERS[1::2] + small_cases()[::8], ids=str)
 def test_tangents_are_differences_and_the_transpose_of_gradients(case: Case, backend: str) -> None:
     along, adjoints = direction(case, 2), seeds(case, 1)
     results, tangents = push(case, backend, along)

@@ -135,11 +135,9 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.function.__name__)
-def test_odd_cells_agree_with_the_reference(cell: Odd, bidirectional: bool, layers: int) -> None:
-    for hidden in (4, 18):
+def test_odd_cells_agree_with_the_reference(cell: Odd) -> None:
+    for hidden, layers, bidirectional in ((4, 1, False), (4, 2, True), (18, 1, True), (18, 2, False)):
         spec = rnnc.Recurrent(cell, 7, hidden, num_layers=layers, bidirectional=bidirectional)
         assert_agrees(spec, "llvm", ((1, 1, False), (6, 5, False), (6, 5, True)))
 

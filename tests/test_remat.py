@@ -19,7 +19,7 @@ SPECS = (
 
 
 @pytest.mark.parametrize("lengths", (None, [9, 0, 4, 7]))
-@pytest.mark.parametrize("remat", ("sqrt", 1, 2, 9, 50))
+@pytest.mark.parametrize("remat", ("sqrt", 1, 4, 50))
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_gradients_do_not_depend_on_it(backend: str, spec: Spec, remat: int | str, lengths: list[int] | None) -> None:
     random = np.random.default_rng(0)
