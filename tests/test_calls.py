@@ -82,10 +82,9 @@ def test_the_interpreter_is_free_while_a_model_computes() -> None:
 
 
 @each_cell
-@pytest.mark.parametrize("batch_first", (False, True))
-def test_calls_keep_no_references(cell: str, batch_first: bool) -> None:
+def test_calls_keep_no_references(cell: str) -> None:
     """Neither to arguments nor to results, whether a call succeeds or is refused: native code counts by itself."""
-    case = Case(cell, batch_first=batch_first)
+    case = Case(cell, batch_first=cell.startswith("gru"))
     model = compiled(case, "llvm")
     x, state = case.x, case.state
     wrong = x.astype(np.float64)

@@ -218,8 +218,8 @@ def derivatives(case: Case, backend: str, move: Callable[[Any], Any], params: An
 
 @pytest.mark.parametrize("lengths", (None, "host", "device"))
 @pytest.mark.parametrize("layout", ("time_first", "batch_first", "unbatched"))
-@pytest.mark.parametrize("cell", ("gru", "lstm"))
-def test_derivatives(cell: str, layout: str, lengths: str | None) -> None:
+def test_derivatives(layout: str, lengths: str | None) -> None:
+    cell = "gru" if layout == "batch_first" else "lstm"
     batch = None if layout == "unbatched" else 3
     case = replace(CASE, cell=cell, batch=batch, batch_first=layout == "batch_first", bidirectional=cell == "gru")
     counts = None if lengths is None else np.array([2]) if batch is None else np.array([4, 0, 3])
