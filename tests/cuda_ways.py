@@ -78,14 +78,13 @@ class Way:
 
     @staticmethod
     def of(number: int) -> Way:
-        """Any 9 numbers in a row have all pairs of homes, slices and kinds of order; 54 have all, with a wavefront and
-        without."""
+        """Any 12 numbers in a row have all pairs of homes and slices."""
         orders = (FIRST, REVERSED, 2 + number)
         return Way(
-            list(Home)[number % 3],
-            list(SLICES)[number // 3 % 3],
-            orders[(number + number // 3 + number // 9) % 3],
-            number % 2 == 0,
+            list(Home)[number % 4],
+            list(SLICES)[number // 4 % 3],
+            orders[(number + number // 4 + number // 12) % 3],
+            (number // 2) % 2 == 0,
         )
 
     @property

@@ -6,8 +6,13 @@ from enum import Enum
 
 
 class Home(Enum):
-    """Where a block's weights are, from step to step."""
+    """Where a block's weights are, from step to step.
+
+    CACHE: in memory, read in every step through the second-level cache by a kernel that runs all steps. MEMORY: the
+    same, by a launch for each phase.
+    """
 
     REGISTERS = "registers"
     SHARED = "shared memory"
+    CACHE = "cache"
     MEMORY = "memory"

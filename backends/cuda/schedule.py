@@ -5,7 +5,9 @@ The blocks of a recurrence form groups. A group takes tiles of batch rows throug
 
     one slice           a block needs nobody else: its barrier is __syncthreads
     several slices      a barrier of the group's blocks after a phase: a cooperative launch, all blocks resident
-    a launch a phase    weights that do not fit on the chip are read again in every step, through the second-level cache
+    a launch a phase    needs no barrier, and no blocks that are resident together
+
+Weights that do not fit on the chip are read again in every step, through the second-level cache.
 
 A model of the chip (`rnnc.backends.cuda.chip`) estimates the time of a step for each way, and the fastest is taken.
 """
@@ -28,6 +30,8 @@ from rnnc.ir.errors import BackendError
 
 NOMINAL_BATCH = 16
 """Rows the estimates are for; the batch itself is not known when code is generated."""
+BLOCK_BYTES_PER_CLOCK = 64
+"""What one multiprocessor reads of the second-level cache at most."""
 BLOCK_BARRIER_US = 0.05
 """Of __syncthreads. An estimate."""
 STEP_LATENCY_US = 0.35
@@ -103,7 +107,8 @@ class Schedule:
 
     def line(self) -> str:
         """For a reader of `explain()`."""
-        where = "read from memory in every step" if self.launches else f"held in {self.home.value}"
+        held = self.home in (Home.REGISTERS, Home.SHARED)
+        where = f"held in {self.home.value}" if held else "read through the second-level cache in every step"
         slices = f"{self.slices} slice{'s' * (self.slices > 1)} x {self.threads} threads"
         return (
             f"recurrence {self.region.name}: {self.reason}; {slices}, tiles of up to {self.rows} rows; "
@@ -179,7 +184,7 @@ def _fits(way: Schedule, chip: Chip) -> bool:
 
 def _reason(slices: int, home: Home) -> str:
     if home is Home.MEMORY:
-        return "a launch a phase, since the weights do not fit on the chip, or are read faster than a barrier takes"
+        return "a launch a phase, which is faster here than a barrier of all blocks"
     if slices == 1:
         return "one launch for all steps, a block for each tile of rows"
     return "one cooperative launch for all steps, a barrier of the slices after a phase"
@@ -206,14 +211,15 @@ def _estimate(way: Schedule, chip: Chip, together: int) -> float:
 
 
 def _fetch(way: Schedule, phase: PhaseShape, chip: Chip, rows: int) -> float:
-    """Microseconds of reading rows, and weights that are not on the chip, by all blocks."""
-    size = sum(d.dot.inner * rows for d in phase.dots) * BYTES[way.dtype] * way.slices
+    """Microseconds of reading rows, and weights that are not on the chip: what all blocks read, or what one does."""
+    size = sum(d.dot.inner for d in phase.dots) * rows * BYTES[way.dtype]  # of a block
     rate = chip.l2_gbs
-    if way.home is Home.MEMORY:
-        weights = sum(d.weight_bytes for d in phase.dots) * way.slices
-        size += weights
-        rate = chip.l2_gbs if weights < chip.l2_bytes else chip.dram_gbs
-    return size / (rate * 1e3)
+    if way.home in (Home.CACHE, Home.MEMORY):
+        weights = sum(d.weight_bytes for d in phase.dots)
+        size += weights * -(-rows // way.rows)
+        rate = chip.l2_gbs if weights * way.slices < chip.l2_bytes else chip.dram_gbs
+    groups = -(-NOMINAL_BATCH // rows)
+    return max(size * way.slices * groups / rate, size / (BLOCK_BYTES_PER_CLOCK * chip.clock_ghz)) / 1e3
 
 
 def _waiting(way: Schedule, chip: Chip) -> float:
