@@ -102,7 +102,8 @@ def flat(commands: Iterable[Command]) -> Iterator[Command]:
     """Commands, and those within waves."""
     for command in commands:
         if isinstance(command, Wave):
-            yield from flat(command_ for stage in command.stages for command_ in stage)
+            for stage in command.stages:
+                yield from flat(stage)
         else:
             yield command
 
@@ -122,6 +123,7 @@ class Run:
         self.named: dict[str, Array] = {}
         self.sums: dict[Family, Array] = {}
         self.span, self.direction = (0, steps), 1  # the steps to run, counted in this direction
+        self.layers = 1  # recurrences that share the chip, one behind the other
 
     def copy(self) -> Run:
         """The same state, to go on from separately."""
@@ -198,7 +200,8 @@ class Run:
 
     def _whole(self, command: Whole) -> None:
         slices = max(way.slices for way in command.ways)
-        once = max(1, self.device.chip.sms // (slices * len(command.ways)))  # a grid is as wide as its widest part
+        width = slices * len(command.ways) * self.layers  # a grid is as wide as its widest part
+        once = max(1, self.device.chip.sms // width)
         tile, groups = self._tiles(command.ways[0], once, once if command.cooperative else MOST_GROUPS)
         grid = (slices, groups, len(command.ways))
         counters = len(command.ways) * groups * COUNTER_STRIDE
@@ -224,7 +227,7 @@ class Run:
         chunks = max(1, min(WAVE_CHUNKS, self.steps // LEAST_CHUNK))
         bounds = [self.steps * n // chunks for n in range(chunks + 1)]
         self._prepare(wave)
-        self.direction = wave.direction
+        self.direction, self.layers = wave.direction, len(wave.stages)
         with self.device.lanes(len(wave.stages)) as lanes:
             for round_ in range(chunks + len(wave.stages) - 1):
                 for number in reversed(range(len(wave.stages))):
@@ -233,7 +236,7 @@ class Run:
                         self.span = (bounds[chunk], bounds[chunk + 1])
                         with lanes.use(number, after=number - 1 if number else None):
                             self.run(wave.stages[number])
-        self.span, self.direction = (0, self.steps), 1
+        self.span, self.direction, self.layers = (0, self.steps), 1, 1
 
     def _prepare(self, wave: Wave) -> None:
         """Makes all that several stages read, before they run side by side."""
@@ -289,13 +292,13 @@ class Run:
         out = self.sums.get(family)
         if out is None:
             out = self.sums[family] = self.device.xp.empty([int(s) for s in family.shape], self.code.dtype)
-        flat = out.reshape(-1, int(family.shape[-1]))
+        matrix = out.reshape(-1, int(family.shape[-1]))
         kind, narrow = SUM_OPERANDS if self.code.operands else None, self.device.narrow
         for number, term in enumerate(total.terms):
             rhs = None if term.rhs is None else self.view(term.rhs, term.units)
             if rhs is None:
-                self.device.sum_rows(flat[0], self.view(term.lhs, term.units), number > 0)
+                self.device.sum_rows(matrix[0], self.view(term.lhs, term.units), number > 0)
             else:
                 self.device.gemm(
-                    flat, narrow(self.view(term.lhs, term.rows), kind).T, narrow(rhs, kind), number > 0, kind
+                    matrix, narrow(self.view(term.lhs, term.rows), kind).T, narrow(rhs, kind), number > 0, kind
                 )
