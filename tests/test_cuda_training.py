@@ -153,5 +153,10 @@ def test_training_on_tensor_cores() -> None:
     for line, other in zip(plain.history, rounded.history, strict=True):
         assert line.loss == pytest.approx(other.loss, rel=1e-2)
     assert plain.history[-1].loss != rounded.history[-1].loss
+    words = np.array([[1, 2], [3, 4], [5, 0]])
+    networks = (plain.model.compile(plain.params, backend="cuda-emulated", matmul=m) for m in (None, "bfloat16"))
+    scores, coarse = (network(words) for network in networks)
+    np.testing.assert_allclose(scores, coarse, atol=2e-2)
+    assert not np.array_equal(scores, coarse)
     with pytest.raises(rnnc.RnncError, match="matmul: expected None, or operands that backend 'llvm' has"):
         train.fit(tagger("float32"), tagged(), matmul="bfloat16")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,35 @@ def test_few_steps(steps: int) -> None:
     for one, other in zip(*results, strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+
+
+def test_layers_side_by_side_are_resident_together() -> None:
+    """Cooperative launches that did not fit beside each other would take turns, and be no wavefront."""
+    chip, spec, batch = replace(EMULATED, sms=12), rnnc.LSTM(3, 8, 3), 40
+    device = GridDevice()
+    device.chip = chip
+    executable = CudaExecutable(spec.stack(), chip, lambda: device, wish=Wish(slices=2, wave=True))
+    x, finals = np.zeros((4, batch, 3), "float32"), tuple(np.zeros((3, batch, 8), "float32") for _ in range(2))
+    executable.bind(spec.init(seed=0)).run(x, None, None, np.zeros((4, batch, 8), "float32"), finals)
+    assert device.blocks == [4, 4, 4]  # two groups of two slices each
+
+
+class GridDevice(EmulatedDevice):
+    """Notes how many blocks cooperative launches have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks: list[int] = []
+
+    def load(self, source: str, kernels: Sequence[Kernel]) -> Any:
+        unit = super().load(source, kernels)
+
+        class Noting:
+            def launch(_, kernel: Kernel, grid: Any, arguments: Any, cooperative: bool = False) -> None:
+                self.blocks += [int(np.prod(grid))] * cooperative
+                unit.launch(kernel, grid, arguments, cooperative)
+
+        return Noting()
 
 
 def test_directions_and_last_values_keep_layers_apart() -> None:

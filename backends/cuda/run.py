@@ -53,8 +53,8 @@ class Loaded:
         for command in flat([*self.code.first, *self.code.second]):
             if isinstance(command, Product):
                 values.narrowed(command.weight.family, self.device, self.code.operands)
-            elif isinstance(command, (Map, Whole)):
-                for source in command.kernel.arguments:
+            for kernel in launched(command):
+                for source in kernel.arguments:
                     if isinstance(source, Family):
                         values[source]
 
@@ -106,6 +106,13 @@ def flat(commands: Iterable[Command]) -> Iterator[Command]:
                 yield from flat(stage)
         else:
             yield command
+
+
+def launched(command: Command) -> tuple[Kernel, ...]:
+    """The kernels of a command; none if a library carries it out."""
+    if isinstance(command, (Map, Whole)):
+        return (command.kernel,)
+    return command.kernels if isinstance(command, Launches) else ()
 
 
 class Run:
@@ -245,8 +252,8 @@ class Run:
             if isinstance(command, Product):
                 self.array(command.lhs.buffer)
                 self.array(command.target.buffer)
-            elif isinstance(command, (Map, Whole)):
-                for source in command.kernel.arguments:
+            for kernel in launched(command):
+                for source in kernel.arguments:
                     if isinstance(source, Buffer):
                         self.array(source)
 
