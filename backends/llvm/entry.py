@@ -6,7 +6,8 @@ Plain means: x is a float array of the right dtype and sizes with a contiguous l
 C-contiguous. Everything else (and every error) is left to Python, which is told so by None. Buffers are taken through
 the buffer protocol and released on every path; the interpreter lock is released while the network runs.
 
-The function's `self` is a bytes object, the binding: what a bound model adds to the machine code.
+The function's `self` is a bytes object, the binding: what a bound model adds to the machine code. It owns everything
+that the function needs, its own definition included (`rnnc.backends.llvm.runner`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class CallShape:
 
 
 def pack_binding(**fields: int) -> bytes:
-    """The `self` of `rnnc_call`, from the fields of BINDING; the caller keeps the objects alive."""
+    """The bytes of a binding, from the fields of BINDING; the caller keeps the objects alive."""
     return struct.pack(f"{len(BINDING)}q", *(int(fields[name]) for name in BINDING))
 
 
@@ -67,6 +68,11 @@ def _both(f: Function, conditions: Sequence[Val]) -> Val:
     for condition in conditions[1:]:
         result = f.binary("and", result, condition)
     return result
+
+
+def _exists(f: Function, object_: Val) -> Val:
+    """Whether a call made an object: null says that it set an exception instead."""
+    return f.value("i1", f"icmp ne {object_}, null")
 
 
 def _view_function(dtype: str) -> Function:
@@ -106,16 +112,20 @@ def _new_function() -> Function:
         "rnnc_new", [Val("ptr" if n in names[:2] else "i64", f"%{n}") for n in names], result="ptr", attributes=COLD
     )
     empty, dtype, *sizes = f.parameters
+    result = f.alloca("ptr", 1, 8)
+    f.store(null(), result, 8)
     shape = f.call("ptr", "PyTuple_New", i64(3))
-    for position, size in enumerate(sizes):
-        number = f.call("ptr", "PyLong_FromSsize_t", size)
-        f.call("i32", "PyTuple_SetItem", shape, i64(position), number)
-    arguments = f.alloca("ptr", 2, 8)
-    f.store(shape, arguments, 8)
-    f.store(dtype, f.element(arguments, 1, "ptr"), 8)
-    made = f.call("ptr", "PyObject_Vectorcall", empty, arguments, i64(2), null())
-    f.call("void", "Py_DecRef", shape)
-    f.ret(made)
+    with f.when(_exists(f, shape)):
+        numbers = [f.call("ptr", "PyLong_FromSsize_t", size) for size in sizes]
+        for position, number in enumerate(numbers):  # the tuple takes the reference; it may hold null
+            f.call("i32", "PyTuple_SetItem", shape, i64(position), number)
+        with f.when(_both(f, [_exists(f, number) for number in numbers])):
+            arguments = f.alloca("ptr", 2, 8)
+            f.store(shape, arguments, 8)
+            f.store(dtype, f.element(arguments, 1, "ptr"), 8)
+            f.store(f.call("ptr", "PyObject_Vectorcall", empty, arguments, i64(2), null()), result, 8)
+        f.call("void", "Py_DecRef", shape)
+    f.ret(f.load("ptr", result, 8))
     return f
 
 
@@ -231,41 +241,44 @@ class _Entry:
         return f.load("i1", fits, 1)
 
     def _compute(self, no_state: Val) -> None:
-        """Makes the results, runs, and leaves the result tuple, or null with an exception."""
+        """Makes the results, runs, and leaves the result tuple, or null; an exception is set if memory ran out."""
         f = self.f
-        empty, dtype = self._bound("empty", "ptr"), self._bound("dtype", "ptr")
         outer = f.select(self.batch_first, self.batch, self.steps)
         inner = f.select(self.batch_first, self.steps, self.batch)
-        output = f.call_defined("ptr", "rnnc_new", empty, dtype, outer, inner, i64(self.shape.output_size))
-        finals = [
-            f.call_defined("ptr", "rnnc_new", empty, dtype, i64(self.shape.layers), self.batch, i64(width))
-            for width in self.shape.widths
-        ]
-        made = _both(f, [f.value("i1", f"icmp ne {v}, null") for v in (output, *finals)])
-        done = f.alloca("i1", 1, 1)
-        f.store(_FALSE, done, 1)
-        with f.when(made):
-            views = [self._view(new, 1 + self.count + n, CONTIGUOUS) for n, new in enumerate((output, *finals))]
-            with f.when(_both(f, views)):
-                self._run(no_state, done)
-        success = f.load("i1", done, 1)
-        with f.when(success):
-            self._pack(output, finals)
-        with f.when(f.binary("xor", success, _TRUE)):
-            for made_ in (output, *finals):
-                with f.when(f.value("i1", f"icmp ne {made_}, null")):
-                    f.call("void", "Py_DecRef", made_)
+        shapes = [(outer, inner, i64(self.shape.output_size))]
+        shapes += [(i64(self.shape.layers), self.batch, i64(width)) for width in self.shape.widths]
+        self._with_arrays(shapes, [], no_state)
 
-    def _run(self, no_state: Val, done: Val) -> None:
+    def _with_arrays(self, shapes: Sequence[tuple[Val, Val, Val]], made: list[Val], no_state: Val) -> None:
+        """Makes arrays one after another, stops where one fails, and runs; drops them if there is no result."""
         f = self.f
-        self._fill_context(no_state)
-        thread = f.call("ptr", "PyEval_SaveThread")
-        status = f.call_defined("i32", "rnnc_run", self.context)
-        f.call("void", "PyEval_RestoreThread", thread)
-        right = f.value("i1", f"icmp eq {status}, 0")
-        f.store(right, done, 1)
-        with f.when(f.binary("xor", right, _TRUE)):
-            f.call("ptr", "PyErr_NoMemory")
+        if not shapes:
+            self._run(no_state, *made)
+            return
+        empty, dtype = self._bound("empty", "ptr"), self._bound("dtype", "ptr")
+        new = f.call_defined("ptr", "rnnc_new", empty, dtype, *shapes[0])
+        with f.when(_exists(f, new)):
+            self._with_arrays(shapes[1:], [*made, new], no_state)
+            self._drop_without_result(new)
+
+    def _drop_without_result(self, object_: Val) -> None:
+        """Releases an object unless the result has taken it."""
+        with self.f.when(self.f.is_null(self.f.load("ptr", self.result, 8))):
+            self.f.call("void", "Py_DecRef", object_)
+
+    def _run(self, no_state: Val, output: Val, *finals: Val) -> None:
+        f = self.f
+        views = [self._view(new, 1 + self.count + n, CONTIGUOUS) for n, new in enumerate((output, *finals))]
+        with f.when(_both(f, views)):
+            self._fill_context(no_state)
+            thread = f.call("ptr", "PyEval_SaveThread")
+            status = f.call_defined("i32", "rnnc_run", self.context)
+            f.call("void", "PyEval_RestoreThread", thread)
+            right = f.value("i1", f"icmp eq {status}, 0")
+            with f.when(right):
+                self._pack(output, finals)
+            with f.when(f.binary("xor", right, _TRUE)):
+                f.call("ptr", "PyErr_NoMemory")
 
     def _fill_context(self, no_state: Val) -> None:
         f = self.f
@@ -290,27 +303,36 @@ class _Entry:
         for position, name in enumerate(self.shape.fields):
             f.store(fields.get(name, i64(0)), f.element(self.context, position, "i64"), 8)
 
-    def _pack(self, output: Val, finals: list[Val]) -> None:
-        """(output, final), or (output, (final, ...)); the tuple takes the references."""
+    def _pack(self, output: Val, finals: Sequence[Val]) -> None:
+        """(output, final), or (output, (final, ...)); the tuples take the references."""
         f = self.f
-        state = finals[0]
-        if self.count > 1:
-            state = f.call("ptr", "PyTuple_New", i64(self.count))
-            for position, final in enumerate(finals):
-                f.call("i32", "PyTuple_SetItem", state, i64(position), final)
+        if self.count == 1:
+            self._pair(output, finals[0])
+            return
+        state = f.call("ptr", "PyTuple_New", i64(self.count))
+        with f.when(_exists(f, state)):
+            self._pair(output, state)
+            with f.when(_exists(f, f.load("ptr", self.result, 8))):
+                for position, final in enumerate(finals):
+                    f.call("i32", "PyTuple_SetItem", state, i64(position), final)
+            self._drop_without_result(state)
+
+    def _pair(self, output: Val, state: Val) -> None:
+        """The result; it stays null if there is no memory for it."""
+        f = self.f
         pair = f.call("ptr", "PyTuple_New", i64(2))
-        f.call("i32", "PyTuple_SetItem", pair, i64(0), output)
-        f.call("i32", "PyTuple_SetItem", pair, i64(1), state)
-        f.store(pair, self.result, 8)
+        with f.when(_exists(f, pair)):
+            f.call("i32", "PyTuple_SetItem", pair, i64(0), output)
+            f.call("i32", "PyTuple_SetItem", pair, i64(1), state)
+            f.store(pair, self.result, 8)
 
     def _return(self) -> None:
         """The result; null if an exception is set; else None: look closer."""
         f = self.f
         result = f.load("ptr", self.result, 8)
-        failed = f.value("i1", f"icmp ne {f.call('ptr', 'PyErr_Occurred')}, null")
+        failed = _exists(f, f.call("ptr", "PyErr_Occurred"))
         none = Val("ptr", "@_Py_NoneStruct")
-        empty = f.value("i1", f"icmp eq {result}, null")
-        decline = f.binary("and", empty, f.binary("xor", failed, _TRUE))
+        decline = f.binary("and", f.is_null(result), f.binary("xor", failed, _TRUE))
         with f.when(decline):
             f.call("void", "Py_IncRef", none)
         f.ret(f.select(decline, none, result))

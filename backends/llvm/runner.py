@@ -36,24 +36,24 @@ class LlvmRunner:
         self._item = arena.itemsize
         self._threads = executable.threads
         self._parallel_rows = int(PARALLEL_FLOPS / executable.flops_per_row)
-        self._definitions: list[_MethodDef] = []  # CPython keeps a pointer to them
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)  # releases the interpreter lock
         self._function = prototype(self._code.address("rnnc_run"))
 
     def plain_call(self, batch_first: bool) -> Callable[[object, object], Any]:
         """See `rnnc.backends.base.Runner.plain_call`."""
         most_rows = UNLIMITED if self._threads == 1 else self._parallel_rows
-        binding = pack_binding(
-            weights=self._arena.ctypes.data,
-            empty=id(np.empty),
-            dtype=id(self._arena.dtype),
-            ndarray=id(np.ndarray),
-            batch_first=batch_first,
-            most_rows=most_rows,
+        binding = _Binding(
+            pack_binding(
+                weights=self._arena.ctypes.data,
+                empty=id(np.empty),
+                dtype=id(self._arena.dtype),
+                ndarray=id(np.ndarray),
+                batch_first=batch_first,
+                most_rows=most_rows,
+            )
         )
-        function, definition = _native_function(self._code.address("rnnc_call"), binding)
-        self._definitions.append(definition)
-        return function
+        binding.owned = (self._code, self._arena, self._arena.dtype, np.empty, np.ndarray)
+        return _native_function(self._code.address("rnnc_call"), binding)
 
     def run(
         self,
@@ -143,10 +143,24 @@ class _MethodDef(ctypes.Structure):
 _METH_FASTCALL = 0x80
 
 
-def _native_function(address: int, binding: bytes) -> tuple[Callable[[object, object], Any], _MethodDef]:
-    """A built-in function object whose code is at `address`, and its definition, which must outlive it."""
-    definition = _MethodDef(b"rnnc_call", address, _METH_FASTCALL, None)
-    make = ctypes.pythonapi.PyCFunction_NewEx
-    make.restype = ctypes.py_object
-    make.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
-    return make(ctypes.addressof(definition), binding, None), definition
+class _Binding(bytes):
+    """The `self` of the built-in function: the fields of a binding, and the owner of what they point to.
+
+    The function may outlive the model that it was made for: a profiler keeps it, or another thread is still in it.
+    """
+
+    owned: tuple[object, ...]
+    definition: _MethodDef
+
+
+def _native_function(address: int, binding: _Binding) -> Callable[[object, object], Any]:
+    """A built-in function object whose code is at `address`.
+
+    CPython keeps a pointer to the definition, not a copy. It reads it while it destroys the function, up to the moment
+    that it releases `self`: so the binding may own it (python/cpython#22670).
+    """
+    binding.definition = definition = _MethodDef(b"rnnc_call", address, _METH_FASTCALL, None)
+    prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    make = prototype(("PyCFunction_NewEx", ctypes.pythonapi))
+    function: Callable[[object, object], Any] = make(ctypes.addressof(definition), binding, None)
+    return function

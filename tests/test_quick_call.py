@@ -1,0 +1,157 @@
+"""The built-in function behind a plain call: what it owns, and what it does when memory runs out."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rnnc
+from rnnc.backends.llvm.jit import compile_assembly
+from rnnc.backends.llvm.target import host
+
+OUTLIVES = """
+import gc, sys
+import numpy as np
+import rnnc
+
+spec = rnnc.GRU(3, 4)
+model = rnnc.compile(spec, spec.init(seed=0), threads=1)
+x = np.ones((5, 2, 3), "float32")
+kept = []
+sys.setprofile(lambda frame, event, it: kept.append(it) if event == "c_call" and it.__name__ == "rnnc_call" else None)
+want = model(x)[0]
+sys.setprofile(None)
+(function,) = kept
+del model, spec
+gc.collect()
+waste = [bytes([k % 256]) * size for size in range(8, 4096, 8) for k in range(8)]  # reuses what was freed
+assert function.__name__ == "rnnc_call", function
+assert (function(x, None)[0] == want).all()
+kept.clear()
+del function
+gc.collect()
+"""
+
+
+def test_a_built_in_that_outlives_its_model_still_works() -> None:
+    """A profiler is handed the built-in function, and may keep it. Freed memory is overwritten here."""
+    garbage = {"PYTHONMALLOC": "malloc", "MALLOC_PERTURB_": "165"}
+    subprocess.run([sys.executable, "-c", OUTLIVES], env=os.environ | garbage, check=True)
+
+
+# -- memory that runs out ------------------------------------------------------------------------------
+
+COUNTDOWN = """
+define ptr @take(ptr %own, i64 %count, i64 %size, ptr %again, i64 %kind) {
+  %left = load i64, ptr %own
+  %rest = sub i64 %left, 1
+  store i64 %rest, ptr %own
+  %fails = icmp eq i64 %left, 0
+  br i1 %fails, label %none, label %some
+none:
+  ret ptr null
+some:
+  %contextp = getelementptr i64, ptr %own, i64 1
+  %context = load ptr, ptr %contextp
+  %place = add i64 %kind, 2
+  %functionp = getelementptr i64, ptr %own, i64 %place
+  %function = load ptr, ptr %functionp
+  switch i64 %kind, label %malloc [ i64 1, label %calloc i64 2, label %realloc ]
+malloc:
+  %a = call ptr %function(ptr %context, i64 %size)
+  ret ptr %a
+calloc:
+  %b = call ptr %function(ptr %context, i64 %count, i64 %size)
+  ret ptr %b
+realloc:
+  %c = call ptr %function(ptr %context, ptr %again, i64 %size)
+  ret ptr %c
+}
+define ptr @malloc_(ptr %own, i64 %size) {
+  %r = call ptr @take(ptr %own, i64 0, i64 %size, ptr null, i64 0)
+  ret ptr %r
+}
+define ptr @calloc_(ptr %own, i64 %count, i64 %size) {
+  %r = call ptr @take(ptr %own, i64 %count, i64 %size, ptr null, i64 1)
+  ret ptr %r
+}
+define ptr @realloc_(ptr %own, ptr %again, i64 %size) {
+  %r = call ptr @take(ptr %own, i64 0, i64 %size, ptr %again, i64 2)
+  ret ptr %r
+}
+define void @free_(ptr %own, ptr %block) {
+  %contextp = getelementptr i64, ptr %own, i64 1
+  %context = load ptr, ptr %contextp
+  %functionp = getelementptr i64, ptr %own, i64 5
+  %function = load ptr, ptr %functionp
+  call void %function(ptr %context, ptr %block)
+  ret void
+}
+"""
+"""An allocator (PyMemAllocatorEx) of which one allocation fails: when the number that comes first has fallen to 0."""
+
+OBJECTS = 2
+"""CPython's PYMEM_DOMAIN_OBJ."""
+
+
+@contextmanager
+def failing_allocator() -> Iterator[Any]:
+    """Objects are allocated through a countdown: set its first number to n, and the n-th allocation from then fails."""
+    code = compile_assembly(COUNTDOWN, host())
+    original, own = (ctypes.c_int64 * 5)(), (ctypes.c_int64 * 6)(-1)
+    ctypes.pythonapi.PyMem_GetAllocator(OBJECTS, original)
+    own[1:] = list(original)
+    functions = (code.address(f"{name}_") for name in ("malloc", "calloc", "realloc", "free"))
+    ours = (ctypes.c_int64 * 5)(ctypes.addressof(own), *functions)
+    ctypes.pythonapi.PyMem_SetAllocator(OBJECTS, ours)
+    try:
+        yield own
+    finally:
+        own[0] = -1
+        ctypes.pythonapi.PyMem_SetAllocator(OBJECTS, original)
+
+
+def outcomes(function: Callable[[Any, Any], Any], x: Any, state: Any, own: Any) -> list[object]:
+    """What a call gave whose n-th allocation failed, for each n up to the number of its allocations."""
+    found: list[object] = []
+    while True:
+        gc.collect()  # empties CPython's stores of free tuples and numbers
+        try:
+            own[0] = len(found)
+            result = function(x, state)
+            left, own[0] = own[0], -1
+            if left >= 0:
+                return found
+            found.append(result)
+        except MemoryError as error:
+            found.append(type(error))
+
+
+@pytest.mark.parametrize("given", (False, True), ids=("no state", "state"))
+@pytest.mark.parametrize("spec", (rnnc.GRU(3, 4), rnnc.LSTM(3, 4)), ids=("gru", "lstm"))
+def test_any_allocation_may_fail(spec: rnnc.Spec, given: bool) -> None:
+    """Memory that runs out is a MemoryError, or the call declines: no other exception, no leak, no wrong number."""
+    model = rnnc.compile(spec, spec.init(seed=0), threads=1)
+    x = np.ones((300, 1, 3), np.float32)  # larger than the numbers that CPython keeps
+    state = model(x)[1]
+    want = model(x, state if given else None)[0]
+    function = model._plain
+    assert function is not None
+    with failing_allocator() as own:
+        outcomes(function, x, state if given else None, own)
+        before = sys.getallocatedblocks()
+        found = outcomes(function, x, state if given else None, own)
+        lost = sys.getallocatedblocks() - before - len(found)
+    assert found.count(MemoryError) >= 4
+    assert all(it in (MemoryError, None) for it in found if not isinstance(it, tuple))
+    assert all((it[0] == want).all() for it in found if isinstance(it, tuple))
+    assert lost < 20, "objects are not released"
