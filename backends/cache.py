@@ -1,23 +1,53 @@
 """The on-disk cache of compiled code. A bad entry is rebuilt, never trusted; without a usable folder there is no cache.
 
 An entry is named by a digest of everything that decides the code (the module, the target, the versions of LLVM and of
-llvmlite) and starts with a digest of its own contents. It is written under another name and then renamed, so that
-concurrent writers and readers only ever meet whole entries.
+llvmlite) and starts with a digest of its name and its contents. It is written under another name and then renamed, so
+that concurrent writers and readers only ever meet whole entries.
+
+Entries are code that this process will run, so they lie in a folder of their own within `settings.cache_folder()`. The
+folder and every entry must belong to this user (or to root) and be writable by nobody else. Both are opened once, and
+what is open is checked. Entries are reached through the open folder, so that it does not matter who may rename the
+folders above it. Windows has neither owners nor folders that can be opened: its cache lies within the user's profile.
+
+The cache deletes only what it has made: files of its own folder with a name of its own and its mark at the beginning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-from contextlib import suppress
+import re
+import stat
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from rnnc.ir import settings
+from rnnc.ir.errors import RnncWarning
 
+FOLDER = "objects"
+"""The cache's own folder, below the one that the user names."""
 MOST_ENTRIES = 1024
-_MAGIC = b"rnnc object 1\n"
+MOST_BYTES = 1 << 28
+"""Size of an entry; a larger file is none."""
+DRAFT_SECONDS = 3600.0
+"""The age from which a draft is what a killed writer left."""
+
+_MAGIC = b"rnnc object 2\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_ENTRY = re.compile(r"[0-9a-f]{64}\.rnnc")
+_DRAFT = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.rnnc-draft")
+_OWNED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
+"""Whether files have owners here, and folders can be opened."""
+_O_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+_O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # to open a named pipe would wait for its other end
+_O_BINARY = getattr(os, "O_BINARY", 0)
+
+_told: set[Path] = set()
 
 
 def key(*parts: str) -> str:
@@ -30,42 +60,156 @@ def key(*parts: str) -> str:
 
 
 def load(name: str) -> bytes | None:
-    """The object code of an entry, if it is there and whole."""
-    folder = settings.cache_folder()
-    if folder is None:
-        return None
-    try:
-        data = (folder / name).read_bytes()
-    except OSError:
-        return None
-    start = len(_MAGIC) + _DIGEST_BYTES
-    digest, payload = data[len(_MAGIC) : start], data[start:]
-    if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(payload).digest() != digest:
-        return None
-    return payload
+    """The object code of an entry, if it is there, whole, and nobody else's.
+
+    Warns once per folder (RnncWarning) if the folder or the entry may have been written by another user.
+    """
+    with suppress(OSError), _opened(make=False) as folder:
+        return None if folder is None else folder.load(name)
+    return None
 
 
 def store(name: str, payload: bytes) -> None:
-    """Writes an entry; without effect where the folder cannot be written."""
-    folder = settings.cache_folder()
-    if folder is None:
+    """Writes an entry; without effect where the folder cannot be used. Warns like `load`."""
+    with suppress(OSError), _opened(make=True) as folder:
+        if folder is not None:
+            folder.store(name, payload)
+            folder.prune()
+
+
+@contextmanager
+def _opened(make: bool) -> Iterator[_Folder | None]:
+    """The folder of entries while it is open; None if there is none to trust. Raises OSError if it cannot be used."""
+    root = settings.cache_folder()
+    if root is None:
+        yield None
         return
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix="tmp-")
+    path = root / FOLDER
+    if make:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    if not _OWNED:
+        yield _Folder(path, None)
+        return
+    if path.is_symlink():
+        _tell(path, f"{path} is a symbolic link")
+        yield None
+        return
+    descriptor = os.open(path, os.O_RDONLY | _O_DIRECTORY | _O_NOFOLLOW)
+    try:
+        fault = _fault(os.fstat(descriptor))
+        if fault:
+            _tell(path, f"{path} {fault}")
+        yield None if fault else _Folder(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Folder:
+    """An open folder of entries. Without a descriptor its files are reached by their whole path."""
+
+    def __init__(self, path: Path, descriptor: int | None) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    def load(self, name: str) -> bytes | None:
+        """The payload of a whole entry that nobody else can have written."""
+        with self._reading(f"{name}.rnnc") as file:
+            if file is None:
+                return None
+            digest, payload = file.read(_DIGEST_BYTES), file.read()
+        return payload if digest == _digest(name, payload) else None
+
+    def store(self, name: str, payload: bytes) -> None:
+        """Writes an entry in one step, as others see it."""
+        draft, entry, where = f"{name}.{os.urandom(8).hex()}.rnnc-draft", f"{name}.rnnc", self._descriptor
+        descriptor = self._open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
-            os.replace(temporary, folder / name)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_MAGIC + _digest(name, payload) + payload)
+            os.replace(self._place(draft), self._place(entry), src_dir_fd=where, dst_dir_fd=where)
+        except BaseException:
+            self._remove(draft)
             raise
-        _prune(folder)
+
+    def prune(self) -> None:
+        """Drops what killed writers left, and the oldest entries of a full cache."""
+        files = sorted(self._files())
+        for modified, name in files:
+            if _DRAFT.fullmatch(name) and modified < time.time() - DRAFT_SECONDS:
+                self._remove(name)
+        entries = [name for _, name in files if _ENTRY.fullmatch(name)]
+        if len(entries) > MOST_ENTRIES:
+            for name in entries[: MOST_ENTRIES // 4]:
+                if self._is_entry(name):
+                    self._remove(name)
+
+    def _is_entry(self, name: str) -> bool:
+        with suppress(OSError), self._reading(name) as file:
+            return file is not None
+        return False
+
+    def _files(self) -> Iterator[tuple[float, str]]:
+        """When it was written, and the name, of every ordinary file whose name is of the cache's making."""
+        with os.scandir(self._path if self._descriptor is None else self._descriptor) as files:
+            for file in files:
+                if _ENTRY.fullmatch(file.name) or _DRAFT.fullmatch(file.name):
+                    with suppress(OSError):  # another process drops files, too
+                        found = file.stat(follow_symlinks=False)
+                        if stat.S_ISREG(found.st_mode):
+                            yield found.st_mtime, file.name
+
+    @contextmanager
+    def _reading(self, entry: str) -> Iterator[BinaryIO | None]:
+        """An entry's file behind its mark; None if it is no entry, or if others can have written it."""
+        descriptor = self._open(entry, os.O_RDONLY | _O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+            fault = _fault(found) if stat.S_ISREG(found.st_mode) else "is no ordinary file"
+            if fault:
+                _tell(self._path, f"{self._path / entry} {fault}")
+                yield None
+                return
+            with open(descriptor, "rb", closefd=False) as file:
+                marked = found.st_size <= MOST_BYTES and file.read(len(_MAGIC)) == _MAGIC
+                yield file if marked else None
+        finally:
+            os.close(descriptor)
+
+    def _open(self, name: str, flags: int) -> int:
+        return os.open(self._place(name), flags | _O_NOFOLLOW | _O_BINARY, 0o600, dir_fd=self._descriptor)
+
+    def _remove(self, name: str) -> None:
+        with suppress(OSError):
+            os.unlink(self._place(name), dir_fd=self._descriptor)
+
+    def _place(self, name: str) -> str:
+        return os.fspath(self._path / name) if self._descriptor is None else name
 
 
-def _prune(folder: Path) -> None:
-    """Drops the oldest entries of a full cache."""
-    entries = list(folder.iterdir())
-    if len(entries) > MOST_ENTRIES:
-        for entry in sorted(entries, key=lambda e: e.stat().st_mtime)[: MOST_ENTRIES // 4]:
-            entry.unlink(missing_ok=True)
+def _digest(name: str, payload: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\n" + payload).digest()
+
+
+def _fault(found: os.stat_result) -> str:
+    """Why others may have written a file or folder; nothing if they cannot have."""
+    if not _OWNED:
+        return ""
+    if found.st_uid not in (0, os.geteuid()):
+        return f"belongs to another user (uid {found.st_uid})"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"can be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+    return ""
+
+
+def _tell(folder: Path, fault: str) -> None:
+    """Says once per folder why the cache is done without."""
+    if folder not in _told:
+        _told.add(folder)
+        warnings.warn(
+            f"the cache of compiled code is not used: {fault}, and its contents are code that would be run; remove "
+            "it, or set RNNC_CACHE_DIR to a folder of your own or to 'off'",
+            RnncWarning,
+            stacklevel=2,
+        )

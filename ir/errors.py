@@ -10,6 +10,10 @@ class RnncError(Exception):
     """Base of all exceptions of rnnc."""
 
 
+class RnncWarning(UserWarning):
+    """Category of all warnings of rnnc."""
+
+
 class ArgumentError(RnncError, ValueError):
     """An argument has an unusable value."""
 

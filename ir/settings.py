@@ -33,12 +33,24 @@ def compiler() -> str:
 
 
 def cache_folder() -> Path | None:
-    """RNNC_CACHE_DIR, or the user's cache folder for rnnc. None if RNNC_CACHE_DIR is "off"."""
+    """RNNC_CACHE_DIR, or the user's cache folder for rnnc.
+
+    None if RNNC_CACHE_DIR is "off", and for a user who has no home (a container's user without an account).
+    """
     text = os.environ.get("RNNC_CACHE_DIR", "").strip()
-    if text:
-        return None if text == "off" else Path(text).expanduser()
+    if text == "off":
+        return None
+    try:
+        return Path(text).expanduser() if text else _user_cache() / "rnnc"
+    except RuntimeError:  # pathlib's, when it finds no home
+        return None
+
+
+def _user_cache() -> Path:
+    """Where this system's users keep caches. Raises RuntimeError for a user without a home."""
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "rnnc" / "cache"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "rnnc"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnc"
+        return Path.home() / "Library" / "Caches"
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return named if named.is_absolute() else Path.home() / ".cache"  # the standard says to ignore a relative one

@@ -24,6 +24,7 @@ from rnnc.ir.errors import (
     LengthError,
     ParameterError,
     RnncError,
+    RnncWarning,
     ShapeError,
 )
 from rnnc.model import Model
@@ -57,6 +58,7 @@ __all__ = [
     "Recurrent",
     "Regularized",
     "RnncError",
+    "RnncWarning",
     "Sequential",
     "ShapeError",
     "Spec",
