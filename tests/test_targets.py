@@ -11,8 +11,9 @@ import pytest
 
 import rnnc
 from rnnc.backends.llvm.executable import LlvmExecutable, compile
+from rnnc.backends.llvm.function import compile_function
 from rnnc.backends.llvm.jit import emit_assembly
-from rnnc.backends.llvm.target import ISAS, Target, host, legalized
+from rnnc.backends.llvm.target import ISAS, Target, described, host, legalized
 from rnnc.backends.reference import compile as compile_reference
 from rnnc.ir.errors import BackendError
 from tests import user_cells
@@ -76,7 +77,7 @@ CPUS = [  # a CPU of each kind, and how it multiplies and adds in its widest reg
 @pytest.mark.parametrize(("isa", "triple", "cpu", "multiply"), CPUS, ids=lambda v: str(v).split("-")[0])
 def test_the_loop_over_k_stays_in_registers(isa: str, triple: str, cpu: str, multiply: str) -> None:
     executable: LlvmExecutable = compile(rnnc.LSTM(128, 256).stack(), threads=1, target=legalized(isa))
-    named = replace(executable.target, cpu=cpu, features="" if isa == "generic" else "+fma")
+    named = replace(executable.target, cpu=cpu, features="" if isa == "generic" else "+fma", tuning="")
     assembly = emit_assembly(executable.text("llvm"), named, triple)
     loops = [block for block in inner_loops(assembly) if len(re.findall(multiply, block)) >= 4]
     assert loops, "no loop multiplies and adds in the widest registers"
@@ -104,3 +105,63 @@ def inner_loops(assembly: str) -> Iterator[str]:
 def test_unknown_and_missing_instruction_sets() -> None:
     with pytest.raises(BackendError, match="isa: got 'mmx', expected one of 'avx512', 'avx2', 'generic'"):
         host("mmx")
+
+
+# -- only the instructions that a machine says it has -------------------------------------------------
+
+MODELS = ("haswell", "skylake", "skylake-avx512", "icelake-server", "sapphirerapids", "znver3", "znver4", "x86-64-v3")
+AVX512 = ("avx512f", "avx512vl", "avx512dq", "avx512bw")
+FORMS = {  # feature -> assembly that needs it
+    "avx512f": r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[0-7]|vpternlog|\{1to|vcvttps2udq|vp(rol|ror)",
+    "avx": r"%ymm|\sv[a-z]",
+    "fma": r"\svfn?m(add|sub)",
+    "f16c": r"\svcvt(ph2ps|ps2ph)",
+    "bmi": r"\s(andn|bextr|blsi|blsr|blsmsk|tzcnt)[lq]?\s",
+    "bmi2": r"\s(mulx|rorx|sarx|shlx|shrx|pdep|pext|bzhi)[lq]?\s",
+    "lzcnt": r"\slzcnt[lq]?\s",
+    "popcnt": r"\spopcnt[lq]?\s",
+    "movbe": r"\smovbe[lq]?\s",
+    "prfchw": r"\sprefetchw\s",
+    "sse3": r"\sv?(movddup|mov[sl]hdup|movsldup|haddp|lddqu)",
+    "sse4.1": r"\sv?(pblend|blendv|round[ps]|pmuldq|pmulld|pinsr[dq]|pextr[dq]|insertps|pmovzx|pmovsx|ptest|dpps)",
+    "ssse3": r"\sv?(pshufb|palignr|phadd|pabs)",
+    "sse4a": r"\s(extrq|insertq|movnts[sd])",
+    "later": r"\sv(pdpbusd|dpbf16|gf2p8|pclmul|aes)|%tmm|\{nf\}|%r(1[6-9]|2\d|3[01])[dwb]?\b|%egpr",
+}
+WITHIN: dict[str, set[str]] = {  # a target -> the features that it lists and those that they imply
+    "generic": set(),
+    "avx2": {"avx2", "fma", "avx", "sse3", "ssse3", "sse4.1"},
+    "avx512": {"avx2", "fma", "avx", "sse3", "ssse3", "sse4.1", "f16c", "avx512f"},
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_code_has_no_instruction_that_the_machine_did_not_list(isa: str) -> None:
+    """Of eight processor models in virtual machines that hide all but what the target needs, and all but AVX-512."""
+    layout, extra = legalized(isa), {"bmi2", "prfchw"}
+    forward = compile(rnnc.RNN(3, 5).stack(), threads=1, target=layout).text("llvm")
+    both = compile_function(rnnc.vjp(rnnc.RNN(3, 5))._computation, threads=1, target=layout).text("llvm")
+    needed = {"avx2", "fma", *(AVX512 if isa == "avx512" else ())}
+    for text, cpu, listed in (*((forward, cpu, set[str]()) for cpu in MODELS), (both, "znver4", extra)):
+        target = described(cpu, dict.fromkeys(needed | listed, True), isa)
+        assembly = emit_assembly(text, target, "x86_64-unknown-linux-gnu")
+        allowed = WITHIN[isa] | (listed if isa != "generic" else set())
+        for feature, form in FORMS.items():
+            if feature not in allowed and (found := re.search(form, assembly)):
+                line = assembly.count("\n", 0, found.start())
+                pytest.fail(f"{cpu}: {feature} is not listed: {assembly.splitlines()[line]}")
+
+
+def test_the_best_target_is_one_whose_features_are_all_there() -> None:
+    everything = dict.fromkeys(("avx2", "fma", *AVX512), True)
+    assert described("znver4", everything).name == "avx512"
+    for hidden in AVX512:
+        assert described("znver4", everything | {hidden: False}).name == "avx2"
+    assert described("znver4", {"avx2": True}).name == "generic"
+    with pytest.raises(BackendError, match="'avx2' needs the CPU features fma"):
+        described("znver4", {"avx2": True}, "avx2")
+
+
+def test_targets_that_may_use_other_instructions_are_other_entries_of_the_cache() -> None:
+    keys = {repr(described(cpu, {"avx2": True, "fma": True, "bmi2": b})) for cpu in MODELS for b in (False, True)}
+    assert len(keys) == 2 * len(MODELS)

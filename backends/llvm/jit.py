@@ -5,6 +5,7 @@ There is no optimisation pipeline on purpose: the vectors are explicit, the code
 
 from __future__ import annotations
 
+import re
 import threading
 
 import llvmlite
@@ -33,7 +34,7 @@ class Compiled:
         with _LOCK:
             initialize()
             if found is None:
-                found = _machine(target).emit_object(_parse(text))
+                found = _machine(target).emit_object(_parse(text, target))
                 cache.store(name, found)
             self._object = found
             # MCJIT takes ownership of its machine and of its module: each engine needs fresh ones. llvmlite's own
@@ -53,7 +54,7 @@ class Compiled:
     def assembly(self) -> str:
         """The machine code as text."""
         with _LOCK:
-            return str(_machine(self._target).emit_assembly(_parse(self._text)))
+            return str(_machine(self._target).emit_assembly(_parse(self._text, self._target)))
 
     def object_code(self) -> bytes:
         """The position-independent object file whose code runs."""
@@ -73,10 +74,13 @@ def emit_assembly(text: str, target: Target, triple: str) -> str:
         machine = llvm.Target.from_triple(triple).create_target_machine(
             cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
         )
-        return str(machine.emit_assembly(_parse(text)))
+        return str(machine.emit_assembly(_parse(text, target)))
 
 
-def _parse(text: str) -> llvm.ModuleRef:
+def _parse(text: str, target: Target) -> llvm.ModuleRef:
+    """A module whose functions are tuned for the target's processor model."""
+    if target.tuning:
+        text = re.sub(r"^define .*(?= \{$)", rf'\g<0> "tune-cpu"="{target.tuning}"', text, flags=re.MULTILINE)
     module = llvm.parse_assembly(text)
     module.verify()
     return module

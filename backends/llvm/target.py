@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -15,7 +16,9 @@ class Target:
     """An instruction set.
 
     vector_bytes: width of one register. registers: how many a tile may use.
-    cpu, features: what LLVM is told. A host feature that is not listed stays off.
+    cpu, features: the instructions LLVM may use: those of a baseline processor, and those that are listed.
+    tuning: the processor model whose instructions LLVM schedules for. It adds none: a virtual machine may hide
+    instructions that its processor model knows.
     """
 
     name: str
@@ -23,6 +26,7 @@ class Target:
     registers: int
     cpu: str
     features: str
+    tuning: str = ""
 
     def lanes(self, dtype: str) -> int:
         """Elements of a dtype in one register."""
@@ -30,12 +34,14 @@ class Target:
 
 
 _ISAS = {
-    "avx512": Target("avx512", 64, 32, "", "+avx512f,+avx512vl,+avx512dq,+avx512bw,+avx2,+fma"),
-    "avx2": Target("avx2", 32, 16, "", "+avx2,+fma"),
+    "avx512": Target("avx512", 64, 32, "x86-64", "+avx512f,+avx512vl,+avx512dq,+avx512bw,+avx2,+fma"),
+    "avx2": Target("avx2", 32, 16, "x86-64", "+avx2,+fma"),
     # 16 registers, of which multiplying without a fused multiply-add needs some for copies: no spills with 12.
     "generic": Target("generic", 16, 12, "", ""),
 }
-_NEEDS = {"avx512": ("avx512f", "avx512vl", "avx512dq", "avx512bw"), "avx2": ("avx2", "fma"), "generic": ()}
+
+_WELCOME = ("bmi", "bmi2", "lzcnt", "movbe", "popcnt", "prfchw")
+"""Instructions on single words that a target with vectors beyond the baseline uses where the machine has them."""
 
 ISAS = tuple(_ISAS)
 """Names of instruction sets, best first."""
@@ -55,17 +61,31 @@ def host(isa: str | None = None) -> Target:
     Raises BackendError if the machine lacks it.
     """
     initialize()
-    has = llvm.get_host_cpu_features()
+    return described(llvm.get_host_cpu_name(), llvm.get_host_cpu_features(), isa)
+
+
+def described(cpu: str, features: Mapping[str, bool], isa: str | None = None) -> Target:
+    """The target of a machine: its best instruction set, or the one asked for, tuned for its processor model.
+
+    cpu: LLVM's name of the model. features: LLVM's names of instruction sets -> whether the machine has them.
+    Raises BackendError if the machine lacks the instruction set.
+    """
     if isa is None:
-        isa = next(name for name in ISAS if all(has.get(f, False) for f in _NEEDS[name]))
+        isa = next(name for name in ISAS if not _missing(name, features))
     if isa not in _ISAS:
         raise BackendError(f"isa: got {isa!r}, expected one of {', '.join(map(repr, ISAS))}")
-    missing = [f for f in _NEEDS[isa] if not has.get(f, False)]
-    if missing:
+    if missing := _missing(isa, features):
         raise BackendError(f"isa: {isa!r} needs the CPU features {', '.join(missing)}, which this machine lacks")
     if isa == "generic":
         return _ISAS[isa]
-    return replace(_ISAS[isa], cpu=llvm.get_host_cpu_name())
+    welcome = [f"+{name}" for name in _WELCOME if features.get(name, False)]
+    return replace(_ISAS[isa], features=",".join([_ISAS[isa].features, *welcome]), tuning=cpu)
+
+
+def _missing(isa: str, features: Mapping[str, bool]) -> list[str]:
+    """What an instruction set needs and a machine lacks."""
+    needed = [name.removeprefix("+") for name in _ISAS[isa].features.split(",") if name]
+    return [name for name in needed if not features.get(name, False)]
 
 
 def legalized(isa: str) -> Target:
@@ -73,5 +93,6 @@ def legalized(isa: str) -> Target:
 
     LLVM splits vectors that are too wide, so the code laid out for AVX-512 runs, slowly, on AVX2. For tests.
     """
-    real = host()
-    return replace(_ISAS[isa], name=f"{isa} layout on {real.name}", cpu=real.cpu, features=real.features)
+    real, layout = host(), _ISAS[isa]
+    name = f"{isa} layout on {real.name}"
+    return replace(real, name=name, vector_bytes=layout.vector_bytes, registers=layout.registers)
