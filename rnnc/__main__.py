@@ -1,7 +1,8 @@
-"""`python -m rnnc`, the same as `rnnc`."""
+"""`python -m rnnc`, the same as `rnnc`. Python itself puts the current folder first on the path then, without -P."""
 
 import sys
 
 from rnnc.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,8 +17,16 @@ MAX_SIZE = 2**31 - 1
 
 def came(value: object) -> str:
     """How a message shows what came: the value, cut short, and its type."""
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+    return f"{shown(value)} ({type(value).__name__})"
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut short; what cannot be printed is named by its type."""
+    try:
+        text = repr(value)
+    except Exception:  # an int of thousands of digits, a list in itself a thousand times, a class of the user's
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def integer(name: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> int:
@@ -31,7 +39,7 @@ def integer(name: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> 
         raise ArgumentTypeError(f"{name}: expected one integer, got {came(value)}") from None
     if not minimum <= number <= maximum:
         bound = f">= {minimum}" if number < minimum else f"<= {maximum}"
-        raise ArgumentError(f"{name}: expected an integer {bound}, got {number}")
+        raise ArgumentError(f"{name}: expected an integer {bound}, got {shown(number)}")
     return number
 
 
@@ -49,7 +57,7 @@ def probability(name: str, value: object) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ArgumentTypeError(f"{name}: expected a number in [0, 1), got {came(value)}")
     if not 0 <= value < 1:  # NaN fails too
-        raise ArgumentError(f"{name}: expected a number in [0, 1), got {value}")
+        raise ArgumentError(f"{name}: expected a number in [0, 1), got {shown(value)}")
     return float(value)
 
 
@@ -69,9 +77,8 @@ def dtype(name: str, value: object) -> str:
     found = value.name if isinstance(value, np.dtype) and value.isnative else value
     if isinstance(found, str) and found in DTYPES:
         return str(found)
-    hint = ""
-    if str(value).removeprefix("torch.") in DTYPES:
-        hint = f"; write {str(value).removeprefix('torch.')!r}"
+    plain = shown(value).removeprefix("torch.")
+    hint = f"; write {plain!r}" if plain in DTYPES else ""
     raise DtypeError(f"{name}: expected 'float32', 'float64' or such a NumPy dtype, got {came(value)}{hint}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rnnc import checks
 from rnnc.cells import Cell
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError
 from rnnc.references import reference, resolve
 
 
@@ -48,18 +48,24 @@ def cell_to_dict(cell: Cell) -> dict[str, Any]:
     return {"type": reference(type(cell))} | {name: _plain(name, value) for name, value in vars(cell).items()}
 
 
-def cell_from_dict(data: Mapping[str, Any]) -> Cell:
-    """The cell of `cell_to_dict`; imports its module."""
-    values = {name: _unlisted(value) for name, value in data.items()}
+def cell_from_dict(data: Mapping[str, Any], trusted: Collection[str] = ()) -> Cell:
+    """The cell of `cell_to_dict`. Its module is imported if it is rnnc's or trusted (`rnnc.references.resolve`)."""
+    try:
+        values = {name: _unlisted(value) for name, value in data.items()}
+    except RecursionError:
+        raise ArgumentError("cell: its fields are nested too deeply") from None
     kind = values.pop("type", None)
-    cls = resolve(kind) if isinstance(kind, str) else kind
+    cls = resolve(kind, trusted) if isinstance(kind, str) else kind
     if not (isinstance(cls, type) and issubclass(cls, Cell)):
         expected = "expected 'type' to name a subclass of rnnc.Cell, such as 'rnnc.cells:GRUCell'"
-        raise ArgumentError(f"cell: {expected}, got {kind!r}")
+        raise ArgumentError(f"cell: {expected}, got {checks.shown(kind)}")
     try:
         return cls(**values)
-    except TypeError as error:
-        raise ArgumentError(f"cell: {kind} cannot be made from {values}: {error}") from error
+    except RnncError:
+        raise
+    except Exception as error:  # a user's class may raise anything
+        made = f"{checks.shown(kind)} cannot be made from {checks.shown(values)}"
+        raise ArgumentError(f"cell: {made}: {type(error).__name__}: {error}") from error
 
 
 def _plain(name: str, value: object) -> object:

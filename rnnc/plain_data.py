@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
 
-from rnnc.ir.errors import ArgumentError
+from rnnc import checks
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.references import warn_if_main
+
+MOST_CHARACTERS = 1 << 24
+"""Length of a text; the largest networks have a hundredth of it."""
 
 
 class PlainData:
@@ -17,19 +23,79 @@ class PlainData:
         raise NotImplementedError
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_dict` described."""
+    def from_dict(cls, data: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Self:
+        """What `to_dict` described. trusted: names of modules that may be imported for it, besides rnnc's."""
         raise NotImplementedError
 
     def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
+        """`to_dict` as JSON text.
+
+        Warns (RnncWarning) if a cell is of the main script, which no other program can import.
+        Raises ArgumentError for a cell without a name to import, and for a number that is not finite: JSON has no form
+        for it.
+        """
+        data = self.to_dict()
+        for name in _named(data):
+            warn_if_main(name)
+        try:
+            return json.dumps(data, indent=2, allow_nan=False)
+        except ValueError as error:
+            raise ArgumentError(f"{type(self).__name__} has no form as JSON: {error}") from error
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What `to_json` described. Raises ArgumentError if the text is not JSON."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ArgumentError(f"text: not JSON: {error}") from error
-        return cls.from_dict(data)
+    def from_json(cls, text: str, *, trusted: Collection[str] = ()) -> Self:
+        """What `to_json` described. Raises ArgumentError if the text is not JSON.
+
+        A text may name the cell of a user. Its module is imported, which runs it, only if `trusted` lists it; modules
+        of rnnc and those that the program has imported already need no trust.
+        """
+        return cls.from_dict(read_json("text", text), trusted=trusted)
+
+
+def read_json(name: str, text: object) -> Any:
+    """The data in a JSON text, without what only Python's parser accepts. ArgumentError, with `name`, if it is none.
+
+    Refused besides what is no JSON: a name twice in one object, NaN, Infinity and what overflows to it, numbers of
+    thousands of digits, nesting of a thousand levels, and texts longer than MOST_CHARACTERS.
+    """
+    if not isinstance(text, (str, bytes, bytearray)):
+        raise ArgumentTypeError(f"{name}: expected JSON text, got {checks.came(text)}")
+    if len(text) > MOST_CHARACTERS:
+        raise ArgumentError(f"{name}: expected at most {MOST_CHARACTERS} characters of JSON, got {len(text)}")
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+    except ValueError as error:  # what the parser, the decoder of bytes, int() and the functions below raise
+        raise ArgumentError(f"{name}: not JSON: {error}") from error
+    except RecursionError:
+        raise ArgumentError(f"{name}: not JSON of a spec: nested too deeply") from None
+
+
+def _named(data: object) -> Iterator[str]:
+    """Every "type" in plain data."""
+    if isinstance(data, Mapping):
+        if isinstance(data.get("type"), str):
+            yield data["type"]
+        data = list(data.values())
+    if isinstance(data, list):
+        for item in data:
+            yield from _named(item)
+
+
+def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {checks.shown(name)} is given twice")
+        found[name] = value
+    return found
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value

@@ -12,7 +12,7 @@ scores = trained.compile()(words, lengths=lengths)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +23,8 @@ from rnnc.cells import Shape
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layers import LAYERS, Embedding, Layer, Linear, Regularized
 from rnnc.plain_data import PlainData
-from rnnc.specs import SPECS, Spec
+from rnnc.references import check_trusted
+from rnnc.specs import SPECS, Spec, check_arguments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,13 +156,19 @@ class Sequential(PlainData):
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The network of `to_dict`. Imports the module of a user's cell: read only what people you trust have made."""
+    def from_dict(cls, data: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Self:
+        """The network of `to_dict`. trusted: see `rnnc.Spec.from_dict`."""
         if not isinstance(data, Mapping) or data.get("type") != "Sequential":
             raise ArgumentTypeError(
                 f"data: expected a dict such as Sequential.to_dict() gives, got {checks.came(data)}"
             )
-        return cls(*map(_layer_from_dict, data["layers"]), readout=data["readout"])
+        layers = data.get("layers")
+        if not isinstance(layers, (list, tuple)):
+            raise ArgumentTypeError(f"layers: expected a list of dicts, got {checks.came(layers)}")
+        for name in set(data) - {"type", "layers", "readout"}:
+            raise ArgumentError(f"{checks.shown(name)} is not an argument of Sequential")
+        trusted = check_trusted(trusted)
+        return cls(*(_layer_from_dict(layer, trusted) for layer in layers), readout=data.get("readout", "every"))
 
 
 def recurrent(layer: Layer | Spec) -> Spec | None:
@@ -171,14 +178,17 @@ def recurrent(layer: Layer | Spec) -> Spec | None:
     return layer if isinstance(layer, Spec) else None
 
 
-def _layer_from_dict(data: Mapping[str, Any]) -> Layer | Spec:
-    values = dict(data)
-    kind = values.pop("type")
+def _layer_from_dict(data: object, trusted: Collection[str]) -> Layer | Spec:
+    if not isinstance(data, Mapping):
+        raise ArgumentTypeError(f"layers: expected a list of dicts, got {checks.came(data)} in it")
+    kind = checks.choice("type", data.get("type"), (*LAYERS, *SPECS))
     if kind in SPECS:
-        return Spec.from_dict(data)
+        return Spec.from_dict(data, trusted=trusted)
+    values = {name: value for name, value in data.items() if name != "type"}
+    check_arguments(LAYERS[kind], values)
     if kind == "Regularized":
-        values["spec"] = Spec.from_dict(values["spec"])
-    return LAYERS[checks.choice("type", kind, (*LAYERS, *SPECS))](**values)
+        values["spec"] = Spec.from_dict(values["spec"], trusted=trusted)
+    return LAYERS[kind](**values)
 
 
 def _input_size(layer: Layer | Spec) -> int | None:

@@ -7,7 +7,7 @@ and the plain description that lowering reads; it holds no arrays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -19,6 +19,7 @@ from rnnc.declarations import cell_from_dict, cell_to_dict, check_cell
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.lower import Layer, Stack
 from rnnc.plain_data import PlainData
+from rnnc.references import check_trusted
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -126,11 +127,14 @@ class Spec(PlainData):
         return data
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Self:
         """The spec of `to_dict`. Arguments that have a default may be left out; "type" too, if called on a subclass.
 
-        Imports the module of a user's cell, so read only specs of people you trust.
+        trusted: names of modules that may be imported for a user's cell. To import a module is to run it, so that by
+            default a cell must be of rnnc, or of a module that the program has imported already.
+        Raises ArgumentError or ArgumentTypeError.
         """
+        trusted = check_trusted(trusted)
         if not isinstance(data, Mapping):
             raise ArgumentTypeError(f"data: expected a dict such as spec.to_dict() returns, got {checks.came(data)}")
         values = dict(data)
@@ -139,9 +143,9 @@ class Spec(PlainData):
             raise ArgumentError(
                 f"type: {cls.__name__}.from_dict got the data of a {kind}; use rnnc.{kind} or rnnc.Spec"
             )
-        _check_names(SPECS[kind], values)
+        check_arguments(SPECS[kind], values)
         if "cell" in values and isinstance(values["cell"], Mapping):
-            values["cell"] = cell_from_dict(values["cell"])
+            values["cell"] = cell_from_dict(values["cell"], trusted)
         return cast(Self, SPECS[kind](**values))
 
 
@@ -274,12 +278,13 @@ def _fields(spec: Spec) -> Iterator[tuple[str, Any, Any]]:
     return ((f.name, getattr(spec, f.name), f.default) for f in fields(spec))  # type: ignore[arg-type]
 
 
-def _check_names(kind: type[Spec], values: Mapping[str, Any]) -> None:
-    """Of plain data: no argument is unknown, none that is needed is missing."""
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+def check_arguments(kind: type, values: Mapping[str, Any]) -> None:
+    """Of plain data: no argument is unknown to the dataclass, none that it needs is missing."""
+    known = {f.name: f for f in fields(kind)}
     for name in values:
         if name not in known:
-            raise ArgumentError(f"{name!r} is not an argument of {kind.__name__}{checks.suggestion(str(name), known)}")
+            hint = checks.suggestion(str(name), known)
+            raise ArgumentError(f"{checks.shown(name)} is not an argument of {kind.__name__}{hint}")
     missing = [name for name, f in known.items() if f.default is MISSING and name not in values]
     if missing:
         raise ArgumentError(f"{kind.__name__} needs {' and '.join(missing)}")
