@@ -63,9 +63,27 @@ BINARY: Mapping[str, Callable[[Value, Value], Value]] = {
     "gated": lambda a, b: sigmoid(a) * b + (1 - sigmoid(a)) * a,
     "concat": concat,
 }
-SPECIAL = ("linear", "linear_bias", "add_vector", "mul_vector", "half", "first")
+SPECIAL = ("linear", "linear_bias", "add_vector", "mul_vector", "half", "first", "computed", "computed_vector")
 
 Parameter = Callable[[str, tuple[int, ...]], Value]
+
+MADE: Sequence[Callable[[Parameter, str, int, int], Value]] = (
+    lambda p, name, n, k: p(name, (n, k)) * p(name + "_scale", (1,)),
+    lambda p, name, n, k: p(name, (n, k)) * p(name + "_columns", (k,)),
+    lambda p, name, n, k: p(name, (n, k)) * p(name + "_rows", (n, 1)),
+    lambda p, name, n, k: p(name + "_rows", (n, 1)) * p(name + "_columns", (1, k)),
+    lambda p, name, n, k: linear(p(name, (n, 2)), p(name + "_right", (k, 2))),
+    lambda p, name, n, k: linear(p(name, (n, k)), p(name + "_right", (k, k))) - p(name, (n, k)),
+    lambda p, name, n, k: softmax(p(name, (n, k))),
+    lambda p, name, n, k: p(name, (n, k)) * rsqrt(total(p(name, (n, k)) * p(name, (n, k))) + 0.1),
+    lambda p, name, n, k: concat(p(name + "_first", (n, 1)), p(name, (2 * n, k)).split(2)[1]),
+    lambda p, name, n, k: select(greater(p(name, (n, k)), p(name + "_limit", (k,))), p(name, (n, k)), 0.5),
+)
+"""Weights (n, k) that are computed from parameters; one has a column more."""
+
+
+def softmax(a: Value) -> Value:
+    return exp(tanh(a)) / total(exp(tanh(a)))
 
 Recipe = tuple[str, int, int, int]
 """What to make, from which two values so far, and a size."""
@@ -96,14 +114,15 @@ class RandomCell:
         """The new states, then the output."""
         pool = [x, *(getattr(state, name) for name in self.widths)]
         for number, (what, i, j, size) in enumerate(self.recipes):
-            pool.append(self._cook(number, what, pool[-1 - i % len(pool)], pool[-1 - j % len(pool)], size, p))
+            a, b = pool[-1 - i % len(pool)], pool[-1 - j % len(pool)]
+            pool.append(self._cook(number, what, a, b, size, i + 3 * j, p))
         wanted = [*self.widths.values(), self.output_size]
         return [
             self._fit(f"fit{n}", pool[-1 - pick % len(pool)], width, pick % 2 == 0, p)
             for n, (pick, width) in enumerate(zip(self.picks, wanted, strict=True))
         ]
 
-    def _cook(self, number: int, what: str, a: Value, b: Value, size: int, p: Parameter) -> Value:
+    def _cook(self, number: int, what: str, a: Value, b: Value, size: int, kind: int, p: Parameter) -> Value:
         width, other = int(a.shape[-1]), int(b.shape[-1])
         if what in UNARY:
             return UNARY[what](a)
@@ -114,6 +133,11 @@ class RandomCell:
                 return linear(a, p(f"weight{number}", (size, width)))
             case "linear_bias":
                 return linear(a, p(f"weight{number}", (size, width)), p(f"bias{number}", (size,)))
+            case "computed":
+                return linear(a, self._made(number, kind, size, width, p))
+            case "computed_vector":
+                vector = p(f"vector{number}", (width,))
+                return select(greater(vector, mean(vector)), a, a * softmax(vector) + total(vector))
             case "add_vector":
                 return a + p(f"vector{number}", (width,))
             case "half" if width % 2 == 0:
@@ -121,6 +145,14 @@ class RandomCell:
             case "first":
                 return a.split(width)[size % width]
         return a * p(f"vector{number}", (width,))
+
+    def _made(self, number: int, kind: int, rows: int, columns: int, p: Parameter) -> Value:
+        """A weight that is computed from parameters: one of `MADE`, and some arithmetic after it."""
+        made = MADE[kind % len(MADE)](p, f"weight{number}", rows, columns)
+        if made.shape[-1] != columns:  # one more in front
+            made = linear(made, p(f"cut{number}", (columns, columns + 1)))
+        after = (kind // len(MADE)) % 5
+        return (made, tanh(made), made * tanh(made), absolute(made) - made / 2, maximum(made, -made * 2))[after]
 
     def _fit(self, name: str, value: Value, width: int, bounded: bool, p: Parameter) -> Value:
         if value.shape[-1] != width:

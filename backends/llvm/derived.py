@@ -59,7 +59,7 @@ def compile_derived(values: Sequence[Family], dtype: str, target: Target) -> Com
         whole = i64(elements(value) // lanes * lanes)
         for width, start, stop in ((lanes, i64(0), whole), (1, whole, i64(elements(value)))):
             with f.loop(start, stop, width) as loop:
-                made = _Elements(f, dtype, width, known).of(value, loop.index)
+                made = _Elements(f, dtype, width, known).kept(value, loop.index)
                 f.store(made, f.element(result, loop.index, SCALARS[dtype]), ELEMENT_BYTES[dtype])
     f.ret(Val("i32", "0"))
     module = Module()
@@ -74,6 +74,13 @@ class _Elements:
         self.f, self.lanes, self.pointers = f, lanes, pointers
         self.scalar, self.size = SCALARS[dtype], ELEMENT_BYTES[dtype]
         self.math = VectorMath(f, self.scalar, lanes)
+
+    def kept(self, family: Family, index: Val) -> Val:
+        """As `of`, and a mask as 0 and 1."""
+        made = self.of(family, index)
+        if family.dtype != "bool":
+            return made
+        return self.math.select(made, self.math.constant(1.0), self.math.constant(0.0))
 
     def of(self, family: Family, index: Val) -> Val:
         """Elements index .. index + lanes; of a single element, as many copies."""

@@ -109,11 +109,15 @@ class _Emitter:
         number = self.phase.vectors.index(family)
         start = self.f.mul(panel, len(self.phase.vectors) * self.tile.units)
         index = self.f.add(start, number * self.tile.units + v * self.tile.lanes)
-        return self.f.load(self.type, self.f.element(self.arg("vectors"), index, self.scalar), self.bytes)
+        loaded = self.f.load(self.type, self.f.element(self.arg("vectors"), index, self.scalar), self.bytes)
+        return self._as_kept(family, loaded)
 
     def load_at(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
-        """A value kept in a buffer: a vector of units, or one number a row in all lanes. A mask is kept as 0 and 1."""
-        loaded = self._load_floats(family, row, panel, v, lanes)
+        """A value kept in a buffer: a vector of units, or one number a row in all lanes."""
+        return self._as_kept(family, self._load_floats(family, row, panel, v, lanes))
+
+    def _as_kept(self, family: Family, loaded: Val) -> Val:
+        """A mask is kept as 0 and 1."""
         return self.math.greater(loaded, self.math.constant(0.0)) if family.dtype == "bool" else loaded
 
     def _load_floats(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:

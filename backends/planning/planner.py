@@ -118,12 +118,12 @@ class _Planner:
                     self.row_inputs.append((family.name, self.storage.places[family]))
 
     def _read_by_sums(self) -> list[Family]:
-        return [i for f in self.reading.all if f.spec.kind is Kind.OUTER for i in f.inputs]
+        return [i for f in self.reading.all if self.reading.sums_rows(f) for i in f.inputs]
 
     def _sum_rows(self) -> None:
         """Sums over time, and sums over sequences of values without a time."""
         for family in self.reading.all:
-            alone = family.spec.kind is Kind.OUTER and not family.timed and not self.reading.time_free(family)
+            alone = self.reading.sums_rows(family) and not family.timed
             if family.op == "tsum" or alone:
                 terms = tuple(self._term(i) for i in (family.inputs if family.op == "tsum" else (family,)))
                 self.sums.append(RowSum(family, terms, alone, family in self.late_values))

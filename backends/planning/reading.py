@@ -48,9 +48,13 @@ class Reading:
         """A parameter, a number, or made of those alone."""
         return family in self.bound or family.op in ("const", "zeros")
 
+    def sums_rows(self, family: Family) -> bool:
+        """A sum over the rows of a batch. The same op over the rows of a parameter is a value without a batch axis."""
+        return family.spec.kind is Kind.OUTER and BATCH in family.inputs[0].shape
+
     def summed(self, family: Family) -> bool:
         """A sum over rows: outside of phases, by kernels of its own."""
-        return family.spec.kind in (Kind.OUTER, Kind.TIME_SUM)
+        return family.op == "tsum" or self.sums_rows(family)
 
     def product(self, family: Family) -> Product | None:
         """The matmul a value is, or is a slice of, if nobody needs that matmul whole."""
