@@ -85,6 +85,7 @@ MADE: Sequence[Callable[[Parameter, str, int, int], Value]] = (
 def softmax(a: Value) -> Value:
     return exp(tanh(a)) / total(exp(tanh(a)))
 
+
 Recipe = tuple[str, int, int, int]
 """What to make, from which two values so far, and a size."""
 

@@ -17,7 +17,7 @@ from rnnc import optimizers, train
 from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.ir.equations import Value, concat, exp, greater, linear, mean, rsqrt, select, tanh, total
 
-I, H, T, B = 3, 5, 4, 3
+X, H, T, B = 3, 5, 4, 3
 
 Made = Callable[[SimpleNamespace], Value]
 
@@ -43,7 +43,7 @@ class Computed(rnnc.Cell):
     name: ClassVar[str] = "computed"
 
     def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {"ih": (H, I), "b": (H,), "g": (1,)}
+        shapes: dict[str, tuple[int, ...]] = {"ih": (H, X), "b": (H,), "g": (1,)}
         for more in WEIGHTS.values():
             shapes |= more
         return shapes
@@ -56,7 +56,7 @@ class Computed(rnnc.Cell):
         return h, {"h": h}
 
 
-SPEC = rnnc.Recurrent(Computed(), I, H, dtype="float64")
+SPEC = rnnc.Recurrent(Computed(), X, H, dtype="float64")
 LENGTHS = np.array([4, 2, 0])
 
 
@@ -64,7 +64,7 @@ def values(seed: int) -> tuple[dict[str, Any], Any, Any]:
     """Parameters, x and state."""
     rng = np.random.default_rng(seed)
     params = {name: 0.5 * rng.standard_normal(shape) for name, shape in SPEC.parameter_shapes().items()}
-    return params, rng.standard_normal((T, B, I)), rng.standard_normal((1, B, H))
+    return params, rng.standard_normal((T, B, X)), rng.standard_normal((1, B, H))
 
 
 def flat(results: Any) -> list[Any]:
@@ -90,7 +90,7 @@ def trained(backend: str) -> Any:
     model = rnnc.Sequential(SPEC, rnnc.Linear(H, 2))
     step = train.TrainingStep(model, "mse", optimizers.SGD(0.1), seed=3, backend=backend)
     rng = np.random.default_rng(0)
-    pairs = [(rng.standard_normal((n, I)), rng.standard_normal((n, 2))) for n in (4, 2, 3)]
+    pairs = [(rng.standard_normal((n, X)), rng.standard_normal((n, 2))) for n in (4, 2, 3)]
     batch = train.Sequences(model, step.loss, pairs).batch(np.arange(3))
     loss, gradients = step.gradients(batch)
     step.step(batch)
@@ -129,7 +129,7 @@ def test_gradients_of_computed_weights_are_those_of_finite_differences() -> None
 
 def test_it_is_said_what_numpy_computes() -> None:
     assert "computed by NumPy from sums over rows, once a call: d_scalar_l0" in (
-        rnnc.vjp(rnnc.Recurrent(OneScale(), I, H)).explain()
+        rnnc.vjp(rnnc.Recurrent(OneScale(), X, H)).explain()
     )
 
 

@@ -761,7 +761,7 @@ def test_each_product_is_built_once_and_again_if_it_is_damaged(compiles: list[st
     new_process()
     check_small(1)
     assert len(compiles) == 3
-    for entry in (tmp_path / "cache").iterdir():
+    for entry in (tmp_path / "cache" / "objects").iterdir():
         data = bytearray(entry.read_bytes())
         data[len(data) // 2] ^= 1
         entry.write_bytes(data)
