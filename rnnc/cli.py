@@ -161,7 +161,7 @@ def _import_seconds() -> float:
         f"import sys; sys.path[:] = {sys.path!r}; import time; t = time.perf_counter(); import rnnc; "
         "print(time.perf_counter() - t)"
     )
-    command = [sys.executable, "-P", "-c", code]
+    command = [sys.executable, "-c", code]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -64,7 +64,7 @@ def cell_from_dict(data: Mapping[str, Any], trusted: Collection[str] = ()) -> Ce
     except RnncError:
         raise
     except Exception as error:  # a user's class may raise anything
-        made = f"{checks.shown(kind)} cannot be made from {checks.shown(values)}"
+        made = f"{kind} cannot be made from {checks.shown(values)}"
         raise ArgumentError(f"cell: {made}: {type(error).__name__}: {error}") from error
 
 

@@ -92,7 +92,7 @@ def test_a_trusted_module_that_fails(content: str, words: str, folder: Path, mon
     (folder / "broken.py").write_text(content)
     sys.path.append(str(folder))
     monkeypatch.delitem(sys.modules, "broken", raising=False)
-    with raises_saying(rnnc.ArgumentError, "'broken:Cell'", words):
+    with raises_saying(rnnc.ArgumentError, "broken:Cell", words):
         rnnc.Spec.from_dict(data_naming("broken:Cell"), trusted=["broken"])
 
 
