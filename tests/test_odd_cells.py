@@ -22,7 +22,10 @@ Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, dict[str
 
 @dataclass(frozen=True)
 class Odd(rnnc.Cell):
-    """A cell made of one function. Each has the weights ih (H, I), hh and v (H, H), and a wide one (H, I + H)."""
+    """A cell made of one function.
+
+    Each has the weights ih (H, I), hh and v (H, H), a wide one (H, I + H) and a narrow one (H, H / 2).
+    """
 
     name: ClassVar[str] = "odd"
     function: Step
@@ -32,7 +35,8 @@ class Odd(rnnc.Cell):
     def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
         square = (hidden_size, hidden_size)
         wide = (hidden_size, input_size + hidden_size)
-        return {"ih": (hidden_size, input_size), "hh": square, "v": square, "wide": wide}
+        narrow = (hidden_size, hidden_size // 2)
+        return {"ih": (hidden_size, input_size), "hh": square, "v": square, "wide": wide, "narrow": narrow}
 
     def states(self, hidden_size: int) -> dict[str, int]:
         return dict.fromkeys(self.state_names, hidden_size)
@@ -118,6 +122,18 @@ def mask_across_matmuls(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tup
     return h, {"h": h}
 
 
+def a_row_and_its_first_half(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    """Two products in one phase whose left operands begin at the same column, and end elsewhere."""
+    h = tanh(linear(x, p.ih) + linear(s.h, p.hh)) * tanh(linear(s.h.split(2)[0], p.narrow))
+    return h, {"h": h}
+
+
+def a_first_half_and_its_row(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+    """As above, and the shorter one comes first."""
+    h = tanh(linear(s.h.split(2)[0], p.narrow)) * tanh(linear(x, p.ih) + linear(s.h, p.hh))
+    return h, {"h": h}
+
+
 CELLS = [
     Odd(mask_across_matmuls),
     Odd(one_wide_weight),
@@ -132,6 +148,8 @@ CELLS = [
     Odd(new_and_old_out, output_parts=(2, 1)),
     Odd(mean_of_an_older_state, ("h", "c")),
     Odd(first_unit_leads),
+    Odd(a_row_and_its_first_half),
+    Odd(a_first_half_and_its_row),
 ]
 
 

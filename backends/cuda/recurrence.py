@@ -306,9 +306,9 @@ class _Writer:
             return
         if shape.parts > 1 or shape.dots[0].element == "unsigned":
             text.line(f"const int part = {self.way.rows * shape.width};")
-        staged: tuple[Place, int] | None = None
+        staged: tuple[Place, int, int] | None = None
         for dot in shape.dots:
-            wanted = (dot.dot.lhs, dot.row_bytes)
+            wanted = (dot.dot.lhs, dot.dot.inner, dot.row_bytes)  # rows of other widths may be padded to one size
             if staged is not None and (staged != wanted or not dot.dot.fresh):
                 text.line("__syncthreads();")
             if staged != wanted:

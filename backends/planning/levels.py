@@ -243,15 +243,19 @@ class _PhaseBuilder:
             self._feed(number, product)
 
     def _feed(self, number: int, family: Family) -> None:
+        """Adds a product to the loop over k that reads the same columns, or to a new one.
+
+        A place is where the columns begin: products of one place and of another width are loops of their own, and so
+        are several products of one operand in one sum.
+        """
         product = self.reading.product(family)
         assert product is not None
-        place = self._where(product.lhs)
-        for known, _, blocks in self.feeds:
-            if known == place and number not in blocks:
+        place, inner = self._where(product.lhs), int(product.lhs.shape[-1])
+        for known, size, blocks in self.feeds:
+            if (known, size) == (place, inner) and number not in blocks:
                 blocks[number] = product.weight
                 return
-        # A sum may hold several products of one operand; each goes through a loop over k of its own.
-        self.feeds.append((place, int(product.lhs.shape[-1]), {number: product.weight}))
+        self.feeds.append((place, inner, {number: product.weight}))
 
     def _load(self, family: Family) -> None:
         self.phase.loads[family] = self._where(family)
