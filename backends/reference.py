@@ -11,6 +11,7 @@ import numpy as np
 from rnnc.backends.interpreter import Execution, evaluate_bind, run_program
 from rnnc.backends.noise import compile_noise
 from rnnc.backends.updates import compile_update
+from rnnc.ir import names
 from rnnc.ir.computation import Computation, members, split
 from rnnc.ir.errors import BackendError
 from rnnc.ir.lower import Stack
@@ -78,15 +79,15 @@ class ReferenceRunner:
         """See `rnnc.backends.base.Runner.run`."""
         stack = self._executable.stack
         steps, batch = x.shape[:2]
-        feeds = {"x": x} | _initial_states(stack, states, batch)
+        feeds = {names.X: x} | _initial_states(stack, states, batch)
         if lengths is not None:
-            feeds["valid"] = _valid(lengths, steps)
+            feeds[names.VALID] = _valid(lengths, steps)
         program = self._executable.dense if lengths is None else self._executable.ragged
         results = run_program(program, evaluate_bind(program, self._parameters), feeds, steps)
-        output[...] = results["output"]
+        output[...] = results[names.OUTPUT]
         for final, name in zip(finals, stack.states, strict=True):
             for slab, layer in enumerate(stack.flat):
-                final[slab] = results[f"{name}_n{layer.suffix}"]
+                final[slab] = results[names.final(name, layer.suffix)]
 
 
 class ReferenceFunction:
@@ -127,7 +128,7 @@ class ReferenceFunction:
         program = self.dense if lengths is None else self.ragged
         feeds = {name: np.array(array) for name, array in inputs.items()}
         if lengths is not None:
-            feeds["valid"] = _valid(lengths, steps)
+            feeds[names.VALID] = _valid(lengths, steps)
         first, second = split(program, self.computation.late)
         execution = Execution(program, evaluate_bind(program, feeds), steps)
         execution.feed(feeds)
@@ -163,5 +164,5 @@ def _initial_states(stack: Stack, states: tuple[Array, ...] | None, batch: int) 
     for slab, layer in enumerate(stack.flat):
         for number, (name, width) in enumerate(layer.states.items()):
             given = None if states is None else states[number][slab]
-            feeds[f"{name}_0{layer.suffix}"] = np.zeros((batch, width), stack.dtype) if given is None else given
+            feeds[names.initial(name, layer.suffix)] = np.zeros((batch, width), stack.dtype) if given is None else given
     return feeds

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rnnc.backends.noise import Noise, Where
 from rnnc.backends.sparse import SparseRows, summed
+from rnnc.ir.names import LOSS, X, gradient
 
 if TYPE_CHECKING:
     from rnnc.backends.base import Function
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-GRADIENT = "d_"
-"""Before the name of an input: its gradient's name among a function's outputs; before "loss": the seed."""
-LOOKED_UP, TABLE_GRADIENT = "x", GRADIENT + "x"
+LOOKED_UP, TABLE_GRADIENT = X, gradient(X)
 """What rows of the table become, and where their gradients come out."""
+SEED = gradient(LOSS)
+"""The factor of the loss whose gradients are wanted."""
 EPSILON = 1e-6
 """Added to the norm before a gradient is clipped, as torch.nn.utils.clip_grad_norm_ does."""
 
@@ -182,9 +183,9 @@ class ComposedTrainer:
         memory = self._memory
         inputs = {**memory.views(memory.flat["p"]), **memory.constants, **work.inputs}
         inputs |= {name: self._mask(draw, work.steps) for name, draw in work.masks.items()}
-        inputs[GRADIENT + "loss"] = np.full(1, work.seed, memory.dtype)
+        inputs[SEED] = np.full(1, work.seed, memory.dtype)
         loss = np.empty(1, memory.dtype)
-        outputs = {"loss": loss, **work.outputs} | self._views(self.gradient if first else self._part)
+        outputs = {LOSS: loss, **work.outputs} | self._views(self.gradient if first else self._part)
         tables = memory.tables()
         if work.numbers is not None:
             inputs[LOOKED_UP] = tables["p"][work.numbers]
@@ -200,7 +201,7 @@ class ComposedTrainer:
 
     def _views(self, flat: Array) -> dict[str, Array]:
         trained = self._memory.trained
-        return {GRADIENT + name: array for name, array in self._memory.views(flat).items() if name in trained}
+        return {gradient(name): array for name, array in self._memory.views(flat).items() if name in trained}
 
     def _mask(self, draw: Draw, steps: int) -> Array:
         values = np.empty(draw.shape, self._memory.dtype)

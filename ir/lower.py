@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from rnnc.ir import names
 from rnnc.ir.equations import Value
 from rnnc.ir.errors import IRError
 from rnnc.ir.graph import Graph, Node, Site
@@ -20,16 +21,24 @@ Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, Mapping[
 """x (B, I), states, parameters -> output (B, O), new states. Absent parameters are None."""
 
 
+_WHAT = "what these are"
+"""No identifier, so that a value may have any name."""
+
+
 class Names(SimpleNamespace):
     """Values by name, as attributes. A wrong name is an IRError that lists the right ones."""
 
     def __init__(self, what: str, values: Mapping[str, object]) -> None:
-        super().__init__(**values)
-        self._what = what
+        super().__init__(**values, **{_WHAT: what})
 
     def __getattr__(self, name: str) -> Value:
-        known = ", ".join(k for k in vars(self) if k != "_what")
-        raise IRError(f"the cell reads the {vars(self).get('_what')} {name!r}; it declared {known or 'none'}")
+        known = ", ".join(values_of(self))
+        raise IRError(f"the cell reads the {vars(self).get(_WHAT)} {name!r}; it declared {known or 'none'}")
+
+
+def values_of(given: SimpleNamespace) -> dict[str, object]:
+    """The values of a `Names`, by name."""
+    return {name: value for name, value in vars(given).items() if name != _WHAT}
 
 
 @dataclass(frozen=True)
@@ -74,20 +83,20 @@ class Stack:
 def lower(stack: Stack, steps: int, *, lengths: bool = False) -> Graph:
     """Unrolls `steps` time steps.
 
-    Inputs: "x" a step, each parameter by its full name, initial states "h_0_l0", ... and, with
+    Inputs: "x" a step, each parameter by its full name, initial states "h.0_l0", ... and, with
     `lengths`, the mask "valid" (B, 1) a step. Outputs: "output", one value a step, and final states
-    "h_n_l0", .... Nothing is optimised: the dump shows the equations as they were written.
+    "h.n_l0", ... (`rnnc.ir.names`). Nothing is optimised: the dump shows the equations as they were written.
     """
     graph = Graph(stack.dtype, steps, share=False)
-    xs = [graph.input("x", (BATCH, stack.input_size), t) for t in range(steps)]
-    valid = [graph.input("valid", (BATCH, 1), t, dtype="bool") for t in range(steps)] if lengths else None
+    xs = [graph.input(names.X, (BATCH, stack.input_size), t) for t in range(steps)]
+    valid = [graph.input(names.VALID, (BATCH, 1), t, dtype="bool") for t in range(steps)] if lengths else None
     if valid:  # a NaN in the padding must not reach anything, not even as 0 * NaN
         xs = [graph.add("select", (v, x, graph.const(0.0))) for v, x in zip(valid, xs, strict=True)]
     for number, directions in enumerate(stack.layers):
         columns = [lower_direction(graph, layer, xs, valid, Site(number, d)) for d, layer in enumerate(directions)]
         graph.site = Site(number)
         xs = [graph.concat(column, -1) for column in zip(*columns, strict=True)]
-    graph.outputs["output"] = tuple(xs)
+    graph.outputs[names.OUTPUT] = tuple(xs)
     return graph
 
 
@@ -96,7 +105,7 @@ def lower_direction(graph: Graph, layer: Layer, xs: list[Node], valid: list[Node
     graph.site = site
     delta = -1 if layer.reverse else 1
     parameters = _parameters(graph, layer)
-    states = {k: graph.input(f"{k}_0{layer.suffix}", (BATCH, width)) for k, width in layer.states.items()}
+    states = {k: graph.input(names.initial(k, layer.suffix), (BATCH, width)) for k, width in layer.states.items()}
     outputs: dict[int, Node] = {}
     for t in range(len(xs))[::delta]:
         carried = {k: graph.carry(n, k + layer.suffix, delta, t) for k, n in states.items()}
@@ -106,7 +115,7 @@ def lower_direction(graph: Graph, layer: Layer, xs: list[Node], valid: list[Node
             states = {k: graph.add("select", (keep, n, carried[k])) for k, n in states.items()}
             outputs[t] = graph.add("select", (keep, outputs[t], graph.const(0.0)))
     for k, n in states.items():
-        graph.outputs[f"{k}_n{layer.suffix}"] = graph.exit(n, k + layer.suffix, delta)
+        graph.outputs[names.final(k, layer.suffix)] = graph.exit(n, k + layer.suffix, delta)
     return [outputs[t] for t in range(len(xs))]
 
 

@@ -19,6 +19,7 @@ which is select(valid[t], X, d).
 
 from __future__ import annotations
 
+from rnnc.ir import names
 from rnnc.ir.errors import IRError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
@@ -51,7 +52,7 @@ def _values(program: Program) -> list[Family]:
 
 
 def _is_mask(family: Family) -> bool:
-    return family.op == "input" and family.attr("name") == "valid"
+    return family.op == "input" and family.attr("name") == names.VALID
 
 
 def _is_kept(source: Family, carry: Family, zero: set[Family]) -> bool:

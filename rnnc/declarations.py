@@ -22,7 +22,8 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> Non
     if not states:
         raise ArgumentError(f"{who} has no state: a recurrent cell needs one")
     shapes = cell.parameters(input_size, hidden_size, bias)
-    _check_names(who, shapes, states)
+    for name in (*shapes, *states):
+        _check_name(who, name)
     for name, shape in shapes.items():
         if not isinstance(shape, tuple) or len(shape) not in (1, 2):
             raise ArgumentError(f"{who}: the shape of {name} must be a tuple of one or two sizes, got {shape!r}")
@@ -33,14 +34,12 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> Non
     checks.integer(f"{who}: output_size", cell.output_size(hidden_size), 1)
 
 
-def _check_names(who: str, shapes: Mapping[str, object], states: Mapping[str, object]) -> None:
-    for name in (*shapes, *states):
-        if not isinstance(name, str) or not name.isidentifier():
-            raise ArgumentError(f"{who}: {name!r} cannot be the name of a parameter or state")
-    for name in states:
-        for taken in (f"{name}_0", f"{name}_n"):  # in a graph, the initial and the final state
-            if taken in shapes:
-                raise ArgumentError(f"{who}: no parameter may be called {taken} beside a state {name}")
+def _check_name(who: str, name: object) -> None:
+    """An identifier, as a step writes it behind `state.` or `p.`; all other names are free for `rnnc.ir.names`."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ArgumentError(f"{who}: {name!r} cannot be the name of a parameter or state; expected an identifier")
+    if name.startswith("__") and name.endswith("__"):
+        raise ArgumentError(f"{who}: {name!r} cannot be the name of a parameter or state: it is Python's own")
 
 
 def cell_to_dict(cell: Cell) -> dict[str, Any]:

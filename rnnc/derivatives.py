@@ -5,7 +5,7 @@ Each compiles once, for any number of steps, batch size and lengths, and returns
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from rnnc import checks
 from rnnc.calls import Call, Signature
 from rnnc.compile import check_target
+from rnnc.ir import names
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.parameters import read_parameters
@@ -98,14 +99,23 @@ class _Names(NamedTuple):
     def of(spec: Spec) -> _Names:
         stack = spec.stack()
 
-        def slabs(moment: str) -> tuple[tuple[str, ...], ...]:
-            return tuple(tuple(f"{state}_{moment}{layer.suffix}" for layer in stack.flat) for state in stack.states)
+        def slabs(moment: Callable[[str, str], str]) -> tuple[tuple[str, ...], ...]:
+            return tuple(tuple(moment(state, layer.suffix) for layer in stack.flat) for state in stack.states)
 
-        return _Names(tuple(spec.parameter_shapes()), slabs("0"), slabs("n"))
+        return _Names(tuple(spec.parameter_shapes()), slabs(names.initial), slabs(names.final))
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return (*self.params, "x", *(name for names in self.initial for name in names))
+        return (*self.params, names.X, *(name for slabs in self.initial for name in slabs))
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        return tuple(map(names.gradient, self.inputs))
+
+    @property
+    def adjoints(self) -> tuple[str, ...]:
+        """Those of output and final state."""
+        return tuple(map(names.gradient, (names.OUTPUT, *(name for slabs in self.final for name in slabs))))
 
 
 class _Derivative:
@@ -171,41 +181,41 @@ class _Derivative:
         """The inputs of the network itself."""
         states = self._zeros(call) if call.states is None else call.states
         named = read_parameters(self.spec, params, self._arrays, shapes=self._shapes)
-        return named | {"x": call.x} | self._by_name(self._names.initial, states)
+        return named | {names.X: call.x} | self._by_name(self._names.initial, states)
 
     def _zeros(self, call: Call) -> tuple[Array, ...]:
         return tuple(self._arrays.xp.zeros_like(final) for final in call.finals)
 
     def _by_name(
-        self, names: tuple[tuple[str, ...], ...], arrays: Sequence[Array], prefix: str = ""
+        self, places: tuple[tuple[str, ...], ...], arrays: Sequence[Array], prefix: str = ""
     ) -> dict[str, Array]:
         return {
             prefix + name: array[slab]
-            for slabs, array in zip(names, arrays, strict=True)
+            for slabs, array in zip(places, arrays, strict=True)
             for slab, name in enumerate(slabs)
         }
 
     def _results(self, call: Call, prefix: str = "") -> tuple[dict[str, Array], tuple[Array, State]]:
         """Arrays for output and final state, by name, and as the user gets them."""
         output, finals, result = self._signature.new_result(call)
-        return {prefix + "output": output} | self._by_name(self._names.final, finals, prefix), result
+        return {prefix + names.OUTPUT: output} | self._by_name(self._names.final, finals, prefix), result
 
     def _primal_results(self, call: Call) -> dict[str, Array]:
         """Arrays for the network's own results, by name; the user gets call.result."""
-        return {"output": call.output} | self._by_name(self._names.final, call.finals)
+        return {names.OUTPUT: call.output} | self._by_name(self._names.final, call.finals)
 
     def _gradients(self, call: Call, prefix: str) -> tuple[dict[str, Array], Gradients]:
         """Arrays for the gradients, by name, and as the user gets them."""
         params = {name: self._arrays.xp.empty(shape, self.spec.dtype) for name, shape in self._shapes.items()}
         d_x, shown_x = self._signature.new_like_x(call)
         _, states, (_, state) = self._signature.new_result(call)
-        named = {prefix + name: array for name, array in params.items()} | {prefix + "x": d_x}
+        named = {prefix + name: array for name, array in params.items()} | {prefix + names.X: d_x}
         return named | self._by_name(self._names.initial, states, prefix), (params, shown_x, state)
 
     def _seeds(self, what: str, d_output: object, d_state: object, call: Call, prefix: str) -> dict[str, Array]:
         """Adjoints (or their tangents) of output and final state; None is zeros."""
         output, states = self._signature.check_result(what, d_output, d_state, call)
-        return {prefix + "output": output} | self._by_name(self._names.final, states, prefix)
+        return {prefix + names.OUTPUT: output} | self._by_name(self._names.final, states, prefix)
 
     def _tangents(self, tangents: object, call: Call, prefix: str) -> dict[str, Array]:
         """A direction of params, x and state; each may be None, which is zeros."""
@@ -216,7 +226,7 @@ class _Derivative:
             given = read_parameters(self.spec, t_params, self._arrays, "tangents[0]", self._shapes)
         x = self._signature.check_x("tangents[1]", t_x, call)
         states = self._signature.check_states("tangents[2]", t_state, call)
-        named = {prefix + name: array for name, array in given.items()} | {prefix + "x": x}
+        named = {prefix + name: array for name, array in given.items()} | {prefix + names.X: x}
         return named | self._by_name(self._names.initial, states, prefix)
 
     def _start(self, call: Call, inputs: dict[str, Array], outputs: dict[str, Array]) -> Tape | None:
@@ -248,8 +258,7 @@ class VJP(_Derivative):
         return reverse(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
 
     def _late(self) -> frozenset[str]:
-        seeds = ("output", *(n for names in self._names.final for n in names))
-        return frozenset("d_" + name for name in (*seeds, *self._names.inputs))
+        return frozenset((*self._names.adjoints, *self._names.gradients))
 
     def __call__(
         self, params: Params, x: Array, state: State | None = None, lengths: ArrayLike | None = None
@@ -276,7 +285,8 @@ class VJP(_Derivative):
             return super()._start(call, inputs, outputs)
         links = dict(zip(sum(self._names.final, ()), sum(self._names.initial, ()), strict=True))
         xp = self._arrays.xp
-        return SegmentedTape(self._function, xp, links, inputs, outputs, steps, batch, call.lengths, size)
+        arrays = (links, self._names.params, inputs, outputs)
+        return SegmentedTape(self._function, xp, *arrays, steps, batch, call.lengths, size)
 
 
 class Pullback:
@@ -302,8 +312,8 @@ class Pullback:
         Raises ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
         """
         owner, call = self._owner, self._call
-        seeds = owner._seeds("", d_output, d_state, call, "d_")
-        outputs, result = owner._gradients(call, "d_")
+        seeds = owner._seeds("", d_output, d_state, call, names.GRADIENT)
+        outputs, result = owner._gradients(call, names.GRADIENT)
         if self._tape is None:
             _clear(outputs)
         else:
@@ -330,8 +340,8 @@ class JVP(_Derivative):
         """((output, state), their derivative along the tangents)."""
         params, x, state = _parts("primals", primals, ("params", "x", "state"))
         call = self._signature.check(x, state, lengths, None)
-        varied, tangent = self._results(call, "t_")
-        inputs = self._primal(params, call) | self._tangents(tangents, call, "t_")
+        varied, tangent = self._results(call, names.TANGENT)
+        inputs = self._primal(params, call) | self._tangents(tangents, call, names.TANGENT)
         self._start(call, inputs, self._primal_results(call) | varied)
         return call.result, tangent
 
@@ -345,9 +355,8 @@ class HVP(_Derivative):
         from rnnc.ir.lower import lower
 
         gradient = reverse(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
-        gradient.outputs = {k: o for k, o in gradient.outputs.items() if k.startswith("d_")}
-        seeds = ("d_" + name for name in ("output", *(n for names in self._names.final for n in names)))
-        return forward(gradient, (*self._names.inputs, *seeds))
+        gradient.outputs = {k: gradient.outputs[k] for k in self._names.gradients if k in gradient.outputs}
+        return forward(gradient, (*self._names.inputs, *self._names.adjoints))
 
     def __call__(
         self,
@@ -363,11 +372,11 @@ class HVP(_Derivative):
         d_output, d_state = _parts("seeds", seeds, ("d_output", "d_state"))
         t_d_output, t_d_state = _parts("seed_tangents", seed_tangents, ("t_d_output", "t_d_state"))
         call = self._signature.check(x, state, lengths, None)
-        inputs = self._primal(params, call) | self._seeds("seeds", d_output, d_state, call, "d_")
-        inputs |= self._tangents(tangents, call, "t_")
-        inputs |= self._seeds("seed_tangents", t_d_output, t_d_state, call, "t_d_")
-        outputs, gradients = self._gradients(call, "d_")
-        varied, changes = self._gradients(call, "t_d_")
+        inputs = self._primal(params, call) | self._seeds("seeds", d_output, d_state, call, names.GRADIENT)
+        inputs |= self._tangents(tangents, call, names.TANGENT)
+        inputs |= self._seeds("seed_tangents", t_d_output, t_d_state, call, names.tangent(names.GRADIENT))
+        outputs, gradients = self._gradients(call, names.GRADIENT)
+        varied, changes = self._gradients(call, names.tangent(names.GRADIENT))
         self._start(call, inputs, outputs | varied)
         return gradients, changes
 

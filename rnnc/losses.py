@@ -14,6 +14,7 @@ from rnnc import checks
 from rnnc.ir.equations import Value, exp, greater, log, select, stop_gradient, total
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph, Node
+from rnnc.ir.names import LOSS, OUTPUT, TARGET, VALID
 from rnnc.ir.ops import BATCH
 
 if TYPE_CHECKING:
@@ -148,19 +149,31 @@ def add_loss(graph: Graph, loss: Loss) -> None:
 
     Reads the inputs "target" and the loss's constants. The output "output" must be there; it stays.
     """
-    output = graph.outputs["output"]
+    output = graph.outputs[OUTPUT]
+    _check_constants(graph, loss, output if isinstance(output, Node) else output[0])
     if isinstance(output, Node):
-        graph.outputs["loss"] = _rows(graph, loss, output)
+        graph.outputs[LOSS] = _rows(graph, loss, output)
     else:
-        graph.outputs["loss"] = graph.tsum([_rows(graph, loss, node) for node in output])
+        graph.outputs[LOSS] = graph.tsum([_rows(graph, loss, node) for node in output])
+
+
+def _check_constants(graph: Graph, loss: Loss, output: Node) -> None:
+    """ArgumentError if a constant would be one with an input that the network has, or with the target."""
+    taken = {TARGET, VALID} | {n.attr("name") for n in graph.nodes if n.op == "input"}
+    for name in loss.constants(int(output.shape[-1]), graph.dtype):
+        if not isinstance(name, str) or not name.isidentifier() or name in taken:
+            raise ArgumentError(
+                f"loss {type(loss).__name__}: the constant {name!r} needs a name that is an identifier and none of "
+                f"the network's inputs {', '.join(sorted(n for n in taken if n.isidentifier()))}"
+            )
 
 
 def _rows(graph: Graph, loss: Loss, output: Node) -> Node:
     """The sum over rows of the loss of one step."""
     size = int(output.shape[-1])
-    target = graph.input("target", (BATCH, loss.target_width(size)), output.step)
+    target = graph.input(TARGET, (BATCH, loss.target_width(size)), output.step)
     row = loss.row(Value(graph, output), Value(graph, target)).node
-    valid = [n for n in graph.nodes if n.op == "input" and n.attr("name") == "valid" and n.step == output.step]
+    valid = [n for n in graph.nodes if n.op == "input" and n.attr("name") == VALID and n.step == output.step]
     if valid and output.step is not None:
         row = graph.add("select", (valid[0], row, graph.const(0.0)))
     return graph.add("reduce_rows", (row,), keep=False)

@@ -1,21 +1,23 @@
 """Lowering a `rnnc.Sequential`: its layers -> one Graph, for any number of unrolled steps.
 
 Inputs: "x" (B, I) a step (rows of an embedding are looked up outside), the parameters by their names in
-`Sequential.parameter_shapes`, initial states "1.h_0_l0", ..., in training the masks of `masks`, with lengths "valid",
+`Sequential.parameter_shapes`, initial states "1.h.0_l0", ..., in training the masks of `masks`, with lengths "valid",
 and with a readout "mean" the input "scale" (B, 1), one over each row's number of steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
+from typing import Any
 
+from rnnc.ir import names
 from rnnc.ir.equations import Value, greater, linear, select
 from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.lower import Layer as Direction
-from rnnc.ir.lower import Names, Step, lower_direction
+from rnnc.ir.lower import Names, Step, lower_direction, values_of
 from rnnc.ir.ops import BATCH
 from rnnc.layers import Dropout, Layer, Linear, Regularized
 from rnnc.sequential import Sequential, recurrent
@@ -74,8 +76,8 @@ def state_shapes(model: Sequential) -> dict[str, tuple[str, str, int]]:
     """For each state of each direction: its name -> the names of its initial and last value, and its width."""
     return {
         f"{number}.{state}{direction.suffix}": (
-            f"{number}.{state}_0{direction.suffix}",
-            f"{number}.{state}_n{direction.suffix}",
+            names.initial(f"{number}.{state}", direction.suffix),
+            names.final(f"{number}.{state}", direction.suffix),
             width,
         )
         for number, spec in model.specs.items()
@@ -181,18 +183,22 @@ class _Lowering:
     def _numbered(self, number: int, layer: Layer | Spec, direction: Direction) -> Direction:
         """The direction with the layer's number before all names; its equations get them without."""
 
-        def named(names: Mapping[str, object]) -> dict[str, object]:
-            return {name.removeprefix(f"{number}."): value for name, value in names.items() if name != "_what"}
+        def numbered(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {f"{number}.{name}": value for name, value in values.items()}
+
+        def plain(given: SimpleNamespace, declared: Iterable[str]) -> dict[str, object]:
+            values = values_of(given)
+            return {name: values[f"{number}.{name}"] for name in declared}
 
         def step(x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-            given = named(vars(p)) | dict.fromkeys(direction.optional)
-            output, new = self._step(number, layer, direction, x, named(vars(state)), Names("parameter", given))
-            return output, {f"{number}.{name}": value for name, value in new.items()}
+            given = Names("parameter", plain(p, direction.parameters) | dict.fromkeys(direction.optional))
+            output, new = self._step(number, layer, direction, x, plain(state, direction.states), given)
+            return output, numbered(new)
 
         return replace(
             direction,
-            parameters={f"{number}.{name}": shape for name, shape in direction.parameters.items()},
-            states={f"{number}.{name}": width for name, width in direction.states.items()},
+            parameters=numbered(direction.parameters),
+            states=numbered(direction.states),
             optional=(),
             step=step,
         )
@@ -235,7 +241,7 @@ class _Lowering:
         for direction, column in zip(directions, columns, strict=True):
             state = self.outputs.get(f"{number}{direction.suffix}")
             if state is not None:
-                last = self.graph.outputs[f"{number}.{state}_n{direction.suffix}"]
+                last = self.graph.outputs[names.final(f"{number}.{state}", direction.suffix)]
                 assert isinstance(last, Node)
             else:
                 last = self._kept(f"last{direction.suffix}", column, -1 if direction.reverse else 1, lambda old, y: y)
@@ -245,7 +251,7 @@ class _Lowering:
     def _mean(self, flow: tuple[Node, ...]) -> Node:
         """The sum over each row's steps, carried along, times one over their number."""
         total = self._kept("sum", list(flow), 1, lambda old, y: self.graph.add("add", (old, y)))
-        return self.graph.add("mul", (total, self.graph.input("scale", (BATCH, 1))))
+        return self.graph.add("mul", (total, self.graph.input(names.SCALE, (BATCH, 1))))
 
     def _kept(self, state: str, column: list[Node], delta: int, update: Callable[[Node, Node], Node]) -> Node:
         """The last value of a state that starts at zeros, changes by `update`, and stays once a row has ended."""
@@ -294,7 +300,7 @@ def _with_masked_products(
         return Value(scratch, leaf)
 
     inside = {name: outside(value) for name, value in states.items()}
-    given = {name: outside(v) if isinstance(v, Value) else v for name, v in vars(parameters).items() if name != "_what"}
+    given = {name: outside(v) if isinstance(v, Value) else v for name, v in values_of(parameters).items()}
     output, new = equations(outside(x), Names("state", inside), Names("parameter", given))
     plain = dict(start)
     masked = plain | {inside[name].node: (states[name] * mask).node for name, mask in dropped.items()}

@@ -11,6 +11,7 @@ from rnnc import checks
 from rnnc.arrays import as_array, check_dtype, check_shape
 from rnnc.backends.arrays import NUMPY
 from rnnc.calls import check_lengths
+from rnnc.ir import names
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.lowering import lower_network, state_shapes
@@ -48,7 +49,7 @@ class Network:
         self.backend = backend
         self._arrays = backends.arrays_of(backend)
         given = bind_parameters(model, params, self._arrays)
-        self._table = None if model.embedding is None else given.pop("0.weight")
+        self._table = None if model.table is None else given.pop(model.table)
         self._params = given
         self._states = state_shapes(model)
         options = backends.options(backend, matmul)
@@ -94,12 +95,12 @@ class Network:
         rows = embedded(self.model, self._table, x, self._arrays)
         steps, batch = rows.shape[:2]
         counts = None if lengths is None else check_lengths(lengths, steps, batch, True, self._arrays)
-        inputs = self._params | {"x": rows} | self._initial(state, batch)
+        inputs = self._params | {names.X: rows} | self._initial(state, batch)
         if self.model.readout == "mean":
-            inputs["scale"] = mean_scale(counts, steps, batch, self.model.dtype, self._arrays)
+            inputs[names.SCALE] = mean_scale(counts, steps, batch, self.model.dtype, self._arrays)
         last = {name: self._zeros(batch, width) for name, (_, _, width) in self._states.items()}
         shown, output = self._output(steps, batch)
-        outputs = {"output": output} | {self._states[name][1]: array for name, array in last.items()}
+        outputs = {names.OUTPUT: output} | {self._states[name][1]: array for name, array in last.items()}
         if batch:
             self._function.start(inputs, outputs, steps, batch, counts)
         return shown, last

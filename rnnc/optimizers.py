@@ -7,7 +7,7 @@ changed by that; with momentum, Adam and AdamW it is the "lazy" form, that of to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -144,14 +144,26 @@ def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
     Inputs: "p", "g" and the slots, (B,); the scalars of `Optimizer.scalars` and "scale", the factor of a clipped
     gradient, (1,). Outputs: "p" and the slots.
     """
+    numbers = optimizer.scalars(1, optimizer.learning_rate)
+    _check_names(optimizer, (*optimizer.slots, *numbers))
     graph = Graph(dtype, 1)
     p, g = (Value(graph, graph.input(name, (BATCH,))) for name in ("p", "g"))
     slots = {name: Value(graph, graph.input(name, (BATCH,))) for name in optimizer.slots}
-    names = ("scale", *optimizer.scalars(1, optimizer.learning_rate))
+    names = ("scale", *numbers)
     scalars = {name: Value(graph, graph.input(name, (1,))) for name in names}
     changed, kept = optimizer.update(p, g * scalars["scale"], slots, scalars)
     graph.outputs = {"p": changed.node, **{name: value.node for name, value in kept.items()}}
     return graph
+
+
+def _check_names(optimizer: Optimizer, names: Sequence[str]) -> None:
+    """ArgumentError unless the names of slots and scalars are identifiers, and differ from each other and from ours."""
+    for position, name in enumerate(names):
+        if not isinstance(name, str) or not name.isidentifier() or name in ("p", "g", "scale", *names[:position]):
+            raise ArgumentError(
+                f"optimizer {type(optimizer).__name__}: a slot or scalar cannot be called {name!r}; expected an "
+                "identifier that no other one has, and not 'p', 'g' or 'scale'"
+            )
 
 
 def check_optimizer(value: object) -> Optimizer:

@@ -9,11 +9,12 @@ and their gradients, and a step costs one more forward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rnnc import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.names import OUTPUT, X, gradient
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, Array]
 
 Remat = int | str | None
+
+D_X, D_OUTPUT = gradient(X), gradient(OUTPUT)
 
 
 def check_remat(spec: Spec, remat: object) -> Remat:
@@ -54,6 +57,7 @@ class SegmentedTape:
         function: Function,
         xp: Any,
         links: Mapping[str, str],
+        parameters: Sequence[str],
         inputs: Arrays,
         outputs: Arrays,
         steps: int,
@@ -63,52 +67,49 @@ class SegmentedTape:
     ) -> None:
         """xp: the module of the arrays. links: name of a last state -> name of the initial state it becomes.
 
-        size: steps of a segment.
+        parameters: their names. size: steps of a segment.
         """
         self._function = function
         self._xp = xp
         self._links = links
+        self._parameters = parameters
         self._inputs = {name: array.copy() for name, array in inputs.items()}
         self._steps, self._batch, self._lengths, self._size = steps, batch, lengths, size
         self._states: list[dict[str, Array]] = []
         state = {first: self._inputs[first] for first in links.values()}
         for start, stop in self._segments():
             self._states.append(state)
-            last = self._run(start, stop, outputs["output"][start:stop])[1]
+            last = self._run(start, stop, outputs[OUTPUT][start:stop])[1]
             state = {links[name]: array for name, array in last.items()}
         for name, first in links.items():
             outputs[name][...] = state[first]
 
     def finish(self, inputs: Arrays, outputs: Arrays) -> None:
         """See `rnnc.backends.base.Tape.finish`."""
-        adjoint = {name: inputs["d_" + name] for name in self._links}
-        sums = {name: array for name, array in outputs.items() if self._is_parameter(name)}
+        adjoint = {name: inputs[gradient(name)] for name in self._links}
+        sums = {name: outputs[name] for name in map(gradient, self._parameters) if name in outputs}
         for array in sums.values():
             array[...] = 0
         for start, stop in reversed(list(self._segments())):
-            tape, last = self._run(start, stop, self._xp.empty_like(inputs["d_output"][start:stop]))
+            tape, last = self._run(start, stop, self._xp.empty_like(inputs[D_OUTPUT][start:stop]))
             part = {name: self._xp.empty_like(array) for name, array in sums.items()}
-            first = {"d_" + name: self._xp.empty_like(last[final]) for final, name in self._links.items()}
-            seeds = {"d_output": inputs["d_output"][start:stop]} | {"d_" + n: a for n, a in adjoint.items()}
-            tape.finish(seeds, part | first | {"d_x": outputs["d_x"][start:stop]})
+            first = {gradient(name): self._xp.empty_like(last[final]) for final, name in self._links.items()}
+            seeds = {D_OUTPUT: inputs[D_OUTPUT][start:stop]} | {gradient(n): a for n, a in adjoint.items()}
+            tape.finish(seeds, part | first | {D_X: outputs[D_X][start:stop]})
             for name, array in part.items():
                 sums[name] += array
-            adjoint = {final: first["d_" + name] for final, name in self._links.items()}
+            adjoint = {final: first[gradient(name)] for final, name in self._links.items()}
         for final, name in self._links.items():
-            outputs["d_" + name][...] = adjoint[final]
+            outputs[gradient(name)][...] = adjoint[final]
 
     def _segments(self) -> Iterator[tuple[int, int]]:
         return ((a, min(a + self._size, self._steps)) for a in range(0, self._steps, self._size))
 
-    def _is_parameter(self, gradient: str) -> bool:
-        name = gradient.removeprefix("d_")
-        return name != "x" and name not in self._links.values()
-
     def _run(self, start: int, stop: int, output: Array) -> tuple[Any, dict[str, Array]]:
         """One segment forward: its tape and its last states."""
         state = self._states[start // self._size]
-        inputs = self._inputs | state | {"x": self._inputs["x"][start:stop]}
+        inputs = self._inputs | state | {X: self._inputs[X][start:stop]}
         last = {name: self._xp.empty_like(state[first]) for name, first in self._links.items()}
         lengths = None if self._lengths is None else self._xp.clip(self._lengths - start, 0, stop - start)
-        tape = self._function.start(inputs, {"output": output} | last, stop - start, self._batch, lengths)
+        tape = self._function.start(inputs, {OUTPUT: output} | last, stop - start, self._batch, lengths)
         return tape, last

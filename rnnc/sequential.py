@@ -74,6 +74,11 @@ class Sequential(PlainData):
         return first if isinstance(first, Embedding) else None
 
     @property
+    def table(self) -> str | None:
+        """The name of the embedding's parameter."""
+        return None if self.embedding is None else "0.weight"
+
+    @property
     def last_recurrent(self) -> int:
         """The number of the layer that the readout reads."""
         return max(number for number, layer in enumerate(self.layers) if recurrent(layer))

@@ -88,7 +88,7 @@ def late(stack: Stack, kind: str) -> frozenset[str]:
     if kind != "vjp":
         return frozenset()
     graph = build(stack, kind, 1, False)
-    return frozenset(name for name in (*inputs_of(graph), *graph.outputs) if name.startswith("d_"))
+    return frozenset(name for name in (*inputs_of(graph), *graph.outputs) if name.startswith("d:"))
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,7 @@ def feeds(case: Case, *parts: Point) -> Point:
 def _slabs(case: Case, point: Point, moment: str) -> Point:
     assert case.batch is not None and not case.batch_first
     suffixes = [layer.suffix for layer in case.spec().stack().flat]
-    return {f"{n}_{moment}{s}": point[n][i] for n, _ in case.state_widths for i, s in enumerate(suffixes)}
+    return {f"{n}.{moment}{s}": point[n][i] for n, _ in case.state_widths for i, s in enumerate(suffixes)}
 
 
 # ------------------------------------------------------------------------------------------ differences

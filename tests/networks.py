@@ -69,7 +69,7 @@ def data_of(stack: Stack, steps: int, batch: int, rng: np.random.Generator, leng
     feeds = {"x": rng.standard_normal((steps, batch, stack.input_size)).astype(stack.dtype)}
     for layer in stack.flat:
         for name, width in layer.states.items():
-            feeds[f"{name}_0{layer.suffix}"] = rng.uniform(-1, 1, (batch, width)).astype(stack.dtype)
+            feeds[f"{name}.0{layer.suffix}"] = rng.uniform(-1, 1, (batch, width)).astype(stack.dtype)
     if lengths is not None:
         feeds["valid"] = np.arange(steps)[:, None, None] < lengths[None, :, None]
         feeds["x"][~feeds["valid"][..., 0]] = np.nan

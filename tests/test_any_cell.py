@@ -33,14 +33,14 @@ def run_llvm(stack: Stack, feeds: Feeds, ragged: bool) -> Feeds:
     """Outputs by the names of the graph's; what is not written stays NaN."""
     shapes = parameters_of(stack, np.random.default_rng(0))
     runner = compile(stack, threads=1).bind({name: feeds[name] for name in shapes})
-    states = tuple(np.stack([feeds[f"{name}_0{layer.suffix}"] for layer in stack.flat]) for name in stack.states)
+    states = tuple(np.stack([feeds[f"{name}.0{layer.suffix}"] for layer in stack.flat]) for name in stack.states)
     finals = tuple(np.full_like(state, np.nan) for state in states)
     width = sum(layer.output_size for layer in stack.layers[-1])
     output = np.full((STEPS, BATCH, width), np.nan, stack.dtype)
     runner.run(feeds["x"], states, lengths_of(STEPS, BATCH) if ragged else None, output, finals)
     found = {"output": output}
     for name, final in zip(stack.states, finals, strict=True):
-        found |= {f"{name}_n{layer.suffix}": row for layer, row in zip(stack.flat, final, strict=True)}
+        found |= {f"{name}.n{layer.suffix}": row for layer, row in zip(stack.flat, final, strict=True)}
     return found
 
 

@@ -76,7 +76,7 @@ def check(mode: str, stack: Stack, steps: int, rows: list[int], ragged: bool, se
     inputs = random_inputs(graph, steps, len(rows), seed)
     valid = {} if lengths is None else {"valid": np.arange(steps)[:, None, None] < lengths[None, :, None]}
     expected = run_graph(graph, inputs | valid)
-    late = {name for name in (*inputs, *expected) if mode == "vjp" and name.startswith("d_")}
+    late = {name for name in (*inputs, *expected) if mode == "vjp" and name.startswith("d:")}
     function = compile_function(
         Computation(lambda count, masked: differentiated(stack, mode, count, masked), frozenset(late)), threads=1
     )

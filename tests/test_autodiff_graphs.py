@@ -47,7 +47,7 @@ def reverse(graph: Graph) -> Graph:
 
 
 def gradients(graph: Graph) -> Graph:
-    return only(reverse(graph), "d_")
+    return only(reverse(graph), "d:")
 
 
 def forward(graph: Graph) -> Graph:
@@ -172,11 +172,11 @@ def test_random_cells_in_both_modes(stack: Stack) -> None:
     pushed, pulled = forward(lowered), reverse(lowered)
     feeds = data_for(lowered, 3, seed=2) | data_for(pulled, 3, seed=3)
     along = {name: value / 10 for name, value in data_for(lowered, 3, seed=4).items()}
-    tangents = run_graph(pushed, feeds | {"t_" + name: value for name, value in along.items()})
+    tangents = run_graph(pushed, feeds | {"t:" + name: value for name, value in along.items()})
     gradient = run_graph(pulled, feeds)
-    found = {n: gradient.get("d_" + n, np.zeros_like(value)) for n, value in along.items()}
-    adjoints = {n: feeds["d_" + n] for n in lowered.outputs if "d_" + n in feeds}
-    moving = {n: tangents.get("t_" + n, np.zeros_like(value)) for n, value in adjoints.items()}
+    found = {n: gradient.get("d:" + n, np.zeros_like(value)) for n, value in along.items()}
+    adjoints = {n: feeds["d:" + n] for n in lowered.outputs if "d:" + n in feeds}
+    moving = {n: tangents.get("t:" + n, np.zeros_like(value)) for n, value in adjoints.items()}
     assert abs(inner(adjoints, moving) - inner(found, along)) <= 1e-12 * size_of_terms(found, along)
     assume(not any(near_a_kink(pulled, feeds | shifted(feeds, along, h)) for h in (-2e-4, 0, 2e-4)))
     assume(signs(pulled, feeds | shifted(feeds, along, -2e-4)) == signs(pulled, feeds | shifted(feeds, along, 2e-4)))
@@ -360,16 +360,16 @@ def test_the_rule_of_an_op_is_right(name: str, number: int) -> None:
         if operand == "m":
             continue
         pulled, pushed = vjp(graph, [operand]), jvp(graph, [operand])
-        seed = {"d_y": data_for(pulled, STEPS, seed=3)["d_y"]}
-        along = {operand: data_for(pushed, STEPS, seed=4)["t_" + operand]}
+        seed = {"d:y": data_for(pulled, STEPS, seed=3)["d:y"]}
+        along = {operand: data_for(pushed, STEPS, seed=4)["t:" + operand]}
         for made in (pulled, pushed):
             assert_it_is_well_formed(made)
-        tangent = run_graph(pushed, feeds | {"t_" + operand: along[operand]})["t_y"]
+        tangent = run_graph(pushed, feeds | {"t:" + operand: along[operand]})["t:y"]
         expected = difference(lambda point: run_graph(graph, feeds | point), {operand: feeds[operand]}, along)
         assert_points_agree({"y": tangent}, {"y": expected["y"]}, 1e-9)
-        d = run_graph(pulled, feeds | seed)["d_" + operand]
+        d = run_graph(pulled, feeds | seed)["d:" + operand]
         assert d.shape == feeds[operand].shape
-        assert inner({"": d}, {"": along[operand]}) == pytest.approx(inner({"": seed["d_y"]}, {"": tangent}), rel=1e-12)
+        assert inner({"": d}, {"": along[operand]}) == pytest.approx(inner({"": seed["d:y"]}, {"": tangent}), rel=1e-12)
         assert_second_order(pulled, operand, feeds | seed, along)
 
 
@@ -384,10 +384,10 @@ def assert_it_is_well_formed(graph: Graph) -> None:
 def assert_second_order(pulled: Graph, operand: str, feeds: Point, along: Point) -> None:
     twice = jvp(pulled, [operand])
     verify(twice)
-    found = run_graph(twice, feeds | {"t_" + operand: along[operand]})
+    found = run_graph(twice, feeds | {"t:" + operand: along[operand]})
     expected = difference(lambda point: run_graph(pulled, feeds | point), {operand: feeds[operand]}, along)
-    change = found.get("t_d_" + operand, np.zeros_like(feeds[operand]))  # left out if the op is linear
-    assert_points_agree({"": change}, {"": expected["d_" + operand]}, 1e-8)
+    change = found.get("t:d:" + operand, np.zeros_like(feeds[operand]))  # left out if the op is linear
+    assert_points_agree({"": change}, {"": expected["d:" + operand]}, 1e-8)
 
 
 @pytest.mark.parametrize("op", ("greater", "stop_gradient"))
@@ -397,9 +397,9 @@ def test_nothing_flows_through_a_comparison_or_what_is_held_constant(op: str) ->
     held = graph.add(op, (a, b)[: OPS[op].arity])
     graph.outputs["y"] = graph.add("select", (held, b, b)) if op == "greater" else graph.add("mul", (held, b))
     assert set(vjp(graph, ["a"]).outputs) == set(jvp(graph, ["a"]).outputs) == {"y"}
-    assert set(vjp(graph, ["a", "b"]).outputs) == {"y", "d_b"}
-    feeds = {"a": np.full((2, 3), 3.0), "b": np.ones((2, 3)), "d_y": np.full((2, 3), 5.0)}
-    d_b = run_graph(vjp(graph, ["a", "b"]), feeds)["d_b"]
+    assert set(vjp(graph, ["a", "b"]).outputs) == {"y", "d:b"}
+    feeds = {"a": np.full((2, 3), 3.0), "b": np.ones((2, 3)), "d:y": np.full((2, 3), 5.0)}
+    d_b = run_graph(vjp(graph, ["a", "b"]), feeds)["d:b"]
     np.testing.assert_array_equal(d_b, np.full((2, 3), 5.0 if op == "greater" else 15.0))
 
 
@@ -409,23 +409,23 @@ def test_nothing_flows_through_a_comparison_or_what_is_held_constant(op: str) ->
 @pytest.mark.parametrize("op", ("maximum", "minimum"))
 def test_where_two_operands_are_equal_each_gets_half(op: str) -> None:
     graph = built(applied(op, ((3,), False), ((3,), False)))
-    feeds = {"a": np.array([1.0, 2.0, 3.0]), "b": np.array([1.0, 3.0, 2.0]), "d_y": np.array([8.0, 8.0, 8.0])}
+    feeds = {"a": np.array([1.0, 2.0, 3.0]), "b": np.array([1.0, 3.0, 2.0]), "d:y": np.array([8.0, 8.0, 8.0])}
     found = run_graph(vjp(graph, ["a", "b"]), feeds)
     first = [4.0, 0.0, 8.0] if op == "maximum" else [4.0, 8.0, 0.0]
-    np.testing.assert_array_equal(found["d_a"], first)
-    np.testing.assert_array_equal(found["d_a"] + found["d_b"], feeds["d_y"])
-    tangent = run_graph(jvp(graph, ["a", "b"]), feeds | {"t_a": np.ones(3), "t_b": np.full(3, 5.0)})["t_y"]
+    np.testing.assert_array_equal(found["d:a"], first)
+    np.testing.assert_array_equal(found["d:a"] + found["d:b"], feeds["d:y"])
+    tangent = run_graph(jvp(graph, ["a", "b"]), feeds | {"t:a": np.ones(3), "t:b": np.full(3, 5.0)})["t:y"]
     np.testing.assert_array_equal(tangent, [3.0, 5.0, 1.0] if op == "maximum" else [3.0, 1.0, 5.0])
     same = vjp(built(twin(op)), ["a"])
     a = np.ones((2, 3))
-    np.testing.assert_array_equal(run_graph(same, {"a": a, "d_y": 3 * a})["d_a"], 3 * a)
+    np.testing.assert_array_equal(run_graph(same, {"a": a, "d:y": 3 * a})["d:a"], 3 * a)
 
 
 @pytest.mark.parametrize(("op", "slopes"), (("relu", [0.0, 0.0, 0.0, 1.0]), ("abs", [-1.0, 0.0, 0.0, 1.0])))
 def test_at_a_kink_the_slope_is_0(op: str, slopes: list[float]) -> None:
     graph = built(applied(op, ((4,), False)))
-    feeds = {"a": np.array([-1.0, -0.0, 0.0, 1.0]), "d_y": np.full(4, 3.0)}
-    np.testing.assert_array_equal(run_graph(vjp(graph, ["a"]), feeds)["d_a"], 3.0 * np.array(slopes))
+    feeds = {"a": np.array([-1.0, -0.0, 0.0, 1.0]), "d:y": np.full(4, 3.0)}
+    np.testing.assert_array_equal(run_graph(vjp(graph, ["a"]), feeds)["d:a"], 3.0 * np.array(slopes))
 
 
 # ------------------------------------------------------------------------------------------ names
@@ -438,12 +438,12 @@ def test_a_part_of_the_gradients_is_computed_alone() -> None:
     whole = reverse(graph)
     feeds = data_for(whole, 3)
     expected = run_graph(whole, feeds)
-    for wrt in (["x"], ["h_0_l0"], ["weight_hh_l0_reverse", "bias_ih_l0"], []):
+    for wrt in (["x"], ["h.0_l0"], ["weight_hh_l0_reverse", "bias_ih_l0"], []):
         part = vjp(graph, wrt)
-        assert set(part.outputs) == {*graph.outputs, *("d_" + name for name in wrt)}
+        assert set(part.outputs) == {*graph.outputs, *("d:" + name for name in wrt)}
         found = run_graph(verify(part), feeds)
         assert_points_agree(found, {name: expected[name] for name in found}, 1e-14)
-    assert vjp(graph, ["h_0_l0"]).counts()["matmul"] < vjp(graph, ["x"]).counts()["matmul"]
+    assert vjp(graph, ["h.0_l0"]).counts()["matmul"] < vjp(graph, ["x"]).counts()["matmul"]
     assert "outer" not in vjp(graph, ["x"]).counts()
     assert_points_agree(run_graph(vjp(graph, [], {}), feeds), run_graph(graph, feeds), 0.0)
 
@@ -451,17 +451,17 @@ def test_a_part_of_the_gradients_is_computed_alone() -> None:
 def test_seeds_choose_what_is_differentiated() -> None:
     graph = lower(stack_of("lstm", 1, True), 3)
     wrt = smooth_inputs(graph)
-    part = verify(vjp(graph, wrt, {"h_n_l0_reverse": "seed"}, prefix="g_"))
+    part = verify(vjp(graph, wrt, {"h.n_l0_reverse": "seed"}, prefix="g_"))
     assert {name for name in part.outputs if name not in graph.outputs} == {
         "g_" + name for name in wrt if name.endswith("_reverse") or name == "x"
     }  # the other direction has no part in it, and its parameters get no gradient
     assert set(smooth_inputs(part)) == {*wrt, "seed"}
     feeds = data_for(part, 3)
     whole = reverse(graph)
-    zeros = {"d_" + name: np.zeros_like(value) for name, value in run_graph(graph, feeds).items()}
-    expected = run_graph(whole, feeds | zeros | {"d_h_n_l0_reverse": feeds["seed"]})
+    zeros = {"d:" + name: np.zeros_like(value) for name, value in run_graph(graph, feeds).items()}
+    expected = run_graph(whole, feeds | zeros | {"d:h.n_l0_reverse": feeds["seed"]})
     found = {name: value for name, value in run_graph(part, feeds).items() if name.startswith("g_")}
-    assert_points_agree(found, {name: expected["d" + name[1:]] for name in found}, 1e-14)
+    assert_points_agree(found, {name: expected["d:" + name.removeprefix("g_")] for name in found}, 1e-14)
     assert set(vjp(graph, wrt, {}).outputs) == set(graph.outputs)
 
 
@@ -472,13 +472,13 @@ def test_wrong_names_are_named() -> None:
             transform(graph, ["x", "weight"])
         with raises_saying(IRError, "wrt", "'valid'", "mask"):
             transform(graph, ["valid"])
-    with raises_saying(IRError, "seeds", "no output 'out'", "'h_n_l0'", "'output'"):
+    with raises_saying(IRError, "seeds", "no output 'out'", "'h.n_l0'", "'output'"):
         vjp(graph, ["x"], {"out": "seed"})
-    with raises_saying(IRError, "prefix", "output 'd_x'", "another prefix"):
+    with raises_saying(IRError, "prefix", "output 'd:x'", "another prefix"):
         vjp(vjp(graph, ["x"]), ["x"])
-    with raises_saying(IRError, "prefix", "output 't_", "another prefix"):
+    with raises_saying(IRError, "prefix", "output 't:", "another prefix"):
         jvp(jvp(graph, ["x"]), ["bias_ih_l0"])
-    assert {"d_x", "e_x"} <= set(vjp(vjp(graph, ["x"]), ["x"], {"output": "e_output"}, prefix="e_").outputs)
+    assert {"d:x", "e_x"} <= set(vjp(vjp(graph, ["x"]), ["x"], {"output": "e_output"}, prefix="e_").outputs)
 
 
 def test_a_seed_is_no_input_that_is_there_already() -> None:
@@ -511,8 +511,8 @@ def test_a_state_without_an_exit_has_derivatives(delta: int) -> None:
     other = carried_without_exit(4, delta)
     last = other.outputs["y"][3 if delta > 0 else 0]  # type: ignore[index]
     other.outputs["h_n"] = other.exit(last, "h", delta)
-    expected = run_graph(verify(vjp(other, ["x", "w", "h_0"], {"y": "d_y"})), feeds)
-    assert {"d_x", "d_w", "d_h_0"} <= set(found)
+    expected = run_graph(verify(vjp(other, ["x", "w", "h_0"], {"y": "d:y"})), feeds)
+    assert {"d:x", "d:w", "d:h_0"} <= set(found)
     assert_points_agree(found, {name: expected[name] for name in found}, 1e-14)
     rolled = roll(optimize(vjp(carried_without_exit(3, delta), ["x", "w", "h_0"]))[0])
     assert_points_agree(run_rolled(rolled, feeds, 4), found, 1e-14)
@@ -551,8 +551,8 @@ def test_an_output_that_is_an_input_has_its_seed_as_gradient() -> None:
     made = verify(vjp(graph, ["x", "w"]))
     feeds = data_for(made, 2)
     found = run_graph(made, feeds)
-    np.testing.assert_array_equal(found["d_x"], feeds["d_y"])
-    np.testing.assert_array_equal(found["d_w"], feeds["d_z"])
+    np.testing.assert_array_equal(found["d:x"], feeds["d:y"])
+    np.testing.assert_array_equal(found["d:w"], feeds["d:z"])
 
 
 def test_sites_say_what_a_node_was_made_from() -> None:

@@ -35,7 +35,7 @@ class Broken(rnnc.Cell):
         if self.mistake == "parameter shape":
             shapes["weight_ih"] = 4
         if self.mistake == "parameter name":
-            shapes["h_0"] = (hidden_size,)
+            shapes["__dict__"] = (hidden_size,)
         return shapes
 
     def output_size(self, hidden_size: int) -> int:
@@ -76,7 +76,7 @@ class Broken(rnnc.Cell):
         ("state width", ("Broken", "state h", "0")),
         ("state name", ("Broken", "h 0")),
         ("parameter shape", ("Broken", "weight_ih", "4")),
-        ("parameter name", ("Broken", "h_0")),
+        ("parameter name", ("Broken", "__dict__")),
         ("output size", ("Broken", "output_size", "0")),
     ),
 )

@@ -296,7 +296,7 @@ def run(gpu: FakeGpu, wish: Wish, hidden_size: int = 20, chip: Chip | None = Non
     stack = stack_of("gru", input_size=3, hidden_size=hidden_size, dtype="float32")
     rng = np.random.default_rng(0)
     params, data = parameters_of(stack, rng), data_of(stack, 4, batch, rng)
-    given = [data[f"{name}_0_l0"][None] for name in stack.states]
+    given = [data[f"{name}.0_l0"][None] for name in stack.states]
     results = []
     for device, there in ((CupyDevice, chip or gpu.chip), (EmulatedDevice, EMULATED)):
         on_gpu = device is CupyDevice

@@ -107,8 +107,8 @@ def gradients(spec: Any, device: EmulatedDevice, wave: bool, lengths: Any = None
         names = (n.attr("name") for n in graph.nodes if n.op == "input" and n.dtype != "bool")
         return vjp(graph, list(dict.fromkeys(names)))
 
-    names = [name for name in build(1, False).outputs if name.startswith("d_")]
-    seeds = ["d_" + name for name in build(1, False).outputs if not name.startswith("d_")]
+    names = [name for name in build(1, False).outputs if name.startswith("d:")]
+    seeds = ["d:" + name for name in build(1, False).outputs if not name.startswith("d:")]
     function = CudaFunction(
         Computation(build, frozenset(names + seeds)), EMULATED, lambda: device, wish=Wish(wave=wave)
     )

@@ -116,7 +116,7 @@ def test_the_texts_of_the_shared_stages(backend: str) -> None:
     f = compiled("vjp", SPEC, backend)
     assert "steps=2" in f.ir("lowered", steps=2) and "@ l0.fwd.grad" in f.ir("lowered", steps=2)
     assert f.ir("optimized").startswith("# dead_code") and "steps=3" in f.ir("optimized")
-    assert "d_weight_ih_l0=" in f.ir("rolled")
+    assert "d:weight_ih_l0=" in f.ir("rolled")
     assert f.explain() and repr(f).startswith("rnnc.vjp(LSTM(")
 
 

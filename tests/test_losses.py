@@ -24,16 +24,16 @@ def graph_of(loss: losses.Loss, dtype: str = "float64") -> Graph:
     graph = Graph(dtype, STEPS, share=False)
     graph.outputs["output"] = tuple(graph.input("z", (BATCH, SIZE), t) for t in range(STEPS))
     losses.add_loss(graph, loss)
-    return verify(vjp(graph, ["z"], {"loss": "d_loss"}))
+    return verify(vjp(graph, ["z"], {"loss": "d:loss"}))
 
 
 def evaluate(loss: losses.Loss, z: Any, targets: Any, dtype: str = "float64") -> tuple[float, Any]:
     """The mean loss and its gradient."""
     target, counts = loss.encode(targets, SIZE, dtype)
     total = counts.sum()
-    feeds = {"z": z, "target": target, "d_loss": np.full(1, 1 / total, dtype)} | loss.constants(SIZE, dtype)
+    feeds = {"z": z, "target": target, "d:loss": np.full(1, 1 / total, dtype)} | loss.constants(SIZE, dtype)
     results = run_graph(graph_of(loss, dtype), feeds)
-    return float(results["loss"][0] / total), results["d_z"]
+    return float(results["loss"][0] / total), results["d:z"]
 
 
 def case(kind: str) -> tuple[losses.Loss, Any, Any]:
@@ -92,10 +92,10 @@ def test_a_maximum_over_units_gives_its_gradient_to_the_largest() -> None:
     x = graph.input("x", (BATCH, 4))
     graph.outputs["y"] = graph.add("reduce_max", (x,))
     graph = verify(vjp(graph, ["x"]))
-    feeds = {"x": np.array([[1.0, 3.0, 2.0, -1.0], [5.0, 0.0, 5.0, 1.0]]), "d_y": np.array([[2.0], [3.0]])}
+    feeds = {"x": np.array([[1.0, 3.0, 2.0, -1.0], [5.0, 0.0, 5.0, 1.0]]), "d:y": np.array([[2.0], [3.0]])}
     results = run_graph(graph, feeds)
     np.testing.assert_array_equal(results["y"], [[3.0], [5.0]])
-    np.testing.assert_array_equal(results["d_x"], [[0, 2, 0, 0], [1.5, 0, 1.5, 0]])  # shared among equals
+    np.testing.assert_array_equal(results["d:x"], [[0, 2, 0, 0], [1.5, 0, 1.5, 0]])  # shared among equals
 
 
 def test_what_cannot_be_a_target_is_refused() -> None:

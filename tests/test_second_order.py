@@ -100,10 +100,10 @@ def test_hvp_is_the_difference_of_gradients(case: Case, backend: str) -> None:
     assert_points_agree(gradients, pull(case, "reference", adjoints), SECOND_ORDER["float64"])
 
     def gradients_at(point: Point) -> Point:
-        return pull(case, "reference", {n: point["d_" + n] for n in adjoints}, {n: point[n] for n in along})
+        return pull(case, "reference", {n: point["d:" + n] for n in adjoints}, {n: point[n] for n in along})
 
-    at = primal(case) | {"d_" + n: value for n, value in adjoints.items()}
-    toward = along | {"d_" + n: value for n, value in changing.items()}
+    at = primal(case) | {"d:" + n: value for n, value in adjoints.items()}
+    toward = along | {"d:" + n: value for n, value in changing.items()}
     assert_points_agree(changes, difference(gradients_at, at, toward), 1e-8)
 
 
@@ -152,12 +152,12 @@ def twice(case: Case, steps: int, lengths: bool) -> Graph:
     """The graph of <gradients, v> differentiated with respect to arguments and adjoints; v is called v_d_..."""
     first = gradient_graph(case, steps, lengths)
     seeded = {name: "v_" + name for name in first.outputs}
-    adjoints = tuple(returned(case, seeds(case, 1), "d_"))
+    adjoints = tuple(returned(case, seeds(case, 1), "d:"))
     return only("dd_", vjp(first, (*read(case, primal(case)), *adjoints), seeded, prefix="dd_"))
 
 
 def gradient_graph(case: Case, steps: int, lengths: bool) -> Graph:
-    return only("d_", vjp(lower(case.spec().stack(), steps, lengths=lengths), tuple(read(case, primal(case)))))
+    return only("d:", vjp(lower(case.spec().stack(), steps, lengths=lengths), tuple(read(case, primal(case)))))
 
 
 def only(prefix: str, graph: Graph) -> Graph:
@@ -190,9 +190,9 @@ def test_a_graph_differentiated_twice_is_pytorchs_double_backward(case: Case) ->
     first = call.gradients(varied, create_graph=True)
     product = sum((first[n] * t).sum() for n, t in torch_point(along).items())
     expected = read(case, numpy_point(gradients_of(product, call.arguments)), "dd_")
-    expected |= returned(case, numpy_point(gradients_of(product, varied)), "dd_d_")
+    expected |= returned(case, numpy_point(gradients_of(product, varied)), "dd_d:")
     ragged = case.row_lengths is not None
-    given = feeds(case, read(case, primal(case)), returned(case, adjoints, "d_"), read(case, along, "v_d_"))
+    given = feeds(case, read(case, primal(case)), returned(case, adjoints, "d:"), read(case, along, "v_d:"))
     assert_agree(run_graph(twice(case, case.steps, ragged), given), expected)
     program = Computation(lambda steps, lengths: twice(case, steps, lengths)).program(lengths=ragged)
     assert_agree(run_program(program, evaluate_bind(program, given), given, case.steps), expected)
@@ -202,12 +202,12 @@ def test_a_graph_differentiated_twice_is_pytorchs_double_backward(case: Case) ->
 def test_reverse_over_reverse_is_forward_over_reverse(cell: str) -> None:
     """And the derivative with respect to the adjoints is forward mode alone."""
     case = UserCase(cell, dtype="float64", steps=3, input_size=2, hidden_size=4, lengths="mixed", seed=8)
-    at, adjoints, along = read(case, primal(case)), returned(case, seeds(case, 1), "d_"), direction(case, 2)
-    found = run_graph(twice(case, 3, True), feeds(case, at, adjoints, read(case, along, "v_d_")))
-    given = feeds(case, at, adjoints, read(case, along, "t_"))
+    at, adjoints, along = read(case, primal(case)), returned(case, seeds(case, 1), "d:"), direction(case, 2)
+    found = run_graph(twice(case, 3, True), feeds(case, at, adjoints, read(case, along, "v_d:")))
+    given = feeds(case, at, adjoints, read(case, along, "t:"))
     over_reverse = run_graph(jvp(gradient_graph(case, 3, True), tuple(at)), given)
     forward_mode = run_graph(jvp(lower(case.spec().stack(), 3, lengths=True), tuple(at)), given)
-    expected = {"dd_" + n.removeprefix("t_d_"): value for n, value in over_reverse.items() if n.startswith("t_d_")}
-    expected |= {"dd_d_" + n.removeprefix("t_"): value for n, value in forward_mode.items() if n.startswith("t_")}
+    expected = {"dd_" + n.removeprefix("t:d:"): value for n, value in over_reverse.items() if n.startswith("t:d:")}
+    expected |= {"dd_d:" + n.removeprefix("t:"): value for n, value in forward_mode.items() if n.startswith("t:")}
     assert set(found) == set(expected)
     assert_points_agree(found, expected, 1e-12)

@@ -217,7 +217,7 @@ def trained_output(model: rnnc.Sequential, params: Any, x: Any, drawn: dict[str,
     zeros = {
         node.attr("name"): np.zeros((x.shape[1], node.shape[1]))
         for node in graph.nodes
-        if node.op == "input" and "_0_l" in node.attr("name")
+        if node.op == "input" and ".0_l" in node.attr("name")
     }
     return run_graph(graph, params | zeros | {"x": x} | drawn)["output"]
 

@@ -14,6 +14,7 @@ from rnnc.backends.cuda.schedule import Wish
 from rnnc.backends.planning.plan import Plan
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.lower import Stack
+from rnnc.ir.names import OUTPUT, X, final, initial
 from rnnc.ir.pipeline import rolled_program
 
 
@@ -73,12 +74,12 @@ class CudaRunner:
         loaded, values, packed = self._dense if lengths is None else self._ragged
         run = Run(loaded, values, packed, x.shape[0], x.shape[1])
         stack = self._executable.stack
-        inputs, outputs = {"x": x}, {"output": output}
+        inputs, outputs = {X: x}, {OUTPUT: output}
         for slab, layer in enumerate(stack.flat):
             for number, name in enumerate(stack.states):
-                outputs[f"{name}_n{layer.suffix}"] = finals[number][slab]
+                outputs[final(name, layer.suffix)] = finals[number][slab]
                 if states is not None:
-                    inputs[f"{name}_0{layer.suffix}"] = states[number][slab]
+                    inputs[initial(name, layer.suffix)] = states[number][slab]
         for name, place in loaded.code.plan.row_inputs:
             if name not in inputs:
                 inputs[name] = run.device.xp.zeros((run.batch, place.buffer.width), stack.dtype)

@@ -16,13 +16,11 @@ from rnnc.backends.planning.keeping import kept_buffers
 from rnnc.backends.planning.plan import Buffer, Plan
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.computation import Computation
+from rnnc.ir.names import VALID
 from rnnc.ir.ops import BATCH
 from rnnc.ir.program import is_parameter
 
 Arrays = Mapping[str, Array]
-
-VALID = "valid"
-"""The input that says which steps a row has, in graphs with lengths."""
 
 
 class CudaFunction(Compiled):

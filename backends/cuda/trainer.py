@@ -20,8 +20,9 @@ from rnnc.backends.cuda.function import CudaFunction
 from rnnc.backends.cuda.noise import CudaNoise
 from rnnc.backends.cuda.prelude import PRELUDE
 from rnnc.backends.sparse import SparseRows
-from rnnc.backends.trainer import GRADIENT, LOOKED_UP, TABLE_GRADIENT, Change, Draw, Memory, Report, Work, clipping
+from rnnc.backends.trainer import LOOKED_UP, SEED, TABLE_GRADIENT, Change, Draw, Memory, Report, Work, clipping
 from rnnc.ir.graph import Graph
+from rnnc.ir.names import LOSS, gradient
 from rnnc.ir.ops import BATCH
 from rnnc.ir.passes import optimize
 
@@ -157,10 +158,10 @@ class CudaTrainer:
         inputs = {**memory.views(self._flat["p"]), **self._constants}
         inputs |= {name: self._up(array) for name, array in work.inputs.items()}
         inputs |= {name: self._mask(draw, work.steps) for name, draw in work.masks.items()}
-        inputs[GRADIENT + "loss"] = xp.full(1, work.seed, memory.dtype)
+        inputs[SEED] = xp.full(1, work.seed, memory.dtype)
         loss = xp.empty(1, memory.dtype)
         wanted = {name: xp.empty(array.shape, memory.dtype) for name, array in work.outputs.items()}
-        outputs = {"loss": loss, **wanted} | self._views(self._gradient if first else self._part)
+        outputs = {LOSS: loss, **wanted} | self._views(self._gradient if first else self._part)
         if work.numbers is not None:
             inputs[LOOKED_UP] = self._table("p")[self._up(work.numbers)]
             outputs[TABLE_GRADIENT] = xp.empty(inputs[LOOKED_UP].shape, memory.dtype)
@@ -177,7 +178,7 @@ class CudaTrainer:
 
     def _views(self, flat: Array) -> dict[str, Array]:
         trained = self._memory.trained
-        return {GRADIENT + name: array for name, array in self._memory.views(flat).items() if name in trained}
+        return {gradient(name): array for name, array in self._memory.views(flat).items() if name in trained}
 
     def _mask(self, draw: Draw, steps: int) -> Array:
         xp = self._device.xp

@@ -57,7 +57,8 @@ class Slot:
 class Interface:
     """The fields of a context beyond the header.
 
-    timed: arrays with a value a step, each with a pointer, and strides between steps and between rows, in elements.
+    timed: arrays with a value a step, each with a pointer, and strides between steps and between rows, in elements
+    (`array_field`, `step_field`, `row_field`).
     rows: graph name -> slot of an array with a value a sequence. sums: results of sums over rows.
     """
 
@@ -68,7 +69,7 @@ class Interface:
     @cached_property
     def fields(self) -> tuple[str, ...]:
         """All fields, in order."""
-        strided = (f"{name}{part}" for name in self.timed for part in ("", "_step", "_row"))
+        strided = (field(name) for name in self.timed for field in (array_field, step_field, row_field))
         slots = dict.fromkeys(slot.field for slot in self.rows.values())
         return (*HEADER, *strided, *slots, *self.sums)
 
@@ -247,7 +248,7 @@ class _Driver:
         self.row_stride: dict[Buffer, Val] = {}
         batched = self._batched_buffers()
         for name, buffer in (*self.plan.inputs.items(), *self.plan.outputs.items()):
-            step, row = self._field(f"{name}_step"), self._field(f"{name}_row")
+            step, row = self._field(step_field(name)), self._field(row_field(name))
             self.steps_of[buffer] = step
             self.direct[buffer] = self.dense
             self.row_stride[buffer] = row
@@ -274,14 +275,15 @@ class _Driver:
             if self.plan.is_late(name) and not self.late:
                 continue
             copy, stride = self._at(self.offsets[buffer]), i64(self._stride(buffer))
-            array = self._field(name, "ptr")
+            array = self._field(array_field(name), "ptr")
             if self._mine(name):
                 with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
-                    self._copy_rows("true", copy, buffer, array, self.steps_of[buffer], self._field(f"{name}_row"))
+                    self._copy_rows("true", copy, buffer, array, self.steps_of[buffer], self._field(row_field(name)))
             pointer = f.select(self.direct[buffer], array, copy)
             self.memory[buffer] = Memory(pointer, f.select(self.direct[buffer], self.row_stride[buffer], stride))
         for name, buffer in self.plan.outputs.items():
-            pointer = f.select(self.direct[buffer], self._field(name, "ptr"), self._at(self.offsets[buffer]))
+            array, copy = self._field(array_field(name), "ptr"), self._at(self.offsets[buffer])
+            pointer = f.select(self.direct[buffer], array, copy)
             stride = f.select(self.direct[buffer], self.row_stride[buffer], i64(self._stride(buffer)))
             self.memory[buffer] = Memory(pointer, stride)
         for name, place in self.plan.row_inputs:
@@ -292,10 +294,10 @@ class _Driver:
         f = self.f
         for name, buffer in self.plan.outputs.items():
             if self._mine(name):
-                step, row = self.steps_of[buffer], self._field(f"{name}_row")
+                step, row = self.steps_of[buffer], self._field(row_field(name))
                 with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
                     copy = self.memory[buffer].pointer
-                    self._copy_rows("false", copy, buffer, self._field(name, "ptr"), step, row)
+                    self._copy_rows("false", copy, buffer, self._field(array_field(name), "ptr"), step, row)
         for name, place in self.plan.row_outputs:
             if self._mine(name):
                 self._finish_rows(self._slab(name, place.buffer.width), self.memory[place.buffer], place.buffer, 1)
@@ -490,6 +492,24 @@ class _Driver:
             sizes = [rows, i64(term.rows), i64(term.units)]
             ends = [target, i64(term.units), accumulate, self._at(self.region_start)]
             f.call_defined("void", "rnnc_outer", *sizes, pointer, stride, other, other_stride, *ends)
+
+
+# Fields of what a graph names have a mark that no other field has, so that a graph may use any name.
+
+
+def array_field(name: str) -> str:
+    """The field that points to an array."""
+    return f"@{name}"
+
+
+def step_field(name: str) -> str:
+    """The field with the elements from one step of an array to the next."""
+    return f"step@{name}"
+
+
+def row_field(name: str) -> str:
+    """The field with the elements from one row of an array to the next."""
+    return f"row@{name}"
 
 
 def sum_field(target: Family) -> str:

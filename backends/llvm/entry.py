@@ -16,8 +16,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rnnc.backends.llvm.driver import array_field, row_field, step_field
 from rnnc.backends.llvm.emitter import COLD, Function, Module, Val, i64, null
 from rnnc.backends.llvm.phase import ELEMENT_BYTES
+from rnnc.ir.names import OUTPUT, X
 
 BINDING = ("weights", "empty", "dtype", "ndarray", "batch_first", "most_rows")
 """Fields of a binding, 64 bits each: the arena, numpy.empty, the dtype object, the array type, whether axis 0 is the
@@ -286,14 +288,14 @@ class _Entry:
         width = i64(self.shape.output_size)
         long_, short = f.mul(self.batch, width), f.mul(self.steps, width)
         fields = {
-            "x": self._pointer(0),
-            "x_step": f.select(self.batch_first, second, first),
-            "x_row": f.select(self.batch_first, first, second),
+            array_field(X): self._pointer(0),
+            step_field(X): f.select(self.batch_first, second, first),
+            row_field(X): f.select(self.batch_first, first, second),
             "steps": self.steps,
             "batch": self.batch,
-            "output": self._pointer(1 + self.count),
-            "output_step": f.select(self.batch_first, width, long_),
-            "output_row": f.select(self.batch_first, short, width),
+            array_field(OUTPUT): self._pointer(1 + self.count),
+            step_field(OUTPUT): f.select(self.batch_first, width, long_),
+            row_field(OUTPUT): f.select(self.batch_first, short, width),
             "weights": self._bound("weights", "ptr"),
             "slab": self.batch,
         }

@@ -15,6 +15,7 @@ from rnnc.backends.llvm.target import Target, host
 from rnnc.backends.planning.planner import plan
 from rnnc.ir import settings
 from rnnc.ir.lower import Stack
+from rnnc.ir.names import OUTPUT, X, final, initial
 from rnnc.ir.ops import Array
 from rnnc.ir.pipeline import rolled_program
 from rnnc.ir.ragged import check_rows_end
@@ -34,7 +35,7 @@ class LlvmExecutable(Stages):
         self.threads = threads or settings.threads()
         self.program = rolled_program(stack)
         self.plan = plan(self.program)
-        self.interface = Interface(("x", "output"), _slots(stack))
+        self.interface = Interface((X, OUTPUT), _slots(stack))
         module, self.layout, self._packed = emit_driver(self.plan, self.interface, target)
         emit_entry(module, _call_shape(stack, self.interface))
         self.assembly_text = module.text()
@@ -80,6 +81,6 @@ def _slots(stack: Stack) -> dict[str, Slot]:
     slots = {}
     for slab, layer in enumerate(stack.flat):
         for number, state in enumerate(stack.states):
-            slots[f"{state}_0{layer.suffix}"] = Slot(f"initial{number}", slab)
-            slots[f"{state}_n{layer.suffix}"] = Slot(f"final{number}", slab)
+            slots[initial(state, layer.suffix)] = Slot(f"initial{number}", slab)
+            slots[final(state, layer.suffix)] = Slot(f"final{number}", slab)
     return slots

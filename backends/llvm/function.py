@@ -13,7 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from rnnc.backends.interpreter import evaluate
-from rnnc.backends.llvm.driver import Interface, Slot, emit_driver, sum_field
+from rnnc.backends.llvm.driver import Interface, Slot, array_field, emit_driver, sum_field
 from rnnc.backends.llvm.jit import compile_assembly
 from rnnc.backends.llvm.memory import ALIGNMENT, Pool, aligned_view
 from rnnc.backends.llvm.packers import emit_pack_kernels, emit_packer, pack_plan
@@ -115,6 +115,10 @@ class LlvmFunction(Stages):
 
     # ---- calls
 
+    def reads(self, name: str) -> bool:
+        """Whether there is an input of this name with a batch axis."""
+        return array_field(name) in self.place
+
     @cached_property
     def ragged(self) -> bool:
         """That padding need not be computed, proved when lengths are first given. Raises IRError if it cannot be."""
@@ -173,13 +177,13 @@ class LlvmTape:
         for number, rows in enumerate(self._parts):
             context, place = self._context(rows, number), function.place
             for name, array in (*timed_in.items(), *targets.items()):
-                first = place[name]
+                first = place[array_field(name)]
                 step, row = array.strides[0] // item, array.strides[1] // item
                 context[first : first + 3] = [address(array) + rows.first * row * item, step, row]
             for name in function.interface.rows:
                 given = inputs.get(name, outputs.get(name))
                 if given is not None:
-                    context[place[name]] = address(given) + rows.first * int(given.shape[-1]) * item
+                    context[place[array_field(name)]] = address(given) + rows.first * int(given.shape[-1]) * item
             for family, array in sums[number].items():
                 context[place[sum_field(family)]] = address(array)
             jobs.append(partial(self._call, part, context))
@@ -262,4 +266,4 @@ def _interface(planned: Plan) -> Interface:
     rows = [f.name for f in program.inputs if not f.timed and BATCH in f.shape]
     rows += [n for n, f in program.outputs.items() if not f.timed and BATCH in f.shape]
     sums = tuple(sum_field(total.target) for total in planned.sums)
-    return Interface((*planned.inputs, *planned.outputs), {name: Slot(name) for name in rows}, sums)
+    return Interface((*planned.inputs, *planned.outputs), {name: Slot(array_field(name)) for name in rows}, sums)

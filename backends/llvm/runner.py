@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rnnc.backends.llvm.driver import array_field, row_field, step_field
 from rnnc.backends.llvm.entry import pack_binding
 from rnnc.backends.llvm.parallel import run_all
 from rnnc.backends.llvm.parts import Part, address, even, split_batch
+from rnnc.ir.names import OUTPUT, X
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
@@ -94,14 +96,14 @@ class LlvmRunner:
         x_step, x_row = (stride // item for stride in call.x.strides[:2])
         output_step, output_row = (stride // item for stride in call.output.strides[:2])
         values = {
-            "x": call.x.ctypes.data + part.first * x_row * item,
-            "x_step": x_step,
-            "x_row": x_row,
+            array_field(X): call.x.ctypes.data + part.first * x_row * item,
+            step_field(X): x_step,
+            row_field(X): x_row,
             "steps": part.steps,
             "batch": part.batch,
-            "output": call.output.ctypes.data + part.first * output_row * item,
-            "output_step": output_step,
-            "output_row": output_row,
+            array_field(OUTPUT): call.output.ctypes.data + part.first * output_row * item,
+            step_field(OUTPUT): output_step,
+            row_field(OUTPUT): output_row,
             "weights": self._arena.ctypes.data,
             "slab": call.batch,
             "rows": address(part.rows),

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rnnc.backends.llvm.crew import Call, crew
-from rnnc.backends.llvm.driver import sum_field
+from rnnc.backends.llvm.driver import array_field, row_field, step_field, sum_field
 from rnnc.backends.llvm.gradient import COLLECT, GROUP, LOOK_UP, OUT_OF_RANGE, SEGMENT
 from rnnc.backends.llvm.noise import arguments
 from rnnc.backends.llvm.packers import shares
 from rnnc.backends.llvm.parts import Part, address, even
 from rnnc.backends.llvm.table import Space
 from rnnc.backends.llvm.update import APPLY, SQUARES_APART
-from rnnc.backends.trainer import GRADIENT, LOOKED_UP, TABLE_GRADIENT, Draw, Memory, Report, Work
+from rnnc.backends.trainer import LOOKED_UP, TABLE_GRADIENT, Draw, Memory, Report, Work
+from rnnc.ir.names import LOSS, gradient
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Team:
         self.squares = np.zeros((count, SQUARES_APART))
         self.terms = np.zeros(count, np.int64)
         self.segments, self.places = _segments(self.function, self.memory)
-        self.loss = sum_field(self.function.untimed["loss"])
+        self.loss = sum_field(self.function.untimed[LOSS])
         self.arrays, self.tables = self._arrays()
         self.packs = self._packs()
         self._make_fields()
@@ -75,11 +76,11 @@ class Team:
 
     def _without_what_is_not_read(self, work: Work) -> Work:
         """Such as the mask of a state that no matrix product reads."""
-        read = self.function.place
-        if all(name in read for names in (work.inputs, work.masks) for name in names):
+        read = self.function.reads
+        if all(map(read, (*work.inputs, *work.masks))):
             return work
-        inputs = {name: array for name, array in work.inputs.items() if name in read}
-        return replace(work, inputs=inputs, masks={name: draw for name, draw in work.masks.items() if name in read})
+        inputs = {name: array for name, array in work.inputs.items() if read(name)}
+        return replace(work, inputs=inputs, masks={name: draw for name, draw in work.masks.items() if read(name)})
 
     def _script(self, work: Work, member: int, change: bool) -> list[list[Call]]:
         update, function = self.update, self.function
@@ -193,12 +194,12 @@ class Team:
         common: dict[str, int] = {"slab": work.batch}
         for name, array in arrays.items():
             if array.ndim == 3:
-                common[f"{name}_step"] = array.strides[0] // self.item
-                common[f"{name}_row"] = array.strides[1] // self.item
-        starts = [(name, address(array), array.strides[-2]) for name, array in arrays.items()]
+                common[step_field(name)] = array.strides[0] // self.item
+                common[row_field(name)] = array.strides[1] // self.item
+        starts = [(array_field(name), address(array), array.strides[-2]) for name, array in arrays.items()]
         for member, (part, target) in enumerate(zip(parts, self.terms.tolist(), strict=True)):
             values = {"steps": part.steps, "batch": part.batch, **common}
-            values |= {name: start + part.first * row for name, start, row in starts}
+            values |= {field: start + part.first * row for field, start, row in starts}
             tables = ("rows", part.rows), ("order", part.order), ("lengths", part.lengths)
             values |= {name: address(table) for name, table in tables}
             self.contexts.set(values, member)
@@ -252,9 +253,9 @@ def _segments(function: LlvmFunction, memory: Memory) -> tuple[Array, dict[str, 
     """
     places: dict[str, int] = {}
     segments = []
-    for name, family in function.untimed.items():
-        if name != "loss":
-            target, shape = memory.places[name.removeprefix(GRADIENT)]
-            source = places.setdefault(sum_field(family), target)
+    for name in memory.places:
+        if name in memory.trained:
+            target, shape = memory.places[name]
+            source = places.setdefault(sum_field(function.untimed[gradient(name)]), target)
             segments.append((target, source, math.prod(shape)))
     return np.array(segments, np.int64).reshape(-1, len(SEGMENT)), places

@@ -25,7 +25,7 @@ from rnnc.backends.llvm.parts import address, split_batch
 from rnnc.backends.llvm.table import Table
 from rnnc.backends.llvm.team import Team
 from rnnc.backends.sparse import SparseRows
-from rnnc.backends.trainer import GRADIENT, Change, Memory, Report, Work
+from rnnc.backends.trainer import SEED, Change, Memory, Report, Work
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from rnnc.backends.llvm.function import LlvmFunction
     from rnnc.backends.llvm.noise import LlvmNoise
     from rnnc.backends.llvm.update import LlvmUpdate
-
-SEED = GRADIENT + "loss"
 
 
 class LlvmTrainer:

@@ -38,6 +38,14 @@ def check_new(graph: Graph, seeds: Mapping[str, str], results: Iterable[str]) ->
             )
 
 
+def check_inputs(graph: Graph, new: Iterable[str]) -> None:
+    """IRError if a new input would be one with an input that is there already."""
+    taken = {n.attr("name") for n in graph.nodes if n.op == "input"}
+    for name in new:
+        if name in taken:
+            raise IRError(f"prefix: the graph has an input {name!r} already; choose another prefix")
+
+
 def depends(graph: Graph, wrt: Collection[str]) -> set[Node]:
     """Nodes whose value varies smoothly with the inputs in `wrt`."""
     states: set[str] = set()

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from rnnc.ir.autodiff.activity import add_output, check_names, copy, depends, fresh_prefix
+from rnnc.ir import names
+from rnnc.ir.autodiff.activity import add_output, check_inputs, check_names, copy, depends, fresh_prefix
 from rnnc.ir.equations import Value
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.ops import Kind
 
 
-def jvp(graph: Graph, wrt: Collection[str], prefix: str = "t_") -> Graph:
+def jvp(graph: Graph, wrt: Collection[str], prefix: str = names.TANGENT) -> Graph:
     """Adds to a graph the derivative of all outputs along a direction.
 
     wrt: names of inputs that vary; the new inputs, called prefix + name, hold the direction. The new outputs are called
     prefix + output name; an output that does not depend on them gets none.
-    Raises IRError if a name is unknown, or an output of that name is there already.
+    Raises IRError if a name is unknown, or an input or output of a new one's name is there already.
     """
     check_names(graph, wrt)
+    check_inputs(graph, (prefix + name for name in wrt))
     return _Forward(copy(graph), wrt, prefix).run()
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
+from rnnc.ir import names
 from rnnc.ir.autodiff.activity import (
     add_exits,
     add_output,
@@ -30,7 +31,9 @@ from rnnc.ir.graph import Graph, Node
 from rnnc.ir.ops import Kind, Shape
 
 
-def vjp(graph: Graph, wrt: Collection[str], seeds: Mapping[str, str] | None = None, prefix: str = "d_") -> Graph:
+def vjp(
+    graph: Graph, wrt: Collection[str], seeds: Mapping[str, str] | None = None, prefix: str = names.GRADIENT
+) -> Graph:
     """Adds to a graph the gradients with respect to some of its inputs.
 
     wrt: names of inputs. seeds: output name -> name of the new input that holds its adjoint; outputs left out have

@@ -36,7 +36,7 @@ class Layout(NamedTuple):
         dtype = np.dtype(model.dtype)
         places: dict[str, tuple[int, Shape]] = {}
         shapes = model.parameter_shapes()
-        table = {"0.weight": shapes.pop("0.weight")} if model.embedding is not None else {}
+        table = {model.table: shapes.pop(model.table)} if model.table else {}
         end = _place(places, shapes, 0, LINE // dtype.itemsize)
         dense, end = end, _place(places, table, end, LINE // dtype.itemsize)
         return Layout(dtype, {name: places[name] for name in model.parameter_shapes()}, dense, end)

@@ -10,6 +10,7 @@ import numpy as np
 from rnnc import backends, checks
 from rnnc.backends.noise import LOW, Where
 from rnnc.backends.trainer import Change, Draw, Memory, Report, Trainer, Work
+from rnnc.ir import names
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
@@ -65,13 +66,13 @@ class _Compiled:
     def _inputs(self, batch: Batch, state: State | None) -> dict[str, Array]:
         """What a call reads of its batch, but for rows of an embedding and masks."""
         steps, rows = batch.sizes
-        inputs = {"target": batch.target}
+        inputs = {names.TARGET: batch.target}
         if self.model.embedding is None:
-            inputs["x"] = batch.x
+            inputs[names.X] = batch.x
         for name, (initial, _, width) in self._states.items():
             inputs[initial] = self._zero_states(rows, width) if state is None else state[name]
         if self.model.readout == "mean":
-            inputs["scale"] = mean_scale(batch.lengths, steps, rows, self.model.dtype)
+            inputs[names.SCALE] = mean_scale(batch.lengths, steps, rows, self.model.dtype)
         return inputs
 
     def _zero_states(self, rows: int, width: int) -> Array:
@@ -81,7 +82,7 @@ class _Compiled:
         return self._zeros[: rows * width].reshape(rows, width)
 
     def _sparse(self, name: str) -> bool:
-        return self.model.embedding is not None and name == "0.weight"
+        return name == self.model.table
 
 
 class Evaluation(_Compiled):
@@ -100,9 +101,9 @@ class Evaluation(_Compiled):
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         graph = lower_network(self.model, steps, lengths=lengths)
-        output = graph.outputs["output"]
+        output = graph.outputs[names.OUTPUT]
         add_loss(graph, self.loss)
-        graph.outputs = {"output": output, "loss": graph.outputs["loss"]}
+        graph.outputs = {names.OUTPUT: output, names.LOSS: graph.outputs[names.LOSS]}
         return graph
 
     def __call__(self, params: Mapping[str, Array], batch: Batch) -> tuple[float, Array]:
@@ -114,11 +115,11 @@ class Evaluation(_Compiled):
         loss = xp.empty(1, self.layout.dtype)
         inputs = {name: array for name, array in params.items() if not self._sparse(name)}
         inputs |= self._constants | self._inputs(batch, None)
-        if self.model.embedding is not None:
-            inputs["x"] = params["0.weight"][batch.x]
+        if self.model.table is not None:
+            inputs[names.X] = params[self.model.table][batch.x]
         lengths = None if batch.lengths is None else up(batch.lengths)
         given = {name: up(array) for name, array in inputs.items()}
-        self._function.start(given, {"output": output, "loss": loss}, steps, rows, lengths)
+        self._function.start(given, {names.OUTPUT: output, names.LOSS: loss}, steps, rows, lengths)
         return float(down(loss)[0]), down(output)
 
 
@@ -192,10 +193,10 @@ class TrainingStep(_Compiled):
         graph = lower_network(model, steps, lengths=lengths, training=True)
         add_loss(graph, self.loss)
         wrt = [name for name in model.parameter_shapes() if not self._sparse(name)]
-        wrt += ["x"] if model.embedding is not None else []
-        graph = vjp(graph, wrt, {"loss": "d_loss"})
-        last = {names[1] for names in self._states.values()} if self._carry else set()
-        wanted = {"loss", *("d_" + name for name in wrt), *last}
+        wrt += [names.X] if model.embedding is not None else []
+        graph = vjp(graph, wrt, {names.LOSS: names.gradient(names.LOSS)})
+        last = {final for _, final, _ in self._states.values()} if self._carry else set()
+        wanted = {names.LOSS, *map(names.gradient, wrt), *last}
         graph.outputs = {name: output for name, output in graph.outputs.items() if name in wanted}
         return graph
 
@@ -206,8 +207,8 @@ class TrainingStep(_Compiled):
             {"p": self._flat, **self._slots},
             layout.dense,
             layout.places,
-            table="0.weight" if model.embedding is not None else None,
-            trained=frozenset(name for name in layout.places if f"d_{name}" in gradients),
+            table=model.table,
+            trained=frozenset(name for name in layout.places if names.gradient(name) in gradients),
             padding=None if model.embedding is None else model.embedding.padding_index,
             constants=self._constants,
         )
@@ -248,10 +249,10 @@ class TrainingStep(_Compiled):
         """The mean loss and its gradients, by name, the embedding's as a whole table: to look at, or to test."""
         report, _ = self._run(batch, batch.terms, state, first=True, change=None)
         result = {name: array.copy() for name, array in self.layout.views(self._trainer.gradient).items()}
-        if self.model.embedding is not None:
+        if (table := self.model.table) is not None:
             rows, values = self._trainer.rows()
-            result["0.weight"] = np.zeros_like(self._params["0.weight"])
-            result["0.weight"][rows] = values
+            result[table] = np.zeros_like(self._params[table])
+            result[table][rows] = values
         return report.loss / batch.terms, result
 
     # ---- parts of a step
