@@ -1,142 +1,239 @@
-"""Symbolic values: what a cell's equations are written with.
+"""What a cell's equations are written with.
 
 A cell is a plain Python function over `Value`s. Running it once builds one time step of the graph:
 
     h = tanh(linear(x, p.weight_ih, p.bias_ih) + linear(state.h, p.weight_hh, p.bias_hh))
 
 Numbers mix with values. Shapes: per-step values are (B, N); weights are (N, K); biases and other
-vectors are (N,), and broadcast over the batch.
+vectors are (N,), and broadcast over the batch. Python's operators and NumPy's functions work on values as well
+(rnnc.ir.symbolic, rnnc.ir.numpy_functions).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from math import pi
+from math import sqrt as _root
 from typing import TYPE_CHECKING
 
 from rnnc.ir.errors import ArgumentTypeError, IRError
+from rnnc.ir.symbolic import Number, Value, apply, as_node, equal, modulo, raised
 
 if TYPE_CHECKING:
-    from rnnc.ir.graph import Graph, Node
+    from rnnc.ir.graph import Graph
 
-Number = int | float
+__all__ = [
+    "Value",
+    "absolute",
+    "ceil",
+    "clip",
+    "concat",
+    "cos",
+    "elu",
+    "equal",
+    "exp",
+    "expm1",
+    "floor",
+    "gelu_tanh",
+    "greater",
+    "greater_equal",
+    "hard_sigmoid",
+    "hard_tanh",
+    "largest",
+    "leaky_relu",
+    "less",
+    "less_equal",
+    "linear",
+    "log",
+    "log1p",
+    "log_softmax",
+    "maximum",
+    "mean",
+    "minimum",
+    "mod",
+    "not_equal",
+    "power",
+    "relu",
+    "rint",
+    "rsqrt",
+    "select",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "smallest",
+    "softmax",
+    "softplus",
+    "sqrt",
+    "square",
+    "stop_gradient",
+    "tanh",
+    "total",
+    "transpose",
+    "where",
+]
 
-
-@dataclass(frozen=True)
-class Value:
-    """A value of one time step, or a parameter. Supports + - * /, unary -, and `split`."""
-
-    graph: Graph
-    node: Node
-
-    def __repr__(self) -> str:
-        return f"Value({self.node}, shape={self.shape})"
-
-    @property
-    def shape(self) -> tuple[int | str, ...]:
-        """(B, N) for a value of a step; a parameter's own shape otherwise."""
-        return self.node.shape
-
-    def split(self, parts: int) -> tuple[Value, ...]:
-        """Equal parts of the last axis of a (B, N) value, or of the first axis of a parameter."""
-        axis = -1 if self.node.step is not None else 0
-        size = self.node.shape[axis]
-        if not isinstance(size, int) or size % parts:
-            raise IRError(f"split({parts}): axis {axis} of shape {self.shape} is not divisible by {parts}")
-        width = size // parts
-        return tuple(
-            Value(self.graph, self.graph.slice(self.node, axis, i * width, (i + 1) * width)) for i in range(parts)
-        )
-
-    def __add__(self, other: Value | Number) -> Value:
-        return _apply("add", self, other)
-
-    def __radd__(self, other: Number) -> Value:
-        return _apply("add", other, self)
-
-    def __sub__(self, other: Value | Number) -> Value:
-        return _apply("sub", self, other)
-
-    def __rsub__(self, other: Number) -> Value:
-        return _apply("sub", other, self)
-
-    def __mul__(self, other: Value | Number) -> Value:
-        return _apply("mul", self, other)
-
-    def __rmul__(self, other: Number) -> Value:
-        return _apply("mul", other, self)
-
-    def __truediv__(self, other: Value | Number) -> Value:
-        return _apply("div", self, other)
-
-    def __rtruediv__(self, other: Number) -> Value:
-        return _apply("div", other, self)
-
-    def __neg__(self) -> Value:
-        return _apply("neg", self)
-
-    def __bool__(self) -> bool:
-        raise IRError("a symbolic value has no truth value: write select(condition, a, b) instead of `if`")
-
-
-def _apply(op: str, *operands: Value | Number) -> Value:
-    graph = next((v.graph for v in operands if isinstance(v, Value)), None)
-    if graph is None:
-        raise ArgumentTypeError(f"{op} needs at least one symbolic value, got {operands!r}")
-    return Value(graph, graph.add(op, [_node(graph, op, v) for v in operands]))
-
-
-def _node(graph: Graph, op: str, operand: object) -> Node:
-    if isinstance(operand, Value):
-        return operand.node
-    if isinstance(operand, (int, float)) and not isinstance(operand, bool):
-        return graph.const(operand)
-    raise ArgumentTypeError(f"{op}: expected a symbolic value or a number, got {type(operand).__name__}")
+Operand = Value | Number
 
 
 def _unary(op: str, doc: str) -> Callable[[Value], Value]:
     def function(x: Value) -> Value:
-        return _apply(op, x)
+        return apply(op, x)
 
     function.__name__ = op
     function.__doc__ = doc
     return function
 
 
+# -- functions of one value, elementwise -----------------------------------------------------------------
+
 sigmoid = _unary("sigmoid", "1 / (1 + exp(-x)), elementwise.")
 tanh = _unary("tanh", "Hyperbolic tangent, elementwise.")
 relu = _unary("relu", "max(x, 0), elementwise.")
 exp = _unary("exp", "e to the x, elementwise.")
+expm1 = _unary("expm1", "exp(x) - 1, accurate near 0, elementwise.")
 log = _unary("log", "Natural logarithm, elementwise.")
+log1p = _unary("log1p", "log(1 + x), accurate near 0, elementwise.")
 sqrt = _unary("sqrt", "Square root, elementwise.")
 rsqrt = _unary("rsqrt", "1 / sqrt(x), elementwise.")
+sin = _unary("sin", "Sine of x in radians, elementwise.")
+cos = _unary("cos", "Cosine of x in radians, elementwise.")
 absolute = _unary("abs", "|x|, elementwise.")
-total = _unary("reduce_sum", "Sum over the last axis, kept with size 1: (B, N) -> (B, 1).")
+floor = _unary("floor", "The largest integer <= x, elementwise; its gradient is 0.")
+rint = _unary("rint", "The integer nearest to x, the even one of two, elementwise; its gradient is 0.")
+sign = _unary("sign", "-1, 0 or 1 with the sign of x, NaN for NaN, elementwise; its gradient is 0.")
 
 
-def maximum(a: Value | Number, b: Value | Number) -> Value:
+def ceil(x: Value) -> Value:
+    """The smallest integer >= x, elementwise; its gradient is 0."""
+    return -floor(-x)
+
+
+def square(x: Value) -> Value:
+    """x * x."""
+    return x * x
+
+
+def silu(x: Value) -> Value:
+    """x * sigmoid(x), also called swish."""
+    return x * sigmoid(x)
+
+
+def softplus(x: Value) -> Value:
+    """log(1 + exp(x)), without overflow."""
+    return maximum(x, 0.0) + log1p(exp(-absolute(x)))
+
+
+def leaky_relu(x: Value, slope: float = 0.01) -> Value:
+    """x where x > 0, slope * x elsewhere."""
+    return where(x > 0.0, x, slope * x)
+
+
+def elu(x: Value, alpha: float = 1.0) -> Value:
+    """x where x > 0, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016)."""
+    return where(x > 0.0, x, alpha * expm1(minimum(x, 0.0)))
+
+
+def gelu_tanh(x: Value) -> Value:
+    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))): PyTorch's gelu(approximate="tanh")."""
+    return 0.5 * x * (1.0 + tanh(_root(2.0 / pi) * (x + 0.044715 * (x * x * x))))
+
+
+def hard_sigmoid(x: Value) -> Value:
+    """clip(x / 6 + 1 / 2, 0, 1), as PyTorch's."""
+    return clip(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)
+
+
+def hard_tanh(x: Value) -> Value:
+    """clip(x, -1, 1)."""
+    return clip(x, -1.0, 1.0)
+
+
+# -- functions of two values, elementwise ----------------------------------------------------------------
+
+
+def maximum(a: Operand, b: Operand) -> Value:
     """The larger of both, elementwise; NaN if either is NaN."""
-    return _apply("maximum", a, b)
+    return apply("maximum", a, b)
 
 
-def minimum(a: Value | Number, b: Value | Number) -> Value:
+def minimum(a: Operand, b: Operand) -> Value:
     """The smaller of both, elementwise; NaN if either is NaN."""
-    return _apply("minimum", a, b)
+    return apply("minimum", a, b)
 
 
-def greater(a: Value | Number, b: Value | Number) -> Value:
-    """The mask a > b, for `select`."""
-    return _apply("greater", a, b)
+def clip(x: Value, low: Operand | None = None, high: Operand | None = None) -> Value:
+    """minimum(maximum(x, low), high); a bound of None is left out."""
+    return x.clip(low, high)
 
 
-def select(condition: Value, a: Value | Number, b: Value | Number) -> Value:
-    """a where the condition holds, b elsewhere."""
-    return _apply("select", condition, a, b)
+def power(a: Operand, b: Operand) -> Value:
+    """a to the b, elementwise: `a ** b`. 0 ** 0 is 1; NaN for a negative a unless b is whole."""
+    return raised(a, b)
+
+
+def mod(a: Operand, b: Operand) -> Value:
+    """a - floor(a / b) * b, elementwise: `a % b`. It has the sign of b, as NumPy's.
+
+    Its rounding errors are those of the formula: half a unit in the last place of a. b is finite.
+    """
+    return modulo(a, b)
+
+
+# -- comparisons and choices -----------------------------------------------------------------------------
+
+
+def greater(a: Operand, b: Operand) -> Value:
+    """The mask a > b, for `where`."""
+    return apply("greater", a, b)
+
+
+def greater_equal(a: Operand, b: Operand) -> Value:
+    """The mask a >= b."""
+    return apply("greater_equal", a, b)
+
+
+def less(a: Operand, b: Operand) -> Value:
+    """The mask a < b."""
+    return apply("greater", b, a)
+
+
+def less_equal(a: Operand, b: Operand) -> Value:
+    """The mask a <= b."""
+    return apply("greater_equal", b, a)
+
+
+def not_equal(a: Operand, b: Operand) -> Value:
+    """The mask a != b."""
+    return ~equal(a, b)
+
+
+def where(condition: Value, a: Operand, b: Operand) -> Value:
+    """a where the condition holds, b elsewhere; the condition is a mask, as `v > 0` gives."""
+    if not isinstance(condition, Value) or not condition.is_mask:
+        came = f"numbers of shape {condition.shape}" if isinstance(condition, Value) else repr(condition)
+        raise ArgumentTypeError(f"where: the condition is a mask, as `v > 0` gives; got {came}: write v != 0")
+    graph = condition.graph
+    return Value(graph, graph.add("select", [condition.node, as_node(graph, "where", a), as_node(graph, "where", b)]))
+
+
+select = where
 
 
 def stop_gradient(x: Value) -> Value:
     """x, held constant when the equations are differentiated."""
-    return _apply("stop_gradient", x)
+    return apply("stop_gradient", x)
+
+
+# -- over units ------------------------------------------------------------------------------------------
+
+total = _unary("reduce_sum", "Sum over the last axis, kept with size 1: (B, N) -> (B, 1).")
+largest = _unary("reduce_max", "The largest of the last axis, kept with size 1: (B, N) -> (B, 1); NaN if one is.")
+
+
+def smallest(x: Value) -> Value:
+    """The smallest of the last axis, kept with size 1: (B, N) -> (B, 1); NaN if one is."""
+    return -largest(-x)
 
 
 def mean(x: Value) -> Value:
@@ -144,12 +241,48 @@ def mean(x: Value) -> Value:
     return total(x) * (1.0 / int(x.shape[-1]))
 
 
-def concat(*xs: Value) -> Value:
-    """Values of one step side by side: (B, N1), (B, N2), ... -> (B, N1 + N2 + ...)."""
-    return Value(xs[0].graph, xs[0].graph.concat([x.node for x in xs], -1))
+def softmax(x: Value) -> Value:
+    """exp(x) / total(exp(x)) over the last axis, without overflow; a column's of a parameter is softmax(p.w.T).T."""
+    powers = exp(x - stop_gradient(largest(x)))
+    return powers / total(powers)
+
+
+def log_softmax(x: Value) -> Value:
+    """log(softmax(x)) over the last axis, without overflow."""
+    shifted = x - stop_gradient(largest(x))
+    return shifted - log(total(exp(shifted)))
+
+
+# -- shapes and products ---------------------------------------------------------------------------------
+
+
+def concat(*xs: Value | list[Value] | tuple[Value, ...], axis: int = -1) -> Value:
+    """Values side by side along the last axis: (B, N1), (B, N2), ... -> (B, N1 + N2 + ...).
+
+    axis: parameters may also be stacked along axis 0.
+    """
+    listed = xs[0] if len(xs) == 1 and isinstance(xs[0], list | tuple) else xs
+    wrong = [x for x in listed if not isinstance(x, Value)]
+    if wrong or not listed:
+        came = type(wrong[0]).__name__ if wrong else "nothing"
+        raise ArgumentTypeError(f"concat: expected symbolic values, got {came}")
+    values = [x.as_numbers() for x in listed if isinstance(x, Value)]
+    graph: Graph = values[0].graph
+    along = {v._axis("concat", axis) for v in values}
+    if len({v.ndim for v in values}) > 1:
+        shapes = ", ".join(str(v.shape) for v in values)
+        raise IRError(f"concat of shapes {shapes}: expected as many axes each; a vector has no batch axis")
+    return Value(graph, graph.concat([v.node for v in values], -1 if -1 in along or axis == -1 else along.pop()))
+
+
+def transpose(x: Value) -> Value:
+    """A parameter with rows and columns exchanged: `x.T`."""
+    return x.T
 
 
 def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     """x @ weight.T + bias: (B, K), (N, K), (N,) -> (B, N)."""
-    product = Value(x.graph, x.graph.add("matmul", (x.node, weight.node), transpose_b=True))
-    return product if bias is None else product + bias
+    transposed = weight.node.op == "transpose"
+    right = weight.node.inputs[0] if transposed else weight.as_numbers().node
+    made = Value(x.graph, x.graph.add("matmul", (x.as_numbers().node, right), transpose_b=not transposed))
+    return made if bias is None else made + bias

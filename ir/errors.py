@@ -42,6 +42,10 @@ class IRError(RnncError, ValueError):
     """A graph or program breaks a rule of the intermediate representation."""
 
 
+class MissingNameError(IRError, AttributeError):
+    """Equations read a parameter, a state or an attribute that is not there; `getattr(..., default)` works."""
+
+
 class VerifyError(IRError):
     """The verifier found a malformed graph."""
 

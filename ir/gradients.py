@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rnnc.ir.equations import Value, greater, select, total
+from rnnc.ir.equations import Value, cos, greater, log, select, sin, total
+from rnnc.ir.symbolic import apply
 
 Rule = Callable[[Value, Value, tuple[Value, ...], int], Value]
 """g, y, xs, i -> the contribution to xs[i]."""
@@ -33,6 +34,22 @@ mul = partials(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a)
 div = partials(lambda g, y, a, b: g / b, lambda g, y, a, b: -(g * y) / b)
 absolute = partials(lambda g, y, x: select(greater(x, 0.0), g, select(greater(0.0, x), -g, 0.0)))
 relu = partials(lambda g, y, x: select(greater(x, 0.0), g, 0.0))
+sine = partials(lambda g, y, x: g * cos(x))
+cosine = partials(lambda g, y, x: -(g * sin(x)))
+
+
+def power(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """d a^b = b a^(b-1) da + a^b log(a) db; the first is 0 for b = 0, and the second for a = 0 and b >= 0.
+
+    The operand is replaced where a factor would be infinite, not the product: a NaN of 0 * infinity would come back
+    with the second derivative.
+    """
+    a, b = xs
+    if i == 0:
+        flat = select(greater(abs(b), 0.0), a, 1.0)
+        return g * (b * apply("power", flat, b - 1.0))
+    inside = select(greater(abs(a), 0.0), a, select(greater(0.0, b), a, 1.0))
+    return g * (y * log(inside))
 
 
 def maximum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
@@ -91,6 +108,11 @@ def slice_(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
             shape[axis] = width
             parts.insert(place, g.graph.zeros(tuple(shape)))
     return Value(g.graph, g.graph.concat(parts, axis))
+
+
+def transpose(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """The adjoint, transposed."""
+    return apply("transpose", g)
 
 
 def concat(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 from rnnc.ir import names
 from rnnc.ir.equations import Value
-from rnnc.ir.errors import IRError
+from rnnc.ir.errors import IRError, MissingNameError
 from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.ops import BATCH, Shape
 
@@ -26,14 +26,14 @@ _WHAT = "what these are"
 
 
 class Names(SimpleNamespace):
-    """Values by name, as attributes. A wrong name is an IRError that lists the right ones."""
+    """Values by name, as attributes. A wrong name is a MissingNameError that lists the right ones."""
 
     def __init__(self, what: str, values: Mapping[str, object]) -> None:
         super().__init__(**values, **{_WHAT: what})
 
     def __getattr__(self, name: str) -> Value:
         known = ", ".join(values_of(self))
-        raise IRError(f"the cell reads the {vars(self).get(_WHAT)} {name!r}; it declared {known or 'none'}")
+        raise MissingNameError(f"the cell reads the {vars(self).get(_WHAT)} {name!r}; it declared {known or 'none'}")
 
 
 def values_of(given: SimpleNamespace) -> dict[str, object]:
@@ -144,7 +144,7 @@ def _step(
 def _expect(what: str, value: object, shape: Shape) -> Node:
     if not isinstance(value, Value):
         raise IRError(f"the cell returned its {what} as {value!r}, expected a symbolic value of shape {shape}")
-    node = value.node
+    node = value.as_numbers().node
     if node.shape != shape:
         raise IRError(f"the cell returned its {what} with shape {node.shape}, it declared {shape}")
     if node.step is None:

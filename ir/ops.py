@@ -58,9 +58,14 @@ class Primitives(Protocol):
     def log(self, a: Any) -> Any: ...
     def tanh(self, a: Any) -> Any: ...
     def sigmoid(self, a: Any) -> Any: ...
+    def sin(self, a: Any) -> Any: ...
+    def cos(self, a: Any) -> Any: ...
+    def power(self, a: Any, b: Any) -> Any: ...
+    def rint(self, a: Any) -> Any: ...
     def maximum(self, a: Any, b: Any) -> Any: ...
     def minimum(self, a: Any, b: Any) -> Any: ...
     def greater(self, a: Any, b: Any) -> Any: ...
+    def greater_equal(self, a: Any, b: Any) -> Any: ...
     def select(self, condition: Any, a: Any, b: Any) -> Any: ...
 
 
@@ -82,8 +87,8 @@ class Op:
         partial results become one. identity: the result of a reduction over nothing.
     commutative: operands may be compared as a multiset.
     boolean: the result is a mask, whatever the operands are.
-    vjp: the gradient rule of reverse mode; None if no gradient flows (masks, `stop_gradient`). Of an elementwise op
-        it is the partial derivative times g, which serves forward mode as well.
+    vjp: the gradient rule of reverse mode; None if no gradient flows (masks, steps, `stop_gradient`). Of an elementwise
+        op it is the partial derivative times g, which serves forward mode as well.
     products: the op is linear in each operand alone (a product); other ops that are not elementwise are linear in all
         operands together, or have a rule of their own.
     jvp: that rule of forward mode: tangent of x, y, x -> tangent of y.
@@ -191,6 +196,12 @@ def _reduce_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Sh
     return _replace(shapes[0], -1, 1)
 
 
+def _transpose_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
+    if len(shapes[0]) != 2 or BATCH in shapes[0]:
+        raise IRError(f"transpose needs a matrix without a batch axis, got shape {shapes[0]}")
+    return shapes[0][::-1]
+
+
 def _replace(shape: Shape, axis: int, size: Dim) -> Shape:
     sizes = list(shape)
     sizes[axis] = size
@@ -223,6 +234,37 @@ def _emit_sum(e: Primitives, *terms: Any) -> Any:
     for term in terms[1:]:
         result = e.add(result, term)
     return result
+
+
+def _emit_floor(e: Primitives, a: Any) -> Any:
+    """The nearest integer, less 1 where that lies above."""
+    nearest = e.rint(a)
+    return e.select(e.greater(nearest, a), e.sub(nearest, e.constant(1.0)), nearest)
+
+
+def _emit_sign(e: Primitives, a: Any) -> Any:
+    """0 and NaN are themselves."""
+    zero = e.constant(0.0)
+    return e.select(e.greater(a, zero), e.constant(1.0), e.select(e.greater(zero, a), e.constant(-1.0), a))
+
+
+def _emit_log1p(e: Primitives, a: Any) -> Any:
+    """log(w) + (a - (w - 1)) / w for w = 1 + a rounded: the second term is what the rounding lost.
+
+    The ends, where w is 0 or infinite and the lost part NaN, are those of log(w).
+    """
+    one = e.constant(1.0)
+    shifted = e.add(a, one)
+    whole = e.log(shifted)
+    lost = e.div(e.sub(a, e.sub(shifted, one)), shifted)
+    return e.select(e.greater(e.constant(inf), e.absolute(whole)), e.add(whole, lost), whole)
+
+
+def _emit_expm1(e: Primitives, a: Any) -> Any:
+    """exp(a) - 1, and where that cancels 2 t / (1 - t) with t = tanh(a / 2)."""
+    one = e.constant(1.0)
+    t = e.tanh(e.mul(a, e.constant(0.5)))
+    return e.select(e.greater(one, e.absolute(a)), e.div(e.add(t, t), e.sub(one, t)), e.sub(e.exp(a), one))
 
 
 def _map(
@@ -292,7 +334,17 @@ _TABLE = (
     ),
     _map("maximum", 2, np.maximum, lambda e, a, b: e.maximum(a, b), gradients.maximum, commutative=True),
     _map("minimum", 2, np.minimum, lambda e, a, b: e.minimum(a, b), gradients.minimum, commutative=True),
+    _map("sin", 1, np.sin, lambda e, a: e.sin(a), gradients.sine, costly=True, zero_of="all"),
+    _map("cos", 1, np.cos, lambda e, a: e.cos(a), gradients.cosine, costly=True),
+    _map("log1p", 1, np.log1p, _emit_log1p, partials(lambda g, y, x: g / (1.0 + x)), costly=True, zero_of="all"),
+    _map("expm1", 1, np.expm1, _emit_expm1, partials(lambda g, y, x: g * (y + 1.0)), costly=True, zero_of="all"),
+    _map("power", 2, np.power, lambda e, a, b: e.power(a, b), gradients.power, costly=True),
+    # Steps: no gradient flows, as if the slope were 0 at the jumps too.
+    _map("floor", 1, np.floor, _emit_floor, None, zero_of="all"),
+    _map("rint", 1, np.rint, lambda e, a: e.rint(a), None, zero_of="all"),
+    _map("sign", 1, np.sign, _emit_sign, None, zero_of="all"),
     _map("greater", 2, np.greater, lambda e, a, b: e.greater(a, b), None, boolean=True),
+    _map("greater_equal", 2, np.greater_equal, lambda e, a, b: e.greater_equal(a, b), None, boolean=True),
     _map("select", 3, np.where, lambda e, c, a, b: e.select(c, a, b), gradients.select_),
     # The value, held constant by differentiation.
     _map("stop_gradient", 1, lambda x: x, lambda e, a: a, None, zero_of="all"),
@@ -331,6 +383,7 @@ _TABLE = (
         vjp=gradients.concat,
         zero_of="all",
     ),
+    Op("transpose", Kind.VIEW, 1, _transpose_shape, lambda x: x.T, vjp=gradients.transpose),
     # Sums over the last axis, kept with size 1 (`reduce_sum`), and over the first one, of a matrix, kept if asked for
     # (`reduce_rows`).
     Op(

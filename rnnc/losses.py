@@ -172,7 +172,7 @@ def _rows(graph: Graph, loss: Loss, output: Node) -> Node:
     """The sum over rows of the loss of one step."""
     size = int(output.shape[-1])
     target = graph.input(TARGET, (BATCH, loss.target_width(size)), output.step)
-    row = loss.row(Value(graph, output), Value(graph, target)).node
+    row = loss.row(Value(graph, output), Value(graph, target)).as_numbers().node
     valid = [n for n in graph.nodes if n.op == "input" and n.attr("name") == VALID and n.step == output.step]
     if valid and output.step is not None:
         row = graph.add("select", (valid[0], row, graph.const(0.0)))

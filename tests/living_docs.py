@@ -123,6 +123,18 @@ class Formula:
     def sigmoid(self, a: str) -> str:
         return f"1 / (1 + exp(-{a}))"
 
+    def sin(self, a: str) -> str:
+        return f"sin({a})"
+
+    def cos(self, a: str) -> str:
+        return f"cos({a})"
+
+    def power(self, a: str, b: str) -> str:
+        return f"{a} ** {b}"
+
+    def rint(self, a: str) -> str:
+        return f"rint({a})"
+
     def maximum(self, a: str, b: str) -> str:
         return f"max({a}, {b})"
 
@@ -131,6 +143,9 @@ class Formula:
 
     def greater(self, a: str, b: str) -> str:
         return f"{a} > {b}"
+
+    def greater_equal(self, a: str, b: str) -> str:
+        return f"{a} >= {b}"
 
     def select(self, condition: str, a: str, b: str) -> str:
         return f"{a} if {condition} else {b}"
@@ -147,11 +162,17 @@ _MEANINGS = {
     "outer": "`a.T @ b`: the sum over rows of their outer products",
     "slice": "`a[start:stop]` along an axis",
     "concat": "the operands side by side along an axis",
+    "transpose": "`a.T` of a parameter",
+    "floor": "the largest integer <= a",
+    "rint": "the nearest integer, the even one of two",
+    "sign": "-1, 0 or 1; NaN of NaN",
+    "log1p": "`log(1 + a)`, accurate near 0",
+    "expm1": "`exp(a) - 1`, accurate near 0",
     "reduce_sum": "the sum over the last axis, kept with size 1",
     "reduce_max": "the largest of the last axis, kept with size 1",
     "reduce_rows": "the sum over the first axis of a matrix, kept with size 1 if `keep`",
 }
-"""Of the ops that are not elementwise: those have a formula."""
+"""The ops whose scalar code is no formula that a reader would want: all others are elementwise and show theirs."""
 
 _KINDS = {
     Kind.LEAF: "leaf",

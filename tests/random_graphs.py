@@ -16,7 +16,8 @@ FLOATS = st.floats(width=64) | st.sampled_from([math.inf, -math.inf, math.nan, -
 MARKS = st.lists(st.sampled_from(["grad", "tangent"]), max_size=3).map(tuple)
 SITES = st.none() | st.builds(Site, st.integers(0, 3), st.sampled_from([None, 0, 1]), MARKS)
 ELEMENTWISE = sorted(op.name for op in OPS.values() if op.kind is Kind.ELEMENTWISE)
-OTHERS = ["matmul", "slice", "concat", "reduce_sum", "reduce_max", "reduce_rows", "outer", "zeros", "const"]
+VIEWS = ["slice", "concat", "transpose"]
+OTHERS = [*VIEWS, "matmul", "reduce_sum", "reduce_max", "reduce_rows", "outer", "zeros", "const"]
 
 Recipe = tuple[str, int, int, int, float, Site | None]
 RECIPES = st.tuples(st.sampled_from(ELEMENTWISE + OTHERS), *[st.integers(0, 1000)] * 3, FLOATS, SITES)
@@ -74,9 +75,11 @@ def _cook(graph: Graph, pool: list[Node], mask: Node, weight: Node, recipe: Reci
         "reduce_max": lambda: graph.add("add", (graph.add("reduce_max", (a,)), b)),
         "reduce_rows": lambda: graph.add("mul", (graph.add("reduce_rows", (a,), keep=k % 2 == 0), b)),
         "outer": lambda: graph.add("matmul", (a, graph.add("outer", (a, b))), transpose_b=k % 2 == 0),
+        "transpose": lambda: graph.add("matmul", (a, graph.add("transpose", (weight,))), transpose_b=k % 2 == 0),
         "zeros": lambda: graph.sum([a, graph.zeros(("B", WIDTH), a.step if k % 2 else None)]),
         "const": lambda: graph.add("mul", (a, graph.const(number))),
         "greater": lambda: graph.add("select", (graph.add("greater", (a, b)), b, a)),
+        "greater_equal": lambda: graph.add("select", (graph.add("greater_equal", (a, b)), b, a)),
         "select": lambda: graph.add("select", (mask, a, b)),
         "add": lambda: graph.sum([a, b, pool[k % len(pool)]]),
     }

@@ -310,6 +310,7 @@ EXAMPLES: dict[str, list[Build]] = {
         applied("slice", ((4, 2), False), axis=0, start=2, stop=4),
         applied("slice", ((4,), False), axis=0, start=1, stop=2),
     ],
+    "transpose": [applied("transpose", ((4, 3), False)), applied("transpose", ((1, 3), False))],
     "concat": [pieces(-1, B3, True), pieces(-1, B3, False), pieces(0, (2, 3), False), pieces(0, (2,), False)],
     "reduce_sum": [applied("reduce_sum", (shape, timed)) for shape in (B3, ("B", 1)) for timed in (True, False)],
     "reduce_max": [applied("reduce_max", (shape, timed)) for shape in (B3, ("B", 1)) for timed in (True, False)],
@@ -321,9 +322,11 @@ for _op in OPS.values():
         EXAMPLES.setdefault(_op.name, []).extend(
             applied(_op.name, *shapes) for shapes in (PAIRS if _op.arity == 2 else [(one,) for one in ONE])
         )
-WITHOUT = {"input", "const", "zeros", "greater", "stop_gradient"}
+HELD = tuple(op.name for op in OPS.values() if op.kind is Kind.ELEMENTWISE and op.vjp is None)
+"""Masks, steps, and what is held constant."""
+WITHOUT = {"input", "const", "zeros", *HELD}
 """Ops nothing flows through."""
-POSITIVE = {"log", "sqrt", "rsqrt", "div"}
+POSITIVE = {"log", "sqrt", "rsqrt", "div", "power", "log1p"}
 
 
 def built(build: Build) -> Graph:
@@ -390,17 +393,21 @@ def assert_second_order(pulled: Graph, operand: str, feeds: Point, along: Point)
     assert_points_agree({"": change}, {"": expected["d:" + operand]}, 1e-8)
 
 
-@pytest.mark.parametrize("op", ("greater", "stop_gradient"))
+def test_masks_and_steps_are_held() -> None:
+    assert set(HELD) == {"greater", "greater_equal", "stop_gradient", "floor", "rint", "sign"}
+
+
+@pytest.mark.parametrize("op", HELD)
 def test_nothing_flows_through_a_comparison_or_what_is_held_constant(op: str) -> None:
     graph = Graph("float64", 1)
     a, b = graph.input("a", B3), graph.input("b", B3)
     held = graph.add(op, (a, b)[: OPS[op].arity])
-    graph.outputs["y"] = graph.add("select", (held, b, b)) if op == "greater" else graph.add("mul", (held, b))
+    graph.outputs["y"] = graph.add("select", (held, b, b)) if held.dtype == "bool" else graph.add("mul", (held, b))
     assert set(vjp(graph, ["a"]).outputs) == set(jvp(graph, ["a"]).outputs) == {"y"}
     assert set(vjp(graph, ["a", "b"]).outputs) == {"y", "d:b"}
     feeds = {"a": np.full((2, 3), 3.0), "b": np.ones((2, 3)), "d:y": np.full((2, 3), 5.0)}
     d_b = run_graph(vjp(graph, ["a", "b"]), feeds)["d:b"]
-    np.testing.assert_array_equal(d_b, np.full((2, 3), 5.0 if op == "greater" else 15.0))
+    np.testing.assert_array_equal(d_b, np.full((2, 3), 15.0 if op in ("floor", "rint", "stop_gradient") else 5.0))
 
 
 # ------------------------------------------------------------------------------------------ ties and kinks

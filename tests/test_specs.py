@@ -216,7 +216,7 @@ def test_a_cell_without_a_name_to_import_has_no_plain_form() -> None:
         ({"states": {}}, "has no state"),
         ({"states": {"h": 0}}, "the width of state h: expected an integer >= 1"),
         ({"states": {"not a name": 3}}, "'not a name' cannot be the name"),
-        ({"parameters": {"h_0": (3,)}}, "no parameter may be called h_0"),
+        ({"parameters": {"__dict__": (3,)}}, "it is Python.s own"),
         ({"parameters": {"w": [3, 4]}}, "the shape of w must be a tuple"),
         ({"parameters": {"w": (3, 0)}}, "a size of w: expected an integer >= 1"),
         ({"parameters": {"w": (3, 4, 5)}}, "the shape of w must be a tuple of one or two"),

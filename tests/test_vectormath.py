@@ -25,7 +25,17 @@ Emit = Callable[..., Val]
 
 SCALARS = {"float32": "float", "float64": "double"}
 WIDER = {"float32": np.float64, "float64": np.longdouble}
-FUNCTIONS = {"exp": 1.75, "log": 1.0, "sigmoid": 2.5, "tanh": 2.5}
+FUNCTIONS = {
+    "exp": 1.75,
+    "log": 1.0,
+    "sigmoid": 2.5,
+    "tanh": 2.5,
+    "sin": 2.25,
+    "cos": 2.25,
+    "log1p": 1.75,
+    "expm1": 4.0,
+    "power": 2.5,
+}
 """The functions that are approximated, and how many units in the last place they may be off: what they measure at,
 rounded up. The promise is 4."""
 
@@ -235,7 +245,8 @@ def test_every_primitive_is_reached_by_some_op() -> None:
     for op in ELEMENTWISE.values():
         assert op.emit is not None
         op.emit(Recorder(), *[None] * arity(op))
-    primitives = {n for n, v in vars(VectorMath).items() if callable(v) and not n.startswith("_")}
+    members = {n: v for parts in VectorMath.__mro__[:-1] for n, v in vars(parts).items()}
+    primitives = {n for n, v in members.items() if callable(v) and not n.startswith("_")}
     assert used == primitives
 
 
@@ -243,7 +254,7 @@ def test_every_primitive_is_reached_by_some_op() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "lanes", "isa"), VECTORS)
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if OPS[name].arity == 1])
 def test_functions_are_accurate_everywhere(name: str, dtype: str, lanes: int, isa: str) -> None:
     x, wanted = samples(dtype), expected(name, dtype)
     got = run(name, dtype, lanes, isa, x)
@@ -337,5 +348,5 @@ def test_extremes_of_a_constant_let_nan_through(name: str, number: float) -> Non
 def test_nothing_is_called(dtype: str, lanes: int, isa: str) -> None:
     """Only portable intrinsics that become instructions: never a call to libm."""
     declared = set(re.findall(r"^declare .* @(llvm\.\w+)", kernels(dtype, lanes, isa).text, re.MULTILINE))
-    assert declared == {"llvm.fmuladd", "llvm.fabs", "llvm.sqrt"}
+    assert declared == {"llvm.fmuladd", "llvm.fabs", "llvm.sqrt", "llvm.vector"}
     assert not re.findall(r"^\s+(?:callq?|bl|blr)\s.*$", kernels(dtype, lanes, isa).compiled.assembly(), re.MULTILINE)

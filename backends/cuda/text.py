@@ -87,6 +87,18 @@ class Scalars:
     def tanh(self, a: str) -> str:
         return self._call("tanh", a)
 
+    def sin(self, a: str) -> str:
+        return self._call("sin", a)
+
+    def cos(self, a: str) -> str:
+        return self._call("cos", a)
+
+    def power(self, a: str, b: str) -> str:
+        return self._call("pow", a, b)
+
+    def rint(self, a: str) -> str:
+        return self._call("rint", a)
+
     def sigmoid(self, a: str) -> str:
         return self.let(f"rnnc_sigmoid({a})")
 
@@ -99,6 +111,9 @@ class Scalars:
     def greater(self, a: str, b: str) -> str:
         return self.let(f"{a} > {b}", "bool")
 
+    def greater_equal(self, a: str, b: str) -> str:
+        return self.let(f"{a} >= {b}", "bool")
+
     def select(self, condition: str, a: str, b: str) -> str:
         return self.let(f"{condition} ? {a} : {b}")
 
@@ -108,5 +123,5 @@ class Scalars:
         self._text.line(f"const {type_ or self.real} {name} = {expression};")
         return name
 
-    def _call(self, function: str, a: str) -> str:
-        return self.let(f"{function}{self._f}({a})")
+    def _call(self, function: str, *operands: str) -> str:
+        return self.let(f"{function}{self._f}({', '.join(operands)})")

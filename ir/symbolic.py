@@ -1,0 +1,490 @@
+"""Symbolic values: what running a cell's equations passes around, and what Python's own syntax means on them.
+
+An expression of Value's adds nodes to a graph and computes nothing. Python and NumPy syntax has its NumPy meaning where
+that can be compiled, and is an error that says what to write where it cannot. The functions that cells call are in
+`rnnc.ir.equations`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
+
+import numpy as np
+
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError, MissingNameError
+
+if TYPE_CHECKING:
+    from rnnc.ir.graph import Graph, Node
+
+Number = int | float
+
+BATCH = "B"  # rnnc.ir.ops names it too, and imports the gradient rules, which are written with values
+BY_SQUARING = 8
+"""Largest whole exponent that is computed by multiplying: at most 3 products that round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A value of one time step, a parameter, or what is made of them.
+
+    A comparison gives a mask: the condition of `where`, and 0 or 1 in arithmetic.
+    """
+
+    graph: Graph
+    node: Node
+
+    def __repr__(self) -> str:
+        return f"Value({self.node}, shape={self.shape})"
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        """(B, N) for a value of a step; a parameter's own shape otherwise."""
+        return self.node.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def is_mask(self) -> bool:
+        """True for the result of a comparison."""
+        return self.node.dtype == "bool"
+
+    def as_numbers(self) -> Value:
+        """A mask as 0 and 1; numbers as they are."""
+        if not self.is_mask:
+            return self
+        return Value(self.graph, self.graph.add("select", (self.node, self.graph.const(1.0), self.graph.const(0.0))))
+
+    # -- arithmetic ---------------------------------------------------------------------------------
+
+    def __add__(self, other: Value | Number) -> Value:
+        return apply("add", self, other)
+
+    def __radd__(self, other: Number) -> Value:
+        return apply("add", other, self)
+
+    def __sub__(self, other: Value | Number) -> Value:
+        return apply("sub", self, other)
+
+    def __rsub__(self, other: Number) -> Value:
+        return apply("sub", other, self)
+
+    def __mul__(self, other: Value | Number) -> Value:
+        return apply("mul", self, other)
+
+    def __rmul__(self, other: Number) -> Value:
+        return apply("mul", other, self)
+
+    def __truediv__(self, other: Value | Number) -> Value:
+        return apply("div", self, other)
+
+    def __rtruediv__(self, other: Number) -> Value:
+        return apply("div", other, self)
+
+    def __floordiv__(self, other: Value | Number) -> Value:
+        return apply("floor", apply("div", self, other))
+
+    def __rfloordiv__(self, other: Number) -> Value:
+        return apply("floor", apply("div", other, self))
+
+    def __mod__(self, other: Value | Number) -> Value:
+        return modulo(self, other)
+
+    def __rmod__(self, other: Number) -> Value:
+        return modulo(other, self)
+
+    def __divmod__(self, other: Value | Number) -> tuple[Value, Value]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Number) -> tuple[Value, Value]:
+        return other // self, other % self
+
+    def __pow__(self, exponent: Value | Number) -> Value:
+        return raised(self, exponent)
+
+    def __rpow__(self, base: Number) -> Value:
+        return raised(base, self)
+
+    def __matmul__(self, other: Value) -> Value:
+        return product(self, other)
+
+    def __rmatmul__(self, other: object) -> NoReturn:
+        product(other, self)
+        raise AssertionError
+
+    def __neg__(self) -> Value:
+        return apply("neg", self)
+
+    def __pos__(self) -> Value:
+        return self.as_numbers()
+
+    def __abs__(self) -> Value:
+        return apply("abs", self)
+
+    def __round__(self, digits: int | None = None) -> Value:
+        if digits is not None:
+            raise ArgumentError(f"round({digits}): a symbolic value is rounded to integers: round(v * 10) / 10")
+        return apply("rint", self)
+
+    def __floor__(self) -> Value:
+        return apply("floor", self)
+
+    def __ceil__(self) -> Value:
+        return -apply("floor", -self)
+
+    def __trunc__(self) -> Value:
+        return apply("sign", self) * apply("floor", abs(self))
+
+    # -- comparisons and masks ----------------------------------------------------------------------
+
+    def __gt__(self, other: Value | Number) -> Value:
+        return apply("greater", self, other)
+
+    def __lt__(self, other: Value | Number) -> Value:
+        return apply("greater", other, self)
+
+    def __ge__(self, other: Value | Number) -> Value:
+        return apply("greater_equal", self, other)
+
+    def __le__(self, other: Value | Number) -> Value:
+        return apply("greater_equal", other, self)
+
+    def __eq__(self, other: object) -> Value:  # type: ignore[override]
+        return equal(self, other)
+
+    def __ne__(self, other: object) -> Value:  # type: ignore[override]
+        return ~equal(self, other)
+
+    __hash__ = object.__hash__
+
+    def __and__(self, other: Value) -> Value:
+        return apply("mul", _mask("&", self), _mask("&", other)) > 0.5
+
+    def __or__(self, other: Value) -> Value:
+        return apply("add", _mask("|", self), _mask("|", other)) > 0.5
+
+    def __xor__(self, other: Value) -> Value:
+        return abs(apply("sub", _mask("^", self), _mask("^", other))) > 0.5
+
+    def __invert__(self) -> Value:
+        return apply("greater", 0.5, _mask("~", self))
+
+    # -- shapes -------------------------------------------------------------------------------------
+
+    def split(self, parts: int | Sequence[int], axis: int | None = None) -> tuple[Value, ...]:
+        """Parts side by side: `parts` equal ones, or parts of the sizes listed.
+
+        axis: a value with a batch is cut along its last axis, the units. A parameter is cut along its first axis, the
+        rows, unless another axis is given. Raises IRError if the parts do not fill the axis.
+        """
+        cut = self._axis("split", axis)
+        size = int(self.shape[cut])
+        edges = _edges(parts, size, f"axis {cut} of shape {self.shape}")
+        return tuple(self._cut(cut, start, stop) for start, stop in zip(edges, edges[1:], strict=False))
+
+    def __getitem__(self, index: object) -> Value:
+        given = index if isinstance(index, tuple) else (index,)
+        slices = self._slices(given)
+        result = self
+        for axis, (start, stop) in enumerate(slices):
+            if (start, stop) != (0, self.shape[axis]) and self.shape[axis] != BATCH:
+                result = result._cut(axis - self.ndim if self._has_batch else axis, start, stop)
+        return result
+
+    @property
+    def T(self) -> Value:
+        """A parameter with rows and columns exchanged."""
+        if self._has_batch:
+            raise IRError(f"v.T: shape {self.shape} has a batch axis; transpose the parameter that v meets: v @ w.T")
+        if self.node.op == "transpose":
+            return Value(self.graph, self.node.inputs[0])
+        return self if self.ndim < 2 else apply("transpose", self)
+
+    def sum(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
+        """The sum over the last axis, kept with size 1: (B, N) -> (B, 1)."""
+        return self._reduced("sum", "reduce_sum", axis, keepdims, other)
+
+    def mean(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
+        """The mean over the last axis, kept with size 1: (B, N) -> (B, 1)."""
+        return self._reduced("mean", "reduce_sum", axis, keepdims, other) * (1.0 / int(self.shape[-1]))
+
+    def max(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
+        """The largest of the last axis, kept with size 1: (B, N) -> (B, 1)."""
+        return self._reduced("max", "reduce_max", axis, keepdims, other)
+
+    def min(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
+        """The smallest of the last axis, kept with size 1: (B, N) -> (B, 1)."""
+        return -(-self)._reduced("min", "reduce_max", axis, keepdims, other)
+
+    def clip(self, low: Value | Number | None = None, high: Value | Number | None = None, **other: object) -> Value:
+        """minimum(maximum(v, low), high), either bound left out if None."""
+        _no_other("clip", other)
+        result = self if low is None else apply("maximum", self, low)
+        return result if high is None else apply("minimum", result, high)
+
+    @property
+    def _has_batch(self) -> bool:
+        return self.node.step is not None or BATCH in self.shape
+
+    def _axis(self, what: str, axis: int | None) -> int:
+        """The axis to cut, as a graph's nodes name it: the last one is -1 where there is a batch."""
+        if axis is None:
+            axis = -1 if self._has_batch else 0
+        axis = _whole(f"{what}: axis", axis)
+        if not -self.ndim <= axis < self.ndim:
+            raise IRError(f"{what}: axis {axis} of a value of shape {self.shape}")
+        if self._has_batch:
+            if axis not in (-1, self.ndim - 1):
+                raise IRError(f"{what}: axis {axis} of shape {self.shape}: rows are independent; the units are axis -1")
+            return -1
+        return axis % self.ndim
+
+    def _cut(self, axis: int, start: int, stop: int) -> Value:
+        whole = self.as_numbers()
+        return Value(self.graph, self.graph.slice(whole.node, axis, start, stop))
+
+    def _slices(self, given: tuple[object, ...]) -> list[tuple[int, int]]:
+        """Start and stop for each axis. Raises IRError for any other index than slices of units, or of a parameter."""
+        written = f"v[{', '.join(map(_written, given))}]"
+        rest = self.ndim - sum(i is not Ellipsis for i in given)
+        if sum(i is Ellipsis for i in given) > 1:
+            raise IRError(f"{written}: one ... at most")
+        full: list[object] = []
+        for i in given:
+            full += [slice(None)] * rest if i is Ellipsis else [i]
+        full += [slice(None)] * (self.ndim - len(full))
+        if len(full) > self.ndim:
+            raise IRError(f"{written}: {len(full)} indices for a value of shape {self.shape}")
+        return [self._bounds(written, axis, i) for axis, i in enumerate(full)]
+
+    def _bounds(self, written: str, axis: int, index: object) -> tuple[int, int]:
+        size = self.shape[axis]
+        if not isinstance(index, slice):
+            hint = "a slice keeps the axis: write v[:, i:i+1] for one unit, and where(condition, a, b) for a condition"
+            raise IRError(f"{written}: {hint}")
+        if size == BATCH:
+            if index != slice(None):
+                raise IRError(f"{written}: rows of the batch are independent; cut the units: v[:, a:b]")
+            return 0, 0
+        if index.step not in (None, 1):
+            raise IRError(f"{written}: a step is not supported; write concat(v[:, 0:1], v[:, 2:3], ...)")
+        bounds = [None if b is None else _whole(written, b) for b in (index.start, index.stop)]
+        start, stop, _ = slice(*bounds).indices(int(size))
+        if start >= stop:
+            raise IRError(f"{written}: no element of axis {axis} of shape {self.shape}")
+        return start, stop
+
+    def _reduced(self, what: str, op: str, axis: object, keepdims: object, other: dict[str, object]) -> Value:
+        _no_other(what, other)
+        if axis is None and (self._has_batch or self.ndim < 2):
+            axis = -1
+        if axis not in (-1, self.ndim - 1):
+            why = "rows are independent" if self._has_batch else f"over rows of a parameter, p.w.T.{what}(axis=-1)"
+            raise IRError(f"v.{what}(axis={axis!r}) of shape {self.shape}: over the last axis only, axis=-1; {why}")
+        if not keepdims:
+            raise IRError(f"v.{what}(keepdims=False): the last axis is kept with size 1, leave keepdims out")
+        return apply(op, self)
+
+    # -- what is no arithmetic ----------------------------------------------------------------------
+
+    def __bool__(self) -> bool:
+        raise IRError(
+            "a symbolic value has no truth value: write where(condition, a, b) (or select) instead of `if`, &, | and ~ "
+            "instead of `and`, `or`, `not` and 0 < v < 1, maximum(v, w) instead of max(v, w)"
+        )
+
+    def __len__(self) -> int:
+        raise IRError(f"a symbolic value has no length; its shape is v.shape, here {self.shape}")
+
+    def __iter__(self) -> Iterator[Value]:
+        raise IRError("a symbolic value cannot be iterated over; v.split(n) gives its parts")
+
+    def __contains__(self, item: object) -> bool:
+        raise IRError("`in` on a symbolic value has no answer before the network runs; compare: v == w gives a mask")
+
+    def __setitem__(self, index: object, value: object) -> None:
+        raise IRError("a symbolic value never changes: join new parts with concat, or choose with where")
+
+    def __float__(self) -> float:
+        raise ArgumentTypeError(
+            "a symbolic value is no number before the network runs; in place of math.tanh(v) write tanh(v), with the "
+            "functions of rnnc.ir.equations"
+        )
+
+    def __int__(self) -> int:
+        raise ArgumentTypeError("a symbolic value is no number before the network runs: floor(v), rint(v) round it")
+
+    def __complex__(self) -> complex:
+        raise ArgumentTypeError("a symbolic value is no number before the network runs, and never complex")
+
+    def __index__(self) -> int:
+        raise ArgumentTypeError("a symbolic value is no index: sizes and indices are Python integers")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        hint = f"write {name}(v), from rnnc.ir.equations" if _is_function(name) else "its shape is v.shape"
+        raise MissingNameError(f"a symbolic value has no attribute {name!r}; {hint}")
+
+    # -- NumPy and PyTorch --------------------------------------------------------------------------
+
+    def __array__(self, *arguments: object, **keywords: object) -> NoReturn:
+        raise ArgumentTypeError(
+            "a symbolic value cannot become a NumPy array: use operators and the functions of rnnc.ir.equations"
+        )
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *operands: Any, **keywords: object) -> Value:
+        from rnnc.ir.numpy_functions import call_ufunc
+
+        return call_ufunc(ufunc, method, operands, keywords)
+
+    def __array_function__(self, function: Callable[..., Any], _: object, operands: Any, keywords: Any) -> Any:
+        from rnnc.ir.numpy_functions import call_function
+
+        return call_function(function, operands, keywords)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *_: object, **__: object) -> NoReturn:
+        name = getattr(function, "__name__", "this function")
+        known = f"write {name}(v)" if _is_function(name) else "write it with operators and functions"
+        raise ArgumentTypeError(f"torch's {name} takes tensors, not a symbolic value; {known}, from rnnc.ir.equations")
+
+
+def apply(op: str, *operands: Value | Number) -> Value:
+    """The op of the table applied to values and numbers. Masks count as 0 and 1.
+
+    Raises ArgumentTypeError if an operand is neither.
+    """
+    graph = next((v.graph for v in operands if isinstance(v, Value)), None)
+    if graph is None:
+        raise ArgumentTypeError(f"{op} needs at least one symbolic value, got {operands!r}")
+    return Value(graph, graph.add(op, [as_node(graph, op, v) for v in operands]))
+
+
+def as_node(graph: Graph, op: str, operand: object) -> Node:
+    """The node of a value, or of a number: Python's, NumPy's, or an array without axes."""
+    if isinstance(operand, Value):
+        return operand.as_numbers().node
+    if is_number(operand):
+        try:
+            return graph.const(float(operand))
+        except OverflowError as error:
+            raise ArgumentError(f"{op}: an integer of {operand.bit_length()} bits is no {graph.dtype}") from error
+    came = type(operand).__name__
+    if operand is None:
+        came = "None; a parameter that the cell leaves out (bias=False) reads as None: test `p.name is None`"
+    elif isinstance(operand, np.ndarray):
+        came = f"an array of shape {operand.shape}; declare it as a parameter of the cell"
+    raise ArgumentTypeError(f"{op}: expected a symbolic value or a number, got {came}")
+
+
+def is_number(value: object) -> TypeGuard[Any]:
+    """True for a real number that is no bool: Python's, NumPy's, or an array without axes that holds one."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.ndim == 0 and value.dtype.kind in "iuf"
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def equal(a: Value | Number, b: object) -> Value:
+    """The mask a == b."""
+    if b is None:
+        raise IRError("a symbolic value is compared with None: write `p.name is None`")
+    return apply("greater_equal", a, b) & apply("greater_equal", b, a)  # type: ignore[arg-type]
+
+
+def modulo(a: Value | Number, b: Value | Number) -> Value:
+    """a - floor(a / b) * b: NumPy's mod, with the sign of b, rounded as the formula rounds."""
+    return apply("sub", a, apply("mul", apply("floor", apply("div", a, b)), b))
+
+
+def raised(a: Value | Number, b: Value | Number) -> Value:
+    """a ** b. Small whole exponents are products, 0.5 and -0.5 roots."""
+    if not isinstance(a, Value) or not is_number(b):
+        return apply("power", a, b)
+    exponent, base = float(b), a.as_numbers()
+    if exponent == 0.5:
+        return apply("sqrt", base)
+    if exponent == -0.5:
+        return apply("rsqrt", base)
+    if exponent == 0.0:
+        return Value(a.graph, a.graph.spread(a.graph.const(1.0), base.node.shape, base.node.step))
+    if exponent == -1.0:
+        return 1.0 / base
+    if 0 < exponent <= BY_SQUARING and exponent.is_integer():
+        return _multiplied(base, int(exponent))
+    return apply("power", base, exponent)
+
+
+def _multiplied(base: Value, exponent: int) -> Value:
+    """base times itself: by squaring."""
+    if exponent == 1:
+        return base
+    half = _multiplied(base, exponent // 2)
+    return half * half * base if exponent % 2 else half * half
+
+
+def product(a: object, b: object) -> Value:
+    """a @ b: (B, K) @ (K, N) -> (B, N), as NumPy's; w.T of a parameter (N, K) is read as it lies."""
+    if not isinstance(a, Value) or not isinstance(b, Value):
+        other = type(b if isinstance(a, Value) else a).__name__
+        raise ArgumentTypeError(f"@: expected two symbolic values, got {other}; declare a matrix as a parameter")
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise IRError(
+            f"@ of shapes {a.shape} and {b.shape}: expected (B, K) @ (K, N); a weight (N, K) is multiplied by "
+            "x @ w.T or linear(x, w), and the dot product of two (B, N) values is total(v * w)"
+        )
+    transposed = b.node.op == "transpose"
+    right = b.node.inputs[0] if transposed else b.as_numbers().node
+    return Value(a.graph, a.graph.add("matmul", (a.as_numbers().node, right), transpose_b=transposed))
+
+
+def _mask(what: str, value: object) -> Value:
+    if not isinstance(value, Value) or not value.is_mask:
+        raise ArgumentTypeError(f"{what} combines masks, as `v > 0` gives; got {_came(value)}")
+    return value
+
+
+def _came(value: object) -> str:
+    return f"numbers of shape {value.shape}" if isinstance(value, Value) else type(value).__name__
+
+
+def _edges(parts: int | Sequence[int], size: int, where: str) -> list[int]:
+    """Where parts begin and end."""
+    if isinstance(parts, list | tuple | np.ndarray):
+        sizes = [_whole("split", n) for n in parts]
+        if any(n < 1 for n in sizes) or sum(sizes) != size:
+            raise IRError(f"split({sizes}): expected sizes >= 1 with the sum {size}, for {where}")
+    else:
+        count = _whole("split", parts)
+        if count < 1 or size % count:
+            raise IRError(f"split({parts}): {where} is not divisible by {parts}")
+        sizes = [size // count] * count
+    return [sum(sizes[:n]) for n in range(len(sizes) + 1)]
+
+
+def _whole(what: str, value: object) -> int:
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise ArgumentTypeError(f"{what}: expected an integer, got {type(value).__name__} {value!r}")
+    return operator.index(value)  # type: ignore[arg-type]
+
+
+def _written(index: object) -> str:
+    if isinstance(index, slice):
+        ends = ["" if end is None else str(end) for end in (index.start, index.stop)]
+        return ":".join(ends if index.step is None else [*ends, str(index.step)])
+    return "..." if index is Ellipsis else "v" if isinstance(index, Value) else repr(index)
+
+
+def _no_other(what: str, other: dict[str, object]) -> None:
+    given = [name for name, value in other.items() if value is not None]
+    if given:
+        raise ArgumentTypeError(f"v.{what}: unknown argument {given[0]!r}")
+
+
+def _is_function(name: str) -> bool:
+    from rnnc.ir import equations
+
+    return name in equations.__all__
