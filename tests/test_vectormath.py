@@ -287,6 +287,17 @@ def test_functions_are_accurate_everywhere(name: str, dtype: str, lanes: int, is
         ("log", np.inf, np.inf),
         ("log", -1.0, np.nan),
         ("log", -np.inf, np.nan),
+        ("sin", 0.0, 0.0),
+        ("sin", np.inf, np.nan),
+        ("sin", -np.inf, np.nan),
+        ("cos", 0.0, 1.0),
+        ("cos", np.inf, np.nan),
+        ("log1p", -1.0, -np.inf),
+        ("log1p", -2.0, np.nan),
+        ("log1p", np.inf, np.inf),
+        ("expm1", -np.inf, -1.0),
+        ("expm1", 720.0, np.inf),
+        ("expm1", 0.0, 0.0),
     ],
 )
 def test_ends_are_exact(name: str, x: float, value: float, dtype: str, lanes: int, isa: str) -> None:
@@ -295,6 +306,37 @@ def test_ends_are_exact(name: str, x: float, value: float, dtype: str, lanes: in
     np.testing.assert_array_equal(got, wanted)
     if not np.isnan(value):
         np.testing.assert_array_equal(np.signbit(got), np.signbit(wanted))
+
+
+LARGE_ANGLES = {
+    6381956970095103.0 * 2.0**797: (1.0, -4.687165924254627611122583e-19),  # the float64 closest to a zero of either
+    1.7976931348623157e308: (0.004961954789184061790502671, -0.9999876894265599374648701),
+    1e22: (-0.8522008497671888017727059, 0.5232147853951389454975945),
+    22.0: (-0.008851309290403875921690257, -0.9999608263946371264541747),
+}
+"""x: (sin x, cos x), with 2,400 bits."""
+
+
+@pytest.mark.parametrize("isa", here())
+def test_sine_and_cosine_of_large_angles(isa: str) -> None:
+    """One lane beyond the short reduction must not change the others."""
+    x = np.array([*LARGE_ANGLES], np.float64)
+    for number, name in enumerate(("sin", "cos")):
+        wanted = np.array([pair[number] for pair in LARGE_ANGLES.values()], np.longdouble)
+        for lanes in (2, 4):
+            assert ulps(run(name, "float64", lanes, isa, x), wanted).max() <= FUNCTIONS[name]
+
+
+@pytest.mark.parametrize(("dtype", "lanes", "isa"), DTYPES)
+def test_powers_whose_exponent_is_large(dtype: str, lanes: int, isa: str) -> None:
+    """The error of b log(a) is the result's: bases near 1 and results at both ends of the format."""
+    random, info = np.random.default_rng(5), np.finfo(dtype)
+    end = 0.99 * float(np.log(info.max))
+    a = np.concatenate([2.0 ** random.uniform(-3, 3, 20_000), 1 + random.uniform(1e-4, 1e-3, 20_000)]).astype(dtype)
+    b = (random.uniform(-end, end, a.size) / np.log(a.astype(float))).astype(dtype)
+    wanted = meaning(OPS["power"], a.astype(WIDER[dtype]), b.astype(WIDER[dtype]))
+    wrong = ulps(run("power", dtype, lanes, isa, a, b), wanted)
+    assert wrong.max() <= FUNCTIONS["power"], report([a, b], a, wanted, wrong)
 
 
 @pytest.mark.parametrize(("dtype", "lanes", "isa"), DTYPES)
