@@ -17,6 +17,7 @@ from math import sqrt as _root
 from typing import TYPE_CHECKING
 
 from rnnc.ir.errors import ArgumentTypeError, IRError
+from rnnc.ir.indexing import axis_to_cut
 from rnnc.ir.symbolic import Number, Value, apply, as_node, equal, modulo, raised
 
 if TYPE_CHECKING:
@@ -268,11 +269,11 @@ def concat(*xs: Value | list[Value] | tuple[Value, ...], axis: int = -1) -> Valu
         raise ArgumentTypeError(f"concat: expected symbolic values, got {came}")
     values = [x.as_numbers() for x in listed if isinstance(x, Value)]
     graph: Graph = values[0].graph
-    along = {v._axis("concat", axis) for v in values}
     if len({v.ndim for v in values}) > 1:
         shapes = ", ".join(str(v.shape) for v in values)
         raise IRError(f"concat of shapes {shapes}: expected as many axes each; a vector has no batch axis")
-    return Value(graph, graph.concat([v.node for v in values], -1 if -1 in along or axis == -1 else along.pop()))
+    along = -1 if axis == -1 else axis_to_cut("concat", axis, values[0].shape, any(v.has_batch for v in values))
+    return Value(graph, graph.concat([v.node for v in values], along))
 
 
 def transpose(x: Value) -> Value:

@@ -7,7 +7,6 @@ that can be compiled, and is an error that says what to write where it cannot. T
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 import numpy as np
 
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError, MissingNameError
+from rnnc.ir.indexing import BATCH, axis_to_cut, bounds_of, edges_of
 
 if TYPE_CHECKING:
     from rnnc.ir.graph import Graph, Node
 
 Number = int | float
 
-BATCH = "B"  # rnnc.ir.ops names it too, and imports the gradient rules, which are written with values
 BY_SQUARING = 8
 """Largest whole exponent that is computed by multiplying: at most 3 products that round."""
 
@@ -182,24 +181,21 @@ class Value:
         axis: a value with a batch is cut along its last axis, the units. A parameter is cut along its first axis, the
         rows, unless another axis is given. Raises IRError if the parts do not fill the axis.
         """
-        cut = self._axis("split", axis)
-        size = int(self.shape[cut])
-        edges = _edges(parts, size, f"axis {cut} of shape {self.shape}")
+        cut = axis_to_cut("split", axis, self.shape, self.has_batch)
+        edges = edges_of(parts, int(self.shape[cut]), f"axis {cut} of shape {self.shape}")
         return tuple(self._cut(cut, start, stop) for start, stop in zip(edges, edges[1:], strict=False))
 
     def __getitem__(self, index: object) -> Value:
         given = index if isinstance(index, tuple) else (index,)
-        slices = self._slices(given)
         result = self
-        for axis, (start, stop) in enumerate(slices):
-            if (start, stop) != (0, self.shape[axis]) and self.shape[axis] != BATCH:
-                result = result._cut(axis - self.ndim if self._has_batch else axis, start, stop)
+        for axis, (start, stop) in bounds_of(given, self.shape).items():
+            result = result._cut(axis - self.ndim if self.has_batch else axis, start, stop)
         return result
 
     @property
     def T(self) -> Value:
         """A parameter with rows and columns exchanged."""
-        if self._has_batch:
+        if self.has_batch:
             raise IRError(f"v.T: shape {self.shape} has a batch axis; transpose the parameter that v meets: v @ w.T")
         if self.node.op == "transpose":
             return Value(self.graph, self.node.inputs[0])
@@ -228,63 +224,20 @@ class Value:
         return result if high is None else apply("minimum", result, high)
 
     @property
-    def _has_batch(self) -> bool:
+    def has_batch(self) -> bool:
+        """True if a step or a batch axis makes the last axis the units; False for what is made of parameters."""
         return self.node.step is not None or BATCH in self.shape
-
-    def _axis(self, what: str, axis: int | None) -> int:
-        """The axis to cut, as a graph's nodes name it: the last one is -1 where there is a batch."""
-        if axis is None:
-            axis = -1 if self._has_batch else 0
-        axis = _whole(f"{what}: axis", axis)
-        if not -self.ndim <= axis < self.ndim:
-            raise IRError(f"{what}: axis {axis} of a value of shape {self.shape}")
-        if self._has_batch:
-            if axis not in (-1, self.ndim - 1):
-                raise IRError(f"{what}: axis {axis} of shape {self.shape}: rows are independent; the units are axis -1")
-            return -1
-        return axis % self.ndim
 
     def _cut(self, axis: int, start: int, stop: int) -> Value:
         whole = self.as_numbers()
         return Value(self.graph, self.graph.slice(whole.node, axis, start, stop))
 
-    def _slices(self, given: tuple[object, ...]) -> list[tuple[int, int]]:
-        """Start and stop for each axis. Raises IRError for any other index than slices of units, or of a parameter."""
-        written = f"v[{', '.join(map(_written, given))}]"
-        rest = self.ndim - sum(i is not Ellipsis for i in given)
-        if sum(i is Ellipsis for i in given) > 1:
-            raise IRError(f"{written}: one ... at most")
-        full: list[object] = []
-        for i in given:
-            full += [slice(None)] * rest if i is Ellipsis else [i]
-        full += [slice(None)] * (self.ndim - len(full))
-        if len(full) > self.ndim:
-            raise IRError(f"{written}: {len(full)} indices for a value of shape {self.shape}")
-        return [self._bounds(written, axis, i) for axis, i in enumerate(full)]
-
-    def _bounds(self, written: str, axis: int, index: object) -> tuple[int, int]:
-        size = self.shape[axis]
-        if not isinstance(index, slice):
-            hint = "a slice keeps the axis: write v[:, i:i+1] for one unit, and where(condition, a, b) for a condition"
-            raise IRError(f"{written}: {hint}")
-        if size == BATCH:
-            if index != slice(None):
-                raise IRError(f"{written}: rows of the batch are independent; cut the units: v[:, a:b]")
-            return 0, 0
-        if index.step not in (None, 1):
-            raise IRError(f"{written}: a step is not supported; write concat(v[:, 0:1], v[:, 2:3], ...)")
-        bounds = [None if b is None else _whole(written, b) for b in (index.start, index.stop)]
-        start, stop, _ = slice(*bounds).indices(int(size))
-        if start >= stop:
-            raise IRError(f"{written}: no element of axis {axis} of shape {self.shape}")
-        return start, stop
-
     def _reduced(self, what: str, op: str, axis: object, keepdims: object, other: dict[str, object]) -> Value:
         _no_other(what, other)
-        if axis is None and (self._has_batch or self.ndim < 2):
+        if axis is None and (self.has_batch or self.ndim < 2):
             axis = -1
         if axis not in (-1, self.ndim - 1):
-            why = "rows are independent" if self._has_batch else f"over rows of a parameter, p.w.T.{what}(axis=-1)"
+            why = "rows are independent" if self.has_batch else f"over rows of a parameter, p.w.T.{what}(axis=-1)"
             raise IRError(f"v.{what}(axis={axis!r}) of shape {self.shape}: over the last axis only, axis=-1; {why}")
         if not keepdims:
             raise IRError(f"v.{what}(keepdims=False): the last axis is kept with size 1, leave keepdims out")
@@ -449,33 +402,6 @@ def _mask(what: str, value: object) -> Value:
 
 def _came(value: object) -> str:
     return f"numbers of shape {value.shape}" if isinstance(value, Value) else type(value).__name__
-
-
-def _edges(parts: int | Sequence[int], size: int, where: str) -> list[int]:
-    """Where parts begin and end."""
-    if isinstance(parts, list | tuple | np.ndarray):
-        sizes = [_whole("split", n) for n in parts]
-        if any(n < 1 for n in sizes) or sum(sizes) != size:
-            raise IRError(f"split({sizes}): expected sizes >= 1 with the sum {size}, for {where}")
-    else:
-        count = _whole("split", parts)
-        if count < 1 or size % count:
-            raise IRError(f"split({parts}): {where} is not divisible by {parts}")
-        sizes = [size // count] * count
-    return [sum(sizes[:n]) for n in range(len(sizes) + 1)]
-
-
-def _whole(what: str, value: object) -> int:
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise ArgumentTypeError(f"{what}: expected an integer, got {type(value).__name__} {value!r}")
-    return operator.index(value)  # type: ignore[arg-type]
-
-
-def _written(index: object) -> str:
-    if isinstance(index, slice):
-        ends = ["" if end is None else str(end) for end in (index.start, index.stop)]
-        return ":".join(ends if index.step is None else [*ends, str(index.step)])
-    return "..." if index is Ellipsis else "v" if isinstance(index, Value) else repr(index)
 
 
 def _no_other(what: str, other: dict[str, object]) -> None:
