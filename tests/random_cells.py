@@ -129,52 +129,60 @@ class RandomCell:
 
     def equations(self, x: Value, state: SimpleNamespace, p: Parameter) -> Sequence[Value]:
         """The new states, then the output."""
-        pool = [x, *(getattr(state, name) for name in self.widths)]
-        for number, (what, i, j, size) in enumerate(self.recipes):
-            a, b = pool[-1 - i % len(pool)], pool[-1 - j % len(pool)]
-            pool.append(self._cook(number, what, a, b, size, i + 3 * j, p))
+        pool = cooked(self.recipes, [x, *(getattr(state, name) for name in self.widths)], p)
         wanted = [*self.widths.values(), self.output_size]
         return [
             self._fit(f"fit{n}", pool[-1 - pick % len(pool)], width, pick % 2 == 0, p)
             for n, (pick, width) in enumerate(zip(self.picks, wanted, strict=True))
         ]
 
-    def _cook(self, number: int, what: str, a: Value, b: Value, size: int, kind: int, p: Parameter) -> Value:
-        width, other = int(a.shape[-1]), int(b.shape[-1])
-        if what in UNARY:
-            return UNARY[what](a)
-        if what == "concat" or what in BINARY and (width == other or 1 in (width, other)):
-            return BINARY[what](a, b)
-        match what:
-            case "linear":
-                return linear(a, p(f"weight{number}", (size, width)))
-            case "linear_bias":
-                return linear(a, p(f"weight{number}", (size, width)), p(f"bias{number}", (size,)))
-            case "computed":
-                return linear(a, self._made(number, kind, size, width, p))
-            case "computed_vector":
-                vector = p(f"vector{number}", (width,))
-                return select(greater(vector, mean(vector)), a, a * softmax(vector) + total(vector))
-            case "add_vector":
-                return a + p(f"vector{number}", (width,))
-            case "half" if width % 2 == 0:
-                return a.split(2)[size % 2]
-            case "first":
-                return a.split(width)[size % width]
-        return a * p(f"vector{number}", (width,))
-
-    def _made(self, number: int, kind: int, rows: int, columns: int, p: Parameter) -> Value:
-        """A weight that is computed from parameters: one of `MADE`, and some arithmetic after it."""
-        made = MADE[kind % len(MADE)](p, f"weight{number}", rows, columns)
-        if made.shape[-1] != columns:  # one more in front
-            made = linear(made, p(f"cut{number}", (columns, columns + 1)))
-        after = (kind // len(MADE)) % 5
-        return (made, tanh(made), made * tanh(made), absolute(made) - made / 2, maximum(made, -made * 2))[after]
-
     def _fit(self, name: str, value: Value, width: int, bounded: bool, p: Parameter) -> Value:
         if value.shape[-1] != width:
             value = linear(value, p(name, (width, int(value.shape[-1]))))
         return tanh(value) if bounded else value
+
+
+def cooked(recipes: Sequence[Recipe], given: Sequence[Value], p: Parameter) -> list[Value]:
+    """The values given, and what the recipes make of them."""
+    pool = list(given)
+    for number, (what, i, j, size) in enumerate(recipes):
+        a, b = pool[-1 - i % len(pool)], pool[-1 - j % len(pool)]
+        pool.append(_cook(number, what, a, b, size, i + 3 * j, p))
+    return pool
+
+
+def _cook(number: int, what: str, a: Value, b: Value, size: int, kind: int, p: Parameter) -> Value:
+    width, other = int(a.shape[-1]), int(b.shape[-1])
+    if what in UNARY:
+        return UNARY[what](a)
+    if what == "concat" or what in BINARY and (width == other or 1 in (width, other)):
+        return BINARY[what](a, b)
+    match what:
+        case "linear":
+            return linear(a, p(f"weight{number}", (size, width)))
+        case "linear_bias":
+            return linear(a, p(f"weight{number}", (size, width)), p(f"bias{number}", (size,)))
+        case "computed":
+            return linear(a, _made(number, kind, size, width, p))
+        case "computed_vector":
+            vector = p(f"vector{number}", (width,))
+            return select(greater(vector, mean(vector)), a, a * softmax(vector) + total(vector))
+        case "add_vector":
+            return a + p(f"vector{number}", (width,))
+        case "half" if width % 2 == 0:
+            return a.split(2)[size % 2]
+        case "first":
+            return a.split(width)[size % width]
+    return a * p(f"vector{number}", (width,))
+
+
+def _made(number: int, kind: int, rows: int, columns: int, p: Parameter) -> Value:
+    """A weight that is computed from parameters: one of `MADE`, and some arithmetic after it."""
+    made = MADE[kind % len(MADE)](p, f"weight{number}", rows, columns)
+    if made.shape[-1] != columns:  # one more in front
+        made = linear(made, p(f"cut{number}", (columns, columns + 1)))
+    after = (kind // len(MADE)) % 5
+    return (made, tanh(made), made * tanh(made), absolute(made) - made / 2, maximum(made, -made * 2))[after]
 
 
 @st.composite

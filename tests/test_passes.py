@@ -293,12 +293,34 @@ def test_zeros_that_only_broadcast_go_where_another_operand_gives_the_shape() ->
     "reader",
     (
         'output "y" = [%3]',  # it is what gives the result its shape and its step
-        '%4 = tanh(%3) : float64[B, 4] @ t=0 output "y" = [%4]',
         '%4 = input "w" : float64[B, 4] %5 = mul(%3, %4) : float64[B, 4] @ t=0 output "y" = [%5]',
     ),
 )
 def test_zeros_that_give_a_shape_or_a_step_stay(reader: str) -> None:
     check_unchanged(fold_constants, made(VECTOR + reader))
+
+
+def test_what_has_no_step_is_computed_before_it_is_broadcast() -> None:
+    """Through two broadcasts, too: over units, at a step; over rows."""
+    text = """
+        %0 = input "s"                   : float64[1]
+        %1 = zeros()                     : float64[4]     @ t=0
+        %2 = add(%0, %1)                 : float64[4]     @ t=0
+        %3 = zeros()                     : float64[B, 4]
+        %4 = add(%2, %3)                 : float64[B, 4]  @ t=0
+        %5 = tanh(%4)                    : float64[B, 4]  @ t=0
+        %6 = mul(%5, %2)                 : float64[B, 4]  @ t=0
+        output "y" = [%6]
+        """
+    expected = """
+        %0 = input "s"    : float64[1]
+        %1 = tanh(%0)     : float64[1]
+        %2 = mul(%1, %0)  : float64[1]
+        %3 = zeros()      : float64[B, 4] @ t=0
+        %4 = add(%2, %3)  : float64[B, 4] @ t=0
+        output "y" = [%4]
+        """
+    check_rewrite(fold_constants, made(text), expected)
 
 
 def test_zeros_of_the_same_shape_are_nothing_to_add() -> None:

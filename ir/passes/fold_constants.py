@@ -6,6 +6,10 @@
     %6 = neg(neg(%1))            ->  %1
     %8 = add(%1, zeros);  %9 = mul(%8, %7)
                                  ->  mul(%1, %7)         (%7 alone gives the result its shape)
+    %8 = add(%1, zeros);  %9 = neg(%8)
+                                 ->  add(neg(%1), zeros) (the arithmetic before the broadcast)
+
+The last one keeps what is made of time-free values alone free of time, such as the seed of a loss at every step.
 
 Zero times x stays: it is not 0 for an infinite or undefined x. Carries are opaque: an initial state of
 zeros is never folded into the first step, or that step would differ from the others.
@@ -16,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.ops import Kind, broadcast
+from rnnc.ir.ops import BATCH, Kind, broadcast
 from rnnc.ir.passes.rebuild import Mapping, rebuild
 
 
@@ -31,6 +35,8 @@ def _fold(graph: Graph, node: Node, new: Mapping) -> Node | None:
     operands = _unspread(node, [new[i] for i in node.inputs])
     if all(i.op == "const" for i in operands) and not node.spec.boolean and node.op != "select":
         return _evaluate(graph, node, operands)
+    if (known := _before_spread(graph, node, operands)) is not None:
+        return known
     known = _identity(graph, node, operands)
     changed = any(a is not new[b] for a, b in zip(operands, node.inputs, strict=True))
     return graph.add(node.op, operands) if known is None and changed else known
@@ -46,6 +52,24 @@ def _unspread(node: Node, operands: list[Node]) -> list[Node]:
                 break
             result[number] = small
     return result
+
+
+def _before_spread(graph: Graph, node: Node, operands: list[Node]) -> Node | None:
+    """The value computed of what all its operands broadcast, which has no step and no rows, and then broadcast."""
+    small = [_least(operand) for operand in operands]
+    if node.op == "add":
+        small = [i for i in small if i.op != "zeros"]
+    if small == operands or not small or any(i.step is not None or BATCH in i.shape for i in small):
+        return None
+    made = graph.sum(small) if node.op == "add" else graph.add(node.op, small)
+    return graph.spread(made, node.shape, node.step)
+
+
+def _least(node: Node) -> Node:
+    """What a value broadcasts, through any number of sums with zeros."""
+    while (small := _spread_from(node)) is not None:
+        node = small
+    return node
 
 
 def _spread_from(node: Node) -> Node | None:
