@@ -15,6 +15,7 @@ from rnnc.ir import names
 from rnnc.ir.equations import Value
 from rnnc.ir.errors import IRError, MissingNameError
 from rnnc.ir.graph import Graph, Node, Site
+from rnnc.ir.locating import located
 from rnnc.ir.ops import BATCH, Shape
 
 Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, Mapping[str, Value]]]
@@ -131,7 +132,13 @@ def _step(
 ) -> tuple[Node, dict[str, Node]]:
     """Runs the equations once and checks what they return."""
     symbols = Names("state", {k: Value(graph, n) for k, n in carried.items()})
-    returned = layer.step(Value(graph, x), symbols, parameters)
+    with located(layer.step):
+        output, states = check_returned(layer, layer.step(Value(graph, x), symbols, parameters))
+    return output.node, {k: value.node for k, value in states.items()}
+
+
+def check_returned(layer: Layer, returned: object) -> tuple[Value, dict[str, Value]]:
+    """What the equations of a layer return, output and states, if it is what the layer declares. Raises IRError."""
     if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
         raise IRError(f"the cell must return (output, {{state name: new state}}), it returned {returned!r}")
     output, new = returned
@@ -141,12 +148,12 @@ def _step(
     return _expect("output", output, (BATCH, layer.output_size)), states
 
 
-def _expect(what: str, value: object, shape: Shape) -> Node:
+def _expect(what: str, value: object, shape: Shape) -> Value:
     if not isinstance(value, Value):
         raise IRError(f"the cell returned its {what} as {value!r}, expected a symbolic value of shape {shape}")
-    node = value.as_numbers().node
-    if node.shape != shape:
-        raise IRError(f"the cell returned its {what} with shape {node.shape}, it declared {shape}")
-    if node.step is None:
+    numbers = value.as_numbers()
+    if numbers.shape != shape:
+        raise IRError(f"the cell returned its {what} with shape {numbers.shape}, it declared {shape}")
+    if numbers.node.step is None:
         raise IRError(f"the cell's {what} reads neither the input nor a state")
-    return node
+    return numbers

@@ -147,6 +147,11 @@ def _matmul_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Sh
     a, b = shapes
     if len(a) != 2 or len(b) != 2:
         raise IRError(f"matmul needs two matrices, got shapes {a} and {b}")
+    if BATCH in b:
+        raise IRError(
+            f"matmul of shapes {a} and {b}: the right operand has a batch axis, and rows of a batch do not mix; "
+            "multiply by a parameter, or write total(a * b) for the products of two values row by row"
+        )
     rows, inner = a
     inner_b, columns = (b[1], b[0]) if attrs["transpose_b"] else b
     if inner != inner_b:

@@ -6,7 +6,7 @@ name the node, the rule, what is there and what should be.
     order       a node's index is its position, and it reads earlier nodes only
     operands    a node reads nodes of its own graph, as many as its op takes
     attributes  a node has the attributes its op declares, in that order and of their types
-    shape       sizes are B or positive ints, and what the op infers; the inner size of a matmul is an int
+    shape       sizes are B or positive ints, and what the op infers; the right operand of a matmul has no B
     dtype       the graph's float dtype or bool, and what the op infers
     time        steps are in range; a node lies at the one step of its operands, only a carry reads another; a sum
                 over time reads values of steps and has none
@@ -108,8 +108,6 @@ def _check_shape(graph: Graph, node: Node, position: int) -> None:
         _fail(node, "shape", str(error))
     if node.shape != inferred:
         _fail(node, "shape", f"its shape is {node.shape}, {node.op} of its operands gives {inferred}")
-    if node.spec.kind is Kind.MATMUL and type(node.inputs[0].shape[-1]) is not int:
-        _fail(node, "shape", f"its inner size is {node.inputs[0].shape[-1]!r}, expected an int")
 
 
 def _check_dtype(graph: Graph, node: Node, position: int) -> None:

@@ -14,6 +14,7 @@ from rnnc import checks
 from rnnc.ir.equations import Value, exp, greater, log, select, stop_gradient, total
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph, Node
+from rnnc.ir.locating import located
 from rnnc.ir.names import LOSS, OUTPUT, TARGET, VALID
 from rnnc.ir.ops import BATCH
 
@@ -172,8 +173,19 @@ def _rows(graph: Graph, loss: Loss, output: Node) -> Node:
     """The sum over rows of the loss of one step."""
     size = int(output.shape[-1])
     target = graph.input(TARGET, (BATCH, loss.target_width(size)), output.step)
-    row = loss.row(Value(graph, output), Value(graph, target)).as_numbers().node
+    with located(loss.row):
+        row = _checked(loss, loss.row(Value(graph, output), Value(graph, target)))
     valid = [n for n in graph.nodes if n.op == "input" and n.attr("name") == VALID and n.step == output.step]
     if valid and output.step is not None:
         row = graph.add("select", (valid[0], row, graph.const(0.0)))
     return graph.add("reduce_rows", (row,), keep=False)
+
+
+def _checked(loss: Loss, row: object) -> Node:
+    """What the equations of a loss return: one number a row."""
+    who = f"loss {type(loss).__name__}: row"
+    if not isinstance(row, Value):
+        raise ArgumentTypeError(f"{who} must return a symbolic value of shape (B, 1), it returned {row!r}")
+    if row.node.shape != (BATCH, 1):
+        raise ArgumentError(f"{who} must return one number a row, shape (B, 1), it returned {row.shape}; use total()")
+    return row.as_numbers().node

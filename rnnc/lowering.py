@@ -17,7 +17,7 @@ from rnnc.ir import names
 from rnnc.ir.equations import Value, greater, linear, select
 from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.lower import Layer as Direction
-from rnnc.ir.lower import Names, Step, lower_direction, values_of
+from rnnc.ir.lower import Names, Step, check_returned, lower_direction, values_of
 from rnnc.ir.ops import BATCH
 from rnnc.layers import Dropout, Layer, Linear, Regularized
 from rnnc.sequential import Sequential, recurrent
@@ -195,6 +195,7 @@ class _Lowering:
             output, new = self._step(number, layer, direction, x, plain(state, direction.states), given)
             return output, numbered(new)
 
+        step.__wrapped__ = direction.step  # type: ignore[attr-defined]  # where the equations are written
         return replace(
             direction,
             parameters=numbered(direction.parameters),
@@ -216,7 +217,11 @@ class _Lowering:
         old = {name: value for name, value in states.items() if isinstance(value, Value)}
         step, place = x.node.step, {name: f"{number}_{name}{direction.suffix}" for name in old}
         dropped = {n: m for n in old if (m := self._mask(f"recurrent_mask_{place[n]}", step)) is not None}
-        output, new = _with_masked_products(self.graph, direction.step, x, old, parameters, dropped)
+
+        def checked(x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, States]:
+            return check_returned(direction, direction.step(x, state, p))
+
+        output, new = _with_masked_products(self.graph, checked, x, old, parameters, dropped)
         kept = _noise(layer).zoneout
         if kept:
             zoned: dict[str, Value] = {}

@@ -13,9 +13,10 @@ from typing import ClassVar
 
 from rnnc import checks
 from rnnc.ir.equations import Value, sqrt
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError
 from rnnc.ir.graph import Graph
-from rnnc.ir.ops import BATCH
+from rnnc.ir.locating import located
+from rnnc.ir.ops import BATCH, Kind
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
 
@@ -151,7 +152,9 @@ def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
     slots = {name: Value(graph, graph.input(name, (BATCH,))) for name in optimizer.slots}
     names = ("scale", *numbers)
     scalars = {name: Value(graph, graph.input(name, (1,))) for name in names}
-    changed, kept = optimizer.update(p, g * scalars["scale"], slots, scalars)
+    with located(optimizer.update):
+        changed, kept = optimizer.update(p, g * scalars["scale"], slots, scalars)
+        _check_elementwise(graph)
     graph.outputs = {"p": changed.node, **{name: value.node for name, value in kept.items()}}
     return graph
 
@@ -164,6 +167,13 @@ def _check_names(optimizer: Optimizer, names: Sequence[str]) -> None:
                 f"optimizer {type(optimizer).__name__}: a slot or scalar cannot be called {name!r}; expected an "
                 "identifier that no other one has, and not 'p', 'g' or 'scale'"
             )
+
+
+def _check_elementwise(graph: Graph) -> None:
+    """An update runs over many elements side by side, of which none knows of the others."""
+    for node in graph.nodes:
+        if node.spec.kind not in (Kind.LEAF, Kind.ELEMENTWISE):
+            raise IRError(f"{node}: the update of an optimiser is elementwise, {node.op} is not")
 
 
 def check_optimizer(value: object) -> Optimizer:

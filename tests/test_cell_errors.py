@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.ir.equations import Value, concat, linear, tanh
+from rnnc import losses, optimizers, train
+from rnnc.ir.equations import Value, concat, linear, tanh, total
 from tests.refusals import raises_saying
 
 
@@ -56,6 +58,8 @@ class Broken(rnnc.Cell):
                 return linear(x, p.weight_hh), {"h": h}
             case "split":
                 return h.split(7)[0], {"h": h}
+            case "rows of a batch":
+                return h * total(linear(h, state.h)), {"h": h}
             case "branch on a value":
                 return h if h else x, {"h": h}
             case "unknown parameter":
@@ -94,6 +98,7 @@ def test_a_cell_that_declares_something_unusable(mistake: str, words: tuple[str,
         ("shape of output", ("output", "3", "6")),
         ("shapes do not match", ("4", "6")),
         ("split", ("split(7)", "6")),
+        ("rows of a batch", ("right operand", "batch axis", "total(a * b)")),
         ("branch on a value", ("truth value", "select")),
         ("unknown parameter", ("weight_ho",)),
         ("returns one thing", ("output",)),
@@ -118,3 +123,84 @@ def test_a_cell_without_equations(backend: str) -> None:
 
     with pytest.raises((rnnc.RnncError, NotImplementedError), match="Empty"):
         rnnc.compile(rnnc.Recurrent(Empty(), 4, 5), backend=backend)
+
+
+# ------------------------------------------------------------------------------------------ lines
+
+
+def line_of(function: Any, text: str) -> str:
+    """Where a text stands in a function, as a message says it."""
+    lines, first = inspect.getsourcelines(function)
+    number = next(n for n, line in enumerate(lines) if text in line)
+    return f"({__file__}:{first + number})"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "text"),
+    (
+        ("shapes do not match", "linear(x, p.weight_hh)"),
+        ("rows of a batch", "linear(h, state.h)"),
+        ("split", "h.split(7)"),
+        ("unknown parameter", "weight_ho"),
+        ("branch on a value", "if h else"),
+        ("operand", 'h + "1"'),
+        ("missing state", "def step"),  # what is wrong is what came back
+        ("returns a number", "def step"),
+    ),
+)
+def test_a_message_names_the_line_of_the_equations(mistake: str, text: str) -> None:
+    spec = rnnc.Recurrent(Broken(mistake), 4, 6)
+    network = rnnc.Sequential(rnnc.Regularized(spec, recurrent_dropout=0.1), rnnc.Linear(6, 2))
+    place = line_of(Broken.step, text)
+    for compile_it in (
+        lambda: rnnc.compile(spec),
+        lambda: rnnc.vjp(spec),
+        lambda: network.compile(network.init(0)),
+        lambda: train.TrainingStep(network, "mse", optimizers.SGD(0.1)),
+    ):
+        with pytest.raises(rnnc.RnncError) as caught:
+            compile_it()
+        assert str(caught.value).count(place) == 1 and str(caught.value).endswith(place)
+
+
+@dataclass(frozen=True)
+class OwnLoss(losses.MeanSquaredError):
+    """The equations of a loss with a mistake."""
+
+    mistake: str = ""
+
+    def row(self, output: Value, target: Value) -> Value:
+        match self.mistake:
+            case "whole":
+                return output - target
+            case "number":
+                return 1.0  # type: ignore[return-value]
+        return linear(output, target)
+
+
+@dataclass(frozen=True)
+class OwnOptimizer(optimizers.Optimizer):
+    """An update that is not elementwise."""
+
+    def update(self, p: Value, g: Value, slots: Any, scalars: Any) -> tuple[Value, Any]:
+        return p - scalars["learning_rate"] * g / total(g * g), {}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words", "text"),
+    (
+        ("whole", ("OwnLoss", "one number a row", "('B', 6)", "total()"), "def row"),
+        ("number", ("OwnLoss", "1.0"), "def row"),
+        ("product", ("right operand", "batch axis"), "linear(output, target)"),
+    ),
+)
+def test_a_loss_with_a_mistake(mistake: str, words: tuple[str, ...], text: str) -> None:
+    network = rnnc.Sequential(rnnc.RNN(4, 6))
+    with raises_saying(rnnc.RnncError, *words, line_of(OwnLoss.row, text)):
+        train.TrainingStep(network, OwnLoss(mistake), optimizers.SGD(0.1))
+
+
+def test_an_update_that_is_not_elementwise(backend: str) -> None:
+    network = rnnc.Sequential(rnnc.RNN(4, 6))
+    with raises_saying(rnnc.RnncError, "elementwise", "reduce_sum", line_of(OwnOptimizer.update, "def update")):
+        train.TrainingStep(network, "mse", OwnOptimizer(0.1), backend=backend)

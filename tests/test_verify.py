@@ -132,7 +132,7 @@ CASES: list[tuple[str, str, str, list[Change]]] = [
     ("shape", "%20", "its shape is (4,), add of its operands gives (4, 4)", [last("add(%3, %5) : float32[4]")]),
     ("shape", "%10", "inner sizes 4 and 3 differ", [("[4, 4]", "[4, 3]")]),
     ("shape", "%20", "do not broadcast", [last("add(%3, %7) : float32[4, 4]")]),
-    ("shape", "%20", "inner size is 'B', expected an int", [last("matmul(%7, %7) {transpose_b=true} : float32[3, 3]")]),
+    ("shape", "%20", "operand has a batch axis", [last("matmul(%7, %7) {transpose_b=true} : float32[3, 3]")]),
     ("shape", "%20", "index out of range", [last("slice(%3) {axis=2, start=0, stop=1} : float32[4, 4]")]),
     ("shape", "%20", "slice 3:9 does not fit", [last("slice(%3) {axis=0, start=3, stop=9} : float32[4, 4]")]),
     ("shape", "%20", "rule 'shape': ", [last("concat(%4, %4) {axis=0} : float32[B, 4]")]),

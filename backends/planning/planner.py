@@ -105,17 +105,23 @@ class _Planner:
         """Initial states and last values that something computes with."""
         read = {self.reading.base(r)[0] for r in self._read_by_sums()}
         returned = {f for n, f in self.program.outputs.items() if f.op == "input" or self._crosses(n, f)}
+        first = self._read_by_starts()
         for family in self.reading.all:
             if self.reading.computed(family):
                 read.update(r.operand for r in self.reading.reads(family))
         for family in (*self.program.inputs, *self.reading.all):
             rows = not family.timed and BATCH in family.shape
             read |= {family} if family in returned else set()
-            starts = family.op != "input" and any(c.initial is family for loop in self.loops for c in loop.carries)
+            starts = family in first
             if rows and (family in read or starts) and (family.op in ("input", "exit") or starts):
                 self.storage.places[family] = self.storage.new("r", family, Space.ROWS)
                 if family.op == "input":
                     self.row_inputs.append((family.name, self.storage.places[family]))
+
+    def _read_by_starts(self) -> set[Family]:
+        """What states start at, but for whole inputs: those are read where the caller has them."""
+        initial = [c.initial for loop in self.loops for c in loop.carries if c.initial is not None]
+        return {self.reading.base(family)[0] for family in initial if family.op != "input"}
 
     def _read_by_sums(self) -> list[Family]:
         return [i for f in self.reading.all if self.reading.sums_rows(f) for i in f.inputs]
