@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rnnc.backends.noise import Noise, Where
 from rnnc.backends.sparse import SparseRows, summed
+from rnnc.backends.whole import whole
 from rnnc.ir.names import LOSS, X, gradient
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Memory:
     table: the name of the parameter (V, N) of which a batch reads some rows alone, or None.
     trained: names of the parameters that have a gradient. padding: the row of the table that never changes, or None.
     constants: inputs that are the same in every call.
+    updates: how many updates there have been, (1,) int64. It changes with the parameters, so that an interrupt comes
+        before both or after both.
     """
 
     flat: dict[str, Array]
@@ -51,6 +54,7 @@ class Memory:
     trained: frozenset[str]
     padding: int | None
     constants: Mapping[str, Array]
+    updates: Array = field(default_factory=lambda: np.zeros(1, np.int64))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -124,7 +128,11 @@ class Report(NamedTuple):
 
 
 class Trainer(Protocol):
-    """A compiled step of a training. Not to be called from several threads at once."""
+    """A compiled step of a training. Not to be called from several threads at once.
+
+    A step is taken whole or not at all, whatever a signal handler raises: parameters, slots and `Memory.updates` change
+    together.
+    """
 
     @property
     def gradient(self) -> Array:
@@ -164,7 +172,7 @@ class ComposedTrainer:
         rows = [self._joined()] if self._memory.table is not None else []
         norm = _norm([self.gradient, *(r.values.reshape(-1) for r in rows)])
         if change is not None:
-            self._apply(change, norm)
+            whole(lambda: self._apply(change, norm))
         return Report(loss, norm)
 
     def fetch(self) -> None:
@@ -218,8 +226,12 @@ class ComposedTrainer:
         memory, scalars = self._memory, {"scale": clipping(change.clip, norm), **change.scalars}
         dense = {name: flat[: memory.dense] for name, flat in memory.flat.items()}
         self._update.run(dense | {"g": self.gradient}, scalars)
-        if memory.table is None or not len(self._joined().rows):
-            return
+        if memory.table is not None and len(self._joined().rows):
+            self._apply_to_rows(scalars)
+        memory.updates[0] += 1
+
+    def _apply_to_rows(self, scalars: Mapping[str, float]) -> None:
+        memory = self._memory
         rows, values = self._joined()
         tables = memory.tables()
         taken = {name: table[rows] for name, table in tables.items()}

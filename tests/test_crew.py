@@ -6,7 +6,6 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -54,10 +53,10 @@ def scripts(log: Log, members: int, stages: int = 3, **options: Any) -> list[Any
 def test_no_one_begins_a_stage_before_all_have_ended_the_one_before(members: int) -> None:
     log = Log()
     made = [[[log.call(s, m, wait=0.01 * ((m + s) % 3))] for s in range(3)] for m in range(members)]
-    written = crew.crew().written(made)
+    plan = crew.Plan(made)
     for _ in range(2):  # a script may be run again
         log.lines.clear()
-        assert crew.crew().run(written) == 0
+        assert crew.crew().run(plan) == 0
         assert [stage for stage, _ in log.lines] == sorted([0, 1, 2] * members)
         assert sorted(log.lines) == [(s, m) for s in range(3) for m in range(members)]
 
@@ -65,7 +64,7 @@ def test_no_one_begins_a_stage_before_all_have_ended_the_one_before(members: int
 def test_a_stage_may_have_any_number_of_calls() -> None:
     log = Log()
     made = [[[], [log.call(1, 0), log.call(2, 0)], []], [[log.call(0, 1)], [], [log.call(3, 1)]]]
-    assert crew.crew().run(crew.crew().written(made)) == 0
+    assert crew.crew().run(crew.Plan(made)) == 0
     assert log.lines == [(0, 1), (1, 0), (2, 0), (3, 1)]
 
 
@@ -74,42 +73,59 @@ def test_an_error_ends_the_work_of_all(members: int) -> None:
     log = Log()
     made = scripts(log, members)
     made[-1][1] = [log.call(1, members - 1, result=7), log.call(9, 9)]
-    assert crew.crew().run(crew.crew().written(made)) == 7
+    assert crew.crew().run(crew.Plan(made)) == 7
     assert {stage for stage, _ in log.lines} == {0, 1}
 
 
-def test_who_waits_for_a_thread_that_cannot_start_goes_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Pool(ThreadPoolExecutor):
-        def submit(self, *arguments: Any, **named: Any) -> Future[Any]:  # type: ignore[override]
-            if self.started:
-                raise RuntimeError("can't start new thread")
-            self.started = True
-            return super().submit(*arguments, **named)
-
-        started = False
-
-    with Pool(2) as pool:
-        monkeypatch.setattr(parallel, "_workers", lambda: pool)
-        with pytest.raises(RuntimeError, match="start new thread"):
-            crew.crew().run(crew.crew().written(scripts(Log(), 3)))
+def test_a_call_that_is_alone_returns_its_error() -> None:
+    log = Log()
+    assert crew.run_all([log.call(0, 0), log.call(0, 1, result=5)]) == 5
+    assert crew.run_all([log.call(0, 0), log.call(0, 1)]) == 0
 
 
-def test_many_crews_at_once_do_not_wait_for_each_other_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for two waiting members, four crews of three."""
-    monkeypatch.setattr(crew, "_places", threading.Semaphore(2))
-    with ThreadPoolExecutor(2) as pool:
-        monkeypatch.setattr(parallel, "_workers", lambda: pool)
-        logs = [Log() for _ in range(4)]
-        runs = [
-            threading.Thread(target=crew.crew().run, args=(crew.crew().written(scripts(log, 3)),), daemon=True)
-            for log in logs
-        ]
-        for run in runs:
-            run.start()
-        for run in runs:
-            run.join(60)
-        assert not any(run.is_alive() for run in runs)
+def test_without_threads_the_calling_one_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may start no more threads, or that ends, computes on with those it has, and says so once."""
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(parallel, "_pool", parallel._Pool())
+    monkeypatch.setattr(parallel, "_warned", [])
+    monkeypatch.setattr(parallel._thread, "start_new_thread", refused)
+    log = Log()
+    plan = crew.Plan(scripts(log, 3))
+    with pytest.warns(RuntimeWarning, match="can't start new thread: calls run on 1 thread"):
+        assert crew.crew().run(plan) == 0
+    assert crew.crew().run(plan) == 0
+    assert log.lines == [(stage, member) for _ in range(2) for stage in range(3) for member in range(3)]
+    assert parallel._pool._tasks.qsize() == 0, "what nobody will take was offered"
+
+
+def test_many_crews_at_once_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads for the other members of four crews of three."""
+    monkeypatch.setattr(parallel, "_pool", parallel._Pool())
+    monkeypatch.setattr(parallel, "MOST_WORKERS", 2)
+    logs = [Log() for _ in range(4)]
+    runs = [threading.Thread(target=crew.crew().run, args=(crew.Plan(scripts(log, 3)),), daemon=True) for log in logs]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert not any(run.is_alive() for run in runs)
     assert all(len(log.lines) == 9 for log in logs)
+    assert len(parallel._pool._started) == 2
+
+
+def test_who_comes_early_or_late_calls_nothing() -> None:
+    log, machine = Log(), crew.crew()
+    plan = crew.Plan(scripts(log, 2))
+    record = plan.record()
+    crew._help(machine._function, plan, record, 1)  # the run does not begin
+    assert log.lines == [] and not any(record)
+    assert machine._function(plan.address, ctypes.addressof(record), 0) == 0
+    done = list(log.lines)
+    crew._help(machine._function, plan, record, 1)  # it has ended
+    assert log.lines == done and len(done) == 6
 
 
 # -- what members share --------------------------------------------------------------------------------

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.llvm import function, parallel, runner
+from rnnc.backends.llvm import crew, function, runner
 
 SPECS = [rnnc.LSTM(5, 20, 2, bidirectional=True), rnnc.GRU(3, 16, reset_after=False, batch_first=True)]
 
@@ -46,13 +44,7 @@ def flat(result: tuple[np.ndarray, object]) -> list[np.ndarray]:
 
 def test_the_parts_really_run_on_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    real = parallel.run_all
-
-    def counting(jobs: list[Callable[[], None]]) -> None:
-        counts.append(len(jobs))
-        real(jobs)
-
-    monkeypatch.setattr(runner, "run_all", counting)
+    monkeypatch.setattr(runner, "run_all", lambda calls: (counts.append(len(calls)), crew.run_all(calls))[1])
     spec = rnnc.GRU(3, 4)
     model = rnnc.compile(spec, spec.init(seed=0), threads=3)
     model(np.zeros((5, 8, 3), np.float32))
@@ -62,16 +54,11 @@ def test_the_parts_really_run_on_threads_of_their_own(monkeypatch: pytest.Monkey
     assert counts == [3, 2, 2]
 
 
-def test_an_error_of_a_part_is_raised_after_all_have_ended() -> None:
-    ended: list[int] = []
-
-    def fails() -> None:
-        raise MemoryError("no memory")
-
-    for jobs in ([fails, lambda: ended.append(1)], [lambda: ended.append(1), fails]):
-        with pytest.raises(MemoryError, match="no memory"):
-            parallel.run_all(jobs)
-    assert ended == [1, 1]
+def test_no_memory_in_a_part_is_a_memory_error_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "run_all", lambda calls: 1)
+    model = rnnc.compile(rnnc.GRU(3, 4), rnnc.GRU(3, 4).init(seed=0), threads=3)
+    with pytest.raises(MemoryError, match="5 steps of 8 rows"):
+        model(np.zeros((5, 8, 3), np.float32))
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
@@ -98,7 +85,7 @@ def test_gradients_are_sums_over_the_rows_of_all_threads(
     """In both parts of a vjp: parameters' gradients are added up, rows' own stay with their rows."""
     monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
     counts: list[int] = []
-    monkeypatch.setattr(function, "run_all", lambda jobs: (counts.append(len(jobs)), parallel.run_all(jobs)))
+    monkeypatch.setattr(function, "run_all", lambda calls: (counts.append(len(calls)), crew.run_all(calls))[1])
     params, rng = spec.init(seed=0), np.random.default_rng(3)
     alone, together = (rnnc.vjp(spec, threads=n) for n in (1, 3))
     for batch in (2, 12):
@@ -116,4 +103,4 @@ def test_gradients_are_sums_over_the_rows_of_all_threads(
         for name, gradient in d_params.items():
             scale = float(np.abs(gradient).max(initial=1))
             np.testing.assert_allclose(d_params_too[name], gradient, rtol=0, atol=1e-5 * scale, err_msg=name)
-    assert counts == [1, 1, 2, 2, 1, 1, 3, 3]
+    assert counts == [2, 2, 3, 3]

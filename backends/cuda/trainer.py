@@ -21,6 +21,7 @@ from rnnc.backends.cuda.noise import CudaNoise
 from rnnc.backends.cuda.prelude import PRELUDE
 from rnnc.backends.sparse import SparseRows
 from rnnc.backends.trainer import LOOKED_UP, SEED, TABLE_GRADIENT, Change, Draw, Memory, Report, Work, clipping
+from rnnc.backends.whole import whole
 from rnnc.ir.graph import Graph
 from rnnc.ir.names import LOSS, gradient
 from rnnc.ir.ops import BATCH
@@ -150,7 +151,7 @@ class CudaTrainer:
         loss_value, squares = self._report(loss, sparse)
         norm = math.sqrt(squares)
         if change is not None:
-            self._apply(change, norm, sparse)
+            whole(lambda: self._apply(change, norm, sparse))
         return Report(loss_value, norm)
 
     def _gradients(self, work: Work, first: bool) -> Array:
@@ -204,6 +205,7 @@ class CudaTrainer:
             tables = {name: self._table(name) for name in self._flat}
             self._update.run_rows(tables, sparse[1], self._up(sparse[0].astype(np.int32)), scalars)
         self._ahead = True
+        self._memory.updates[0] += 1
 
     # ---- the table
 

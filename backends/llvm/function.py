@@ -8,20 +8,21 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
 from rnnc.backends.interpreter import evaluate
+from rnnc.backends.llvm.crew import run_all
 from rnnc.backends.llvm.driver import Interface, Slot, array_field, emit_driver, sum_field
 from rnnc.backends.llvm.jit import compile_assembly
 from rnnc.backends.llvm.memory import ALIGNMENT, Pool, aligned_view
 from rnnc.backends.llvm.packers import emit_pack_kernels, emit_packer, pack_plan
-from rnnc.backends.llvm.parallel import run_all
 from rnnc.backends.llvm.parts import Part, address, even, split_batch
 from rnnc.backends.llvm.report import Stages, phase_lines
 from rnnc.backends.llvm.runner import PARALLEL_FLOPS
 from rnnc.backends.llvm.target import Target, host
+from rnnc.backends.locks import new_lock
 from rnnc.backends.planning.keeping import kept_buffers
 from rnnc.backends.planning.plan import Buffer, Plan, Space
 from rnnc.backends.planning.planner import plan
@@ -61,9 +62,11 @@ class LlvmFunction(Stages):
         self.code = compile_assembly(self.assembly_text, target)
         self.pool = Pool()
         self.dtype = np.dtype(self.program.dtype)
-        call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)  # releases the interpreter lock
-        parts = ("run", "scratch", "finish") if self.plan.late else ("run",)
+        call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)  # releases the interpreter lock
+        parts = ("run", "finish") if self.plan.late else ("run",)
         self.entry = {part: call(self.code.address(f"rnnc_{part}")) for part in parts}
+        measure = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+        self.scratch = measure(self.code.address("rnnc_scratch")) if self.plan.late else None
         pack = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         self.pack = pack(self.code.address("rnnc_pack"))
         self.parameters = {f.name: f for f in self.program.inputs if is_parameter(f)}
@@ -153,6 +156,7 @@ class LlvmTape:
         self._parts = parts
         self._batch = batch
         self._ragged = ragged
+        self._lock = new_lock()
         self._values = {family: inputs[name] for name, family in function.parameters.items() if name in inputs}
         blocks: list[Array] = []
         weakref.finalize(self, function.pool.give, blocks)
@@ -160,8 +164,9 @@ class LlvmTape:
         self._scratch = [self._take_scratch(part, blocks) for part in parts]
 
     def finish(self, inputs: Arrays, outputs: Arrays) -> None:
-        """See `rnnc.backends.base.Tape.finish`."""
-        self.run("finish", inputs, outputs)
+        """See `rnnc.backends.base.Tape.finish`. One at a time: the second part works in the memory of the first."""
+        with self._lock:
+            self.run("finish", inputs, outputs)
 
     def run(self, part: str, inputs: Arrays, outputs: Arrays) -> None:
         """Runs "run", the first part, or "finish", the second."""
@@ -173,7 +178,7 @@ class LlvmTape:
             for array in targets.values():
                 array[...] = 0
         sums = [self._sum_arrays(outputs, part == "finish") for _ in self._parts]
-        jobs = []
+        contexts = []
         for number, rows in enumerate(self._parts):
             context, place = self._context(rows, number), function.place
             for name, array in (*timed_in.items(), *targets.items()):
@@ -186,8 +191,8 @@ class LlvmTape:
                     context[place[array_field(name)]] = address(given) + rows.first * int(given.shape[-1]) * item
             for family, array in sums[number].items():
                 context[place[sum_field(family)]] = address(array)
-            jobs.append(partial(self._call, part, context))
-        run_all(jobs)
+            contexts.append(context)
+        self._call(part, contexts)
         for name, target in targets.items():
             if target is not timed_out[name]:
                 timed_out[name][...] = target
@@ -199,11 +204,15 @@ class LlvmTape:
         memory = (address(self._weights), address(self._scratch[number]))
         return self._function.context(rows.steps, rows.batch, *tables, *memory, self._batch)
 
-    def _call(self, part: str, context: ctypes.Array[ctypes.c_int64]) -> int:
-        result = int(self._function.entry[part](ctypes.addressof(context)))
-        if result and part != "scratch":
+    def _call(self, part: str, contexts: Sequence[ctypes.Array[ctypes.c_int64]]) -> None:
+        function = self._function
+        if len(contexts) == 1:
+            error = function.entry[part](ctypes.addressof(contexts[0]))
+        else:
+            code = function.code.address(f"rnnc_{part}")
+            error = run_all([(code, ctypes.addressof(context)) for context in contexts])
+        if error:
             raise MemoryError("no memory for the scratch buffers")
-        return result
 
     # ---- memory
 
@@ -217,10 +226,11 @@ class LlvmTape:
         return weights
 
     def _take_scratch(self, rows: Part, blocks: list[Array]) -> Array | None:
-        if not self._function.plan.late:
+        if self._function.scratch is None:
             return None
         self._scratch = [None] * len(self._parts)
-        blocks.append(self._function.pool.take(self._call("scratch", self._context(rows, 0))))
+        context = self._context(rows, 0)
+        blocks.append(self._function.pool.take(int(self._function.scratch(ctypes.addressof(context)))))
         return blocks[-1]
 
     # ---- values without a batch axis

@@ -6,16 +6,14 @@ There is no optimisation pipeline on purpose: the vectors are explicit, the code
 from __future__ import annotations
 
 import re
-import threading
+from functools import partial
 
 import llvmlite
 import llvmlite.binding as llvm
 
 from rnnc.backends import cache
-from rnnc.backends.llvm.target import Target, initialize
-
-_LOCK = threading.RLock()
-"""LLVM's global context is not safe for concurrent use."""
+from rnnc.backends.llvm.library import Engine, use
+from rnnc.backends.llvm.target import Target, processor
 
 
 class Compiled:
@@ -28,33 +26,18 @@ class Compiled:
         self._text = text
         self._target = target
         versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}"
-        name = cache.key(text, repr(target), llvm.get_process_triple(), versions)
+        name = cache.key(text, repr(target), processor().triple, versions)
         found = cache.load(name)
         self.cached = found is not None
-        with _LOCK:
-            initialize()
-            if found is None:
-                found = _machine(target).emit_object(_parse(text, target))
-                cache.store(name, found)
-            self._object = found
-            # MCJIT takes ownership of its machine and of its module: each engine needs fresh ones. llvmlite's own
-            # memory manager reserves no room for the stubs of calls to libc and aborts: not that one.
-            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target), use_lmm=False)
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(found))
-            self._engine.finalize_object()
+        self._object, self._engine = use(partial(_load, name, text, target, found))
 
     def address(self, name: str) -> int:
         """The address of a function. Raises KeyError if the module does not define it."""
-        with _LOCK:
-            address = int(self._engine.get_function_address(name))
-        if not address:
-            raise KeyError(name)
-        return address
+        return self._engine.addresses[name]
 
     def assembly(self) -> str:
         """The machine code as text."""
-        with _LOCK:
-            return str(_machine(self._target).emit_assembly(_parse(self._text, self._target)))
+        return use(lambda: _assembly(self._text, self._target, processor().triple))
 
     def object_code(self) -> bytes:
         """The position-independent object file whose code runs."""
@@ -68,13 +51,35 @@ def compile_assembly(text: str, target: Target) -> Compiled:
 
 def emit_assembly(text: str, target: Target, triple: str) -> str:
     """Native assembly for any machine LLVM knows, such as "aarch64-unknown-linux-gnu"; nothing is run."""
-    with _LOCK:
+
+    def emit() -> str:
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()
-        machine = llvm.Target.from_triple(triple).create_target_machine(
-            cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
-        )
-        return str(machine.emit_assembly(_parse(text, target)))
+        return _assembly(text, target, triple)
+
+    return use(emit)
+
+
+# ---- what uses LLVM
+
+
+def _load(name: str, text: str, target: Target, found: bytes | None) -> tuple[bytes, Engine]:
+    """Object code, found or made, and the same in memory."""
+    triple = processor().triple
+    if found is None:
+        found = _machine(target, triple).emit_object(_parse(text, target))
+        cache.store(name, found)
+    # MCJIT takes ownership of its machine and of its module: each engine needs fresh ones. llvmlite's own
+    # memory manager reserves no room for the stubs of calls to libc and aborts: not that one.
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, triple), use_lmm=False)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(found))
+    engine.finalize_object()
+    names = re.findall(r"^define [^@]*@([\w.]+)\(", text, flags=re.MULTILINE)
+    return found, Engine(engine, {name: int(engine.get_function_address(name)) for name in names})
+
+
+def _assembly(text: str, target: Target, triple: str) -> str:
+    return str(_machine(target, triple).emit_assembly(_parse(text, target)))
 
 
 def _parse(text: str, target: Target) -> llvm.ModuleRef:
@@ -86,7 +91,7 @@ def _parse(text: str, target: Target) -> llvm.ModuleRef:
     return module
 
 
-def _machine(target: Target) -> llvm.TargetMachine:
-    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+def _machine(target: Target, triple: str) -> llvm.TargetMachine:
+    return llvm.Target.from_triple(triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 
 from rnnc.ir.ops import Array
@@ -14,24 +12,30 @@ ALIGNMENT = 64
 
 
 class Pool:
-    """Blocks of bytes. May be used from many threads at once."""
+    """Blocks of bytes. May be used from many threads at once, and by finalizers: it has no lock.
+
+    Each change is one operation of a dictionary, which is done whole.
+    """
 
     def __init__(self) -> None:
-        self._free: list[Array] = []
-        self._lock = threading.Lock()
+        self._free: dict[int, Array] = {}
 
     def take(self, size: int) -> Array:
         """A block of at least `size` bytes, not cleared: the smallest that is free, or a new one."""
-        with self._lock:
-            fitting = [n for n, block in enumerate(self._free) if block.size >= size]
-            if fitting:
-                return self._free.pop(min(fitting, key=lambda n: self._free[n].size))
+        for block in self._by_size():
+            if block.size >= size and self._free.pop(id(block), None) is not None:
+                return block
         return np.empty(size, np.uint8)
 
     def give(self, blocks: list[Array]) -> None:
         """Takes blocks back; the smallest go if there are too many."""
-        with self._lock:
-            self._free = sorted([*self._free, *blocks], key=lambda block: block.size)[-KEPT:]
+        for block in blocks:
+            self._free[id(block)] = block
+        for block in self._by_size()[:-KEPT]:
+            self._free.pop(id(block), None)
+
+    def _by_size(self) -> list[Array]:
+        return sorted(list(self._free.values()), key=len)
 
 
 def aligned_view(block: Array, count: int, dtype: np.dtype[np.generic]) -> Array:

@@ -1,44 +1,98 @@
-"""Threads for large calls: sequences of a batch are independent, so each thread runs its own rows from start to end.
+"""Threads that lend a hand: they wait for tasks, take them in turn, and end with the process.
 
-Nothing is shared but the weights, and threads meet once a call. The pool is made on first use, and again after a fork.
+A task is offered, not handed over: nobody may depend on a thread being there. What the threads share with the rest of
+the process are a queue and a list, which no lock guards and which are written in C: neither a signal handler that
+raises nor garbage collection can leave them half changed. They are daemon threads, so a call works from a thread that
+outlives the main one, and at exit. A fork leaves them behind; the child starts its own.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
+import queue
+import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 MOST_WORKERS = 256
 
-_pool: list[ThreadPoolExecutor] = []
+Task = Callable[[], object]
 
 
-def run_all(jobs: Sequence[Callable[[], object]], give_up: Callable[[], object] | None = None) -> None:
-    """Runs all jobs at once, the first on the calling thread; returns when all are done, raising the first error.
+class _Pool:
+    """Threads, and the tasks that wait for one."""
 
-    give_up: called if a job cannot be started or the first one fails, so that others need not wait for it.
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._idle: list[None] = []  # an item for each thread that waits
+        self._started: list[None] = []
+
+    def offer(self, tasks: Sequence[Task]) -> bool:
+        """Puts tasks before the threads; starts some if there are too few. Whether there is any thread."""
+        missing = len(tasks) + self._tasks.qsize() - len(self._idle)
+        for _ in range(min(missing, MOST_WORKERS - len(self._started))):
+            if not self._start():
+                break
+        if not self._started:
+            return False
+        for task in tasks:
+            self._tasks.put(task)
+        return True
+
+    def offer_if_idle(self, task: Task) -> None:
+        """Puts a task before the threads if one of them waits."""
+        if self._idle:
+            self._tasks.put(task)
+
+    def _start(self) -> bool:
+        try:
+            _thread.start_new_thread(self._serve, ())
+        except RuntimeError as error:  # no more threads for this process, or the interpreter is about to end
+            _warn(len(self._started), error)
+            return False
+        self._started.append(None)
+        return True
+
+    def _serve(self) -> None:
+        while True:
+            self._idle.append(None)
+            task = self._tasks.get()
+            self._idle.pop()
+            task()
+            del task  # it keeps arrays alive
+
+
+_pool = _Pool()
+_warned: list[None] = []
+
+
+def offer(tasks: Sequence[Task]) -> bool:
+    """Offers tasks to threads, all of which may run at once; each is taken once.
+
+    Returns False if there is no thread and none can be started: then nobody will come.
     """
-    futures: list[Future[object]] = []
-    try:
-        futures.extend(_workers().submit(job) for job in jobs[1:])
-        jobs[0]()
-    except BaseException:
-        if give_up is not None:
-            give_up()
-        raise
-    finally:
-        for future in futures:
-            future.exception()
-    for future in futures:
-        future.result()
+    return _pool.offer(tasks)
 
 
-def _workers() -> ThreadPoolExecutor:
-    if not _pool:
-        _pool.append(ThreadPoolExecutor(MOST_WORKERS, thread_name_prefix="rnnc"))
-    return _pool[0]
+def offer_if_idle(task: Task) -> None:
+    """Offers a task if a thread waits for one; starts none. Fit for finalizers."""
+    _pool.offer_if_idle(task)
+
+
+def _warn(count: int, error: RuntimeError) -> None:
+    if not _warned:
+        _warned.append(None)
+        warnings.warn(
+            f"{error}: calls run on {count + 1} thread{'s' * (count > 0)}, and take longer",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = _Pool()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.clear)
+    os.register_at_fork(after_in_child=_after_fork)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rnnc.backends.llvm.crew import run_all
 from rnnc.backends.llvm.driver import array_field, row_field, step_field
 from rnnc.backends.llvm.entry import pack_binding
-from rnnc.backends.llvm.parallel import run_all
 from rnnc.backends.llvm.parts import Part, address, even, split_batch
 from rnnc.ir.names import OUTPUT, X
 from rnnc.ir.ops import Array
@@ -83,14 +82,18 @@ class LlvmRunner:
         call = _Call(even(x), states, target, finals, batch)
         count = min(self._threads, batch) if steps * batch > self._parallel_rows else 1
         parts = [part for part in split_batch(steps, batch, lengths, count) if part.steps]
-        if len(parts) == 1:
-            self._call(call, parts[0])
+        contexts = [self._context(call, part) for part in parts]
+        if len(contexts) == 1:
+            error = self._function(ctypes.addressof(contexts[0]))
         else:
-            run_all([partial(self._call, call, part) for part in parts])
+            function = self._code.address("rnnc_run")
+            error = run_all([(function, ctypes.addressof(context)) for context in contexts])
+        if error:
+            raise MemoryError(f"no memory for the scratch buffers of {steps} steps of {batch} rows")
         if target is not output:
             output[...] = target
 
-    def _call(self, call: _Call, part: Part) -> None:
+    def _context(self, call: _Call, part: Part) -> ctypes.Array[ctypes.c_int64]:
         item = self._item
         fields = (ctypes.c_int64 * len(self._fields))()
         x_step, x_row = (stride // item for stride in call.x.strides[:2])
@@ -116,8 +119,7 @@ class LlvmRunner:
             values[f"initial{number}"] = 0 if call.states is None else call.states[number].ctypes.data + skip
             values[f"final{number}"] = call.finals[number].ctypes.data + skip
         fields[:] = [values[name] for name in self._fields]
-        if self._function(ctypes.addressof(fields)):
-            raise MemoryError(f"no memory for the scratch buffers of {part.steps} steps of {part.batch} rows")
+        return fields
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from functools import cache
 
 import llvmlite.binding as llvm
 
+from rnnc.backends.llvm.library import use
 from rnnc.ir.errors import BackendError
 
 
@@ -47,12 +48,26 @@ ISAS = tuple(_ISAS)
 """Names of instruction sets, best first."""
 
 
+@dataclass(frozen=True)
+class Processor:
+    """What LLVM says of this machine. features: name of an instruction set -> whether the machine has it."""
+
+    triple: str
+    model: str
+    features: Mapping[str, bool]
+
+
 @cache
-def initialize() -> None:
-    """Registers LLVM's native code generator, once."""
+def processor() -> Processor:
+    """This machine. LLVM's native code generator is ready from then on."""
+    return use(_processor)
+
+
+def _processor() -> Processor:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
+    return Processor(llvm.get_process_triple(), llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features()))
 
 
 def host(isa: str | None = None) -> Target:
@@ -60,8 +75,7 @@ def host(isa: str | None = None) -> Target:
 
     Raises BackendError if the machine lacks it.
     """
-    initialize()
-    return described(llvm.get_host_cpu_name(), llvm.get_host_cpu_features(), isa)
+    return described(processor().model, processor().features, isa)
 
 
 def described(cpu: str, features: Mapping[str, bool], isa: str | None = None) -> Target:

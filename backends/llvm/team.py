@@ -1,6 +1,7 @@
 """Teams: the threads of a training step, what each of them is given, and its script (see `rnnc.backends.llvm.trainer`).
 
-What a function is given lies in an array of 64-bit fields that stays where it is; a step fills it in anew.
+What a function is given lies in an array of 64-bit fields that stays where it is; a step fills it in anew. An interrupt
+may end that at any point, so a step relies on nothing that one before it began; then the crew runs, which is not cut.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rnnc.backends.llvm.crew import Call, crew
+from rnnc.backends.llvm.crew import Call, Plan, crew
 from rnnc.backends.llvm.driver import array_field, row_field, step_field, sum_field
 from rnnc.backends.llvm.gradient import COLLECT, GROUP, LOOK_UP, OUT_OF_RANGE, SEGMENT
 from rnnc.backends.llvm.noise import arguments
@@ -52,7 +53,7 @@ class Team:
         self.masks: dict[tuple[str, int], Array] = {}
         self.space = Space()
         self.crew = crew(self.function.target)
-        self.scripts: dict[bool, list[Array]] = {}
+        self.plans: dict[bool, Plan] = {}
         self.held: list[object] = []
 
     def run(self, work: Work, parts: Sequence[Part], lengths: Array | None, *, first: bool, change: bool) -> Report:
@@ -64,10 +65,10 @@ class Team:
         self._fill_contexts(work, parts, arrays, first)
         for name, draw in work.masks.items():
             self._fill_mask(name, draw)
-        if change not in self.scripts:
+        if change not in self.plans:
             scripts = [self._script(work, member, change) for member in range(self.count)]
-            self.scripts[change] = self.crew.written(scripts)
-        error = self.crew.run(self.scripts[change])
+            self.plans[change] = Plan(scripts)
+        error = self.crew.run(self.plans[change])
         if error == OUT_OF_RANGE:
             raise IndexError(f"x names a row that the table of {self.memory.places[str(self.memory.table)][1]} lacks")
         if error:
@@ -152,6 +153,7 @@ class Team:
             "dense": self.memory.dense,
         }
         common |= {"clip": address(trainer.clip), "numbers": address(trainer.numbers), "arrays": address(self.arrays)}
+        common |= {"updates": address(self.memory.updates)}
         if table is not None:
             common |= {"count": address(table.count), "width": table.width, "tables": address(self.tables)}
             common |= {"slots": address(table.slots), "padding": table.padding, "height": table.height}
@@ -204,8 +206,8 @@ class Team:
             values |= {name: address(table) for name, table in tables}
             self.contexts.set(values, member)
             if target != self.targets[member]:
-                self.targets[member] = target
                 self.contexts.set({f: target + place * self.item for f, place in self.places.items()}, member)
+                self.targets[member] = target  # after it is true: an interrupt may come between
 
     def _fill_mask(self, name: str, draw: Draw) -> None:
         """Each thread draws some of the steps, or of the rows if there is but one step."""

@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from rnnc.backends import base
     from rnnc.backends.noise import Noise
 
-APPLY = ("member", "members", "squares", "clip", "numbers", "dense", "arrays", "tables", "rows", "count", "width")
+APPLY = (
+    *("member", "members", "squares", "clip", "numbers", "dense", "arrays", "tables", "rows", "count", "width"),
+    "updates",
+)
 """Fields of `rnnc_apply`. squares: each member's sum, SQUARES_APART words from the next. clip: the address of the
 largest norm (infinity: any). numbers: those of the update. dense: elements of the arrays that
 `arrays` points to. tables: pointers to the tables and to the gradients of their rows, or null; rows: which ones, count:
-the address of how many, width: elements of one."""
+the address of how many, width: elements of one. updates: the address of how many updates there have been."""
 
 SQUARES_APART = 8
 
@@ -108,7 +111,8 @@ def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) 
     """i32 rnnc_apply(ptr to the fields of APPLY)."""
     f = Function("rnnc_apply", [Val("ptr", "%context")], result="i32")
     scalar, item = SCALARS[dtype], ELEMENT_BYTES[dtype]
-    given = fields(f, f.parameters[0], APPLY, ("squares", "clip", "numbers", "arrays", "tables", "rows", "count"))
+    pointers_given = ("squares", "clip", "numbers", "arrays", "tables", "rows", "count", "updates")
+    given = fields(f, f.parameters[0], APPLY, pointers_given)
     own = f.alloca(scalar, len(numbers), 64)
     for n, _ in enumerate(numbers):
         f.store(f.load(scalar, f.element(given["numbers"], n, scalar), item), f.element(own, n, scalar), item)
@@ -131,6 +135,8 @@ def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) 
             row = f.load("i64", f.element(given["rows"], place.index, "i64"), 8)
             width = given["width"]
             update(width, given["tables"], {"p": f.mul(row, width), "g": f.mul(place.index, width)})
+    with f.when(f.compare("eq", given["member"], 0)):  # here, so that nothing comes between an update and its count
+        f.store(f.add(f.load("i64", given["updates"], 8), 1), given["updates"], 8)
     f.ret(Val("i32", "0"))
     return f
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
 from rnnc import backends, checks
+from rnnc.backends.locks import new_lock
 from rnnc.backends.noise import LOW, Where
 from rnnc.backends.trainer import Change, Draw, Memory, Report, Trainer, Work
 from rnnc.ir import names
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError
 from rnnc.losses import Loss, add_loss, check_loss
 from rnnc.lowering import Mask, lower_network, masks, state_shapes
 from rnnc.network import mean_scale, read_all
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     State = dict[str, Array]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Outcome(NamedTuple):
@@ -76,10 +81,11 @@ class _Compiled:
         return inputs
 
     def _zero_states(self, rows: int, width: int) -> Array:
-        """(rows, width) zeros, made once."""
-        if self._zeros.size < rows * width:
-            self._zeros = np.zeros(rows * width, self.layout.dtype)
-        return self._zeros[: rows * width].reshape(rows, width)
+        """(rows, width) zeros, made once; other threads may ask for more or fewer at the same time."""
+        zeros = self._zeros
+        if zeros.size < rows * width:
+            self._zeros = zeros = np.zeros(rows * width, self.layout.dtype)
+        return zeros[: rows * width].reshape(rows, width)
 
     def _sparse(self, name: str) -> bool:
         return name == self.model.table
@@ -123,10 +129,30 @@ class Evaluation(_Compiled):
         return float(down(loss)[0]), down(output)
 
 
+def _one_at_a_time(method: Callable[Concatenate[TrainingStep, P], R]) -> Callable[Concatenate[TrainingStep, P], R]:
+    """A method that works in the memory of a step: threads take turns. RnncError if a signal handler cuts in."""
+
+    @wraps(method)
+    def call(self: TrainingStep, /, *arguments: P.args, **named: P.kwargs) -> R:
+        with self._lock:
+            if self._running:
+                raise RnncError(
+                    f"{method.__name__}: called within a step of the same TrainingStep, by a signal handler"
+                )
+            self._running = True
+            try:
+                return method(self, *arguments, **named)
+            finally:
+                self._running = False
+
+    return call
+
+
 class TrainingStep(_Compiled):
     """A network, its parameters, and what it takes to make them better.
 
-    updates: how many updates there have been.
+    A step is taken whole or not at all: if a signal handler raises within one (Ctrl-C), `updates` says whether the
+    parameters have changed. Threads that step one TrainingStep take turns.
     """
 
     def __init__(
@@ -158,9 +184,10 @@ class TrainingStep(_Compiled):
         self.seed = checks.integer("seed", seed, 0, 2**64 - 1)
         self.clip = _positive("clip", clip)
         self._carry = carry
+        self._lock, self._running = new_lock(), False
+        self._updates = np.zeros(1, np.int64)
         super().__init__(model, loss, backend, threads, matmul)
         self._masks = masks(model)
-        self.updates = 0
         self._flat = self.layout.zeros()
         self._params = self.layout.views(self._flat)
         self._slots = {name: self.layout.zeros() for name in self.optimizer.slots}
@@ -169,6 +196,15 @@ class TrainingStep(_Compiled):
             self._params[name][...] = array
 
     # Where a backend keeps parameters elsewhere, they come to the host when they are asked for.
+
+    @property
+    def updates(self) -> int:
+        """The number of updates so far. It changes together with the parameters."""
+        return int(self._updates[0])
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        self._updates[0] = count
 
     @property
     def params(self) -> dict[str, Array]:
@@ -211,6 +247,7 @@ class TrainingStep(_Compiled):
             trained=frozenset(name for name in layout.places if names.gradient(name) in gradients),
             padding=None if model.embedding is None else model.embedding.padding_index,
             constants=self._constants,
+            updates=self._updates,
         )
         update, noise = (
             backend.compile_update(update_graph(self.optimizer, model.dtype)),
@@ -223,6 +260,7 @@ class TrainingStep(_Compiled):
         """Which paths the backend took, and why."""
         return self._function.explain() + self._trainer.explain()
 
+    @_one_at_a_time
     def step(
         self, batch: Batch | Sequence[Batch], learning_rate: float | None = None, state: State | None = None
     ) -> tuple[Outcome, State]:
@@ -242,9 +280,9 @@ class TrainingStep(_Compiled):
             end = number == len(parts) - 1
             report, last = self._run(part, count, state, first=number == 0, change=change if end else None)
             loss, norm = loss + report.loss, report.norm
-        self.updates += 1
         return Outcome(loss / count, norm), last
 
+    @_one_at_a_time
     def gradients(self, batch: Batch, state: State | None = None) -> tuple[float, dict[str, Array]]:
         """The mean loss and its gradients, by name, the embedding's as a whole table: to look at, or to test."""
         report, _ = self._run(batch, batch.terms, state, first=True, change=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from rnnc.backends.cuda.emulator import source as cuda
 from rnnc.backends.cuda.emulator.errors import EmulatorError
 from rnnc.backends.cuda.emulator.toolchain import Diagnostics, toolchain
+from rnnc.backends.locks import new_lock
 
 SHARED_LIMIT = 227 * 1024
 """Bytes of shared memory a block may have on the largest chips."""
@@ -24,7 +24,7 @@ _MESSAGE_BYTES = 4096
 _ORDERS = 2**32
 
 # The runtime's state is global; kernels hold no lock of the interpreter, but run one at a time in a process.
-_running = threading.Lock()
+_running = new_lock()
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from rnnc.backends import cache
 from rnnc.backends.cuda.emulator.errors import EmulatorError
+from rnnc.backends.locks import new_lock
 from rnnc.ir import settings
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ class Toolchain:
         self._version = self._ask("--version")
         self._temporary = tempfile.TemporaryDirectory(prefix="rnnc-emulator-")
         self._folder = Path(self._temporary.name)
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._runtime: ctypes.CDLL | None = None
 
     def runtime(self) -> ctypes.CDLL:
@@ -139,7 +139,7 @@ class Toolchain:
         return tuple((HERE / name).read_text(encoding="utf-8") for name in names)
 
 
-_lock = threading.Lock()
+_lock = new_lock()
 _toolchains: dict[str, Toolchain] = {}
 
 

@@ -1,0 +1,143 @@
+"""The one way to LLVM: one thread at a time, whole, and not across a fork.
+
+LLVM's state is the process's, and llvmlite keeps it in objects that free it twice if a signal handler raises at the
+wrong moment. So all that uses llvmlite goes through `use`:
+
+- it holds a lock that a fork waits for (`rnnc.backends.locks`);
+- on the main thread, where Python runs signal handlers, it lets another thread do the work. An interrupt ends the wait,
+  and the work comes to its own end behind it;
+- llvmlite's objects end where they were made. The exceptions are the engines that hold machine code: `Engine`.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import itertools
+import os
+import sys
+import threading
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import llvmlite.binding as llvm
+
+from rnnc.backends.llvm.parallel import offer, offer_if_idle
+from rnnc.backends.locks import new_lock
+
+T = TypeVar("T")
+
+_lock = new_lock()
+_engines: dict[int, llvm.ExecutionEngine] = {}
+_numbers = itertools.count()
+_unused: deque[int] = deque()
+_awaited: list[_Errand[Any]] = []
+"""What the main thread waits for; more than one if a signal handler compiles."""
+
+
+def use(work: Callable[[], T]) -> T:
+    """The result of work that uses llvmlite, or its exception."""
+    errand = _Errand(work)
+    if threading.get_ident() != threading.main_thread().ident or not offer([errand]):
+        errand()
+        return errand.result()
+    _awaited.append(errand)
+    try:
+        return errand.result()
+    finally:
+        _awaited.remove(errand)
+
+
+class _Errand(Generic[T]):
+    """Work for some thread, and where its result is waited for."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work: Callable[[], T] | None = work
+        self._results: list[T] = []
+        self._errors: list[BaseException] = []
+        self._orphaned = False
+        self._bell = _thread.allocate_lock()
+        self._bell.acquire()
+
+    def __call__(self) -> None:
+        with _lock:
+            if self._work is None:
+                return
+            _drop_engines()
+            try:
+                self._results.append(self._work())
+            except BaseException as error:
+                traceback.clear_frames(error.__traceback__)  # frames that hold objects of llvmlite
+                self._errors.append(error)
+            self._work = None
+            self._bell.release()
+
+    def result(self) -> T:
+        """Waits for it. An interrupt ends the wait: work that has not begun is left, and other work ends unseen."""
+        try:
+            while not self._results and not self._errors:
+                self._bell.acquire()
+                if self._orphaned:
+                    self._orphaned = False
+                    self()
+        except BaseException:
+            self._work = None
+            raise
+        if self._errors:
+            raise self._errors.pop()
+        return self._results[0]
+
+    def orphan(self) -> None:
+        """The thread that had the work is not there any more: a signal handler forked while it was waited for."""
+        self._orphaned = True
+        self._bell.release()
+
+
+class Engine:
+    """Machine code in memory, for as long as this object lives. To be made within `use`."""
+
+    def __init__(self, engine: llvm.ExecutionEngine, addresses: Mapping[str, int]) -> None:
+        self.addresses = addresses
+        number = next(_numbers)
+        _engines[number] = engine
+        weakref.finalize(self, _forget, number).atexit = False
+
+
+def _forget(number: int) -> None:
+    """An engine that is not needed: garbage collection says so, on any thread, at any moment."""
+    _unused.append(number)
+    if not sys.is_finalizing():
+        offer_if_idle(_tidy)
+
+
+def _tidy() -> None:
+    with _lock:
+        _drop_engines()
+
+
+def _drop_engines() -> None:
+    while _unused:
+        _engines.pop(_unused.popleft()).close()
+
+
+@atexit.register
+def _settle() -> None:
+    """Before the process ends: work that was not waited for ends first, since LLVM ends with the process."""
+    try:
+        with _lock:
+            pass
+    finally:
+        with _lock:
+            pass
+
+
+def _after_fork() -> None:
+    for errand in _awaited:
+        errand.orphan()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
