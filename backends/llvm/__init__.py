@@ -2,8 +2,8 @@
 
 Reading order, after `rnnc.backends.planning` (a step scheduled into phases): target (instruction sets), tile (register
 tiles), phase (code of one phase), outer (sums over rows), driver (code that runs a plan), packing and packers
-(weights), jit; then entry and runner (calls of a bound model), function (calls of a derivative), and trainer, team and
-crew (a training step).
+(weights), library and jit (LLVM); then entry and runner (calls of a bound model), function (calls of a derivative),
+parallel and crew (threads), and trainer and team (a training step).
 """
 
 from __future__ import annotations
