@@ -158,6 +158,13 @@ def use():
     assert call(jit.compile_assembly(adder(next(numbers)), host()), 0) >= 0
 """
 
+COMPILES = """
+import os
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import rnnc
+rnnc.compile(rnnc.GRU(3, 4), rnnc.GRU(3, 4).init(seed=0), threads=1)
+"""
+
 FORKS = """
 after = []
 for _ in range(300):
@@ -210,7 +217,9 @@ assert outcomes == [0] * 4, outcomes
 
 
 def run(*parts: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", "\n".join(parts)]
+    # From 3.12 on, Python warns of every fork in a process with threads.
+    warnings = ["-W", "error", "-W", "ignore::DeprecationWarning"]
+    command = [sys.executable, *warnings, "-c", "\n".join(parts)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
 
 
@@ -219,6 +228,12 @@ def test_a_fork_while_other_threads_compile_train_and_call() -> None:
     """The child computes on: no lock is held by a thread that it lacks, and no step is half done."""
     result = run(PREPARE, FORKS)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_compile_leaves_no_thread_behind() -> None:
+    """A process that compiles and then forks is one that has no threads."""
+    tasks = "import time; time.sleep(0.1); assert len(os.listdir('/proc/self/task')) == 1"
+    assert sys.platform != "linux" or run(COMPILES, tasks).returncode == 0
 
 
 # -- the end of a process ------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def _load(name: str, text: str, target: Target, found: bytes | None) -> tuple[by
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, triple), use_lmm=False)
     engine.add_object_file(llvm.ObjectFileRef.from_data(found))
     engine.finalize_object()
-    names = re.findall(r"^define [^@]*@([\w.]+)\(", text, flags=re.MULTILINE)
+    names = [definition.split("(", 1)[0].split("@")[1] for definition in f"\n{text}".split("\ndefine ")[1:]]
     return found, Engine(engine, {name: int(engine.get_function_address(name)) for name in names})
 
 
@@ -85,7 +85,7 @@ def _assembly(text: str, target: Target, triple: str) -> str:
 def _parse(text: str, target: Target) -> llvm.ModuleRef:
     """A module whose functions are tuned for the target's processor model."""
     if target.tuning:
-        text = re.sub(r"^define .*(?= \{$)", rf'\g<0> "tune-cpu"="{target.tuning}"', text, flags=re.MULTILINE)
+        text = re.sub(r"(?<=\n)define .*(?= \{\n)", rf'\g<0> "tune-cpu"="{target.tuning}"', f"\n{text}")
     module = llvm.parse_assembly(text)
     module.verify()
     return module

@@ -4,8 +4,8 @@ LLVM's state is the process's, and llvmlite keeps it in objects that free it twi
 wrong moment. So all that uses llvmlite goes through `use`:
 
 - it holds a lock that a fork waits for (`rnnc.backends.locks`);
-- on the main thread, where Python runs signal handlers, it lets another thread do the work. An interrupt ends the wait,
-  and the work comes to its own end behind it;
+- on the main thread, where Python runs signal handlers, it starts a thread for the work (some 50 us), and leaves none
+  behind. An interrupt ends the wait, and the work comes to its own end behind it;
 - llvmlite's objects end where they were made. The exceptions are the engines that hold machine code: `Engine`.
 """
 
@@ -25,7 +25,6 @@ from typing import Any, Generic, TypeVar
 
 import llvmlite.binding as llvm
 
-from rnnc.backends.llvm.parallel import offer, offer_if_idle
 from rnnc.backends.locks import new_lock
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ _awaited: list[_Errand[Any]] = []
 def use(work: Callable[[], T]) -> T:
     """The result of work that uses llvmlite, or its exception."""
     errand = _Errand(work)
-    if threading.get_ident() != threading.main_thread().ident or not offer([errand]):
+    if threading.get_ident() != threading.main_thread().ident or not _started(errand):
         errand()
         return errand.result()
     _awaited.append(errand)
@@ -49,6 +48,15 @@ def use(work: Callable[[], T]) -> T:
         return errand.result()
     finally:
         _awaited.remove(errand)
+
+
+def _started(work: Callable[[], object]) -> bool:
+    """Whether a thread does it: there may be none, at exit or at the system's limit."""
+    try:
+        _thread.start_new_thread(work, ())
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Errand(Generic[T]):
@@ -109,8 +117,8 @@ class Engine:
 def _forget(number: int) -> None:
     """An engine that is not needed: garbage collection says so, on any thread, at any moment."""
     _unused.append(number)
-    if not sys.is_finalizing():
-        offer_if_idle(_tidy)
+    if len(_unused) == 1 and not sys.is_finalizing():
+        _started(_tidy)  # or else the next to use LLVM does it
 
 
 def _tidy() -> None:

@@ -27,21 +27,13 @@ class _Pool:
         self._idle: list[None] = []  # an item for each thread that waits
         self._started: list[None] = []
 
-    def offer(self, tasks: Sequence[Task]) -> bool:
-        """Puts tasks before the threads; starts some if there are too few. Whether there is any thread."""
+    def offer(self, tasks: Sequence[Task]) -> None:
+        """Puts tasks before the threads, if there are any; starts some if there are too few."""
         missing = len(tasks) + self._tasks.qsize() - len(self._idle)
         for _ in range(min(missing, MOST_WORKERS - len(self._started))):
             if not self._start():
                 break
-        if not self._started:
-            return False
-        for task in tasks:
-            self._tasks.put(task)
-        return True
-
-    def offer_if_idle(self, task: Task) -> None:
-        """Puts a task before the threads if one of them waits."""
-        if self._idle:
+        for task in tasks if self._started else ():
             self._tasks.put(task)
 
     def _start(self) -> bool:
@@ -66,17 +58,9 @@ _pool = _Pool()
 _warned: list[None] = []
 
 
-def offer(tasks: Sequence[Task]) -> bool:
-    """Offers tasks to threads, all of which may run at once; each is taken once.
-
-    Returns False if there is no thread and none can be started: then nobody will come.
-    """
-    return _pool.offer(tasks)
-
-
-def offer_if_idle(task: Task) -> None:
-    """Offers a task if a thread waits for one; starts none. Fit for finalizers."""
-    _pool.offer_if_idle(task)
+def offer(tasks: Sequence[Task]) -> None:
+    """Offers tasks to threads, all of which may run at once. Nobody comes if no thread can be started."""
+    _pool.offer(tasks)
 
 
 def _warn(count: int, error: RuntimeError) -> None:
