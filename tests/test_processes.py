@@ -230,6 +230,33 @@ def test_a_fork_while_other_threads_compile_train_and_call() -> None:
     assert result.returncode == 0, result.stderr
 
 
+WITHIN = """
+from rnnc.backends.llvm import library
+begin, children = library._Errand.__call__, []
+def begin_late(self):
+    time.sleep(0.3)
+    begin(self)
+def fork(*_):
+    children.append(os.fork())
+    signal.alarm(60)
+library._Errand.__call__ = begin_late
+signal.signal(signal.SIGUSR1, fork)
+threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1)).start()
+assert call(jit.compile_assembly(adder(5), host()), 1) == 6
+(child,) = children
+if not child:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_signal_handler_that_forks_while_a_compile_is_waited_for() -> None:
+    """The child lacks the thread that was to do LLVM's work."""
+    result = run(PREPARE, WITHIN)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_compile_leaves_no_thread_behind() -> None:
     """A process that compiles and then forks is one that has no threads."""
     tasks = "import time; time.sleep(0.1); assert len(os.listdir('/proc/self/task')) == 1"
