@@ -373,8 +373,8 @@ def derivatives(a: Array, b: Array) -> dict[str, Array]:
     x, y = (graph.input(name, (a.size,)) for name in "ab")
     graph.outputs["y"] = graph.add("power", (x, y))
     first = vjp(graph, ["a", "b"])
-    feeds = {"a": a, "b": b, "d_y": np.ones(a.size)}
-    second = run_graph(jvp(first, ["a"]), feeds | {"t_a": np.ones(a.size)})
+    feeds = {"a": a, "b": b, "d:y": np.ones(a.size)}
+    second = run_graph(jvp(first, ["a"]), feeds | {"t:a": np.ones(a.size)})
     return run_graph(first, feeds) | second
 
 
@@ -383,10 +383,10 @@ def test_gradients_of_powers_at_the_edges() -> None:
     a = np.array([0.0, 0.0, 0.0, 2.0, -2.0, -2.0, 0.0])
     b = np.array([0.0, 1.0, 2.0, 0.0, 3.0, 2.0, 3.5])
     found = derivatives(a, b)
-    np.testing.assert_array_equal(found["d_a"], [0.0, 1.0, 0.0, 0.0, 12.0, -4.0, 0.0])
-    np.testing.assert_allclose(found["d_b"], [0.0, 0.0, 0.0, math.log(2), math.nan, math.nan, 0.0])
-    np.testing.assert_allclose(found["t_d_a"], [0.0, 0.0, 2.0, 0.0, -12.0, 2.0, 0.0])
+    np.testing.assert_array_equal(found["d:a"], [0.0, 1.0, 0.0, 0.0, 12.0, -4.0, 0.0])
+    np.testing.assert_allclose(found["d:b"], [0.0, 0.0, 0.0, math.log(2), math.nan, math.nan, 0.0])
+    np.testing.assert_allclose(found["t:d:a"], [0.0, 0.0, 2.0, 0.0, -12.0, 2.0, 0.0])
     t = [torch().tensor(v, requires_grad=True) for v in (a, b)]
     torch().pow(*t).sum().backward()
     for name, tensor in zip("ab", t, strict=True):
-        np.testing.assert_allclose(found["d_" + name], tensor.grad.numpy())
+        np.testing.assert_allclose(found["d:" + name], tensor.grad.numpy())
