@@ -114,17 +114,24 @@ class Change:
     """How parameters follow their gradients. scalars: the numbers of the update, all but "scale".
 
     clip: the largest norm of all gradients together; None = any.
+    most: the largest norm, after clipping, that an update is made from. A run whose norm is larger, or whose norm or
+    loss is no finite number, changes nothing.
     """
 
     scalars: Mapping[str, float]
     clip: float | None
+    most: float
 
 
 class Report(NamedTuple):
-    """loss: summed over the batch. norm: of all gradients so far, before clipping."""
+    """loss: summed over the batch. norm: of all gradients so far, before clipping.
+
+    changed: whether the parameters were changed.
+    """
 
     loss: float
     norm: float
+    changed: bool
 
 
 class Trainer(Protocol):
@@ -139,7 +146,7 @@ class Trainer(Protocol):
         """(dense,), the gradients so far, laid out like the parameters."""
 
     def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
-        """The gradients of a batch, and with a change an update by them.
+        """The gradients of a batch, and with a change an update by them, unless they are too large (`usable`).
 
         first: gradients start anew; otherwise they are added to those of the runs before.
         """
@@ -171,9 +178,10 @@ class ComposedTrainer:
         loss = self._gradients(work, first)
         rows = [self._joined()] if self._memory.table is not None else []
         norm = _norm([self.gradient, *(r.values.reshape(-1) for r in rows)])
-        if change is not None:
+        changed = change is not None and usable(change, loss, norm)
+        if change is not None and changed:
             whole(lambda: self._apply(change, norm))
-        return Report(loss, norm)
+        return Report(loss, norm, changed)
 
     def fetch(self) -> None:
         """See `Trainer.fetch`."""
@@ -238,6 +246,11 @@ class ComposedTrainer:
         self._update.run({n: a.reshape(-1) for n, a in taken.items()} | {"g": values.reshape(-1)}, scalars)
         for name, table in tables.items():
             table[rows] = taken[name]
+
+
+def usable(change: Change, loss: float, norm: float) -> bool:
+    """Whether an update may be made from a gradient of this norm. What is no number compares as False."""
+    return math.isfinite(loss) and norm * clipping(change.clip, norm) <= change.most
 
 
 def clipping(clip: float | None, norm: float) -> float:

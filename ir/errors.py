@@ -38,6 +38,14 @@ class LengthError(ArgumentError):
     """A sequence length is not between 0 and the number of time steps."""
 
 
+class CheckpointError(ArgumentError):
+    """A file of parameters, or of a training, cannot be written, or is damaged or of another kind."""
+
+
+class NonFiniteError(RnncError, ArithmeticError):
+    """A training step came to a loss or a gradient that is no finite number; it changed nothing."""
+
+
 class IRError(RnncError, ValueError):
     """A graph or program breaks a rule of the intermediate representation."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc import checks
+from rnnc.arrays import as_array
 from rnnc.ir.equations import Value, exp, greater, log, select, stop_gradient, total
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph, Node
@@ -51,6 +52,9 @@ class Loss:
         """How many terms of the mean each encoded target is."""
         raise NotImplementedError
 
+    def check(self, name: str, encoded: Array, size: int) -> None:
+        """Raises ArgumentError unless encoded targets (..., width) are such as `encode` gives; name: of them."""
+
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
@@ -83,6 +87,7 @@ class CrossEntropy(Loss):
         return {"classes": np.arange(size, dtype=dtype)}
 
     def encode(self, targets: Array, size: int, dtype: str) -> tuple[Array, Array]:
+        targets = as_array("targets", targets)
         if targets.dtype.kind not in "iu":
             raise ArgumentTypeError(f"targets: cross_entropy takes integers, got {targets.dtype}")
         counted = targets != self.ignore_index
@@ -96,6 +101,14 @@ class CrossEntropy(Loss):
 
     def counted(self, encoded: Array) -> Array:
         return (encoded[..., 0] >= 0).astype(np.int64)
+
+    def check(self, name: str, encoded: Array, size: int) -> None:
+        good = (encoded < size) & (encoded == np.floor(encoded))  # NaN is neither
+        if not good.all():
+            raise ArgumentError(
+                f"{name}: expected whole numbers, classes 0..{size - 1} or negative ones that are ignored, "
+                f"got {encoded[~good][0]}"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,7 @@ class MeanSquaredError(Loss):
         return size
 
     def encode(self, targets: Array, size: int, dtype: str) -> tuple[Array, Array]:
+        targets = as_array("targets", targets)
         if targets.dtype.kind != "f":
             raise ArgumentTypeError(f"targets: mse takes floating-point numbers, got {targets.dtype}")
         if targets.shape[-1:] != (size,):

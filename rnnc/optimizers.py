@@ -7,9 +7,12 @@ changed by that; with momentum, Adam and AdamW it is the "lazy" form, that of to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
+
+import numpy as np
 
 from rnnc import checks
 from rnnc.ir.equations import Value, sqrt
@@ -25,7 +28,10 @@ Values = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Base of optimisers. A subclass says which slots it keeps and how one update goes."""
+    """Base of optimisers. A subclass says which slots it keeps and how one update goes.
+
+    learning_rate: >= 0. With 0, slots follow the gradients and parameters stay as they are.
+    """
 
     learning_rate: float
 
@@ -176,12 +182,35 @@ def _check_elementwise(graph: Graph) -> None:
             raise IRError(f"{node}: the update of an optimiser is elementwise, {node.op} is not")
 
 
-def check_optimizer(value: object) -> Optimizer:
-    """An optimiser, not its class."""
-    if isinstance(value, Optimizer):
-        return value
-    hint = "; call it to make one" if isinstance(value, type) else ""
-    raise ArgumentTypeError(f"optimizer: expected such as rnnc.optimizers.Adam(1e-3), got {checks.came(value)}{hint}")
+def check_optimizer(value: object, dtype: str = "float64") -> Optimizer:
+    """An optimiser, not its class, whose numbers the dtype can hold."""
+    if not isinstance(value, Optimizer):
+        hint = "; call it to make one" if isinstance(value, type) else ""
+        expected = "expected such as rnnc.optimizers.Adam(1e-3)"
+        raise ArgumentTypeError(f"optimizer: {expected}, got {checks.came(value)}{hint}")
+    for field in fields(value):
+        if isinstance(number := getattr(value, field.name), float):
+            check_rate(field.name, number, dtype)
+    return value
+
+
+def check_rate(name: str, value: object, dtype: str) -> float:
+    """A number >= 0 that leaves updates room in the dtype."""
+    if isinstance(value, (np.floating, np.integer)):
+        value = value.item()
+    rate, most = _number(name, value), largest(dtype)
+    if rate > most:
+        raise ArgumentError(f"{name}: expected at most {most:.3g}, the root of what {dtype} can hold, got {rate:.3g}")
+    return rate
+
+
+def largest(dtype: str, rate: float = 1.0) -> float:
+    """The largest norm of gradients that an update at this rate may be made from.
+
+    Its square, which Adam keeps, and its product with the rate stay far within what the dtype can hold, so that neither
+    parameters nor slots overflow.
+    """
+    return math.sqrt(float(np.finfo(dtype).max)) / max(rate, 1.0)
 
 
 def _number(name: str, value: object) -> float:

@@ -486,7 +486,7 @@ def test_checkpoints_of_other_trainings_and_broken_ones_are_refused(tmp_path: Pa
     with raises_saying(ArgumentError, "checkpoint", "parameters only"):
         train.fit(tagger(), tagged(), **options(checkpoint=path, resume=True))
     path.write_bytes(path.read_bytes()[:100])
-    with raises_saying(ArgumentError, "checkpoint", "no readable"):
+    with raises_saying(ArgumentError, "checkpoint", "damaged"):
         train.fit(tagger(), tagged(), **options(checkpoint=path, resume=True))
     with raises_saying(ArgumentError, "no file"):
         train.load_parameters(tmp_path / "nothing")
@@ -521,6 +521,15 @@ def test_options_that_make_no_sense_are_refused(changes: dict[str, Any], words: 
         ([(np.full(3, WORDS), np.zeros(3, int))], ArgumentError, ("data[0][0]", f"0..{WORDS - 1}")),
         ([(np.zeros(3, int), np.full(3, CLASSES))], ArgumentError, ("targets", f"0..{CLASSES - 1}")),
         ([(np.zeros(0, int), np.zeros(0, int))], ShapeError, ("data[0][0]", "at least one step")),
+        ([(np.zeros(3, int), np.zeros((3, 1), int))], ShapeError, ("data[0][1]", "per step", "(1,)", "[..., 0]")),
+        ([(np.zeros(4, int), np.eye(4, CLASSES, dtype=int))], ShapeError, ("data[0][1]", "(3,)", "target.argmax(-1)")),
+        (
+            [(np.zeros(3, int), np.zeros(3, int)), (np.zeros(3, int), np.zeros((3, 1), int))],
+            ShapeError,
+            ("data[1][1]", "(1,)", "()"),
+        ),
+        ([(np.zeros(3, int), ["a", "b", "c"])], ArgumentTypeError, ("targets", "integers")),
+        ([(object(), np.zeros(3, int))], ArgumentTypeError, ("data[0][0]", "array")),
     ),
 )
 def test_data_that_does_not_fit_is_refused(pairs: Any, error: type[Exception], words: tuple[str, ...]) -> None:
@@ -528,10 +537,70 @@ def test_data_that_does_not_fit_is_refused(pairs: Any, error: type[Exception], w
         train.fit(tagger(), pairs, **options())
 
 
-def test_a_package_that_is_missing_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", (0, 1))
+def test_data_that_is_not_finite_is_named(part: int) -> None:
+    """With the pair and the step."""
+    model = rnnc.Sequential(rnnc.GRU(4, 5, dtype="float64"), rnnc.Linear(5, 3))
+    pairs = series()
+    pairs[2][part][4, 1] = np.nan
+    with raises_saying(ArgumentError, f"data[2][{part}]", "nan", "step 4"):
+        train.fit(model, pairs, loss="mse", **options())
+
+
+def test_numbers_of_any_integer_type_are_data() -> None:
+    """Also side by side: NumPy joins int64 and uint64 to floats."""
+    kinds = ("int64", "uint64", "uint8", ">i2", "int32", "uint16")
+    pairs = [(x.astype(kind), t) for (x, t), kind in zip(tagged(), kinds, strict=True)]
+    found, expected = (train.fit(tagger(), given, **options(epochs=1)) for given in (pairs, tagged()))
+    np.testing.assert_array_equal(found.params["2.weight"], expected.params["2.weight"])
+
+
+def test_tensors_that_require_gradients_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    model = rnnc.Sequential(rnnc.GRU(4, 5, dtype="float64"), rnnc.Linear(5, 3))
+    pairs = [(torch.from_numpy(x), torch.from_numpy(t)) for x, t in series()]
+    train.fit(model, pairs, loss="mse", **options(epochs=1))
+    pairs[1][0].requires_grad_()
+    with raises_saying(ArgumentTypeError, "data[1][0]", "requires gradients", "detach()"):
+        train.fit(model, pairs, loss="mse", **options())
+
+
+@pytest.mark.parametrize(
+    ("factor", "error", "word"),
+    (
+        (None, ArgumentTypeError, "None"),
+        ("0.1", ArgumentTypeError, "'0.1'"),
+        (-0.5, ArgumentError, "-0.5"),
+        (float("nan"), ArgumentError, "nan"),
+        (1e300, ArgumentError, "1e+300"),
+    ),
+)
+def test_a_schedule_that_gives_no_factor_is_refused(factor: Any, error: type[Exception], word: str) -> None:
+    with raises_saying(error, "schedule", "epoch", word, ">= 0"):
+        train.fit(tagger(), tagged(), **options(schedule=lambda epoch, losses: factor))
+    with raises_saying(ArgumentTypeError, "schedule", "function", "0.5"):
+        train.fit(tagger(), tagged(), **options(schedule=0.5))
+
+
+def test_a_package_that_is_missing_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before the first epoch."""
+    monkeypatch.delitem(sys.modules, "safetensors.numpy", raising=False)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with raises_saying(train.MissingExtra, "checkpoints", "safetensors", "rnnc[train]"):
+        train.fit(tagger(), tagged(), **options(checkpoint=tmp_path / "x", on_epoch=stop_after(1)))
+
+
+def test_lines_are_shown_where_bars_are_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with raises_saying(train.MissingExtra, "progress", "tqdm", "rnnc[train]"):
-        train.fit(tagger(), tagged(), **options(progress=True))
+    given = options(epochs=2)
+    del given["progress"]
+    train.fit(tagger(), tagged(), validation=tagged(1), **given)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:9] for line in lines] == ["epoch 1/2", "epoch 2/2"] and "accuracy" in lines[0]
 
 
 def test_the_bar_shows_every_epoch(capsys: pytest.CaptureFixture[str]) -> None:

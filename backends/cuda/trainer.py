@@ -20,7 +20,18 @@ from rnnc.backends.cuda.function import CudaFunction
 from rnnc.backends.cuda.noise import CudaNoise
 from rnnc.backends.cuda.prelude import PRELUDE
 from rnnc.backends.sparse import SparseRows
-from rnnc.backends.trainer import LOOKED_UP, SEED, TABLE_GRADIENT, Change, Draw, Memory, Report, Work, clipping
+from rnnc.backends.trainer import (
+    LOOKED_UP,
+    SEED,
+    TABLE_GRADIENT,
+    Change,
+    Draw,
+    Memory,
+    Report,
+    Work,
+    clipping,
+    usable,
+)
 from rnnc.backends.whole import whole
 from rnnc.ir.graph import Graph
 from rnnc.ir.names import LOSS, gradient
@@ -150,9 +161,10 @@ class CudaTrainer:
         sparse = self._grouped() if self._memory.table is not None else None
         loss_value, squares = self._report(loss, sparse)
         norm = math.sqrt(squares)
-        if change is not None:
+        changed = change is not None and usable(change, loss_value, norm)
+        if change is not None and changed:
             whole(lambda: self._apply(change, norm, sparse))
-        return Report(loss_value, norm)
+        return Report(loss_value, norm, changed)
 
     def _gradients(self, work: Work, first: bool) -> Array:
         memory, xp = self._memory, self._device.xp

@@ -23,11 +23,11 @@ are left alone. table: (height, bytes). The result is OUT_OF_RANGE if the table 
 OUT_OF_RANGE = 2
 
 GROUP = ("numbers", "lengths", "steps", "batch", "height", "padding", "slots", "rows", "count", "places", "keep")
-"""Fields of `rnnc_group`. numbers: (steps, batch), rows of the table, which has `height` of them; negative ones count
-from its end. lengths: (batch,), or null. padding: a row that
-is left out, or -1. slots: (V,), 1 + the place in `rows` of a row that is there, else 0. rows: the rows named so far;
-count: the address of how many. places: (steps * batch,), where each step's gradient goes: 2 * place in `rows`, plus 1
-if it is the first to go there; -1 if it is left out. keep: 0 if the rows named so far are to be forgotten."""
+"""Fields of `rnnc_group`. numbers: (steps, batch), rows of the table, which has `height` of them. lengths: (batch,), or
+null. padding: a row that is left out, or -1. slots: (V,), 1 + the place in `rows` of a row that is there, else 0.
+rows: the rows named so far; count: the address of how many. places: (steps * batch,), where each step's gradient goes:
+2 * place in `rows`, plus 1 if it is the first to go there; -1 if it is left out. keep: 0 if the rows named so far are
+to be forgotten."""
 
 COLLECT = ("member", "members", "terms", "parts", "segments", "many", "keep", "gradient", "places", "steps", "from",
            "values", "count", "width", "squares")  # fmt: skip
@@ -71,7 +71,7 @@ def emit_look_up() -> Function:
         f.when(_inside(f, step.index, row.index, given)),
     ):
         at = f.add(f.mul(step.index, given["batch"]), row.index)
-        number = _row_number(f, at, given)
+        number = f.load("i64", f.element(given["numbers"], at, "i64"), 8)
         there = f.compare("ult", number, given["height"])
         with f.when(f.binary("xor", there, Val("i1", "true"))):
             f.store(Val("i32", str(OUT_OF_RANGE)), result, 4)
@@ -91,11 +91,6 @@ def _inside(f: Function, step: Val, row: Val, given: dict[str, Val]) -> Val:
     return f.binary("or", dense, f.compare("ult", step, length))
 
 
-def _row_number(f: Function, at: Val, given: dict[str, Val]) -> Val:
-    number = f.load("i64", f.element(given["numbers"], at, "i64"), 8)
-    return f.select(f.compare("slt", number, 0), f.add(number, given["height"]), number)
-
-
 def emit_group() -> Function:
     """i32 rnnc_group(ptr context): in the order of steps, then of sequences."""
     f = Function("rnnc_group", [Val("ptr", "%context")], result="i32")
@@ -105,7 +100,7 @@ def emit_group() -> Function:
         at = f.add(f.mul(step.index, given["batch"]), row.index)
         place = f.element(given["places"], at, "i64")
         f.store(i64(-1), place, 8)
-        number = _row_number(f, at, given)
+        number = f.load("i64", f.element(given["numbers"], at, "i64"), 8)
         there = f.binary("and", f.compare("ult", number, given["height"]), f.compare("ne", number, given["padding"]))
         with f.when(f.binary("and", _inside(f, step.index, row.index, given), there)):
             f.store(_place_of(f, number, given), place, 8)

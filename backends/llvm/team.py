@@ -20,7 +20,7 @@ from rnnc.backends.llvm.noise import arguments
 from rnnc.backends.llvm.packers import shares
 from rnnc.backends.llvm.parts import Part, address, even
 from rnnc.backends.llvm.table import Space
-from rnnc.backends.llvm.update import APPLY, SQUARES_APART
+from rnnc.backends.llvm.update import APPLY, LOSSES_APART, NOT_FINITE, SQUARES_APART
 from rnnc.backends.trainer import LOOKED_UP, TABLE_GRADIENT, Draw, Memory, Report, Work
 from rnnc.ir.names import LOSS, gradient
 from rnnc.ir.ops import Array
@@ -28,9 +28,6 @@ from rnnc.ir.ops import Array
 if TYPE_CHECKING:
     from rnnc.backends.llvm.function import LlvmFunction
     from rnnc.backends.llvm.trainer import LlvmTrainer
-
-APART = 16
-"""Elements between the losses of two threads."""
 
 
 class Team:
@@ -42,7 +39,7 @@ class Team:
         dtype = self.memory.dtype
         self.item = dtype.itemsize
         self.parts = [np.zeros(self.memory.dense, dtype) for _ in range(count)]
-        self.losses = np.zeros((count, APART), dtype)
+        self.losses = np.zeros((count, LOSSES_APART), dtype)
         self.squares = np.zeros((count, SQUARES_APART))
         self.terms = np.zeros(count, np.int64)
         self.segments, self.places = _segments(self.function, self.memory)
@@ -71,9 +68,10 @@ class Team:
         error = self.crew.run(self.plans[change])
         if error == OUT_OF_RANGE:
             raise IndexError(f"x names a row that the table of {self.memory.places[str(self.memory.table)][1]} lacks")
-        if error:
+        if error not in (0, NOT_FINITE):
             raise MemoryError("no memory for the scratch buffers")
-        return Report(sum(self.losses[:, 0].tolist()), math.sqrt(sum(self.squares[:, 0].tolist())))
+        loss, norm = sum(self.losses[:, 0].tolist()), math.sqrt(sum(self.squares[:, 0].tolist()))
+        return Report(loss, norm, change and not error)
 
     def _without_what_is_not_read(self, work: Work) -> Work:
         """Such as the mask of a state that no matrix product reads."""
@@ -159,7 +157,7 @@ class Team:
             common |= {"slots": address(table.slots), "padding": table.padding, "height": table.height}
             common |= {"table": address(table.arrays["p"]), "bytes": table.width * self.item}
         members = [{"member": n, "squares": address(self.squares[n])} for n in range(count)]
-        first = {"squares": address(self.squares)}
+        first = {"squares": address(self.squares), "losses": address(self.losses)}
         self.collects = _Fields(COLLECT, [common | own for own in members])
         self.applies = _Fields(APPLY, [common | own | first for own in members])
         self.look_ups = _Fields(LOOK_UP, [common | own for own in members])

@@ -45,7 +45,7 @@ class LlvmTrainer:
         block = np.empty(function.layout.size * memory.dtype.itemsize + ALIGNMENT, np.uint8)
         self.weights = aligned_view(block, function.layout.size, memory.dtype)
         self.numbers = np.zeros(len(update.numbers), memory.dtype)
-        self.clip = np.zeros(1)
+        self.clip = np.zeros(2)
         self.sources = _Sources(function, memory)
         self.table = Table(memory) if memory.table is not None else None
         self._teams: dict[int, Team] = {}
@@ -62,7 +62,7 @@ class LlvmTrainer:
         lengths = np.ascontiguousarray(work.lengths, np.int64) if ragged else None
         if change is not None:
             self.numbers[:] = [change.scalars.get(name, 1.0) for name in self.update.numbers]
-            self.clip[0] = math.inf if change.clip is None else change.clip
+            self.clip[:] = math.inf if change.clip is None else change.clip, change.most
         parts = split_batch(work.steps, work.batch, lengths, count)
         return team.run(work, parts, lengths, first=first, change=change is not None)
 

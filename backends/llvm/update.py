@@ -3,7 +3,8 @@
     for each vector of elements: load p, g, slots; the equations; store p, slots
 
 See `rnnc.backends.updates` for what an update is. At the end of a training step, members of a crew call
-`rnnc_apply`: the factor of clipping from the sums of squares, then a share of the dense parameters and of the rows.
+`rnnc_apply`: the factor of clipping from the sums of squares, then a share of the dense parameters and of the rows. If
+the norm is too large, or the norm or the loss is no finite number, no member changes anything.
 """
 
 from __future__ import annotations
@@ -31,16 +32,19 @@ if TYPE_CHECKING:
     from rnnc.backends import base
     from rnnc.backends.noise import Noise
 
-APPLY = (
-    *("member", "members", "squares", "clip", "numbers", "dense", "arrays", "tables", "rows", "count", "width"),
-    "updates",
-)
-"""Fields of `rnnc_apply`. squares: each member's sum, SQUARES_APART words from the next. clip: the address of the
-largest norm (infinity: any). numbers: those of the update. dense: elements of the arrays that
-`arrays` points to. tables: pointers to the tables and to the gradients of their rows, or null; rows: which ones, count:
-the address of how many, width: elements of one. updates: the address of how many updates there have been."""
+APPLY = ("member", "members", "squares", "losses", "clip", "numbers", "dense", "arrays", "tables", "rows", "count",
+         "width", "updates")  # fmt: skip
+"""Fields of `rnnc_apply`. squares: each member's sum, SQUARES_APART words from the next. losses: each member's loss,
+LOSSES_APART elements from the next. clip: the address of the largest norm (infinity: any), and of the largest norm
+after clipping that an update is made from; the result is NOT_FINITE if it is larger, or no number. numbers: those of
+the update. dense: elements of the arrays that `arrays` points to. tables: pointers to the tables and to the gradients
+of their rows, or null; rows: which ones, count: the address of how many, width: elements of one. updates: the
+address of how many updates there have been."""
 
+APPLY_POINTERS = ("squares", "losses", "clip", "numbers", "arrays", "tables", "rows", "count", "updates")
 SQUARES_APART = 8
+LOSSES_APART = 16
+NOT_FINITE = 3
 
 
 def compile_update(graph: Graph, target: Target | None = None) -> LlvmUpdate:
@@ -111,12 +115,12 @@ def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) 
     """i32 rnnc_apply(ptr to the fields of APPLY)."""
     f = Function("rnnc_apply", [Val("ptr", "%context")], result="i32")
     scalar, item = SCALARS[dtype], ELEMENT_BYTES[dtype]
-    pointers_given = ("squares", "clip", "numbers", "arrays", "tables", "rows", "count", "updates")
-    given = fields(f, f.parameters[0], APPLY, pointers_given)
+    given = fields(f, f.parameters[0], APPLY, APPLY_POINTERS)
     own = f.alloca(scalar, len(numbers), 64)
     for n, _ in enumerate(numbers):
         f.store(f.load(scalar, f.element(given["numbers"], n, scalar), item), f.element(own, n, scalar), item)
-    factor = _factor(f, given)
+    norm, factor = _factor(f, given)
+    good = _usable(f, given, norm, factor, scalar, item)
     factor = factor if scalar == "double" else f.value(scalar, f"fptrunc {factor} to {scalar}")
     f.store(factor, f.element(own, numbers.index("scale"), scalar), item)
     pointers = f.alloca("ptr", len(vectors), 64)
@@ -127,29 +131,44 @@ def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) 
             f.store(f.element(array, starts.get(name, starts["p"]), scalar), f.element(pointers, n, "ptr"), 8)
         f.call_defined("void", "rnnc_update", size, pointers, own)
 
-    start, stop = share(f, given["dense"], given["member"], given["members"])
-    update(f.sub(stop, start), given["arrays"], {"p": start})
-    with f.when(f.value("i1", f"icmp ne {given['tables']}, null")):
+    with f.when(good):
+        start, stop = share(f, given["dense"], given["member"], given["members"])
+        update(f.sub(stop, start), given["arrays"], {"p": start})
+    with f.when(f.binary("and", good, f.value("i1", f"icmp ne {given['tables']}, null"))):
         first, last = share(f, f.load("i64", given["count"], 8), given["member"], given["members"], 1)
         with f.loop(first, last) as place:
             row = f.load("i64", f.element(given["rows"], place.index, "i64"), 8)
             width = given["width"]
             update(width, given["tables"], {"p": f.mul(row, width), "g": f.mul(place.index, width)})
-    with f.when(f.compare("eq", given["member"], 0)):  # here, so that nothing comes between an update and its count
+    counts = f.binary("and", good, f.compare("eq", given["member"], 0))
+    with f.when(counts):  # here, so that nothing comes between an update and its count
         f.store(f.add(f.load("i64", given["updates"], 8), 1), given["updates"], 8)
-    f.ret(Val("i32", "0"))
+    f.ret(f.select(good, Val("i32", "0"), Val("i32", str(NOT_FINITE))))
     return f
 
 
-def _factor(f: Function, given: Mapping[str, Val]) -> Val:
-    """The factor that clips a gradient of this norm."""
+def _usable(f: Function, given: Mapping[str, Val], norm: Val, factor: Val, scalar: str, item: int) -> Val:
+    """Whether an update may be made: every member finds the same. What is no number compares as false."""
+    with f.loop(0, given["members"], carried=(f.constant(0.0, "double"),)) as loop:
+        place = f.element(given["losses"], f.mul(loop.index, LOSSES_APART), scalar)
+        loss = f.load(scalar, place, item)
+        loss = loss if scalar == "double" else f.value("double", f"fpext {loss} to double")
+        loop.next([f.binary("fadd", loop.values[0], loss)])
+    total = f.binary("fsub", loop.values[0], loop.values[0])  # no number, if the loss is none or infinite
+    most = f.load("double", f.element(given["clip"], 1, "double"), 8)
+    finite = f.value("i1", f"fcmp oeq {total}, 0.0")
+    return f.binary("and", finite, f.value("i1", f"fcmp ole {f.binary('fmul', norm, factor)}, {most.name}"))
+
+
+def _factor(f: Function, given: Mapping[str, Val]) -> tuple[Val, Val]:
+    """The norm of all gradients, and the factor that clips one of this norm."""
     with f.loop(0, given["members"], carried=(f.constant(0.0, "double"),)) as loop:
         place = f.element(given["squares"], f.mul(loop.index, SQUARES_APART), "i64")
         loop.next([f.binary("fadd", loop.values[0], f.load("double", place, 8))])
     norm = f.call("double", "llvm.sqrt.f64", loop.values[0])
     factor = f.binary("fdiv", f.load("double", given["clip"], 8), f.binary("fadd", norm, f.constant(EPSILON, "double")))
     one = f.constant(1.0, "double")
-    return f.select(f.value("i1", f"fcmp olt {factor}, {one.name}"), factor, one)
+    return norm, f.select(f.value("i1", f"fcmp olt {factor}, {one.name}"), factor, one)
 
 
 class _Pass:

@@ -7,10 +7,12 @@
 tqdm (progress bars) and safetensors (checkpoints) come with `pip install 'rnnc[train]'`.
 """
 
+from rnnc.train.batch import Batch
 from rnnc.train.checkpoint import load_parameters, save_parameters
-from rnnc.train.data import Batch, Sequences, batches
+from rnnc.train.data import Sequences, batches
 from rnnc.train.extras import MissingExtra
-from rnnc.train.loop import Epoch, Trained, fit, right
+from rnnc.train.loop import Trained, fit, right
+from rnnc.train.record import Epoch
 from rnnc.train.step import Evaluation, TrainingStep
 
 __all__ = [

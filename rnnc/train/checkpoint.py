@@ -1,19 +1,27 @@
-"""Checkpoints: safetensors files that are always whole.
+"""Checkpoints: safetensors files that are always whole, and refused if they are not as they were written.
 
 A file is written beside its final place, flushed to the disk, and then renamed over the old one: whenever the process
 or the machine stops, the old or the new file is there. Parameters lie under their names, so that other programs can
-read them; "optimizer.SLOT." and "best." stand before the rest; what is no array is JSON in the metadata.
+read them; "optimizer.SLOT." and "best." stand before the rest; what is no array is JSON in the metadata. A digest of
+all bytes of the file, counting its own as zeros, is in the metadata, too: a bit that has changed anywhere is found.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rnnc.ir.errors import ArgumentError
+import numpy as np
+
+from rnnc import checks
+from rnnc.arrays import as_array
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, NonFiniteError
 from rnnc.train.extras import load
 
 if TYPE_CHECKING:
@@ -21,7 +29,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-KEY = "rnnc"
+KEY, DIGEST = "rnnc", "rnnc.digest"
+DIGITS = 32
+"""Hexadecimal digits of a digest."""
+BESIDES = ("optimizer.", "best.")
+"""Before the names of arrays that are no parameters."""
 
 
 class Checkpoint(NamedTuple):
@@ -30,52 +42,152 @@ class Checkpoint(NamedTuple):
     arrays: dict[str, Array]
     data: dict[str, Any]
 
-    def part(self, prefix: str) -> dict[str, Array]:
-        """The arrays whose names begin with prefix, without it."""
-        return {k.removeprefix(prefix): a for k, a in self.arrays.items() if k.startswith(prefix)}
+
+def check_path(path: object) -> Path:
+    """The place of a file, links followed. CheckpointError if something else than a file is there."""
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(text, str):
+        raise ArgumentTypeError(f"checkpoint: expected a str or a pathlib.Path, got {checks.came(path)}")
+    if not text or "\0" in text or not _encodable(text):
+        raise CheckpointError(f"checkpoint: {text!r} cannot be the name of a file")
+    with _named(text):
+        place = Path(os.path.realpath(text))
+        if place.exists() and not place.is_file():
+            raise CheckpointError(f"checkpoint: {text!r} is {'a folder' if place.is_dir() else 'no regular file'}")
+    return place
+
+
+def prepare(path: str | os.PathLike[str]) -> None:
+    """Raises MissingExtra or CheckpointError if no checkpoint could be written to a path; makes its folder."""
+    load("safetensors.numpy", "checkpoints")
+    place = check_path(path)
+    with _named(path), _draft(place) as (handle, _):
+        os.close(handle)
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-    """Writes a checkpoint in one step, as others see it."""
+    """Writes a checkpoint in one step, as others see it. CheckpointError if it cannot be written.
+
+    arrays: of native floating-point numbers, all finite, or NonFiniteError: the old file is left as it is then.
+    """
     safetensors = load("safetensors.numpy", "checkpoints")
-    content = safetensors.save(dict(arrays), metadata={KEY: json.dumps(data)})
-    place = Path(path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as file:
+    place = check_path(path)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise NonFiniteError(
+                f"checkpoint: {name!r} holds numbers that are not finite; {os.fspath(path)!r} was not written"
+            )
+    metadata = {KEY: json.dumps(data), DIGEST: "0" * DIGITS}
+    compact = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    content = bytearray(safetensors.save(compact, metadata=metadata))
+    start, stop = _place_of_digest(content) or (0, 0)
+    content[start:stop] = _digest(content, start, stop)
+    with _named(path), _draft(place) as (handle, draft):
+        with open(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, place)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(place.parent)
+        _sync_folder(place.parent)
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint in a file. ArgumentError if it is none."""
+    """The checkpoint in a file. CheckpointError if there is none, or if it is not as it was written."""
     safetensors = load("safetensors", "checkpoints")
+    place = check_path(path)
+    shown = repr(os.fspath(path))
     try:
-        with safetensors.safe_open(os.fspath(path), framework="np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        data = json.loads(metadata[KEY]) if KEY in metadata else {}
+        content = place.read_bytes()
     except FileNotFoundError:
-        raise ArgumentError(f"checkpoint: there is no file {os.fspath(path)!r}") from None
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise ArgumentError(f"checkpoint: {os.fspath(path)!r} is no readable safetensors file: {error}") from error
-    return Checkpoint(arrays, data)
+        raise CheckpointError(f"checkpoint: there is no file {shown}") from None
+    except OSError as error:
+        raise CheckpointError(f"checkpoint: {shown} cannot be read: {error.strerror}") from error
+    found = _place_of_digest(content)
+    if found is None:
+        raise CheckpointError(
+            f"checkpoint: {shown} is damaged, or was not written by this version of rnnc: it has no digest; "
+            "safetensors.numpy.load_file reads parameters of other programs"
+        )
+    start, stop = found
+    if _digest(content, start, stop) != content[start:stop]:
+        raise CheckpointError(f"checkpoint: {shown} is damaged: its digest is not that of its content")
+    try:
+        arrays = load("safetensors.numpy", "checkpoints").load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        data = json.loads(header["__metadata__"][KEY])
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint: {shown} is no readable safetensors file: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"checkpoint: {shown} holds no record of rnnc")
+    return Checkpoint({name: np.require(array, requirements=["A", "W"]) for name, array in arrays.items()}, data)
 
 
 def save_parameters(path: str | os.PathLike[str], params: Mapping[str, Array]) -> None:
-    """Writes parameters alone, by their names."""
-    write(path, params, {})
+    """Writes parameters alone, by their names: finite numbers of float32 or float64."""
+    if not isinstance(params, Mapping):
+        raise ArgumentTypeError(f"params: expected a mapping of names to arrays, got {checks.came(params)}")
+    arrays: dict[str, Array] = {}
+    for name, value in params.items():
+        if not isinstance(name, str) or name.startswith((*BESIDES, "__")):
+            raise ArgumentError(f"params: {name!r} cannot be the name of a parameter in a file")
+        array = as_array(f"params[{name!r}]", value)
+        if array.dtype.name not in checks.DTYPES:
+            raise DtypeError(f"params[{name!r}]: expected float32 or float64, got {array.dtype}")
+        arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    write(path, arrays, {})
 
 
 def load_parameters(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The parameters in a file of `save_parameters`, or in a checkpoint of `fit`: the present ones, not the best."""
-    return {k: a for k, a in read(path).arrays.items() if not k.startswith(("optimizer.", "best."))}
+    """The parameters in a file of `save_parameters`, or in a checkpoint of `fit`: the present ones, not the best.
+
+    CheckpointError, an ArgumentError, for a file that is damaged, or that rnnc did not write.
+    """
+    return {k: a for k, a in read(path).arrays.items() if not k.startswith(BESIDES)}
+
+
+def _digest(content: bytes | bytearray, start: int, stop: int) -> bytes:
+    """Of all bytes but start..stop, which count as zeros."""
+    found = hashlib.blake2b(digest_size=DIGITS // 2)
+    for part in (memoryview(content)[:start], b"0" * (stop - start), memoryview(content)[stop:]):
+        found.update(part)
+    return found.hexdigest().encode()
+
+
+def _place_of_digest(content: bytes | bytearray) -> tuple[int, int] | None:
+    """Where in a file its digest is: in the header, whose size the first eight bytes give."""
+    size = int.from_bytes(content[:8], "little")
+    pattern = re.escape(f'"{DIGEST}":"').encode() + b'([0-9a-f]{%d})"' % DIGITS
+    found = re.search(pattern, content[8 : 8 + min(size, len(content))])
+    return None if found is None else (8 + found.start(1), 8 + found.end(1))
+
+
+@contextmanager
+def _draft(place: Path) -> Iterator[tuple[int, Path]]:
+    """An open file beside the final place; it is removed if it is still there at the end."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".rnnc-{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        yield handle, draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the system refuses, with the path: CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"checkpoint: {os.fspath(path)!r} cannot be used: {error.strerror or error}") from error
+
+
+def _encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

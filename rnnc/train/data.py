@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnnc import checks, random
-from rnnc.arrays import check_dtype
+from rnnc.arrays import as_array, check_dtype
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
+from rnnc.losses import check_loss
+from rnnc.train.batch import Batch, inside
+from rnnc.train.check import Rules, check_model
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -25,55 +28,75 @@ POOL = 50
 """Batches' worth of shuffled sequences that are sorted by length together."""
 
 
-class Batch(NamedTuple):
-    """Padded sequences, time first.
-
-    x: integers (T, B), or (T, B, I). target: as the loss encodes it, (T, B, W), or (B, W) behind a readout.
-    lengths: (B,), or None if all rows have T steps. terms: how many the mean loss of the batch has.
-    row: the number of the first row in the batch of one update; start: the step its first step is of its sequences.
-    """
-
-    x: Array
-    target: Array
-    lengths: Rows | None
-    terms: int
-    row: int = 0
-    start: int = 0
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """(T, B)."""
-        return int(self.x.shape[0]), int(self.x.shape[1])
-
-
 class Sequences:
     """Pairs (x, target), checked against a network and a loss."""
 
-    def __init__(self, model: Sequential, loss: Loss, pairs: object, name: str = "data") -> None:
+    def __init__(self, model: Sequential, loss: Loss | str, pairs: object, name: str = "data") -> None:
         """pairs: a sequence of (x, target).
 
         x: integers (T,) for an embedding, else vectors (T, I) in the network's dtype; T >= 1 differs from pair to pair.
         target: for cross_entropy integers (T,), for mse numbers (T, N); behind a readout one of them, () or (N,).
+        All numbers must be finite. Raises ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
         """
+        self.model, self.loss = check_model(model), check_loss(loss)
         if not isinstance(pairs, Sequence) or len(pairs) == 0:
             raise ArgumentTypeError(f"{name}: expected a sequence of pairs (x, target), got {checks.came(pairs)}")
-        self.model, self.loss = model, loss
         self.timed = model.readout == "every"
+        self._rules = Rules(model, self.loss)
         xs, targets = zip(*(_pair(name, number, pair) for number, pair in enumerate(pairs)), strict=True)
-        for number, x in enumerate(xs):
-            _check_x(f"{name}[{number}][0]", model, x)
-        if self.timed:
-            for number, (x, target) in enumerate(zip(xs, targets, strict=True)):
-                if target.shape[:1] != x.shape[:1]:
-                    raise ShapeError(
-                        f"{name}[{number}]: x has {len(x)} steps, target shape {target.shape}; give one target a step"
-                    )
+        self._check_shapes(name, xs, targets)
         self.lengths = np.array([len(x) for x in xs], dtype=np.int64)
         self.offsets = np.concatenate(([0], np.cumsum(self.lengths)[:-1]))
+        if model.embedding is not None:
+            xs = tuple(x.astype(np.int64) for x in xs)
         self.x = np.ascontiguousarray(np.concatenate(xs))
         stacked = np.concatenate(targets) if self.timed else np.stack(targets)
-        encoded, self.counts = loss.encode(stacked, model.output_size, model.dtype)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite then, and refused below
+            encoded, self.counts = self.loss.encode(stacked, model.output_size, model.dtype)
+        self._check_encoded(name, targets[0], encoded)
         self.target = np.ascontiguousarray(encoded)
+        self._check_finite(name, 0, self.x, self.lengths)
+        self._check_finite(name, 1, self.target, self.lengths if self.timed else np.ones_like(self.lengths))
+
+    def _check_shapes(self, name: str, xs: Sequence[Array], targets: Sequence[Array]) -> None:
+        """Each x is one of the network; targets have as many steps, and are alike."""
+        for number, (x, target) in enumerate(zip(xs, targets, strict=True)):
+            _check_x(f"{name}[{number}][0]", self.model, x)
+            if self.timed and target.shape[:1] != x.shape[:1]:
+                raise ShapeError(
+                    f"{name}[{number}]: x has {len(x)} steps, target shape {target.shape}; give one target a step"
+                )
+            one, first = (array.shape[1:] if self.timed else array.shape for array in (target, targets[0]))
+            if one != first:
+                raise ShapeError(f"{name}[{number}][1]: a target of shape {one}, those before have {first}")
+
+    def _check_encoded(self, name: str, target: Array, encoded: Array) -> None:
+        """One target per step, or per sequence, of the width that the loss reads."""
+        size = self.model.output_size
+        width, one = self.loss.target_width(size), target.shape[1:] if self.timed else target.shape
+        if encoded.ndim == 2 and encoded.shape[1] == width:
+            return
+        hint = ""
+        if width == 1 and one == (1,):
+            hint = "; pass target[..., 0]"
+        elif width == 1 and one == (size,):
+            hint = "; if it is one-hot, pass the number of the class, target.argmax(-1)"
+        raise ShapeError(
+            f"{name}[0][1]: {self.loss.name} takes {width} number{'s' * (width > 1)} per "
+            f"{'step' if self.timed else 'sequence'}, got an array of shape {one}{hint}"
+        )
+
+    def _check_finite(self, name: str, part: int, values: Array, lengths: Rows) -> None:
+        """Values of all pairs end to end, of so many steps each."""
+        finite = np.isfinite(values)
+        if finite.all():
+            return
+        place = np.unravel_index(int(finite.argmin()), values.shape)
+        ends = np.cumsum(lengths)
+        pair = int(np.searchsorted(ends, place[0], side="right"))
+        step = int(place[0] - ends[pair] + lengths[pair])
+        where = f" at step {step}" if part == 0 or self.timed else ""
+        raise ArgumentError(f"{name}[{pair}][{part}]: expected finite numbers, got {values[place]}{where}")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -88,36 +111,44 @@ class Sequences:
     def batch(self, rows: Rows, first: int = 0) -> Batch:
         """The sequences `rows` side by side, padded to the longest with row 0 of the embedding, or zeros.
 
-        first: the number of their first row in the batch of one update.
+        rows: numbers of sequences, 0..len-1. first: the number of their first row in the batch of one update.
         """
+        rows = _integers("rows", rows, 0, len(self) - 1)
+        if not len(rows):
+            raise ShapeError("rows: expected the number of at least one sequence")
         lengths = self.lengths[rows]
         longest = int(lengths.max())
-        inside = np.arange(longest)[:, None] < lengths[None, :]
-        places = np.where(inside, self.offsets[rows][None, :] + np.arange(longest)[:, None], 0)
+        full = bool((lengths == longest).all())
+        there = np.arange(longest)[:, None] < lengths[None, :]
+        places = np.where(there, self.offsets[rows][None, :] + np.arange(longest)[:, None], 0)
         x = self.x[places]
-        x[~inside] = 0
+        x[~there] = 0
         if self.timed:
             target, counts = self.target[places], self.counts[places]
-            count = int(counts[inside].sum())
+            count = int(counts[there].sum())
         else:
             target, count = self.target[rows], int(self.counts[rows].sum())
-        full = bool((lengths == longest).all())
-        return Batch(x, target, None if full else lengths, count, first)
+        return Batch(x, target, None if full else lengths, count, checks.integer("first", first, 0))
 
     def windows(self, batch: Batch, size: int | None) -> Iterator[Batch]:
-        """The batch in pieces of `size` steps; whole if size is None."""
-        steps, rows = batch.sizes
+        """The batch in pieces of `size` steps; whole if size is None. Behind a readout there are no pieces."""
+        batch = self._rules.batch("batch", batch)
         if size is None:
-            yield batch
-            return
+            return iter([batch])
+        if not self.timed:
+            raise ArgumentError(f"size: with the readout {self.model.readout!r} a sequence has one target, no pieces")
+        return self._windows(batch, checks.integer("size", size, 1))
+
+    def _windows(self, batch: Batch, size: int) -> Iterator[Batch]:
+        steps, rows = batch.sizes
         lengths = np.full(rows, steps) if batch.lengths is None else batch.lengths
         for start in range(0, steps, size):
             stop = min(start + size, steps)
             left = np.clip(lengths - start, 0, stop - start)
-            inside = np.arange(stop - start)[:, None] < left[None, :]
+            there = inside(stop - start, left)
             target = batch.target[start:stop]
-            count = int(self.loss.counted(target)[inside].sum())
-            ragged = None if bool(inside.all()) else left
+            count = int(self.loss.counted(target)[there].sum())
+            ragged = None if bool((left == stop - start).all()) else left
             yield Batch(batch.x[start:stop], target, ragged, count, batch.row, batch.start + start)
 
 
@@ -127,6 +158,8 @@ def batches(lengths: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]
     A function of its arguments alone. All sequences are shuffled, those of every `POOL` batches sorted by length, and
     the batches shuffled again.
     """
+    lengths, batch_size = _integers("lengths", lengths, 0), checks.integer("batch_size", batch_size, 1)
+    seed, epoch = checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("epoch", epoch, 0)
     order = random.permutation(seed, 2 * epoch, len(lengths))
     parts: list[Rows] = []
     for start in range(0, len(order), POOL * batch_size):
@@ -150,10 +183,29 @@ def _pair(name: str, number: int, pair: object) -> tuple[Array, Array]:
 
 
 def _array(name: str, value: ArrayLike) -> Array:
+    if getattr(value, "requires_grad", False) is True:
+        raise ArgumentTypeError(f"{name}: a tensor that requires gradients; pass value.detach()")
+    if not isinstance(value, (list, tuple, int, float)):
+        return as_array(name, value)
     try:
         return np.asarray(value)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ArgumentError(f"{name}: not an array: {error}") from error
+
+
+def _integers(name: str, value: object, lowest: int, highest: int | None = None) -> Rows:
+    """Integers (N,) within bounds."""
+    try:
+        found = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(f"{name}: not one row of integers: {error}") from error
+    if found.ndim != 1 or (found.dtype.kind not in "iu" and found.size):
+        raise ArgumentTypeError(f"{name}: expected one row of integers, got {_is(found)}")
+    bad = (found < lowest) | (found > (checks.MAX_SIZE if highest is None else highest))
+    if bad.any():
+        bound = f">= {lowest}" if highest is None else f"{lowest}..{highest}"
+        raise ArgumentError(f"{name}: expected integers {bound}, got {found[bad.argmax()]}")
+    return found.astype(np.int64)
 
 
 def _check_x(name: str, model: Sequential, x: Array) -> None:

@@ -18,7 +18,7 @@ def load(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        if error.name != package:
+        if error.name not in (package, module):
             raise
         raise MissingExtra(
             f"{purpose} need the package {package}, which is not installed: pip install 'rnnc[train]'", name=package

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
+from rnnc import checks
+from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.ir.errors import ParameterError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from rnnc.cells import Shape
     from rnnc.sequential import Sequential
 
-    Array = NDArray[Any]
+Array = NDArray[Any]
 
 LINE = 64
 """Bytes of a cache line: where each parameter begins."""
@@ -52,6 +56,39 @@ class Layout(NamedTuple):
             for name, (start, shape) in self.places.items()
             if start + math.prod(shape) <= flat.size
         }
+
+
+class Views(Mapping[str, Array]):
+    """Name -> array: views of one flat array. `views[name] = values` writes the values to where the parameter lies.
+
+    A view is made when it is asked for, so that what happens to its shape touches no other reader.
+    """
+
+    def __init__(self, layout: Layout, flat: Array) -> None:
+        self._layout, self._flat = layout, flat
+
+    def __getitem__(self, name: str) -> Array:
+        first, shape = self._layout.places[name]
+        return self._flat[first : first + math.prod(shape)].reshape(shape)
+
+    def __setitem__(self, name: str, values: object) -> None:
+        """Raises ParameterError for an unknown name, ShapeError, DtypeError; a view of this very place is taken."""
+        if name not in self._layout.places:
+            known = checks.suggestion(str(name), self._layout.places)
+            raise ParameterError(f"params: there is no parameter {name!r}{known}")
+        array = as_array(f"params[{name!r}]", values)
+        check_dtype(f"params[{name!r}]", array, self._layout.dtype)
+        check_shape(f"params[{name!r}]", array, self._layout.places[name][1])
+        self[name][...] = array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout.places)
+
+    def __len__(self) -> int:
+        return len(self._layout.places)
+
+    def __repr__(self) -> str:
+        return f"Views({', '.join(f'{name} {shape}' for name, (_, shape) in self._layout.places.items())})"
 
 
 def aligned(size: int, dtype: np.dtype[Any]) -> Array:

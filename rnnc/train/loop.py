@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnnc import checks
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ShapeError
 from rnnc.losses import CrossEntropy, Loss, check_loss
-from rnnc.optimizers import Adam, Optimizer
+from rnnc.optimizers import Adam, Optimizer, check_rate
 from rnnc.schedules import Constant, Schedule
 from rnnc.sequential import Sequential
 from rnnc.train import checkpoint as files
-from rnnc.train.data import Batch, Sequences, batches, in_order
+from rnnc.train.batch import Batch, inside
+from rnnc.train.check import check_model
+from rnnc.train.data import Sequences, batches, in_order
 from rnnc.train.progress import Progress
+from rnnc.train.record import Epoch, Place, Record, restored
 from rnnc.train.step import Evaluation, TrainingStep
 
 if TYPE_CHECKING:
@@ -32,21 +35,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of a training's history. Losses are means over targets.
-
-    accuracy: of the validation data, the share of right classes (cross_entropy only). seconds: of training alone.
-    """
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    seconds: float
-    validation_loss: float | None = None
-    accuracy: float | None = None
-
-
-@dataclass(frozen=True)
 class Trained:
     """What `fit` returns: the network, its parameters (with `patience`, those of the best epoch), what happened."""
 
@@ -56,12 +44,16 @@ class Trained:
     updates: int
     backend: str = field(repr=False, default="llvm")
 
-    def compile(self, *, backend: str | None = None, threads: int | None = None) -> Network:
-        """The trained network for inference; default backend: the one it was trained on."""
-        return self.model.compile(self.params, backend=backend or self.backend, threads=threads)
+    def compile(self, *, backend: str | None = None, threads: int | None = None, matmul: str | None = None) -> Network:
+        """The trained network for inference; default backend: the one it was trained on. matmul: as in `rnnc.compile`.
+
+        The matmul of the training is not taken over: without one, products are as exact as the dtype.
+        """
+        backend = self.backend if backend is None else backend
+        return self.model.compile(self.params, backend=backend, threads=threads, matmul=matmul)
 
     def save(self, path: Path) -> None:
-        """Writes the parameters to a safetensors file."""
+        """Writes the parameters to a safetensors file, for `rnnc.train.load_parameters` and for other programs."""
         files.save_parameters(path, self.params)
 
 
@@ -86,6 +78,7 @@ def fit(
     tbptt: int | None = None,
     progress: bool = True,
     on_epoch: Callable[[Epoch], object] | None = None,
+    on_nonfinite: str = "raise",
     backend: str = "llvm",
     threads: int | None = None,
     matmul: str | None = None,
@@ -93,37 +86,41 @@ def fit(
     """Trains a network.
 
     data: pairs (x, target), one a sequence; x is integers (T,) for an embedding, else vectors (T, I); target is one
-        number (or vector) a step, or behind a readout a single one. Batches are made of sequences of similar length.
+        number (or vector) a step, or behind a readout a single one. All numbers are finite. Batches are made of
+        sequences of similar length.
     params: where to start; default `model.init(seed)`.
     loss: "cross_entropy", "mse", or a loss of `rnnc.losses`. optimizer: default `rnnc.optimizers.Adam(1e-3)`.
     epochs, batch_size: how often over the data; sequences in a batch.
     validation: pairs like data, of which the loss is computed after each epoch.
     seed: decides initial parameters, order, dropout and zoneout; the same seed gives the same result.
-    schedule: a factor of the learning rate over time (`rnnc.schedules`).
+    schedule: a factor >= 0 of the learning rate over time (`rnnc.schedules`, or a function of epoch and losses).
     clip: the largest norm of all gradients together.
     accumulate: so many batches make one update, as one batch of their joint size would.
     patience: stop when the validation loss has not fallen for so many epochs; the result is the best epoch's.
     checkpoint: a file to keep the state of the training in, written after each epoch, and after every
         `checkpoint_every` updates. resume: go on from that file, if it is there; the result is bit for bit that of a
-        training that was never stopped.
+        training that was never stopped. Without resume, a file that is there is an error: it may be another training's.
     tbptt: train in pieces of so many steps, each with an update of its own, that start from the states the piece before
         ended with, but send no gradients back to it (truncated backpropagation through time; Williams & Peng 1990).
-    progress: show a bar (tqdm). on_epoch: called with each line of the history.
+    progress: show a bar (tqdm), or without that package a line per epoch.
+    on_epoch: called with each line of the history.
+    on_nonfinite: "raise" or "skip" an update whose loss or gradients overflowed (`TrainingStep`); it changes nothing.
     backend, threads, matmul: as in `rnnc.compile`; on a GPU "bfloat16" and "tf32" are safer than "float16", in whose
         range small gradients vanish.
-    Raises ArgumentError and ArgumentTypeError; RnncError if the loss is no longer a finite number.
+    Raises ArgumentError and ArgumentTypeError; NonFiniteError if an update's loss or gradients are no finite numbers,
+        or if all updates of an epoch were skipped; CheckpointError, an ArgumentError, for a file that cannot be used.
     """
     return _Fit(
         _settings(locals()),
-        model=_check_model(model),
+        model=check_model(model),
         loss=check_loss(loss),
         optimizer=Adam() if optimizer is None else optimizer,
-        schedule=Constant() if schedule is None else schedule,
+        schedule=Constant() if schedule is None else _callable("schedule", schedule),
         data=data,
         validation=validation,
         params=params,
         progress=checks.flag("progress", progress),
-        on_epoch=on_epoch,
+        on_epoch=None if on_epoch is None else _callable("on_epoch", on_epoch),
     ).run()
 
 
@@ -139,6 +136,7 @@ class _Settings:
     checkpoint_every: int | None
     resume: bool
     tbptt: int | None
+    on_nonfinite: str
     backend: str
     threads: int | None
     matmul: str | None
@@ -158,28 +156,10 @@ def _settings(given: Mapping[str, Any]) -> _Settings:
         raise ArgumentError("accumulate: with tbptt each piece is an update of its own; leave one of the two out")
     if values["patience"] and given["validation"] is None:
         raise ArgumentError("patience: it watches the validation loss; give validation=")
+    values["on_nonfinite"] = checks.choice("on_nonfinite", values["on_nonfinite"], ("raise", "skip"))
     if values["checkpoint"] is None and (values["resume"] or values["checkpoint_every"]):
         raise ArgumentError("checkpoint: resume and checkpoint_every need the name of a file")
     return _Settings(**values)
-
-
-def _check_model(model: object) -> Sequential:
-    if isinstance(model, Sequential):
-        return model
-    raise ArgumentTypeError(f"model: expected a rnnc.Sequential, got {checks.came(model)}")
-
-
-@dataclass
-class _Place:
-    """How far a training has come; all of it is in a checkpoint."""
-
-    epoch: int = 0
-    position: int = 0  # updates (with tbptt, batches) done in this epoch
-    loss: float = 0.0  # summed over the targets of this epoch
-    count: int = 0
-    seconds: float = 0.0
-    best: float = float("inf")
-    bad: int = 0  # epochs since the best
 
 
 class _Fit:
@@ -211,23 +191,37 @@ class _Fit:
             seed=settings.seed,
             clip=settings.clip,
             carry=settings.tbptt is not None,
+            on_nonfinite=settings.on_nonfinite,
             **target,  # type: ignore[arg-type]
         )
         self.evaluation = Evaluation(model, loss, **target) if self.held_out else None  # type: ignore[arg-type]
         self.history: list[Epoch] = []
-        self.place = _Place()
+        self.place = Place()
         self.best: Array | None = None
         self.progress, self.on_epoch = progress, on_epoch
 
     def run(self) -> Trained:
         settings = self.settings
-        if settings.resume and settings.checkpoint is not None and os.path.exists(settings.checkpoint):
-            self._restore(settings.checkpoint)
+        if settings.checkpoint is not None:
+            self._open(settings.checkpoint)
         while self.place.epoch < settings.epochs and not self._stopped():
             self._epoch()
         flat = self.step.flat if self.best is None else self.best
         params = {name: array.copy() for name, array in self.step.layout.views(flat).items()}
         return Trained(self.model, params, tuple(self.history), self.step.updates, settings.backend)
+
+    def _open(self, path: Path) -> None:
+        """Goes on from a checkpoint that is there, or sees to it that one can be written."""
+        there = files.check_path(path).exists()
+        if there and not self.settings.resume:
+            raise ArgumentError(
+                f"checkpoint: {os.fspath(path)!r} is there already; resume=True goes on from it; "
+                "to start anew, delete it or give another name"
+            )
+        if there:
+            self._restore(path)
+        self._identity()  # what has no form in a file is found now, not after an epoch
+        files.prepare(path)
 
     def _stopped(self) -> bool:
         return self.settings.patience is not None and self.place.bad >= self.settings.patience
@@ -250,25 +244,41 @@ class _Fit:
                 bar.advance(place.loss / max(place.count, 1))
                 if settings.checkpoint_every and place.position % settings.checkpoint_every == 0:
                     self._save()
+            if place.skipped and not place.count:
+                raise NonFiniteError(
+                    f"epoch {place.epoch + 1}: all {place.skipped} updates were skipped, as their losses or gradients "
+                    "are no finite numbers; try a lower learning rate, or clip="
+                )
             line = self._line()
             bar.close_with(line.loss, line.validation_loss, line.accuracy)
         self._finish(line)
 
     def _rate(self, epoch: float) -> float:
         losses = [line.loss if line.validation_loss is None else line.validation_loss for line in self.history]
-        return self.step.optimizer.learning_rate * self.schedule(epoch, losses)
+        factor = self.schedule(epoch, losses)
+        try:
+            rate = self.step.optimizer.learning_rate * check_rate("factor", factor, "float64")
+            return check_rate("learning_rate", rate, self.model.dtype)
+        except (ArgumentError, ArgumentTypeError) as error:
+            what = f"schedule: at epoch {epoch:.6g} it gave {checks.came(factor)}, expected a factor >= 0"
+            raise type(error)(f"{what}: {error}") from None
 
     def _train(self, group: Sequence[Rows], rate: float) -> tuple[float, int]:
         """The updates of one group of batches: the summed loss, and how many targets it is of."""
         loss, count = 0.0, 0
         state: dict[str, Array] | None = None
         for parts in self._updates(group):
-            outcome, state = self.step.step(parts, rate, state if self.settings.tbptt else None)
-            if not np.isfinite(outcome.loss):
-                raise RnncError(
-                    f"the loss became {outcome.loss} in epoch {self.place.epoch + 1}, update {self.step.updates}; "
-                    "try a lower learning rate, or clip="
-                )
+            skipped = self.step.skipped
+            try:
+                outcome, state = self.step._take(parts, rate, state if self.settings.tbptt else None)
+            except NonFiniteError as error:
+                where = f"epoch {self.place.epoch + 1}, after {self.step.updates} updates of the training"
+                raise NonFiniteError(f"{where}: {error}") from error
+            if self.step.skipped > skipped:
+                self.place.skipped += 1
+                if not all(np.isfinite(array).all() for array in state.values()):
+                    break  # the next piece would start from no finite numbers
+                continue
             targets = sum(part.terms for part in parts)
             loss += outcome.loss * targets
             count += targets
@@ -287,7 +297,8 @@ class _Fit:
         place = self.place
         loss, accuracy = self._validate() if self.evaluation and self.held_out else (None, None)
         rate = self._rate(float(place.epoch))
-        return Epoch(place.epoch + 1, place.loss / max(place.count, 1), rate, place.seconds, loss, accuracy)
+        mean = place.loss / max(place.count, 1)
+        return Epoch(place.epoch + 1, mean, rate, place.seconds, loss, accuracy, place.skipped)
 
     def _validate(self) -> tuple[float, float | None]:
         """Mean loss, and the share of right classes."""
@@ -295,7 +306,7 @@ class _Fit:
         total, count, hits = 0.0, 0, 0
         for rows in in_order(self.held_out.lengths, self.settings.batch_size):
             batch = self.held_out.batch(rows)
-            loss, output = self.evaluation(self.step.params, batch)
+            loss, output = self.evaluation._of(self.step.params, batch)
             total += loss
             count += batch.terms
             if isinstance(self.loss, CrossEntropy):
@@ -311,7 +322,7 @@ class _Fit:
                 place.best, place.bad, self.best = line.validation_loss, 0, self.step.flat.copy()
             else:
                 place.bad += 1
-        self.place = _Place(place.epoch + 1, best=place.best, bad=place.bad)
+        self.place = Place(place.epoch + 1, best=place.best, bad=place.bad)
         if self.settings.checkpoint is not None:
             self._save()
         if self.on_epoch is not None:
@@ -335,61 +346,44 @@ class _Fit:
             "accumulate": settings.accumulate,
             "patience": settings.patience,
             "tbptt": settings.tbptt,
+            "on_nonfinite": settings.on_nonfinite,
             "matmul": settings.matmul,
         }
 
     def _save(self) -> None:
         assert self.settings.checkpoint is not None
-        views = self.step.layout.views
-        arrays = views(self.step.flat) | {
-            f"optimizer.{slot}.{name}": array
-            for slot, flat in self.step.slots.items()
-            for name, array in views(flat).items()
-        }
-        if self.best is not None:
-            arrays |= {f"best.{name}": array for name, array in views(self.best).items()}
-        data = {
-            "identity": self._identity(),
-            "place": asdict(self.place),
-            "updates": self.step.updates,
-            "history": [asdict(line) for line in self.history],
-        }
-        files.write(self.settings.checkpoint, arrays, data)
+        record = Record(self.step.flat, self.step.slots, self.best, self.place, self.step.updates, self.history)
+        files.write(self.settings.checkpoint, record.arrays(self.step.layout), record.data(self._identity()))
 
     def _restore(self, path: Path) -> None:
-        """Goes on where the file was written. ArgumentError if it belongs to another training."""
-        saved = files.read(path)
-        if "identity" not in saved.data:
-            raise ArgumentError(f"checkpoint: {os.fspath(path)!r} holds parameters only, no training to resume")
-        for name, value in self._identity().items():
-            if saved.data["identity"].get(name) != value:
-                was = saved.data["identity"].get(name)
-                raise ArgumentError(
-                    f"checkpoint: {os.fspath(path)!r} is of a training with {name} = {was}, this one has {value}; "
-                    "give another file, or resume=False"
-                )
-        views = self.step.layout.views
-        for name, view in self.step.params.items():
-            view[...] = saved.arrays[name]
-        for slot, flat in self.step.slots.items():
-            for name, view in views(flat).items():
-                view[...] = saved.arrays[f"optimizer.{slot}.{name}"]
-        if best := saved.part("best."):
-            self.best = self.step.layout.zeros()
-            for name, view in views(self.best).items():
-                view[...] = best[name]
-        self.place = _Place(**saved.data["place"])
-        self.step.updates = saved.data["updates"]
-        self.history = [Epoch(**line) for line in saved.data["history"]]
+        """Goes on where the file was written. CheckpointError if it belongs to another training, or is damaged."""
+        step, slots = self.step, self.step.optimizer.slots
+        updates = -(-len(self.data) // (self.settings.batch_size * self.settings.accumulate))
+        record = restored(os.fspath(path), files.read(path), self._identity(), step.layout, slots, updates)
+        step.flat[...] = record.params
+        for slot, flat in step.slots.items():
+            flat[...] = record.slots[slot]
+        step.updates = record.updates
+        self.best, self.place, self.history = record.best, record.place, record.history
 
 
 def right(output: Array, batch: Batch) -> int:
-    """How many targets that count are the class with the highest score."""
+    """How many targets that count are the class with the highest score: of `Evaluation`'s output for a batch."""
+    if not isinstance(batch, Batch):
+        raise ArgumentTypeError(f"batch: expected a rnnc.train.Batch, got {checks.came(batch)}")
     target = batch.target[..., 0]
+    if np.shape(output)[:-1] != target.shape:
+        raise ShapeError(f"output: expected shape {(*target.shape, 'classes')}, got {np.shape(output)}")
     counted = target >= 0
-    if output.ndim == 3 and batch.lengths is not None:
-        counted &= np.arange(len(output))[:, None] < batch.lengths[None, :]
+    if output.ndim == 3 and (there := inside(len(output), batch.lengths)) is not None:
+        counted &= there
     return int((output.argmax(-1) == target)[counted].sum())
+
+
+def _callable(name: str, value: Any) -> Any:
+    if callable(value):
+        return value
+    raise ArgumentTypeError(f"{name}: expected a function, got {checks.came(value)}")
 
 
 def _named(schedule: Schedule) -> str:

@@ -1,22 +1,22 @@
-"""The progress bar of an epoch, by tqdm, or nothing at all."""
+"""The progress of an epoch: a bar by tqdm, a line where tqdm is not installed, or nothing at all."""
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 from typing import Any, Self
 
-from rnnc.train.extras import load
+from rnnc.train.extras import MissingExtra, load
 
 
 class Progress:
-    """A context: one bar an epoch, which ends as a line of its results."""
+    """A context: one bar an epoch, which ends as a line of its results; the line alone without tqdm."""
 
     def __init__(self, shown: bool, epoch: int, epochs: int, total: int, done: int) -> None:
         self._bar: Any = None
-        if shown:
-            tqdm = load("tqdm", "progress bars (progress=True)").tqdm
-            title = f"epoch {epoch + 1}/{epochs}"
-            self._bar = tqdm(total=total, initial=done, desc=title, unit="update", dynamic_ncols=True, leave=True)
+        self._title, self._shown = f"epoch {epoch + 1}/{epochs}", shown
+        if shown and (tqdm := _tqdm()) is not None:
+            self._bar = tqdm(total=total, initial=done, desc=self._title, unit="update", dynamic_ncols=True, leave=True)
 
     def advance(self, loss: float) -> None:
         """One update is done; the mean loss so far."""
@@ -26,12 +26,13 @@ class Progress:
 
     def close_with(self, loss: float, validation_loss: float | None, accuracy: float | None) -> None:
         """The results of the epoch."""
-        if self._bar is None:
-            return
         text = f"loss {loss:.4f}"
         text += "" if validation_loss is None else f", validation {validation_loss:.4f}"
         text += "" if accuracy is None else f", accuracy {accuracy:.4f}"
-        self._bar.set_postfix_str(text)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        elif self._shown:
+            print(f"{self._title}: {text}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -41,3 +42,11 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _tqdm() -> Any:
+    """The class of bars, or None."""
+    try:
+        return load("tqdm", "progress bars").tqdm
+    except MissingExtra:
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -15,13 +16,14 @@ from rnnc.backends.trainer import Change, Draw, Memory, Report, Trainer, Work
 from rnnc.ir import names
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, RnncError
 from rnnc.losses import Loss, add_loss, check_loss
 from rnnc.lowering import Mask, lower_network, masks, state_shapes
 from rnnc.network import mean_scale, read_all
-from rnnc.optimizers import Optimizer, check_optimizer, update_graph
-from rnnc.train.data import Batch
-from rnnc.train.flat import Layout
+from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
+from rnnc.train.batch import Batch
+from rnnc.train.check import Rules, check_model, check_untied, reason
+from rnnc.train.flat import Layout, Views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +39,10 @@ R = TypeVar("R")
 
 
 class Outcome(NamedTuple):
-    """What a step reports. loss: the mean over the batch; norm: of all gradients before clipping."""
+    """What a step reports. loss: the mean over the batch; norm: of all gradients before clipping.
+
+    Both may be no finite numbers where `TrainingStep` skips such steps.
+    """
 
     loss: float
     norm: float
@@ -49,8 +54,9 @@ class _Compiled:
     def __init__(
         self, model: Sequential, loss: Loss | str, backend: str, threads: int | None, matmul: str | None
     ) -> None:
-        self.model = model
+        self.model = check_model(model)
         self.loss = check_loss(loss)
+        self._rules = Rules(model, self.loss)
         self.layout = Layout.of(model)
         self._states = state_shapes(model)
         self._zeros = np.zeros(0, self.layout.dtype)
@@ -113,11 +119,20 @@ class Evaluation(_Compiled):
         return graph
 
     def __call__(self, params: Mapping[str, Array], batch: Batch) -> tuple[float, Array]:
-        """The loss summed over the batch, and the output, time first."""
+        """The loss summed over the batch, and the output, time first.
+
+        Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
+        """
+        return self._of(read_all(self.model, params), self._rules.batch("batch", batch))
+
+    def _of(self, params: Mapping[str, Array], batch: Batch) -> tuple[float, Array]:
+        """The same, of what is checked."""
         steps, rows = batch.sizes
         sizes = (steps, rows) if self.model.readout == "every" else (rows,)
         xp, up, down = self._arrays.xp, self._arrays.from_host, self._arrays.to_host
         output = xp.empty((*sizes, self.model.output_size), self.layout.dtype)
+        if not rows:
+            return 0.0, down(output)
         loss = xp.empty(1, self.layout.dtype)
         inputs = {name: array for name, array in params.items() if not self._sparse(name)}
         inputs |= self._constants | self._inputs(batch, None)
@@ -153,6 +168,8 @@ class TrainingStep(_Compiled):
 
     A step is taken whole or not at all: if a signal handler raises within one (Ctrl-C), `updates` says whether the
     parameters have changed. Threads that step one TrainingStep take turns.
+
+    updates: how many updates there have been; skipped: how many were not made because of `on_nonfinite`.
     """
 
     def __init__(
@@ -165,64 +182,96 @@ class TrainingStep(_Compiled):
         seed: int = 0,
         clip: float | None = None,
         carry: bool = False,
+        on_nonfinite: str = "raise",
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
     ) -> None:
         """
-        params: where to start; default `model.init(seed)`. They are copied.
+        params: where to start; default `model.init(seed)`. They are copied; no two may share memory.
         seed: of the parameters and of dropout and zoneout.
         clip: the largest norm of all gradients together (Pascanu et al. 2013, "On the difficulty of training recurrent
             neural networks"), as torch.nn.utils.clip_grad_norm_; None = any.
         carry: whether `step` returns the states its batch ends with, for sequences trained piece by piece.
+        on_nonfinite: what becomes of a step whose loss or norm is no finite number, or whose norm, clipped, is beyond
+            the root of what the dtype can hold (1.8e19 for float32; less at rates above 1). The step changes nothing
+            in any case. "raise": NonFiniteError, which says whether the data, the parameters or an overflow is at
+            fault. "skip": `skipped` counts the step.
         matmul: as in `rnnc.compile`; adjoints are rounded, too, so that "bfloat16" and "tf32", whose range is
             float32's, are the safer ones.
         """
-        if carry and not model.causal:
+        if checks.flag("carry", carry) and not check_model(model).causal:
             raise ArgumentError("carry: only a network of one direction with readout 'every' goes on from a state")
-        self.optimizer = check_optimizer(optimizer)
-        self.seed = checks.integer("seed", seed, 0, 2**64 - 1)
-        self.clip = _positive("clip", clip)
+        self._optimizer = check_optimizer(optimizer, check_model(model).dtype)
+        self._seed = checks.integer("seed", seed, 0, 2**64 - 1)
+        self.clip = clip
+        self._skips = checks.choice("on_nonfinite", on_nonfinite, ("raise", "skip")) == "skip"
         self._carry = carry
         self._lock, self._running = new_lock(), False
         self._updates = np.zeros(1, np.int64)
         super().__init__(model, loss, backend, threads, matmul)
         self._masks = masks(model)
+        self.skipped = 0
         self._flat = self.layout.zeros()
-        self._params = self.layout.views(self._flat)
         self._slots = {name: self.layout.zeros() for name in self.optimizer.slots}
         self._trainer = self._compile_trainer(backends.get(backend))
-        for name, array in read_all(model, model.init(seed) if params is None else params).items():
-            self._params[name][...] = array
+        given = model.init(seed) if params is None else params
+        views = self.layout.views(self._flat)
+        for name, array in read_all(model, given).items():
+            views[name][...] = array
+        check_untied(given)
 
-    # Where a backend keeps parameters elsewhere, they come to the host when they are asked for.
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimiser that the step was compiled with."""
+        return self._optimizer
+
+    @property
+    def seed(self) -> int:
+        """Of the parameters and of dropout and zoneout."""
+        return self._seed
+
+    @property
+    def clip(self) -> float | None:
+        """The largest norm of all gradients together; may be set between steps."""
+        return self._clip
+
+    @clip.setter
+    def clip(self, value: float | None) -> None:
+        self._clip = _positive("clip", value)
 
     @property
     def updates(self) -> int:
-        """The number of updates so far. It changes together with the parameters."""
+        """How many updates there have been; it changes together with the parameters.
+
+        Noise and the optimiser go by it. It may be set, to go on from parameters.
+        """
         return int(self._updates[0])
 
     @updates.setter
-    def updates(self, count: int) -> None:
-        self._updates[0] = count
+    def updates(self, value: int) -> None:
+        self._updates[0] = checks.integer("updates", value, 0, 2**63 - 1)
+
+    # Where a backend keeps parameters elsewhere, they come to the host when they are asked for. Arrays are handed out
+    # as views: to change the shape of one changes nothing here.
 
     @property
-    def params(self) -> dict[str, Array]:
+    def params(self) -> Views:
         """Name -> array: views of `flat`. What is written to them counts for the next step."""
         self._trainer.fetch()
-        return self._params
+        return Views(self.layout, self._flat)
 
     @property
     def flat(self) -> Array:
         """All parameters in one array (`rnnc.train.flat`)."""
         self._trainer.fetch()
-        return self._flat
+        return self._flat.view()
 
     @property
     def slots(self) -> dict[str, Array]:
         """Name -> what the optimiser keeps, laid out like `flat`."""
         self._trainer.fetch()
-        return self._slots
+        return {name: array.view() for name, array in self._slots.items()}
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         model = self.model
@@ -266,30 +315,67 @@ class TrainingStep(_Compiled):
     ) -> tuple[Outcome, State]:
         """One update from the mean loss of a batch, or of several that count as one.
 
-        learning_rate: default, the optimiser's. state: with `carry`, what the step before returned.
-        A batch without a target that counts changes nothing, and has loss 0.
+        learning_rate: >= 0; default, the optimiser's. state: with `carry`, what the step before returned.
+        A batch without a target that counts changes no parameters, and has loss 0.
+        Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError for what does not fit, and
+        NonFiniteError (`on_nonfinite`). Nothing is changed then.
         """
-        parts = [batch] if isinstance(batch, Batch) else list(batch)
+        parts = self._rules.batches(batch)
+        rate = self.optimizer.learning_rate
+        if learning_rate is not None:
+            rate = check_rate("learning_rate", learning_rate, self.model.dtype)
+        states = [self._rules.state(state, part.sizes[1]) for part in parts]
+        return self._take(parts, rate, states[0])
+
+    def _take(self, parts: Sequence[Batch], rate: float, state: State | None) -> tuple[Outcome, State]:
+        """`step`, of what is checked."""
         count = sum(part.terms for part in parts)
         if not count:
-            return Outcome(0.0, 0.0), state or {}
-        rate = self.optimizer.learning_rate if learning_rate is None else learning_rate
-        change = Change(self.optimizer.scalars(self.updates + 1, rate), self.clip)
-        loss, norm, last = 0.0, 0.0, state or {}
+            return Outcome(0.0, 0.0), self._passed(parts, state)
+        parts = [part for part in parts if part.sizes[1]]
+        scalars = self.optimizer.scalars(self.updates + 1, rate)
+        change = Change(scalars, self.clip, largest(self.model.dtype, rate))
+        loss, changed, last = 0.0, False, state or {}
         for number, part in enumerate(parts):
-            end = number == len(parts) - 1
+            end = number == len(parts) - 1 and math.isfinite(loss)
             report, last = self._run(part, count, state, first=number == 0, change=change if end else None)
-            loss, norm = loss + report.loss, report.norm
-        return Outcome(loss / count, norm), last
+            loss, norm, changed = loss + report.loss, report.norm, report.changed
+        outcome = Outcome(loss / count, norm)
+        if not changed:
+            self._refuse(outcome, parts, state)
+        return outcome, last
+
+    def _passed(self, parts: Sequence[Batch], state: State | None) -> State:
+        """The states that batches without targets end with."""
+        if not self._carry or not parts[-1].sizes[1]:
+            return state or {}
+        return self._run(parts[-1], 1, state, first=True, change=None)[1]
+
+    def _refuse(self, outcome: Outcome, parts: Sequence[Batch], state: State | None) -> None:
+        """A step that was not made: an error, or one more that was skipped."""
+        kind, why = reason(parts, state, self.params)
+        if self._skips and kind != "parameters":
+            self.skipped += 1
+            return
+        numbers = f"the loss is {outcome.loss:.6g}, the norm of the gradients {outcome.norm:.6g}"
+        raise NonFiniteError(f"{numbers}, and the step was not made: {why}")
 
     @_one_at_a_time
     def gradients(self, batch: Batch, state: State | None = None) -> tuple[float, dict[str, Array]]:
-        """The mean loss and its gradients, by name, the embedding's as a whole table: to look at, or to test."""
+        """The mean loss and its gradients, by name, the embedding's as a whole table: to look at, or to test.
+
+        Of a batch without a target that counts all are 0. Raises what `step` raises for what does not fit.
+        """
+        batch = self._rules.batch("batch", batch)
+        state = self._rules.state(state, batch.sizes[1])
+        shapes = self.layout.places.items()
+        if not batch.terms:
+            return 0.0, {name: np.zeros(shape, self.layout.dtype) for name, (_, shape) in shapes}
         report, _ = self._run(batch, batch.terms, state, first=True, change=None)
         result = {name: array.copy() for name, array in self.layout.views(self._trainer.gradient).items()}
         if (table := self.model.table) is not None:
             rows, values = self._trainer.rows()
-            result[table] = np.zeros_like(self._params[table])
+            result[table] = np.zeros(self.layout.places[table][1], self.layout.dtype)
             result[table][rows] = values
         return report.loss / batch.terms, result
 
