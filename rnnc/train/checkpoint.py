@@ -2,8 +2,8 @@
 
 A file is written beside its final place, flushed to the disk, and then renamed over the old one: whenever the process
 or the machine stops, the old or the new file is there. Parameters lie under their names, so that other programs can
-read them; "optimizer.SLOT." and "best." stand before the rest; what is no array is JSON in the metadata. A digest of
-all bytes of the file, counting its own as zeros, is in the metadata, too: a bit that has changed anywhere is found.
+read them; "optimizer.SLOT." and "best." stand before the rest. What is no array is JSON in the metadata, behind a
+digest of all bytes of the file that counts its own as zeros: a bit that has changed anywhere is found.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-KEY, DIGEST = "rnnc", "rnnc.digest"
+KEY = "rnnc"
+"""Of the one entry of the metadata; safetensors writes several in any order, and equal files are to be equal."""
 DIGITS = 32
 """Hexadecimal digits of a digest."""
 BESIDES = ("optimizer.", "best.")
@@ -77,7 +78,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], data: Mappi
             raise NonFiniteError(
                 f"checkpoint: {name!r} holds numbers that are not finite; {os.fspath(path)!r} was not written"
             )
-    metadata = {KEY: json.dumps(data), DIGEST: "0" * DIGITS}
+    metadata = {KEY: f"{'0' * DIGITS} {json.dumps(data)}"}
     compact = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     content = bytearray(safetensors.save(compact, metadata=metadata))
     start, stop = _place_of_digest(content) or (0, 0)
@@ -114,7 +115,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         arrays = load("safetensors.numpy", "checkpoints").load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        data = json.loads(header["__metadata__"][KEY])
+        data = json.loads(header["__metadata__"][KEY][DIGITS:])
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"checkpoint: {shown} is no readable safetensors file: {error}") from error
     if not isinstance(data, dict):
@@ -156,7 +157,7 @@ def _digest(content: bytes | bytearray, start: int, stop: int) -> bytes:
 def _place_of_digest(content: bytes | bytearray) -> tuple[int, int] | None:
     """Where in a file its digest is: in the header, whose size the first eight bytes give."""
     size = int.from_bytes(content[:8], "little")
-    pattern = re.escape(f'"{DIGEST}":"').encode() + b'([0-9a-f]{%d})"' % DIGITS
+    pattern = f'"{KEY}":"([0-9a-f]{{{DIGITS}}}) '.encode()
     found = re.search(pattern, content[8 : 8 + min(size, len(content))])
     return None if found is None else (8 + found.start(1), 8 + found.end(1))
 
