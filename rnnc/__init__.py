@@ -10,8 +10,8 @@ equations: see `rnnc.cells`. Whole networks: `Sequential`, trained by `rnnc.trai
 
 from typing import TYPE_CHECKING, Any
 
-from rnnc import cells
-from rnnc.cells import Cell
+from rnnc import cells, initializers
+from rnnc.cells import Cell, Parameter
 from rnnc.compile import Program, compile
 from rnnc.derivatives import hvp, jvp, vjp
 from rnnc.ir.errors import (
@@ -53,6 +53,7 @@ __all__ = [
     "Linear",
     "Model",
     "Network",
+    "Parameter",
     "ParameterError",
     "Program",
     "Recurrent",
@@ -65,6 +66,7 @@ __all__ = [
     "cells",
     "compile",
     "hvp",
+    "initializers",
     "jvp",
     "losses",
     "optimizers",

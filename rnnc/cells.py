@@ -27,14 +27,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from rnnc import checks
+from rnnc.initializers import Init, check_init
 from rnnc.ir.equations import Value, linear, relu, sigmoid, tanh
+from rnnc.ir.errors import ArgumentTypeError
 
-__all__ = ["Cell", "ElmanCell", "GRUCell", "LSTMCell", "ProjectedLSTMCell", "ResetFirstGRUCell"]
+__all__ = ["Cell", "ElmanCell", "GRUCell", "LSTMCell", "Parameter", "ProjectedLSTMCell", "ResetFirstGRUCell"]
 
 Shape = tuple[int, ...]
+
+
+class Parameter(tuple[int, ...]):
+    """A shape that also says how the parameter starts: `rnnc.Parameter((hidden_size,), init="ones")`.
+
+    shape: one or two sizes.
+    init: an initializer (`rnnc.initializers`), "zeros", "ones", "orthogonal", "xavier_uniform", "xavier_normal", or a
+        function of (shape, generator). None: the default, as for a bare shape (`Spec.init`).
+    It is a tuple, and equal to its shape.
+    """
+
+    init: Init | None
+
+    def __new__(cls, shape: Shape, init: Init | str | None = None) -> Self:
+        if not isinstance(shape, tuple):
+            raise ArgumentTypeError(f"shape: expected a tuple of sizes, got {checks.came(shape)}")
+        made = super().__new__(cls, shape)
+        made.init = check_init("init", init, shape)
+        return made
+
+    def __getnewargs__(self) -> tuple[Shape, Init | None]:
+        return tuple(self), self.init
 
 
 class Cell:
@@ -48,7 +72,7 @@ class Cell:
     gates: ClassVar[int] = 1
 
     def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, Shape]:
-        """Name -> shape, in the order in which they are listed and initialised.
+        """Name -> shape, in the order in which they are listed and initialised. A shape may be a `Parameter`.
 
         With bias=False a cell leaves its biases out; `step` then reads None for them, which `linear` understands.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rnnc import checks
+from rnnc import checks, initializers
 from rnnc.cells import Cell
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError
 from rnnc.references import reference, resolve
@@ -43,7 +43,10 @@ def _check_name(who: str, name: object) -> None:
 
 
 def cell_to_dict(cell: Cell) -> dict[str, Any]:
-    """{"type": "module:Class", field: value, ...}; the fields must be numbers, strings, booleans, None, tuples."""
+    """{"type": "module:Class", field: value, ...}.
+
+    The fields are numbers, strings, booleans, None, initializers, or tuples of these.
+    """
     return {"type": reference(type(cell))} | {name: _plain(name, value) for name, value in vars(cell).items()}
 
 
@@ -72,10 +75,14 @@ def _plain(name: str, value: object) -> object:
         return value
     if isinstance(value, tuple):
         return [_plain(name, item) for item in value]
-    hint = "use numbers, strings, booleans, None or tuples of such"
+    if isinstance(value, initializers.Initializer):
+        return initializers.to_dict(value)
+    hint = "use numbers, strings, booleans, None, initializers or tuples of such"
     raise ArgumentTypeError(f"cell: {name} = {checks.came(value)} has no plain form; {hint}")
 
 
 def _unlisted(value: object) -> object:
-    """Lists of plain data were tuples."""
+    """Lists of plain data were tuples, mappings were initializers."""
+    if isinstance(value, Mapping):
+        return initializers.from_dict(value)
     return tuple(_unlisted(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import numpy as np
 
 from rnnc import checks
-from rnnc.cells import Cell, ElmanCell, GRUCell, LSTMCell, ProjectedLSTMCell, ResetFirstGRUCell, Shape
+from rnnc.cells import Cell, ElmanCell, GRUCell, LSTMCell, Parameter, ProjectedLSTMCell, ResetFirstGRUCell, Shape
 from rnnc.declarations import cell_from_dict, cell_to_dict, check_cell
+from rnnc.initializers import Uniform, default, started
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.lower import Layer, Stack
 from rnnc.plain_data import PlainData
@@ -77,22 +78,29 @@ class Spec(PlainData):
         weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, ..., weight_ih_l1, ...
         """
         return {
-            base + layer.suffix: shape
+            base + layer.suffix: tuple(shape)
             for directions in self.stack().layers
             for layer in directions
             for base, shape in layer.parameters.items()
         }
 
     def init(self, seed: int | np.random.Generator = 0) -> dict[str, NDArray[Any]]:
-        """New parameters from PyTorch's default distribution: uniform in [-1/sqrt(H), 1/sqrt(H)], H = hidden_size.
+        """New parameters, each as its cell declares (`rnnc.Parameter`), or else from PyTorch's default distribution:
+        uniform in [-1/sqrt(H), 1/sqrt(H)], H = hidden_size.
 
+        Vectors named as the gains and biases of a norm start at 1 and 0 (`rnnc.initializers.default`).
         The same seed gives the same numbers (not those of PyTorch's generator); float32 rounds what float64 would get.
         """
         if not isinstance(seed, np.random.Generator):
             seed = np.random.default_rng(checks.integer("seed", seed, 0, 2**128))
         bound = 1 / math.sqrt(self.hidden_size)
-        shapes = self.parameter_shapes()
-        return {name: seed.uniform(-bound, bound, shape).astype(self.dtype) for name, shape in shapes.items()}
+        found = {}
+        for layer in self.stack().flat:
+            for base, shape in layer.parameters.items():
+                name, init = base + layer.suffix, shape.init if isinstance(shape, Parameter) else None
+                init = default(base, shape, Uniform(-bound, bound)) if init is None else init
+                found[name] = started(name, init, tuple(shape), seed, cast(str, self.dtype))
+        return found
 
     def stack(self) -> Stack:
         """The plain description that lowering reads: one `Layer` for each layer and direction."""
