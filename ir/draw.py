@@ -25,6 +25,8 @@ _DOT_STYLES = {
     Kind.MATMUL: 'shape=box, penwidth=2, fillcolor="#f6d5c9"',
     Kind.VIEW: 'shape=box, style="rounded,filled", fillcolor="#eeeeee"',
     Kind.REDUCE: 'shape=invtrapezium, fillcolor="#dbe4f5"',
+    Kind.OUTER: 'shape=box, penwidth=2, fillcolor="#f0d5e8"',
+    Kind.TIME_SUM: 'shape=cylinder, fillcolor="#dbe4f5"',
 }
 _MERMAID_SHAPES = {
     Kind.LEAF: ("([", "])"),
@@ -33,6 +35,8 @@ _MERMAID_SHAPES = {
     Kind.MATMUL: ("[[", "]]"),
     Kind.VIEW: ("(", ")"),
     Kind.REDUCE: ("[\\", "/]"),
+    Kind.OUTER: ("[/", "\\]"),
+    Kind.TIME_SUM: ("[(", ")]"),
 }
 
 Boxes = Mapping[Site | None, Mapping[int | None, list[Node]]]

@@ -44,7 +44,8 @@ class Sequential(PlainData):
 
     layers: `rnnc.Embedding` (only first), `rnnc.Dropout`, `rnnc.Linear`, `rnnc.Regularized`, and recurrent specs, of
         which there is at least one; each takes the width the one before gives. The specs' `dropout` acts between their
-        layers in training. All have one dtype and one batch_first.
+        layers in training. All have one dtype and one batch_first: that of the network, whose x and, with readout
+        "every", output are (B, T, ...) then. States and the batches of `rnnc.train` are the same in both layouts.
     readout: what the layers behind the last recurrent one read: its output at "every" step; its "last" state, of both
         directions side by side, (B, N); or the "mean" of its outputs over each row's steps, (B, N).
     """

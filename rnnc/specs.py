@@ -7,6 +7,8 @@ and the plain description that lowering reads; it holds no arrays.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -50,6 +52,11 @@ class Spec(PlainData):
             raise ArgumentTypeError(f"{type(self).__name__}: for new equations use rnnc.Recurrent(cell, ...)")
         for field in fields(self):  # type: ignore[arg-type]
             object.__setattr__(self, field.name, _check(field.name, getattr(self, field.name)))
+        if self.dropout and self.num_layers == 1:
+            _warn(
+                f"dropout={self.dropout} acts between layers, and num_layers is 1: it does nothing; "
+                "for dropout behind the layer put rnnc.Dropout after it in a rnnc.Sequential"
+            )
 
     def __repr__(self) -> str:
         shown = [f"{name}={value!r}" for name, value, default in _fields(self) if value != default]
@@ -165,7 +172,7 @@ class Recurrent(Spec):
     input_size, hidden_size, num_layers: integers >= 1.
     bias: whether the cell has its biases.
     batch_first: x and output are (B, T, size) instead of (T, B, size); states never are.
-    dropout: in [0, 1), between layers in training; the identity here.
+    dropout: in [0, 1), between layers in training; the identity here. A UserWarning if there is but one layer.
     bidirectional: a second direction in each layer runs from the end; the outputs are concatenated.
     dtype: "float32" or "float64", or such a NumPy dtype, of parameters, inputs, outputs and arithmetic.
     """
@@ -279,6 +286,14 @@ def _check(name: str, value: object) -> object:
             raise ArgumentTypeError(
                 f"{name}: expected an instance of a subclass of rnnc.Cell, got {checks.came(value)}{hint}"
             )
+
+
+def _warn(message: str) -> None:
+    """A UserWarning at the line that makes a spec: the first frame that is not of this file or of a dataclass."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename in (__file__, "<string>"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def _fields(spec: Spec) -> Iterator[tuple[str, Any, Any]]:

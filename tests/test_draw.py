@@ -7,9 +7,11 @@ import re
 import networkx as nx
 import pytest
 
-from rnnc.ir.draw import to_dot, to_mermaid, to_networkx
+from rnnc.ir.autodiff import vjp
+from rnnc.ir.draw import _DOT_STYLES, _MERMAID_SHAPES, to_dot, to_mermaid, to_networkx
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import lower
+from rnnc.ir.ops import Kind
 from rnnc.ir.passes import PASSES
 from rnnc.specs import GRU, LSTM
 
@@ -22,7 +24,15 @@ def graphs() -> list[Graph]:
     odd = Graph("float64", 1)
     x = odd.input('a "quoted"\nname\\ #1', ("B", 2), 0)
     odd.outputs['o"'] = (odd.add("mul", (odd.add("reduce_sum", (x,)), x)),)
-    return [graph, optimised, odd, Graph("float32", 1)]
+    gradient = vjp(lower(LSTM(3, 4).stack(), 2, lengths=True), ["x", "weight_hh_l0"], {"output": "d_output"})
+    return [graph, optimised, odd, Graph("float32", 1), gradient]
+
+
+def test_every_kind_of_op_has_a_form() -> None:
+    assert set(_DOT_STYLES) == set(_MERMAID_SHAPES) == set(Kind)
+    assert len({n.spec.kind for n in graphs()[-1].nodes}) == len(Kind) - 1, (
+        "the gradient graph shows all but sums of rows"
+    )
 
 
 def edges(graph: Graph) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import warnings
 from dataclasses import FrozenInstanceError, dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -304,3 +305,15 @@ def test_the_stack_of_a_spec() -> None:
     assert [layer.parameters["weight_ih"] for layer in layers] == [(12, 3), (12, 3), (12, 8), (12, 8)]
     assert {layer.optional for layer in layers} == {("bias_ih", "bias_hh")}
     assert {tuple(layer.states.items()) for layer in layers} == {(("h", 4),)}
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_dropout_of_one_layer_is_told_to_do_nothing(make: Any) -> None:
+    """At the caller's line, as PyTorch does; not with two layers."""
+    with pytest.warns(UserWarning, match="dropout=0.9 acts between layers") as caught:
+        rnnc.Spec.from_dict(make(3, 4, dropout=0.9).to_dict())
+    assert [warning.filename for warning in caught] == [__file__] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(3, 4, 2, dropout=0.9)
+        make(3, 4)

@@ -361,6 +361,33 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
         train.fit(model, pairs, loss=mse(), **options(optimizer=SGD(1e12), epochs=30))
 
 
+def test_a_rate_of_zero_leaves_parameters_and_fills_slots() -> None:
+    step = train.TrainingStep(tagger(), "cross_entropy", Adam(0.0), backend="reference")
+    before = step.flat.copy()
+    step.step(whole(tagger(), step.loss, tagged()))
+    np.testing.assert_array_equal(step.flat, before)
+    assert step.slots["m"].any() and step.updates == 1
+
+
+def test_the_layout_of_a_network_is_of_its_calls_alone() -> None:
+    """Training takes sequences one by one: batch_first changes nothing in it."""
+    specs = [rnnc.GRU(4, 5, batch_first=first, dtype="float64") for first in (False, True)]
+    time_first, batch_first = (
+        train.fit(rnnc.Sequential(spec, rnnc.Linear(5, 3)), series(), loss="mse", **options()) for spec in specs
+    )
+    for name, array in time_first.params.items():
+        np.testing.assert_array_equal(batch_first.params[name], array)
+    x = np.random.default_rng(0).standard_normal((6, 2, 4))
+    np.testing.assert_array_equal(batch_first.compile()(x.swapaxes(0, 1)).swapaxes(0, 1), time_first.compile()(x))
+
+
+def test_a_trained_network_is_compiled_with_options() -> None:
+    trained = train.fit(tagger("float32"), tagged(), **options(epochs=1))
+    with raises_saying(RnncError, "matmul"):
+        trained.compile(matmul="bfloat16")
+    assert trained.compile(backend="llvm", threads=1).backend == "llvm"
+
+
 # -- checkpoints --------------------------------------------------------------------------------------
 
 PROGRAM = """
