@@ -15,7 +15,7 @@ from rnnc.backends.cuda import emulated
 from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.backends.noise import Where
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer, update_graph
-from tests.training_data import noisy, same, series, steps, tagged, tagger
+from tests.training_data import noisy, overflowing, same, series, steps, tagged, tagger
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="emulating CUDA needs a C++ compiler")
 
@@ -45,6 +45,19 @@ def test_masks_are_the_same_on_every_backend() -> None:
     found, expected = (steps(model, Adam(0.02), tagged(), **on) for on in (EMULATED, REFERENCE))
     same(found, expected, TOLERANCE["float64"])
     np.testing.assert_array_equal(found[0].params["0.weight"][3], model.init(5)["0.weight"][3])
+
+
+def test_a_step_that_overflows_changes_nothing() -> None:
+    model, fitting, wild = overflowing("float64", True)
+    step = train.TrainingStep(model, "mse", Adam(0.01), on_nonfinite="skip", **EMULATED)
+    step.step(fitting)
+    before = {name: array.copy() for name, array in (step.slots | {"p": step.flat}).items()}
+    outcome, _ = step.step(wild._replace(target=wild.target * 1e5))
+    assert not np.isfinite(outcome).all()
+    step.step(wild, 1e10)
+    assert (step.updates, step.skipped) == (1, 2)
+    for name, array in (step.slots | {"p": step.flat}).items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_vectors_and_the_squared_error() -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 import rnnc
 from rnnc import train
+from rnnc.losses import mse
 from rnnc.optimizers import Optimizer
 
 Array = NDArray[Any]
@@ -67,3 +68,15 @@ def same(one: Any, other: Any, tolerance: float) -> None:
     for slot in a.slots:
         largest = np.abs(a.slots[slot]).max()
         np.testing.assert_allclose(a.slots[slot], b.slots[slot], rtol=0, atol=tolerance * largest)
+
+
+def overflowing(dtype: str, table: bool) -> tuple[Any, Any, Any]:
+    """A network without bounds, a batch that fits, and one whose gradient times 1e10, squared, overflows."""
+    layers = [rnnc.RNN(4, 5, nonlinearity="relu", dtype=dtype), rnnc.Linear(5, 3)]
+    model = rnnc.Sequential(*([rnnc.Embedding(6, 4)] if table else []), *layers)
+    rng = np.random.default_rng(0)
+    large = np.array({"float32": 1e15, "float64": 1e150}[dtype], dtype)
+    targets = [rng.standard_normal((n, 3)).astype(dtype) for n in (5, 2, 4, 5)]
+    xs = [rng.integers(0, 6, len(t)) if table else rng.standard_normal((len(t), 4)).astype(dtype) for t in targets]
+    fitting, wild = ([(x, t * factor) for x, t in zip(xs, targets, strict=True)] for factor in (1, large))
+    return model, *(train.Sequences(model, mse(), pairs).batch(np.arange(4)) for pairs in (fitting, wild))
