@@ -505,7 +505,7 @@ def test_checkpoints_of_other_trainings_and_broken_ones_are_refused(tmp_path: Pa
         ({"optimizer": SGD(0.1)}, "optimizer"),
         ({"seed": 5}, "seed"),
     ):
-        with raises_saying(ArgumentError, "checkpoint", word, "resume=False"):
+        with raises_saying(ArgumentError, "checkpoint", word, "another name"):
             train.fit(tagger(), tagged(), **options(**changes, checkpoint=path, resume=True))
     with raises_saying(ArgumentError, "checkpoint", "data"):
         train.fit(tagger(), tagged(9), **options(checkpoint=path, resume=True))

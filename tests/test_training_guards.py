@@ -37,11 +37,8 @@ class Setup:
         self.evaluations = [train.Evaluation(model, loss, **o) for o in on]  # type: ignore[arg-type]
         self.data = train.Sequences(model, loss, pairs)
         self.batches = [self.data.batch(rows) for rows in (np.arange(4), np.arange(2, 6), np.array([5, 5]))]
-        self.state: Any = None
-        if carry:
-            _, self.state = self.steps[1].step(self.batches[0])
-            self.steps = [train.TrainingStep(model, loss, Adam(0.01), clip=1.0, carry=True, **o) for o in on]  # type: ignore[arg-type]
         self.start = snapshot(self.steps[0])
+        self.state = self.steps[1].step(self.batches[0])[1] if carry else None
 
     def reset(self) -> None:
         for step in self.steps:

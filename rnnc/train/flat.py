@@ -81,6 +81,9 @@ class Views(Mapping[str, Array]):
         check_shape(f"params[{name!r}]", array, self._layout.places[name][1])
         self[name][...] = array
 
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._layout.places)
 

@@ -159,6 +159,11 @@ def _settings(given: Mapping[str, Any]) -> _Settings:
     values["on_nonfinite"] = checks.choice("on_nonfinite", values["on_nonfinite"], ("raise", "skip"))
     if values["checkpoint"] is None and (values["resume"] or values["checkpoint_every"]):
         raise ArgumentError("checkpoint: resume and checkpoint_every need the name of a file")
+    if values["checkpoint"] is not None and files.check_path(values["checkpoint"]).exists() and not values["resume"]:
+        raise ArgumentError(
+            f"checkpoint: {os.fspath(values['checkpoint'])!r} is there already; resume=True goes on from it; "
+            "to start anew, delete it or give another name"
+        )
     return _Settings(**values)
 
 
@@ -212,13 +217,7 @@ class _Fit:
 
     def _open(self, path: Path) -> None:
         """Goes on from a checkpoint that is there, or sees to it that one can be written."""
-        there = files.check_path(path).exists()
-        if there and not self.settings.resume:
-            raise ArgumentError(
-                f"checkpoint: {os.fspath(path)!r} is there already; resume=True goes on from it; "
-                "to start anew, delete it or give another name"
-            )
-        if there:
+        if files.check_path(path).exists():
             self._restore(path)
         self._identity()  # what has no form in a file is found now, not after an epoch
         files.prepare(path)

@@ -120,10 +120,7 @@ def _check_identity(check: _Check, data: Mapping[str, Any], identity: Mapping[st
     check.that(isinstance(found, dict), "its identity is no mapping")
     for name, value in identity.items():
         if found.get(name) != value:
-            check.fail(
-                f"it is of a training with {name} = {found.get(name)}, this one has {value}; "
-                "give another file, or resume=False and no file of that name"
-            )
+            check.fail(f"it is of a training with {name} = {found.get(name)}, this one has {value}; give another name")
 
 
 def _flats(check: _Check, arrays: Mapping[str, Array], layout: Layout, groups: Mapping[str, str]) -> dict[str, Array]:
