@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, cast
 
 from rnnc.backends.arrays import NUMPY
-from rnnc.ir.errors import BackendError
+from rnnc.ir.errors import ArgumentTypeError, UnknownBackend, UnknownOperands
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import ArrayLibrary
@@ -25,24 +25,30 @@ MODULES = {
 
 
 def get(name: str) -> Backend:
-    """The backend of this name; BackendError, with the names there are, for another one."""
-    if name not in MODULES:
-        *others, last = map(repr, MODULES)
-        raise BackendError(f"backend: expected {', '.join(others)} or {last}, got {name!r}")
-    return cast("Backend", importlib.import_module(MODULES[name]))
+    """The backend of this name. Raises UnknownBackend or ArgumentTypeError, with the names there are."""
+    return cast("Backend", importlib.import_module(MODULES[check_name(name)]))
+
+
+def check_name(name: object) -> str:
+    """The name of a backend, which is not imported. Raises UnknownBackend or ArgumentTypeError."""
+    if isinstance(name, str) and name in MODULES:
+        return name
+    *others, last = map(repr, MODULES)
+    kind = UnknownBackend if isinstance(name, str) else ArgumentTypeError
+    raise kind(f"backend: expected {', '.join(others)} or {last}, got {name!r}")
 
 
 def options(name: str, matmul: str | None) -> dict[str, str]:
     """What a backend's compile functions are given besides, for rounded operands of matrix products.
 
-    Raises BackendError if it has no such operands: `OPERANDS` of its module lists those it has.
+    Raises UnknownOperands if it has no such operands: `OPERANDS` of its module lists those it has.
     """
     if matmul is None:
         return {}
     known: tuple[str, ...] = getattr(get(name), "OPERANDS", ())
-    if matmul not in known:
+    if not isinstance(matmul, str) or matmul not in known:
         which = ", ".join(map(repr, known)) or "none but the spec's dtype"
-        raise BackendError(f"matmul: expected None, or operands that backend {name!r} has ({which}), got {matmul!r}")
+        raise UnknownOperands(f"matmul: expected None, or operands that backend {name!r} has ({which}), got {matmul!r}")
     return {"operands": matmul}
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from rnnc.ir.errors import ArgumentError
@@ -78,7 +79,14 @@ class NumPyArrays:
     array_type: type = np.ndarray
 
     def adopt(self, value: Any) -> Array:
-        return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+        """Raises whatever the value's own protocol raises, and ValueError if its elements lie outside its memory."""
+        if not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
+        array = np.asarray(value)
+        interface = getattr(value, "__array_interface__", None)
+        if isinstance(interface, dict) and array.size:
+            _check_within(array, interface.get("data"))
+        return array
 
     def aligned(self, name: str, array: Array) -> Array:
         return array if array.flags.aligned else array.copy()
@@ -173,6 +181,15 @@ class CuPyArrays:
 
 
 NUMPY = NumPyArrays()
+
+
+def _check_within(array: Array, memory: object) -> None:
+    """ValueError if an array of a buffer reaches beyond it: NumPy does not check. An address cannot be checked."""
+    if memory is None or isinstance(memory, tuple):
+        return
+    whole, part = byte_bounds(np.frombuffer(memory, np.uint8)), byte_bounds(array)  # type: ignore[call-overload]
+    if not whole[0] <= part[0] <= part[1] <= whole[1]:
+        raise ValueError(f"its shape and strides need {part[1] - part[0]} bytes of a buffer of {whole[1] - whole[0]}")
 
 
 def _addresses(array: Any) -> NDArray[Any]:

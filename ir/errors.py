@@ -70,5 +70,13 @@ class BackendError(RnncError, RuntimeError):
     """A backend cannot do what was asked of it."""
 
 
+class UnknownBackend(ArgumentError, BackendError):
+    """There is no backend of this name."""
+
+
+class UnknownOperands(ArgumentError, BackendError):
+    """A backend's matrix products have no operands of this kind."""
+
+
 class BackendUnavailable(BackendError):
     """A backend needs hardware or a package that is not there."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from rnnc import checks
 from rnnc.backends.arrays import NUMPY
-from rnnc.ir.errors import ArgumentTypeError, DtypeError, ShapeError
+from rnnc.ir.errors import ArgumentTypeError, DtypeError, RnncError, ShapeError
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array, ArrayLibrary
@@ -23,8 +23,8 @@ DLPACK_PLACES = {1: "cpu", 2: "cuda", 13: "cuda"}
 def as_array(name: str, value: object, arrays: ArrayLibrary = NUMPY) -> Array:
     """`value` as an array of a library, without a copy where that can be.
 
-    Lists and numbers are refused: they have no dtype to check. A torch tensor may require gradients (it is detached)
-    but must be on the library's kind of device.
+    Lists and numbers are refused: they have no dtype to check. A torch tensor must be on the library's kind of device
+    and must not require gradients, which would end here without a word.
     """
     if type(value) is arrays.array_type:
         return value  # type: ignore[return-value]
@@ -35,14 +35,40 @@ def as_array(name: str, value: object, arrays: ArrayLibrary = NUMPY) -> Array:
             f"{name}: expected a {arrays.name} array, got {checks.came(value)}; "
             f"use {arrays.module}.asarray(value, dtype=...)"
         )
+    check_no_gradient(name, value)
     _check_place(name, value, arrays)
-    detach = getattr(value, "detach", None)
-    value = detach() if callable(detach) else value
     try:
         return arrays.adopt(value)
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:  # bfloat16, a sparse tensor, a foreign device
-        dtype = getattr(value, "dtype", type(value).__name__)
-        raise ArgumentTypeError(f"{name}: {arrays.name} cannot read this {dtype} array: {error}") from error
+    except (RnncError, MemoryError):
+        raise
+    except Exception as error:  # bfloat16, a sparse tensor, a foreign device, a class whose protocol is wrong
+        dtype = _text(attribute(value, "dtype") or type(value).__name__)
+        fix = "; pass value.float()" if "bfloat16" in dtype else ""
+        raise ArgumentTypeError(f"{name}: {arrays.name} cannot read this {dtype} array: {_text(error)}{fix}") from error
+
+
+def check_no_gradient(name: str, value: object) -> None:
+    """ArgumentTypeError for a torch tensor that requires gradients."""
+    if attribute(value, "requires_grad") is True:
+        raise ArgumentTypeError(
+            f"{name}: the tensor requires gradients, and torch would get none through rnnc; pass value.detach() (of "
+            "parameters module.state_dict()), and compute gradients with rnnc.vjp"
+        )
+
+
+def attribute(value: object, name: str) -> Any:
+    """An attribute of any object; None if it has none, or if asking for it fails."""
+    try:
+        return getattr(value, name, None)
+    except Exception:  # a property may raise anything
+        return None
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def reader(value: object, arrays: ArrayLibrary) -> ArrayLibrary:
@@ -52,18 +78,23 @@ def reader(value: object, arrays: ArrayLibrary) -> ArrayLibrary:
 
 def place_of(value: object) -> str:
     """The kind of device that an array is on: "cpu", "cuda", "meta", ...; "cpu" for anything that is no array."""
-    kind = getattr(getattr(value, "device", None), "type", None)
+    kind = attribute(attribute(value, "device"), "type")
     if isinstance(kind, str):  # of a torch.device
         return kind
-    device = getattr(value, "__dlpack_device__", None)
+    device = attribute(value, "__dlpack_device__")
     if callable(device):
-        number = int(device()[0])
+        try:
+            number = int(device()[0])
+        except Exception:  # whoever reads the array meets the same fault, and says so
+            return "cpu"
         return DLPACK_PLACES.get(number, f"DLPack device {number}")
     return "cuda" if hasattr(type(value), "__cuda_array_interface__") else "cpu"
 
 
 def _is_array_like(value: object) -> bool:
-    return any(hasattr(value, name) for name in ("__array__", "__dlpack__", "__cuda_array_interface__"))
+    if isinstance(value, type):  # of arrays: what it has belongs to its instances
+        return False
+    return any(attribute(value, name) is not None for name in ("__array__", "__dlpack__", "__cuda_array_interface__"))
 
 
 def _check_place(name: str, value: object, arrays: ArrayLibrary) -> None:
@@ -71,10 +102,10 @@ def _check_place(name: str, value: object, arrays: ArrayLibrary) -> None:
     if place == arrays.place:
         return
     if arrays.on_host:
-        how = "value.cpu()" if hasattr(value, "cpu") else "value.get()"
+        how = "value.cpu()" if attribute(value, "cpu") else "value.get()"
     else:
-        how = "value.cuda()" if hasattr(value, "cuda") else f"{arrays.module}.asarray({name})"
-    where = getattr(value, "device", None) or place
+        how = "value.cuda()" if attribute(value, "cuda") else f"{arrays.module}.asarray({name})"
+    where = _text(attribute(value, "device") or place)
     raise ArgumentTypeError(f"{name}: the array is on {where}, this backend runs on the {arrays.hardware}; pass {how}")
 
 

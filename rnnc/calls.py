@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rnnc import checks
-from rnnc.arrays import as_array, check_dtype, check_shape, reader
+from rnnc.arrays import as_array, attribute, check_dtype, check_shape, reader
 from rnnc.backends.arrays import NUMPY
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, LengthError, ShapeError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, LengthError, RnncError, ShapeError
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array, ArrayLibrary
@@ -206,7 +206,9 @@ def check_lengths(value: object, steps: int, batch: int, batched: bool, arrays: 
     source = reader(value, arrays)
     try:
         found = np.asarray(value) if isinstance(value, (list, tuple, int)) else as_array("lengths", value, source)
-    except ValueError as error:
+    except (RnncError, MemoryError):
+        raise
+    except Exception as error:  # lists of lists, and of objects that claim to be arrays
         raise ArgumentError(f"lengths: not one row of integers: {error}") from error
     empty_list = source.on_host and found.shape == (0,)  # a float array
     if found.dtype.kind not in "iu" and not empty_list:
@@ -255,5 +257,5 @@ def _check_apart(written: Sequence[Array], read: Sequence[Array], arrays: ArrayL
 
 
 def _kind(value: object) -> str:
-    shape = getattr(value, "shape", None)
+    shape = attribute(value, "shape")
     return f"an array of shape {shape}" if isinstance(shape, tuple) else checks.came(value)

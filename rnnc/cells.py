@@ -30,6 +30,7 @@ from types import SimpleNamespace
 from typing import ClassVar, Literal, Self
 
 from rnnc import checks
+from rnnc.arguments import explained_class
 from rnnc.initializers import Init, check_init
 from rnnc.ir.equations import Value, linear, relu, sigmoid, tanh
 from rnnc.ir.errors import ArgumentTypeError
@@ -107,6 +108,7 @@ class Cell:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
+@explained_class
 @dataclass(frozen=True)
 class ElmanCell(Cell):
     """Simple recurrence, Elman 1990, "Finding structure in time":  h' = f(W x + b + U h + b'),  f = tanh or relu."""
@@ -123,6 +125,7 @@ class ElmanCell(Cell):
         return h, {"h": h}
 
 
+@explained_class
 @dataclass(frozen=True)
 class GRUCell(Cell):
     """Gated recurrent unit, the reset gate applied to the product U h; gates in PyTorch's order r, z, n.
@@ -146,6 +149,7 @@ class GRUCell(Cell):
         return h, {"h": h}
 
 
+@explained_class
 @dataclass(frozen=True)
 class ResetFirstGRUCell(Cell):
     """Gated recurrent unit, the reset gate applied to h before the product; parameters as those of `GRUCell`.
@@ -169,6 +173,7 @@ class ResetFirstGRUCell(Cell):
         return h, {"h": h}
 
 
+@explained_class
 @dataclass(frozen=True)
 class LSTMCell(Cell):
     """Long short-term memory, Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
@@ -190,6 +195,7 @@ class LSTMCell(Cell):
         return h, {"h": h, "c": c}
 
 
+@explained_class
 @dataclass(frozen=True)
 class ProjectedLSTMCell(Cell):
     """Long short-term memory with h projected to proj_size:  h = R (o * tanh(c)).

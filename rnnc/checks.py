@@ -31,16 +31,18 @@ def shown(value: object) -> str:
 
 def integer(name: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> int:
     """An int between both bounds; NumPy's integers are accepted, bool is not."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+    if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
         raise ArgumentTypeError(f"{name}: expected an integer >= {minimum}, got {came(value)}")
     try:
-        number = operator.index(value)
-    except TypeError:  # an array of more than one number has __index__ too
+        found = operator.index(value)  # type: ignore[arg-type]
+    except (
+        Exception
+    ):  # an array of more than one number has __index__ too, and a class of the user's may raise anything
         raise ArgumentTypeError(f"{name}: expected one integer, got {came(value)}") from None
-    if not minimum <= number <= maximum:
-        bound = f">= {minimum}" if number < minimum else f"<= {maximum}"
-        raise ArgumentError(f"{name}: expected an integer {bound}, got {shown(number)}")
-    return number
+    if not minimum <= found <= maximum:
+        bound = f">= {minimum}" if found < minimum else f"<= {maximum}"
+        raise ArgumentError(f"{name}: expected an integer {bound}, got {shown(found)}")
+    return found
 
 
 def flag(name: str, value: object) -> bool:
@@ -59,6 +61,19 @@ def probability(name: str, value: object) -> float:
     if not 0 <= value < 1:  # NaN fails too
         raise ArgumentError(f"{name}: expected a number in [0, 1), got {shown(value)}")
     return float(value)
+
+
+def number(name: str, value: object, minimum: float = 0.0, *, above: bool = False) -> float:
+    """A finite float >= minimum, or > minimum with `above`; NumPy's numbers are accepted, bool is not."""
+    expected = f"expected a number {'>' if above else '>='} {minimum:g}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ArgumentTypeError(f"{name}: {expected}, got {came(value)}")
+    if not minimum <= value < float("inf") or (above and value == minimum):
+        raise ArgumentError(f"{name}: {expected}, got {shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ArgumentError(f"{name}: {expected}, got {shown(value)}") from None
 
 
 def choice(name: str, value: object, options: Iterable[str]) -> str:

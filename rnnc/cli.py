@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from rnnc import checks
-from rnnc.compile import SHARED_STAGES, compile, shared_stage
+from rnnc.compile import SHARED_STAGES, check_target, compile, shared_stage
 from rnnc.ir.errors import ArgumentError, RnncError
 from rnnc.model import Model
 from rnnc.plain_data import MOST_CHARACTERS, read_json
@@ -91,10 +91,11 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(options: argparse.Namespace) -> None:
     spec = load_spec(options.spec, options.trust)
     steps = checks.integer("--steps", options.steps, 1)
+    threads = check_target(spec, options.backend, options.threads)
     if options.stage in SHARED_STAGES:  # needs no backend, so it does not wait for one
         text = shared_stage(spec, options.stage, steps)
     else:
-        text = compile(spec, backend=options.backend, threads=options.threads).ir(options.stage)
+        text = compile(spec, backend=options.backend, threads=threads).ir(options.stage)
     print(text.rstrip("\n"))
 
 

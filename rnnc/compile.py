@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 from rnnc import checks
+from rnnc.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.parameters import bind_parameters
+from rnnc.plain_data import PlainData
 from rnnc.specs import SPECS, Spec
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Program:
         """The names `ir` takes, in the order of the pipeline."""
         return SHARED_STAGES + tuple(self._executable.stages)
 
+    @explained
     def ir(self, stage: str, steps: int = 3) -> str:
         """The text of a stage. "lowered" and "optimized" show `steps` unrolled time steps, the others loops."""
         steps = checks.integer("steps", steps, 1)
@@ -51,6 +54,7 @@ class Program:
         """Which paths the backend took for this spec, and why it did not take faster ones."""
         return self._executable.explain()
 
+    @explained
     def bind(self, params: Mapping[str, Any]) -> Model:
         """A Model that holds a copy of `params`, packed for the backend.
 
@@ -77,6 +81,7 @@ def compile(
 ) -> Model: ...
 
 
+@explained
 def compile(
     spec: Spec,
     params: Mapping[str, Any] | None = None,
@@ -106,12 +111,23 @@ def compile(
 
 def check_target(spec: object, backend: object, threads: object) -> int | None:
     """Checks what to compile, and for what; returns the number of threads."""
+    from rnnc import backends
+
     if not isinstance(spec, tuple(SPECS.values())):
-        hint = "; give it its sizes first" if isinstance(spec, type) else ""
-        raise ArgumentTypeError(f"spec: expected rnnc.RNN, GRU, LSTM or Recurrent, got {checks.came(spec)}{hint}")
-    if not isinstance(backend, str):
-        raise ArgumentTypeError(f"backend: expected a name such as 'llvm', got {checks.came(backend)}")
+        raise ArgumentTypeError(
+            f"spec: expected rnnc.RNN, GRU, LSTM or Recurrent, got {checks.came(spec)}{_hint(spec)}"
+        )
+    backends.check_name(backend)
     return None if threads is None else checks.integer("threads", threads, 1)
+
+
+def _hint(spec: object) -> str:
+    """What was meant by something else in a spec's place."""
+    if isinstance(spec, type):
+        return "; give it its sizes first"
+    if isinstance(spec, Mapping):
+        return "; the spec comes before the parameters"
+    return "; call its own compile(params)" if isinstance(spec, PlainData) else ""
 
 
 def shared_stage(spec: Spec, stage: str, steps: int) -> str:

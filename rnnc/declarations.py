@@ -7,7 +7,7 @@ from typing import Any
 
 from rnnc import checks, initializers
 from rnnc.cells import Cell
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.references import reference, resolve
 
 
@@ -63,7 +63,7 @@ def cell_from_dict(data: Mapping[str, Any], trusted: Collection[str] = ()) -> Ce
         raise ArgumentError(f"cell: {expected}, got {checks.shown(kind)}")
     try:
         return cls(**values)
-    except RnncError:
+    except ArgumentError:
         raise
     except Exception as error:  # a user's class may raise anything
         made = f"{kind} cannot be made from {checks.shown(values)}"

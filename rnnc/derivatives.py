@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rnnc import checks
+from rnnc.arguments import explained
 from rnnc.calls import Call, Signature
 from rnnc.compile import check_target
 from rnnc.ir import names
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["hvp", "jvp", "vjp"]
 
 
+@explained
 def vjp(
     spec: Spec,
     *,
@@ -58,6 +60,7 @@ def vjp(
     return VJP(spec, backend, threads, matmul, remat)
 
 
+@explained
 def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul: str | None = None) -> JVP:
     """Forward mode: the derivative of output and state along a direction.
 
@@ -69,6 +72,7 @@ def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul
     return JVP(spec, backend, threads, matmul)
 
 
+@explained
 def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul: str | None = None) -> HVP:
     """Second order: gradients, and their derivative along a direction.
 
@@ -177,6 +181,12 @@ class _Derivative:
 
     # ---- arrays by name
 
+    def _call(self, params: object, x: object, state: object, lengths: object) -> Call:
+        """The checked arguments of a call but for the parameters, which `_primal` checks."""
+        if isinstance(x, Mapping) and not isinstance(params, Mapping):
+            raise ArgumentTypeError("params, x: they are in each other's place; parameters come first, then x")
+        return self._signature.check(x, state, lengths, None)
+
     def _primal(self, params: object, call: Call) -> dict[str, Array]:
         """The inputs of the network itself."""
         states = self._zeros(call) if call.states is None else call.states
@@ -260,6 +270,7 @@ class VJP(_Derivative):
     def _late(self) -> frozenset[str]:
         return frozenset((*self._names.adjoints, *self._names.gradients))
 
+    @explained
     def __call__(
         self, params: Params, x: Array, state: State | None = None, lengths: ArrayLike | None = None
     ) -> tuple[tuple[Array, State], Pullback]:
@@ -267,7 +278,7 @@ class VJP(_Derivative):
 
         With backend "cuda", parameters on the host are copied to the GPU in every call.
         """
-        call = self._signature.check(x, state, lengths, None)
+        call = self._call(params, x, state, lengths)
         tape = self._start(call, self._primal(params, call), self._primal_results(call))
         return call.result, Pullback(self, call, tape)
 
@@ -301,6 +312,7 @@ class Pullback:
         self._call = call
         self._tape = tape
 
+    @explained
     def __call__(
         self, d_output: Array | None = None, d_state: State | None = None
     ) -> tuple[dict[str, Array], Array, State]:
@@ -330,6 +342,7 @@ class JVP(_Derivative):
 
         return forward(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
 
+    @explained
     def __call__(
         self,
         primals: tuple[Params, Array, State | None],
@@ -339,7 +352,7 @@ class JVP(_Derivative):
     ) -> tuple[tuple[Array, State], tuple[Array, State]]:
         """((output, state), their derivative along the tangents)."""
         params, x, state = _parts("primals", primals, ("params", "x", "state"))
-        call = self._signature.check(x, state, lengths, None)
+        call = self._call(params, x, state, lengths)
         varied, tangent = self._results(call, names.TANGENT)
         inputs = self._primal(params, call) | self._tangents(tangents, call, names.TANGENT)
         self._start(call, inputs, self._primal_results(call) | varied)
@@ -358,6 +371,7 @@ class HVP(_Derivative):
         gradient.outputs = {k: gradient.outputs[k] for k in self._names.gradients if k in gradient.outputs}
         return forward(gradient, (*self._names.inputs, *self._names.adjoints))
 
+    @explained
     def __call__(
         self,
         primals: tuple[Params, Array, State | None],
@@ -371,7 +385,7 @@ class HVP(_Derivative):
         params, x, state = _parts("primals", primals, ("params", "x", "state"))
         d_output, d_state = _parts("seeds", seeds, ("d_output", "d_state"))
         t_d_output, t_d_state = _parts("seed_tangents", seed_tangents, ("t_d_output", "t_d_state"))
-        call = self._signature.check(x, state, lengths, None)
+        call = self._call(params, x, state, lengths)
         inputs = self._primal(params, call) | self._seeds("seeds", d_output, d_state, call, names.GRADIENT)
         inputs |= self._tangents(tangents, call, names.TANGENT)
         inputs |= self._seeds("seed_tangents", t_d_output, t_d_state, call, names.tangent(names.GRADIENT))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc import checks
+from rnnc.arguments import explained_class
 from rnnc.cells import Shape
 from rnnc.ir.errors import ArgumentTypeError
 from rnnc.specs import SPECS, Spec
@@ -41,6 +42,7 @@ class Layer:
         return {"type": type(self).__name__} | values
 
 
+@explained_class
 @dataclass(frozen=True)
 class Embedding(Layer):
     """A table of vectors, one a number: integers (T, B) -> (T, B, size), as torch.nn.Embedding. The first layer.
@@ -77,6 +79,7 @@ class Embedding(Layer):
         return {"weight": weight}
 
 
+@explained_class
 @dataclass(frozen=True)
 class Dropout(Layer):
     """Each number becomes 0 with probability p, or else is divided by 1 - p; in training only.
@@ -96,6 +99,7 @@ class Dropout(Layer):
         _set(self, "variational", checks.flag("variational", self.variational))
 
 
+@explained_class
 @dataclass(frozen=True)
 class Linear(Layer):
     """y = W x + b at each step, or once behind a readout, as torch.nn.Linear.
@@ -122,6 +126,7 @@ class Linear(Layer):
         return {name: rng.uniform(-bound, bound, shape) for name, shape in self.parameter_shapes().items()}
 
 
+@explained_class
 @dataclass(frozen=True)
 class Regularized(Layer):
     """A recurrent spec with noise on its states in training. Works around any cell, the cell itself does not know.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc import checks
+from rnnc.arguments import explained_class
 from rnnc.arrays import as_array
 from rnnc.ir.equations import Value, exp, greater, log, select, stop_gradient, total
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
@@ -56,6 +57,7 @@ class Loss:
         """Raises ArgumentError unless encoded targets (..., width) are such as `encode` gives; name: of them."""
 
 
+@explained_class
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """Minus the log of the probability that softmax gives to the right class; the mean over targets that count.
@@ -111,6 +113,7 @@ class CrossEntropy(Loss):
             )
 
 
+@explained_class
 @dataclass(frozen=True)
 class MeanSquaredError(Loss):
     """The mean of (output - target)^2 over all numbers, as torch.nn.functional.mse_loss. Targets: (..., N)."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from rnnc.arguments import misfit
 from rnnc.calls import Signature
+from rnnc.ir.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -16,6 +20,36 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     State = Array | tuple[Array, ...]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _with_quick_way(checked: F) -> F:
+    """A model's call by the backend's quick way, if there is one and the arguments are plain; else the `checked` call.
+
+    Arguments that do not exist raise ArgumentTypeError; to take them here costs less than a wrapper that does so
+    (`rnnc.arguments.explained`).
+    """
+
+    def __call__(
+        self: Model,
+        x: Any,
+        state: Any = None,
+        *others: object,
+        lengths: Any = None,
+        out: Any = None,
+        **unknown: object,
+    ) -> Any:
+        if others or unknown:
+            raise ArgumentTypeError(misfit(checked, (self, x, state, *others), unknown))
+        if self._plain is not None and lengths is None and out is None:
+            result = self._plain(x, state)
+            if result is not None:
+                return result
+        return checked(self, x, state, lengths=lengths, out=out)
+
+    return functools.wraps(checked)(__call__)  # type: ignore[return-value]
 
 
 class Model:
@@ -40,6 +74,7 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.spec!r}, backend={self._program.backend!r})"
 
+    @_with_quick_way
     def __call__(
         self,
         x: Array,
@@ -67,10 +102,6 @@ class Model:
         Returns (output, state): output (T, B, D * O), laid out as x, and the final state, shaped as `state`.
         Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError before anything is computed.
         """
-        if self._plain is not None and lengths is None and out is None:
-            result: tuple[Array, State] | None = self._plain(x, state)
-            if result is not None:
-                return result
         call = self._signature.check(x, state, lengths, out)
         if call.x.shape[1]:
             self._run(call.x, call.states, call.lengths, call.output, call.finals)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc import checks
+from rnnc.arguments import explained
 from rnnc.arrays import as_array, check_dtype, check_shape
 from rnnc.backends.arrays import NUMPY
 from rnnc.calls import check_lengths
@@ -66,6 +67,7 @@ class Network:
         """Which paths the backend took, and why."""
         return self._function.explain()
 
+    @explained
     def __call__(self, x: Array, *, lengths: ArrayLike | None = None) -> Array:
         """The network's output for whole sequences.
 
@@ -77,6 +79,7 @@ class Network:
         """
         return self._run(x, None, lengths)[0]
 
+    @explained
     def advance(
         self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None
     ) -> tuple[Array, dict[str, Array]]:

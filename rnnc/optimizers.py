@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from rnnc import checks
+from rnnc.arguments import explained_class
 from rnnc.ir.equations import Value, sqrt
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError
 from rnnc.ir.graph import Graph
@@ -26,6 +27,7 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
 Values = Mapping[str, Value]
 
 
+@explained_class
 @dataclass(frozen=True)
 class Optimizer:
     """Base of optimisers. A subclass says which slots it keeps and how one update goes.
@@ -52,6 +54,7 @@ class Optimizer:
         raise NotImplementedError
 
 
+@explained_class
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Gradient descent:  m' = momentum m + g,  p' = p - learning_rate m',  as torch.optim.SGD.
@@ -88,6 +91,7 @@ class SGD(Optimizer):
         return p - scalars["learning_rate"] * direction, {"m": m}
 
 
+@explained_class
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """Kingma & Ba 2015, "Adam: a method for stochastic optimization", as torch.optim.Adam.
@@ -133,6 +137,7 @@ class Adam(Optimizer):
         return p, {"m": m, "v": v}
 
 
+@explained_class
 @dataclass(frozen=True)
 class AdamW(Adam):
     """`Adam` with decoupled weight decay: p is first shrunk by learning_rate * weight_decay, as torch.optim.AdamW.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rnnc import checks
-from rnnc.arrays import as_array, check_dtype, check_shape, reader
+from rnnc.arrays import as_array, attribute, check_dtype, check_shape, reader
 from rnnc.backends.arrays import NUMPY
 from rnnc.ir.errors import ArgumentTypeError, ParameterError, ShapeError
 
@@ -88,9 +88,18 @@ def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, An
         parts.append("missing " + _listed(f"{name!r} {expected[name]}" for name in missing))
     if extra:
         parts.append(
-            "unknown " + _listed(f"{name!r}{checks.suggestion(str(name), missing or expected)}" for name in extra)
+            "unknown " + _listed(f"{checks.shown(name)}{_meant(name, params, missing, expected)}" for name in extra)
         )
     raise ParameterError(f"{what}: " + "; ".join(parts))
+
+
+def _meant(name: object, params: Mapping[str, Any], missing: list[str], expected: Mapping[str, Any]) -> str:
+    """The missing parameter that an unknown name may stand for: like it, and of the same shape."""
+    if not isinstance(name, str):
+        return ""
+    shape = attribute(params[name], "shape")
+    fitting = [other for other in missing if not isinstance(shape, tuple) or tuple(shape) == tuple(expected[other])]
+    return checks.suggestion(name, fitting)
 
 
 def _prefix(params: Mapping[str, Any], expected: Mapping[str, Any]) -> str:

@@ -10,26 +10,39 @@ have; any function of the two serves as one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rnnc.ir.errors import ArgumentError
+from rnnc import checks
+from rnnc.arguments import explained_class
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Constant", "Cosine", "LinearWarmup", "OneCycle", "ReduceOnPlateau", "Schedule", "StepDecay"]
 
 Schedule = Callable[[float, Sequence[float]], float]
 
 
+def _check(schedule: object, *names: str, above: Iterable[str] = ()) -> None:
+    """The numbers of a schedule: those of `names` are >= 0, those of `above` > 0."""
+    for name in (*above, *names):
+        checks.number(name, getattr(schedule, name), above=name in above)
+
+
+@explained_class
 @dataclass(frozen=True)
 class Constant:
     """Always `factor`."""
 
     factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check(self, "factor")
+
     def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
         return self.factor
 
 
+@explained_class
 @dataclass(frozen=True)
 class StepDecay:
     """Multiplied by `factor` after every `epochs` epochs."""
@@ -38,12 +51,13 @@ class StepDecay:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_positive("epochs", self.epochs)
+        _check(self, "factor", above=["epochs"])
 
     def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
         return self.factor ** math.floor(epoch / self.epochs)
 
 
+@explained_class
 @dataclass(frozen=True)
 class Cosine:
     """From 1 down to `final` within `epochs` epochs, along half a cosine; then `final`.
@@ -55,12 +69,13 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_positive("epochs", self.epochs)
+        _check(self, "final", above=["epochs"])
 
     def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
         return _between(1.0, self.final, epoch / self.epochs)
 
 
+@explained_class
 @dataclass(frozen=True)
 class LinearWarmup:
     """From `start` up to 1 within `epochs` epochs, times what another schedule says of the epochs after."""
@@ -70,13 +85,16 @@ class LinearWarmup:
     then: Schedule = Constant()
 
     def __post_init__(self) -> None:
-        _check_positive("epochs", self.epochs)
+        _check(self, "start", above=["epochs"])
+        if isinstance(self.then, type) or not callable(self.then):
+            raise ArgumentTypeError(f"then: expected a schedule such as Cosine(10), got {checks.came(self.then)}")
 
     def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
         done = min(epoch / self.epochs, 1.0)
         return (self.start + (1 - self.start) * done) * self.then(max(epoch - self.epochs, 0.0), losses)
 
 
+@explained_class
 @dataclass(frozen=True)
 class OneCycle:
     """Up from `start` to 1 in the first part of `epochs` epochs, `rise`, then down to `final`, along half cosines.
@@ -90,8 +108,8 @@ class OneCycle:
     final: float = 1e-4
 
     def __post_init__(self) -> None:
-        _check_positive("epochs", self.epochs)
-        if not 0 < self.rise < 1:
+        _check(self, "start", "final", above=["epochs", "rise"])
+        if self.rise >= 1:
             raise ArgumentError(f"rise: expected a number between 0 and 1, got {self.rise}")
 
     def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
@@ -101,6 +119,7 @@ class OneCycle:
         return _between(1.0, self.final, (done - self.rise) / (1 - self.rise))
 
 
+@explained_class
 @dataclass(frozen=True)
 class ReduceOnPlateau:
     """Multiplied by `factor` whenever the loss has not fallen by the fraction `threshold` for `patience` + 1 epochs.
@@ -112,6 +131,11 @@ class ReduceOnPlateau:
     factor: float = 0.1
     threshold: float = 1e-4
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.integer("patience", self.patience, 0)
+        checks.probability("threshold", self.threshold)
+        _check(self, "factor", "final")
 
     def __call__(self, epoch: float, losses: Sequence[float] = ()) -> float:
         best, bad, result = math.inf, 0, 1.0
@@ -128,8 +152,3 @@ class ReduceOnPlateau:
 def _between(first: float, last: float, done: float) -> float:
     """From first to last along half a cosine; done in 0..1."""
     return last + (first - last) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ArgumentError(f"{name}: expected a number > 0, got {value!r}")

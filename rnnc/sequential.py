@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from rnnc import checks
+from rnnc.arguments import explained
 from rnnc.cells import Shape
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layers import LAYERS, Embedding, Layer, Linear, Regularized
@@ -53,6 +54,7 @@ class Sequential(PlainData):
     layers: tuple[Layer | Spec, ...]
     readout: str
 
+    @explained
     def __init__(self, *layers: Layer | Spec, readout: str = "every") -> None:
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "readout", checks.choice("readout", readout, READOUTS))
@@ -135,6 +137,7 @@ class Sequential(PlainData):
             for name, array in layer.init(rng).items()
         }
 
+    @explained
     def compile(
         self,
         params: Mapping[str, Any],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import numpy as np
 
 from rnnc import checks
+from rnnc.arguments import explained_class
 from rnnc.cells import Cell, ElmanCell, GRUCell, LSTMCell, Parameter, ProjectedLSTMCell, ResetFirstGRUCell, Shape
 from rnnc.declarations import cell_from_dict, cell_to_dict, check_cell
 from rnnc.initializers import Uniform, default, started
@@ -164,6 +165,7 @@ class Spec(PlainData):
         return cast(Self, SPECS[kind](**values))
 
 
+@explained_class
 @dataclass(frozen=True, repr=False)
 class Recurrent(Spec):
     """Layers of any cell: `rnnc.Recurrent(MyCell(), 64, 128)`. The other arguments are PyTorch's.
@@ -192,6 +194,7 @@ class Recurrent(Spec):
         check_cell(self.cell, self.input_size, self.hidden_size, self.bias)
 
 
+@explained_class
 @dataclass(frozen=True, repr=False)
 class RNN(Spec):
     """Elman's network with tanh or relu, as torch.nn.RNN (`rnnc.cells.ElmanCell`). Other arguments: see `Recurrent`."""
@@ -211,6 +214,7 @@ class RNN(Spec):
         return ElmanCell(self.nonlinearity)
 
 
+@explained_class
 @dataclass(frozen=True, repr=False)
 class GRU(Spec):
     """Gated recurrent units, as torch.nn.GRU. Other arguments: see `Recurrent`.
@@ -234,6 +238,7 @@ class GRU(Spec):
         return GRUCell() if self.reset_after else ResetFirstGRUCell()
 
 
+@explained_class
 @dataclass(frozen=True, repr=False)
 class LSTM(Spec):
     """Long short-term memory, as torch.nn.LSTM (`rnnc.cells.LSTMCell`). Other arguments: see `Recurrent`.

@@ -170,24 +170,24 @@ class FakePlace(NamedTuple):
 
 
 class FakeTensor:
-    """A tensor of torch on the device, that requires gradients."""
+    """A tensor of torch on the device."""
 
-    def __init__(self, host: np.ndarray, device: str = "cuda", detached: bool = False) -> None:
-        self._host, self._detached = host, detached
+    def __init__(self, host: np.ndarray, device: str = "cuda", requires_grad: bool = False) -> None:
+        self._host, self.requires_grad = host, requires_grad
         self.device = FakePlace(device)
         self.dtype = "torch." + host.dtype.name
 
     def detach(self) -> FakeTensor:
-        return FakeTensor(self._host, self.device.type, True)
+        return FakeTensor(self._host, self.device.type)
 
     def cpu(self) -> FakeTensor:
-        return FakeTensor(self._host, "cpu", self._detached)
+        return FakeTensor(self._host, "cpu", self.requires_grad)
 
     def cuda(self) -> FakeTensor:
-        return FakeTensor(self._host, "cuda", self._detached)
+        return FakeTensor(self._host, "cuda", self.requires_grad)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        if self.device.type != "cpu" or not self._detached:
+        if self.device.type != "cpu" or self.requires_grad:
             raise TypeError("can't convert this tensor to numpy")
         return self._host
 
@@ -195,7 +195,7 @@ class FakeTensor:
         return (2 if self.device.type == "cuda" else 1), 0
 
     def __dlpack__(self, *, stream: int | None = None) -> np.ndarray:
-        if not self._detached:
+        if self.requires_grad:
             raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
         return self._host
 

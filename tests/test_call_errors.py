@@ -190,7 +190,7 @@ def test_a_tensor_that_is_not_on_the_cpu(backend: str) -> None:
     ),
 )
 def test_arguments_that_do_not_exist(model: Any, call: Callable[[Any], Any]) -> None:
-    """Python's own TypeError: lengths and out are given by name."""
+    """Lengths and out are given by name; tests/test_arguments.py has the messages."""
     with pytest.raises(TypeError):
         call(model)
 

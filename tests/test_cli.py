@@ -127,6 +127,8 @@ def test_compile_prints_the_time_of_every_part(backend: str, capsys: pytest.Capt
             ["inspect", "spec.json", "--stage", "asm", "--backend", "ll"],
             "backend: expected 'reference', 'llvm', 'cuda' or 'cuda-emulated', got 'll'",
         ),
+        (["inspect", "spec.json", "--backend", "nope"], "backend: expected 'reference', 'llvm', 'cuda'"),
+        (["inspect", "spec.json", "--threads", "0"], "threads: expected an integer >= 1, got 0"),
         (["compile", "spec.json", "--batch", "0"], "--batch: expected an integer >= 1, got 0"),
         (["compile", "spec.json", "--time-steps", "-1"], "--time-steps: expected an integer >= 1, got -1"),
     ],

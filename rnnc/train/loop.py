@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc import checks
+from rnnc.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ShapeError
 from rnnc.losses import CrossEntropy, Loss, check_loss
 from rnnc.optimizers import Adam, Optimizer, check_rate
@@ -57,6 +58,7 @@ class Trained:
         files.save_parameters(path, self.params)
 
 
+@explained
 def fit(
     model: Sequential,
     data: Sequence[tuple[Array, Array]],
