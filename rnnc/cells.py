@@ -27,13 +27,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, SupportsIndex
 
 from rnnc import checks
 from rnnc.arguments import explained_class
 from rnnc.initializers import Init, check_init
 from rnnc.ir.equations import Value, linear, relu, sigmoid, tanh
 from rnnc.ir.errors import ArgumentTypeError
+from rnnc.references import reference, warn_if_main
 
 __all__ = ["Cell", "ElmanCell", "GRUCell", "LSTMCell", "Parameter", "ProjectedLSTMCell", "ResetFirstGRUCell"]
 
@@ -97,6 +98,18 @@ class Cell:
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
         """The equations: from the input, the old states and the parameters, the output and the new states."""
         raise NotImplementedError(f"{type(self).__name__} has no equations: define step(self, x, state, p)")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """For a pickle, which names the class: ArgumentError if it has no name to import, a warning if only one
+        script can."""
+        warn_if_main(reference(type(self)))
+        return super().__reduce_ex__(protocol)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from rnnc import checks
 from rnnc.arguments import explained
+from rnnc.copies import Unchanging
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.parameters import bind_parameters
 from rnnc.plain_data import PlainData
@@ -21,12 +22,24 @@ SHARED_STAGES = ("lowered", "optimized", "rolled")
 """The stages before any backend; the first two show as many unrolled steps as one asks for."""
 
 
-class Program:
-    """A compiled spec: every stage between the equations and the machine code, and `bind`."""
+class Program(Unchanging):
+    """A compiled spec: every stage between the equations and the machine code, and `bind`.
 
-    def __init__(self, spec: Spec, backend: str, executable: Executable, arrays: ArrayLibrary) -> None:
+    A pickle of it holds the spec and the options, and is compiled where it is read.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        backend: str,
+        threads: int | None,
+        matmul: str | None,
+        executable: Executable,
+        arrays: ArrayLibrary,
+    ) -> None:
         self.spec = spec
         self.backend = backend
+        self._options = (threads, matmul)
         self._executable = executable
         self._arrays = arrays
 
@@ -65,8 +78,11 @@ class Program:
         """
         from rnnc.model import Model
 
-        runner = self._executable.bind(bind_parameters(self.spec, params, self._arrays))
-        return Model(self, runner, self._arrays)
+        given = bind_parameters(self.spec, params, self._arrays)
+        return Model(self, given, self._executable.bind(given), self._arrays)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _compiled, (self.spec, self.backend, *self._options)
 
 
 @overload
@@ -105,8 +121,13 @@ def compile(
 
     options = backends.options(backend, matmul)
     executable = backends.get(backend).compile(spec.stack(), threads=threads, **options)
-    program = Program(spec, backend, executable, backends.arrays_of(backend))
+    program = Program(spec, backend, threads, matmul, executable, backends.arrays_of(backend))
     return program if params is None else program.bind(params)
+
+
+def _compiled(spec: Spec, backend: str, threads: int | None, matmul: str | None) -> Program:
+    """What a pickle of a Program calls."""
+    return compile(spec, backend=backend, threads=threads, matmul=matmul)
 
 
 def check_target(spec: object, backend: object, threads: object) -> int | None:

@@ -14,6 +14,7 @@ from rnnc import checks
 from rnnc.arguments import explained
 from rnnc.calls import Call, Signature
 from rnnc.compile import check_target
+from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
@@ -122,8 +123,11 @@ class _Names(NamedTuple):
         return tuple(map(names.gradient, (names.OUTPUT, *(name for slabs in self.final for name in slabs))))
 
 
-class _Derivative:
-    """What the three have in common: a compiled function, its texts, and the checks of its arguments."""
+class _Derivative(Unchanging):
+    """What the three have in common: a compiled function, its texts, and the checks of its arguments.
+
+    A pickle of one holds the spec and the options, and is compiled where it is read.
+    """
 
     def __init__(self, spec: Spec, backend: str, threads: int | None, matmul: str | None) -> None:
         from rnnc import backends
@@ -131,6 +135,7 @@ class _Derivative:
         threads = check_target(spec, backend, threads)
         self.spec = spec
         self.backend = backend
+        self._options: tuple[Any, ...] = (threads, matmul)
         self._names = _Names.of(spec)
         self._arrays = backends.arrays_of(backend)
         self._signature = Signature.of(spec, self._arrays)
@@ -143,6 +148,9 @@ class _Derivative:
 
     def __repr__(self) -> str:
         return f"rnnc.{type(self).__name__.lower()}({self.spec!r}, backend={self.backend!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.spec, self.backend, *self._options)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         """The graph to compile."""
@@ -260,6 +268,7 @@ class VJP(_Derivative):
         threads = check_target(spec, backend, threads)
         self.remat = check_remat(spec, remat)
         super().__init__(spec, backend, threads, matmul)
+        self._options = (threads, matmul, self.remat)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         from rnnc.ir.autodiff import vjp as reverse
@@ -300,7 +309,7 @@ class VJP(_Derivative):
         return SegmentedTape(self._function, xp, *arrays, steps, batch, call.lengths, size)
 
 
-class Pullback:
+class Pullback(Unchanging):
     """The second half of `vjp`: adjoints of the results -> adjoints of the arguments.
 
     It may be called any number of times. It keeps what it needs of the call; neither changed parameters nor a changed x
@@ -311,6 +320,10 @@ class Pullback:
         self._owner = owner
         self._call = call
         self._tape = tape
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        instead = "it keeps what one call computed; pickle the function of rnnc.vjp, and call it again"
+        raise refusal(self, "cannot be pickled", instead)
 
     @explained
     def __call__(

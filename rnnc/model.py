@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rnnc.arguments import misfit
 from rnnc.calls import Signature
+from rnnc.copies import Unchanging, on_host
 from rnnc.ir.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -52,11 +53,17 @@ def _with_quick_way(checked: F) -> F:
     return functools.wraps(checked)(__call__)  # type: ignore[return-value]
 
 
-class Model:
-    """What `program.bind(params)` returns: holds its own copy of the parameters, callable from many threads at once."""
+class Model(Unchanging):
+    """What `program.bind(params)` returns: holds its own copy of the parameters, callable from many threads at once.
 
-    def __init__(self, program: Program, runner: Runner, arrays: ArrayLibrary) -> None:
+    A pickle of it holds its program and its parameters, as NumPy arrays, and is bound where it is read.
+    """
+
+    def __init__(self, program: Program, params: Mapping[str, Array], runner: Runner, arrays: ArrayLibrary) -> None:
+        """params: what the runner was bound to; nobody writes to them."""
         self._program = program
+        self._params = params
+        self._arrays = arrays
         self._run = runner.run
         self._plain = runner.plain_call(program.spec.batch_first)
         self._signature = Signature.of(program.spec, arrays)
@@ -73,6 +80,9 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.spec!r}, backend={self._program.backend!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bound, (self._program, on_host(self._params, self._arrays))
 
     @_with_quick_way
     def __call__(
@@ -106,3 +116,8 @@ class Model:
         if call.x.shape[1]:
             self._run(call.x, call.states, call.lengths, call.output, call.finals)
         return call.result
+
+
+def _bound(program: Program, params: Mapping[str, Array]) -> Model:
+    """What a pickle of a Model calls."""
+    return program.bind(params)

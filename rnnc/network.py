@@ -12,6 +12,7 @@ from rnnc.arguments import explained
 from rnnc.arrays import as_array, check_dtype, check_shape
 from rnnc.backends.arrays import NUMPY
 from rnnc.calls import check_lengths
+from rnnc.copies import Unchanging, on_host
 from rnnc.ir import names
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["Network"]
 
 
-class Network:
-    """What `Sequential.compile(params)` returns. It copies the parameters; call it from as many threads as you like."""
+class Network(Unchanging):
+    """What `Sequential.compile(params)` returns. It copies the parameters; call it from as many threads as you like.
+
+    A pickle of it holds the model, the parameters, as NumPy arrays, and the options; it is compiled where it is read.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Network:
         threads = None if threads is None else checks.integer("threads", threads, 1)
         self.model = model
         self.backend = backend
+        self._target: dict[str, Any] = {"backend": backend, "threads": threads, "matmul": matmul}
         self._arrays = backends.arrays_of(backend)
         given = bind_parameters(model, params, self._arrays)
         self._table = None if model.table is None else given.pop(model.table)
@@ -59,6 +64,10 @@ class Network:
 
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        table = {} if self._table is None else {"0.weight": self._table}
+        return _compiled, (self.model, on_host(table | self._params, self._arrays), self._target)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         return lower_network(self.model, steps, lengths=lengths)
@@ -137,6 +146,11 @@ class Network:
             return shown, shown.swapaxes(0, 1)
         shown = empty((steps, batch, size), dtype)
         return shown, shown
+
+
+def _compiled(model: Sequential, params: Mapping[str, Any], target: Mapping[str, Any]) -> Network:
+    """What a pickle of a Network calls."""
+    return Network(model, params, **target)
 
 
 def read_all(model: Sequential, params: object, arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:

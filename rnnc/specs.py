@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from rnnc.arguments import explained_class
 from rnnc.cells import Cell, ElmanCell, GRUCell, LSTMCell, Parameter, ProjectedLSTMCell, ResetFirstGRUCell, Shape
 from rnnc.declarations import cell_from_dict, cell_to_dict, check_cell
 from rnnc.initializers import Uniform, default, started
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncWarning
 from rnnc.ir.lower import Layer, Stack
 from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
@@ -174,7 +175,7 @@ class Recurrent(Spec):
     input_size, hidden_size, num_layers: integers >= 1.
     bias: whether the cell has its biases.
     batch_first: x and output are (B, T, size) instead of (T, B, size); states never are.
-    dropout: in [0, 1), between layers in training; the identity here. A UserWarning if there is but one layer.
+    dropout: in [0, 1), between layers in training; the identity here. An RnncWarning if there is but one layer.
     bidirectional: a second direction in each layer runs from the end; the outputs are concatenated.
     dtype: "float32" or "float64", or such a NumPy dtype, of parameters, inputs, outputs and arithmetic.
     """
@@ -294,11 +295,15 @@ def _check(name: str, value: object) -> object:
 
 
 def _warn(message: str) -> None:
-    """A UserWarning at the line that makes a spec: the first frame that is not of this file or of a dataclass."""
+    """An RnncWarning at the line that makes a spec: the first frame that is not of rnnc or of a dataclass."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename in (__file__, "<string>"):
+    while frame.f_back is not None and (frame.f_code.co_filename == "<string>" or _is_own(frame)):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, RnncWarning, stacklevel=level)
+
+
+def _is_own(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).split(".")[0] == "rnnc"
 
 
 def _fields(spec: Spec) -> Iterator[tuple[str, Any, Any]]:

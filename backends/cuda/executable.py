@@ -45,7 +45,7 @@ class CudaRunner:
 
     def __init__(self, executable: CudaExecutable, given: Mapping[str, Array]) -> None:
         self._executable = executable
-        self._given = {name: executable.device.xp.array(array, order="C") for name, array in given.items()}
+        self._given = {name: executable.device.xp.ascontiguousarray(array) for name, array in given.items()}
         self._dense = self._bound(executable.dense)
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from rnnc import backends, checks
 from rnnc.backends.locks import new_lock
 from rnnc.backends.noise import LOW, Where
 from rnnc.backends.trainer import Change, Draw, Memory, Report, Trainer, Work
+from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
@@ -21,6 +22,7 @@ from rnnc.losses import Loss, add_loss, check_loss
 from rnnc.lowering import Mask, lower_network, masks, state_shapes
 from rnnc.network import mean_scale, read_all
 from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
+from rnnc.references import reference
 from rnnc.train.batch import Batch
 from rnnc.train.check import Rules, check_model, check_untied, reason
 from rnnc.train.flat import Layout, Views
@@ -97,8 +99,11 @@ class _Compiled:
         return name == self.model.table
 
 
-class Evaluation(_Compiled):
-    """The loss of a batch, and the network's output, with parameters that may change between calls."""
+class Evaluation(_Compiled, Unchanging):
+    """The loss of a batch, and the network's output, with parameters that may change between calls.
+
+    A pickle of it holds the model, the loss and the options, and is compiled where it is read.
+    """
 
     def __init__(
         self,
@@ -110,6 +115,11 @@ class Evaluation(_Compiled):
         matmul: str | None = None,
     ) -> None:
         super().__init__(model, loss, backend, threads, matmul)
+        self._target: dict[str, Any] = {"backend": backend, "threads": threads, "matmul": matmul}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reference(type(self.loss))  # raises if it has no name to import
+        return partial(Evaluation, **self._target), (self.model, self.loss)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         graph = lower_network(self.model, steps, lengths=lengths)
@@ -304,6 +314,11 @@ class TrainingStep(_Compiled):
         )
         trainer: Trainer = update.trainer(self._function, noise, memory)
         return trainer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        instead = "it changes, and machine code works on its memory; make a new one from its `params`"
+        instead += ", or let `fit` keep a checkpoint, which holds the whole of a training"
+        raise refusal(self, "can be neither copied nor pickled", instead)
 
     def explain(self) -> str:
         """Which paths the backend took, and why."""
