@@ -38,7 +38,7 @@ class Optimizer:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "learning_rate", _number("learning_rate", self.learning_rate))
+        object.__setattr__(self, "learning_rate", checks.number("learning_rate", self.learning_rate))
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class SGD(Optimizer):
         super().__post_init__()
         object.__setattr__(self, "momentum", checks.probability("momentum", self.momentum))
         object.__setattr__(self, "nesterov", checks.flag("nesterov", self.nesterov))
-        object.__setattr__(self, "weight_decay", _number("weight_decay", self.weight_decay))
+        object.__setattr__(self, "weight_decay", checks.number("weight_decay", self.weight_decay))
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov: it needs a momentum > 0")
 
@@ -115,7 +115,7 @@ class Adam(Optimizer):
         for name in ("beta1", "beta2"):
             object.__setattr__(self, name, checks.probability(name, getattr(self, name)))
         for name in ("epsilon", "weight_decay"):
-            object.__setattr__(self, name, _number(name, getattr(self, name)))
+            object.__setattr__(self, name, checks.number(name, getattr(self, name)))
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -164,9 +164,9 @@ def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
     names = ("scale", *numbers)
     scalars = {name: Value(graph, graph.input(name, (1,))) for name in names}
     with located(optimizer.update):
-        changed, kept = optimizer.update(p, g * scalars["scale"], slots, scalars)
+        made = _made(optimizer, optimizer.update(p, g * scalars["scale"], slots, scalars))
         _check_elementwise(graph)
-    graph.outputs = {"p": changed.node, **{name: value.node for name, value in kept.items()}}
+    graph.outputs = {name: value.node for name, value in made.items()}
     return graph
 
 
@@ -178,6 +178,21 @@ def _check_names(optimizer: Optimizer, names: Sequence[str]) -> None:
                 f"optimizer {type(optimizer).__name__}: a slot or scalar cannot be called {name!r}; expected an "
                 "identifier that no other one has, and not 'p', 'g' or 'scale'"
             )
+
+
+def _made(optimizer: Optimizer, returned: object) -> dict[str, Value]:
+    """What an update returned: "p" and the slots, numbers (B,)."""
+    who = f"optimizer {type(optimizer).__name__}: update"
+    if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
+        raise ArgumentTypeError(f"{who} must return (p, {{slot: value}}), it returned {checks.came(returned)}")
+    values = {"p": returned[0], **returned[1]}
+    if set(values) != {"p", *optimizer.slots}:
+        raise ArgumentError(f"{who} returned the slots {list(returned[1])}, it declared {list(optimizer.slots)}")
+    for name, value in values.items():
+        if not isinstance(value, Value) or value.shape != (BATCH,):
+            came = f"shape {value.shape}" if isinstance(value, Value) else checks.came(value)
+            raise ArgumentTypeError(f"{who}: {name}: expected a symbolic value as long as the parameters, got {came}")
+    return {name: value.as_numbers() for name, value in values.items()}
 
 
 def _check_elementwise(graph: Graph) -> None:
@@ -201,9 +216,7 @@ def check_optimizer(value: object, dtype: str = "float64") -> Optimizer:
 
 def check_rate(name: str, value: object, dtype: str) -> float:
     """A number >= 0 that leaves updates room in the dtype."""
-    if isinstance(value, (np.floating, np.integer)):
-        value = value.item()
-    rate, most = _number(name, value), largest(dtype)
+    rate, most = checks.number(name, value), largest(dtype)
     if rate > most:
         raise ArgumentError(f"{name}: expected at most {most:.3g}, the root of what {dtype} can hold, got {rate:.3g}")
     return rate
@@ -216,12 +229,3 @@ def largest(dtype: str, rate: float = 1.0) -> float:
     parameters nor slots overflow.
     """
     return math.sqrt(float(np.finfo(dtype).max)) / max(rate, 1.0)
-
-
-def _number(name: str, value: object) -> float:
-    """A finite number >= 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentTypeError(f"{name}: expected a number >= 0, got {checks.came(value)}")
-    if not 0 <= value < float("inf"):
-        raise ArgumentError(f"{name}: expected a number >= 0, got {value}")
-    return float(value)

@@ -20,6 +20,7 @@ from rnnc.backends.llvm.parts import address
 from rnnc.backends.llvm.target import host
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.equations import Value, exp, linear, tanh
+from rnnc.ir.errors import RnncWarning
 from rnnc.ir.families import families
 from rnnc.ir.graph import Graph
 from rnnc.ir.pipeline import rolled_program
@@ -94,7 +95,7 @@ def test_without_threads_the_calling_one_does_all(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(parallel._thread, "start_new_thread", refused)
     log = Log()
     plan = crew.Plan(scripts(log, 3))
-    with pytest.warns(RuntimeWarning, match="can't start new thread: calls run on 1 thread"):
+    with pytest.warns(RnncWarning, match="can't start new thread: calls run on 1 thread"):
         assert crew.crew().run(plan) == 0
     assert crew.crew().run(plan) == 0
     assert log.lines == [(stage, member) for _ in range(2) for stage in range(3) for member in range(3)]

@@ -310,7 +310,7 @@ def test_the_stack_of_a_spec() -> None:
 @pytest.mark.parametrize("make", KINDS)
 def test_dropout_of_one_layer_is_told_to_do_nothing(make: Any) -> None:
     """At the caller's line, as PyTorch does; not with two layers."""
-    with pytest.warns(UserWarning, match="dropout=0.9 acts between layers") as caught:
+    with pytest.warns(rnnc.RnncWarning, match="dropout=0.9 acts between layers") as caught:
         rnnc.Spec.from_dict(make(3, 4, dropout=0.9).to_dict())
     assert [warning.filename for warning in caught] == [__file__] * 2
     with warnings.catch_warnings():

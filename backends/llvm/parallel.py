@@ -14,6 +14,8 @@ import queue
 import warnings
 from collections.abc import Callable, Sequence
 
+from rnnc.ir.errors import RnncWarning
+
 MOST_WORKERS = 256
 
 Task = Callable[[], object]
@@ -68,7 +70,7 @@ def _warn(count: int, error: RuntimeError) -> None:
         _warned.append(None)
         warnings.warn(
             f"{error}: calls run on {count + 1} thread{'s' * (count > 0)}, and take longer",
-            RuntimeWarning,
+            RnncWarning,
             stacklevel=2,
         )
 

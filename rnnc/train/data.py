@@ -183,8 +183,6 @@ def _pair(name: str, number: int, pair: object) -> tuple[Array, Array]:
 
 
 def _array(name: str, value: ArrayLike) -> Array:
-    if getattr(value, "requires_grad", False) is True:
-        raise ArgumentTypeError(f"{name}: a tensor that requires gradients; pass value.detach()")
     if not isinstance(value, (list, tuple, int, float)):
         return as_array(name, value)
     try:
