@@ -180,9 +180,20 @@ class OwnLoss(losses.MeanSquaredError):
 
 @dataclass(frozen=True)
 class OwnOptimizer(optimizers.Optimizer):
-    """An update that is not elementwise."""
+    """An update with a mistake: a sum over elements, or what it returns."""
+
+    mistake: str = ""
 
     def update(self, p: Value, g: Value, slots: Any, scalars: Any) -> tuple[Value, Any]:
+        match self.mistake:
+            case "alone":
+                return p - g  # type: ignore[return-value]
+            case "slots":
+                return p - g, {"m": g}
+            case "number":
+                return 1.0, {}  # type: ignore[return-value]
+            case "wide":
+                return scalars["learning_rate"], {}
         return p - scalars["learning_rate"] * g / total(g * g), {}
 
 
@@ -204,3 +215,18 @@ def test_an_update_that_is_not_elementwise(backend: str) -> None:
     network = rnnc.Sequential(rnnc.RNN(4, 6))
     with raises_saying(rnnc.RnncError, "elementwise", "reduce_sum", line_of(OwnOptimizer.update, "def update")):
         train.TrainingStep(network, "mse", OwnOptimizer(0.1), backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    (
+        ("alone", ("(p, {slot: value})",)),
+        ("slots", ("['m']", "[]")),
+        ("number", ("p:", "1.0 (float)")),
+        ("wide", ("p:", "(1,)")),
+    ),
+)
+def test_an_update_that_returns_something_else(mistake: str, words: tuple[str, ...]) -> None:
+    network = rnnc.Sequential(rnnc.RNN(4, 6))
+    with raises_saying(rnnc.RnncError, *words, line_of(OwnOptimizer.update, "def update")):
+        train.TrainingStep(network, "mse", OwnOptimizer(0.1, mistake))
