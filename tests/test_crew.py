@@ -135,7 +135,7 @@ def test_who_comes_early_or_late_calls_nothing() -> None:
 @pytest.mark.parametrize("count", (1, 2, 3, 40))
 def test_shares_of_packing_are_all_of_it(count: int) -> None:
     planned = plan(rolled_program(rnnc.LSTM(17, 30, 3).stack()))
-    slots = {f"{state}_{end}_l{k}": Slot(f"{state}{end}{k}") for state in "hc" for end in "0n" for k in range(3)}
+    slots = {f"{state}.{end}_l{k}": Slot(f"{state}{end}{k}") for state in "hc" for end in "0n" for k in range(3)}
     _, layout, _ = emit_driver(planned, Interface(("x", "output"), slots), host())
     sweeps = [sweep for packed in layout.phases for sweep in pack_plan(packed)]
     bounds = shares(sweeps, count)

@@ -19,6 +19,8 @@ import rnnc
 from rnnc.cells import GRUCell, LSTMCell
 from rnnc.ir.equations import Value, linear, tanh
 
+pytestmark = pytest.mark.filterwarnings("ignore:dropout=.* acts between layers")
+
 KINDS = (rnnc.RNN, rnnc.GRU, rnnc.LSTM)
 
 
