@@ -41,7 +41,8 @@ class Memory:
     flat: "p" and each slot of the optimiser -> (S,), aligned: all parameters, the dense ones first.
     dense: how many elements come before the table. places: name of a parameter -> its first element and its shape.
     table: the name of the parameter (V, N) of which a batch reads some rows alone, or None.
-    trained: names of the parameters that have a gradient. padding: the row of the table that never changes, or None.
+    trained: names of the parameters that have a gradient; that of others is zeros.
+    padding: the row of the table that never changes, or None.
     constants: inputs that are the same in every call.
     updates: how many updates there have been, (1,) int64. It changes with the parameters, so that an interrupt comes
         before both or after both.
@@ -205,13 +206,14 @@ class ComposedTrainer:
         tables = memory.tables()
         if work.numbers is not None:
             inputs[LOOKED_UP] = tables["p"][work.numbers]
-            outputs[TABLE_GRADIENT] = np.empty_like(inputs[LOOKED_UP])
+            looked_up = np.zeros_like(inputs[LOOKED_UP])
+            outputs |= {TABLE_GRADIENT: looked_up} if memory.table in memory.trained else {}
         self._function.start(inputs, outputs, work.steps, work.batch, work.lengths)
         self._rows = [] if first else self._rows
         if not first:
             self.gradient += self._part
         if work.numbers is not None:
-            found = SparseRows.of(work.numbers, outputs[TABLE_GRADIENT], work.lengths, memory.padding)
+            found = SparseRows.of(work.numbers, looked_up, work.lengths, memory.padding)
             self._rows.append(found)
         return float(loss[0])
 

@@ -256,7 +256,7 @@ class _Derivative(Unchanging):
         return None
 
     def _computed(self, outputs: dict[str, Array]) -> dict[str, Array]:
-        """The outputs that depend on what they are derivatives of; the others are zeros."""
+        """The outputs that depend on what they are derivatives of; the others become zeros."""
         _clear({name: array for name, array in outputs.items() if name not in self._made})
         return {name: array for name, array in outputs.items() if name in self._made}
 
@@ -382,7 +382,8 @@ class HVP(_Derivative):
 
         gradient = reverse(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
         gradient.outputs = {k: gradient.outputs[k] for k in self._names.gradients if k in gradient.outputs}
-        return forward(gradient, (*self._names.inputs, *self._names.adjoints))
+        read = {n.attr("name") for n in gradient.nodes if n.op == "input"}
+        return forward(gradient, [name for name in (*self._names.inputs, *self._names.adjoints) if name in read])
 
     @explained
     def __call__(

@@ -85,22 +85,24 @@ class SegmentedTape:
             outputs[name][...] = state[first]
 
     def finish(self, inputs: Arrays, outputs: Arrays) -> None:
-        """See `rnnc.backends.base.Tape.finish`."""
+        """See `rnnc.backends.base.Tape.finish`. Gradients that are not among the outputs are zeros."""
         adjoint = {name: inputs[gradient(name)] for name in self._links}
         sums = {name: outputs[name] for name in map(gradient, self._parameters) if name in outputs}
         for array in sums.values():
             array[...] = 0
+        links = {final: gradient(name) for final, name in self._links.items() if gradient(name) in outputs}
         for start, stop in reversed(list(self._segments())):
             tape, last = self._run(start, stop, self._xp.empty_like(inputs[D_OUTPUT][start:stop]))
             part = {name: self._xp.empty_like(array) for name, array in sums.items()}
-            first = {gradient(name): self._xp.empty_like(last[final]) for final, name in self._links.items()}
+            first = {name: self._xp.empty_like(last[final]) for final, name in links.items()}
+            x = {D_X: outputs[D_X][start:stop]} if D_X in outputs else {}
             seeds = {D_OUTPUT: inputs[D_OUTPUT][start:stop]} | {gradient(n): a for n, a in adjoint.items()}
-            tape.finish(seeds, part | first | {D_X: outputs[D_X][start:stop]})
+            tape.finish(seeds, part | first | x)
             for name, array in part.items():
                 sums[name] += array
-            adjoint = {final: first[gradient(name)] for final, name in self._links.items()}
-        for final, name in self._links.items():
-            outputs[gradient(name)][...] = adjoint[final]
+            adjoint = {n: first[links[n]] if n in links else self._xp.zeros_like(a) for n, a in adjoint.items()}
+        for final, name in links.items():
+            outputs[name][...] = adjoint[final]
 
     def _segments(self) -> Iterator[tuple[int, int]]:
         return ((a, min(a + self._size, self._steps)) for a in range(0, self._steps, self._size))

@@ -177,7 +177,8 @@ class CudaTrainer:
         outputs = {LOSS: loss, **wanted} | self._views(self._gradient if first else self._part)
         if work.numbers is not None:
             inputs[LOOKED_UP] = self._table("p")[self._up(work.numbers)]
-            outputs[TABLE_GRADIENT] = xp.empty(inputs[LOOKED_UP].shape, memory.dtype)
+            looked_up = xp.zeros(inputs[LOOKED_UP].shape, memory.dtype)
+            outputs |= {TABLE_GRADIENT: looked_up} if memory.table in memory.trained else {}
         lengths = None if work.lengths is None else self._up(work.lengths)
         self._function.start(inputs, outputs, work.steps, work.batch, lengths)
         for name, array in work.outputs.items():
@@ -186,7 +187,7 @@ class CudaTrainer:
         if not first:
             self._gradient += self._part
         if work.numbers is not None:
-            self._looked_up.append((_counted(work, memory.padding), outputs[TABLE_GRADIENT].reshape(-1, self._width)))
+            self._looked_up.append((_counted(work, memory.padding), looked_up.reshape(-1, self._width)))
         return loss
 
     def _views(self, flat: Array) -> dict[str, Array]:

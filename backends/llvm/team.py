@@ -105,7 +105,7 @@ class Team:
     def _inputs(self, work: Work) -> dict[str, Array]:
         """All that is read row by row, or step by step."""
         inputs = dict(work.inputs)
-        if work.numbers is not None:
+        if work.numbers is not None and self.function.reads(LOOKED_UP):
             inputs[LOOKED_UP] = self.rows["values"]
         for name, draw in work.masks.items():
             values = self.space.take(name, draw.shape, self.memory.dtype)
@@ -122,7 +122,7 @@ class Team:
         for array in outputs.values():
             if ragged and array.ndim == 3:
                 array[...] = 0
-        if work.numbers is not None:  # steps past the end of a row are neither written nor read
+        if self.memory.table in self.memory.trained:  # steps past the end of a row are neither written nor read
             outputs[TABLE_GRADIENT] = self.rows["from"]
         return outputs
 
@@ -179,6 +179,8 @@ class Team:
         table.make_room(work.steps, work.batch, first)
         sizes = (work.steps, work.batch, table.width)
         self.rows = {name: self.space.take(name, sizes, self.memory.dtype) for name in ("values", "from")}
+        if self.memory.table not in self.memory.trained:
+            self.rows["from"][...] = 0
         batch = {"numbers": address(numbers), "lengths": address(lengths), "steps": work.steps, "batch": work.batch}
         rows, places, values = address(table.rows), address(table.places), address(table.values)
         self.look_ups.set(batch | {"values": address(self.rows["values"])})
@@ -254,7 +256,7 @@ def _segments(function: LlvmFunction, memory: Memory) -> tuple[Array, dict[str, 
     places: dict[str, int] = {}
     segments = []
     for name in memory.places:
-        if name in memory.trained:
+        if name in memory.trained and name != memory.table:
             target, shape = memory.places[name]
             source = places.setdefault(sum_field(function.untimed[gradient(name)]), target)
             segments.append((target, source, math.prod(shape)))

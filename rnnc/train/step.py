@@ -295,6 +295,10 @@ class TrainingStep(_Compiled):
         graph.outputs = {name: output for name, output in graph.outputs.items() if name in wanted}
         return graph
 
+    def _input_of(self, parameter: str) -> str:
+        """What the graph reads of a parameter: itself, or rows of the table."""
+        return names.X if self._sparse(parameter) else parameter
+
     def _compile_trainer(self, backend: Any) -> Trainer:
         model, layout = self.model, self.layout
         gradients = self._build(1, False).outputs
@@ -303,7 +307,7 @@ class TrainingStep(_Compiled):
             layout.dense,
             layout.places,
             table=model.table,
-            trained=frozenset(name for name in layout.places if names.gradient(name) in gradients),
+            trained=frozenset(name for name in layout.places if names.gradient(self._input_of(name)) in gradients),
             padding=None if model.embedding is None else model.embedding.padding_index,
             constants=self._constants,
             updates=self._updates,
