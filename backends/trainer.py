@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnc.backends import fresh
 from rnnc.backends.noise import Noise, Where
 from rnnc.backends.sparse import SparseRows, summed
 from rnnc.backends.whole import whole
@@ -201,7 +202,7 @@ class ComposedTrainer:
         inputs = {**memory.views(memory.flat["p"]), **memory.constants, **work.inputs}
         inputs |= {name: self._mask(draw, work.steps) for name, draw in work.masks.items()}
         inputs[SEED] = np.full(1, work.seed, memory.dtype)
-        loss = np.empty(1, memory.dtype)
+        loss = fresh.empty(1, memory.dtype)
         outputs = {LOSS: loss, **work.outputs} | self._views(self.gradient if first else self._part)
         tables = memory.tables()
         if work.numbers is not None:
@@ -222,7 +223,7 @@ class ComposedTrainer:
         return {gradient(name): array for name, array in self._memory.views(flat).items() if name in trained}
 
     def _mask(self, draw: Draw, steps: int) -> Array:
-        values = np.empty(draw.shape, self._memory.dtype)
+        values = fresh.empty(draw.shape, self._memory.dtype)
         self._noise.fill(values, draw.where, draw.p, draw.low, draw.high)
         if not draw.timed:
             return np.asarray(values[0])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rnnc.ir.errors import IRError
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph
+from rnnc.ir.masking import mask_padding
 from rnnc.ir.passes import Record, optimize
 from rnnc.ir.program import Loop, Program, Statement
 from rnnc.ir.roll import roll
@@ -34,7 +35,8 @@ class Computation:
 
     def optimized(self, steps: int, *, lengths: bool = False) -> tuple[Graph, list[Record]]:
         """The unrolled graph after all passes, and what each pass did."""
-        return optimize(self.build(steps, lengths))
+        graph = self.build(steps, lengths)
+        return optimize(mask_padding(graph) if lengths else graph)
 
     def program(self, *, lengths: bool = False) -> Program:
         """The loops that stand for any number of steps."""

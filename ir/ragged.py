@@ -10,11 +10,7 @@ On rows that are still running all three selects are the identity. So a backend 
 on those rows alone (of a batch sorted by length, the first n_t at step t), provided nothing that leaves a row past its
 end is read: each state is kept, each output is zero there, and whatever a sum over rows adds is zero there.
 
-Reverse mode makes states of another form, in which the adjoint of the kept state is one term of a sum:
-
-    d'[t] = select(valid[t], 0, d) + X            X zero past the end of a row
-
-which is select(valid[t], X, d).
+States of a derivative get the same form, and what may be NaN for lack of a select gets one, from `rnnc.ir.masking`.
 """
 
 from __future__ import annotations
@@ -34,7 +30,7 @@ def check_rows_end(program: Program) -> None:
     values = _values(program)
     zero = _zero_past_end(values)
     for carry in (f for f in values if f.op == "carry"):
-        if carry.source is None or not _is_kept(carry.source, carry, zero):
+        if carry.source is None or not _is_kept(carry.source, carry):
             raise IRError(f"{carry!r}: the state is not kept past the end of a row, it becomes {carry.source!r}")
     for family in (f for f in values if f.op == "tsum"):
         _check_sum(family, zero)
@@ -55,20 +51,9 @@ def _is_mask(family: Family) -> bool:
     return family.op == "input" and family.attr("name") == names.VALID
 
 
-def _is_kept(source: Family, carry: Family, zero: set[Family]) -> bool:
-    """select(valid, new, the carry itself), its form as a sum, or a state that never changes."""
-    if source is carry or (source.op == "select" and _is_mask(source.inputs[0]) and source.inputs[2] is carry):
-        return True
-    if source.op != "add":
-        return False
-    kept = [i for i in source.inputs if _is_kept_part(i, carry, zero)]
-    return len(kept) == 1 and all(i in kept or _is_zero(i, zero) for i in source.inputs)
-
-
-def _is_kept_part(family: Family, carry: Family, zero: set[Family]) -> bool:
-    """select(valid, 0, the carry): the state past the end, and nothing before."""
-    masked = family.op == "select" and _is_mask(family.inputs[0])
-    return masked and _is_zero(family.inputs[1], zero) and family.inputs[2] is carry
+def _is_kept(source: Family, carry: Family) -> bool:
+    """select(valid, new, the carry itself), or a state that never changes."""
+    return source is carry or (source.op == "select" and _is_mask(source.inputs[0]) and source.inputs[2] is carry)
 
 
 def _is_zero(family: Family, zero: set[Family]) -> bool:

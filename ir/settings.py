@@ -22,6 +22,11 @@ def threads() -> int:
     return int(text)
 
 
+def poison() -> bool:
+    """RNNC_POISON=1: memory that nobody has written holds NaN, to find what reads it (`rnnc.backends.fresh`)."""
+    return os.environ.get("RNNC_POISON", "") == "1"
+
+
 def cuda_chip() -> str:
     """RNNC_CUDA_CHIP, the chip to generate CUDA C for where there is no GPU, such as "H100" or "sm_80"; "H100"."""
     return os.environ.get("RNNC_CUDA_CHIP", "").strip() or "H100"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rnnc import checks
 from rnnc.arrays import as_array, attribute, check_dtype, check_shape, reader
+from rnnc.backends import fresh
 from rnnc.backends.arrays import NUMPY
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, LengthError, RnncError, ShapeError
 
@@ -81,7 +83,7 @@ class Signature(NamedTuple):
 
     def new_like_x(self, call: Call) -> tuple[Array, Array]:
         """A new array for a gradient of x: time first, and as the user sees it."""
-        shown = self.arrays.xp.empty(self._shape(call, self.input_size), self.dtype)
+        shown = fresh.empty(self._shape(call, self.input_size), self.dtype, self.arrays.xp)
         return self._time_first(shown), shown
 
     def check_x(self, name: str, value: object, call: Call) -> Array:
@@ -168,7 +170,7 @@ class Signature(NamedTuple):
         """The output and final state in the user's layout: new arrays, or those of `out`."""
         shape = self._sizes(steps, batch, batched, self.output_size)
         if out is None:
-            return self.arrays.xp.empty(shape, self.dtype), self._new_state(batch, batched)
+            return fresh.empty(shape, self.dtype, self.arrays.xp), self._new_state(batch, batched)
         if isinstance(out, (tuple, list)):
             if len(out) != 2:
                 raise ArgumentError(f"out: expected an array or (output, state), got {len(out)} items")
@@ -184,7 +186,8 @@ class Signature(NamedTuple):
 
     def _new_state(self, batch: int, batched: bool) -> State:
         sizes = (self.rows, batch) if batched else (self.rows,)
-        arrays = tuple(self.arrays.xp.empty((*sizes, width), self.dtype) for width in self.widths.values())
+        new = partial(fresh.empty, dtype=self.dtype, xp=self.arrays.xp)
+        arrays = tuple(new((*sizes, width)) for width in self.widths.values())
         return arrays if len(arrays) > 1 else arrays[0]
 
     def _check_writable_states(self, final: object) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rnnc import checks
 from rnnc.arguments import explained
+from rnnc.backends import fresh
 from rnnc.calls import Call, Signature
 from rnnc.compile import check_target
 from rnnc.copies import Unchanging, refusal
@@ -224,7 +225,7 @@ class _Derivative(Unchanging):
 
     def _gradients(self, call: Call, prefix: str) -> tuple[dict[str, Array], Gradients]:
         """Arrays for the gradients, by name, and as the user gets them."""
-        params = {name: self._arrays.xp.empty(shape, self.spec.dtype) for name, shape in self._shapes.items()}
+        params = {name: fresh.empty(shape, self.spec.dtype, self._arrays.xp) for name, shape in self._shapes.items()}
         d_x, shown_x = self._signature.new_like_x(call)
         _, states, (_, state) = self._signature.new_result(call)
         named = {prefix + name: array for name, array in params.items()} | {prefix + names.X: d_x}

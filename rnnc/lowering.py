@@ -110,7 +110,7 @@ class _Lowering:
         """Which rows still run, at each step."""
         if not self.lengths:
             return None
-        return [self.graph.input("valid", (BATCH, 1), t, dtype="bool") for t in range(self.graph.steps)]
+        return [self.graph.input(names.VALID, (BATCH, 1), t, dtype="bool") for t in range(self.graph.steps)]
 
     def run(self) -> Graph:
         graph, model = self.graph, self.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from rnnc import checks
 from rnnc.arguments import explained
 from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.backends import fresh
 from rnnc.backends.arrays import NUMPY
 from rnnc.calls import check_lengths
 from rnnc.copies import Unchanging, on_host
@@ -137,14 +139,15 @@ class Network(Unchanging):
 
     def _output(self, steps: int, batch: int) -> tuple[Array, Array]:
         """The array the user sees, and the same one time first."""
-        size, dtype, empty = self.model.output_size, self.model.dtype, self._arrays.xp.empty
+        size = self.model.output_size
+        empty = partial(fresh.empty, dtype=self.model.dtype, xp=self._arrays.xp)
         if self.model.readout != "every":
-            shown = empty((batch, size), dtype)
+            shown = empty((batch, size))
             return shown, shown
         if self.model.batch_first:
-            shown = empty((batch, steps, size), dtype)
+            shown = empty((batch, steps, size))
             return shown, shown.swapaxes(0, 1)
-        shown = empty((steps, batch, size), dtype)
+        shown = empty((steps, batch, size))
         return shown, shown
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rnnc import checks
+from rnnc.backends import fresh
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.names import OUTPUT, X, gradient
 
@@ -92,9 +93,9 @@ class SegmentedTape:
             array[...] = 0
         links = {final: gradient(name) for final, name in self._links.items() if gradient(name) in outputs}
         for start, stop in reversed(list(self._segments())):
-            tape, last = self._run(start, stop, self._xp.empty_like(inputs[D_OUTPUT][start:stop]))
-            part = {name: self._xp.empty_like(array) for name, array in sums.items()}
-            first = {name: self._xp.empty_like(last[final]) for final, name in links.items()}
+            tape, last = self._run(start, stop, fresh.empty_like(inputs[D_OUTPUT][start:stop], self._xp))
+            part = {name: fresh.empty_like(array, self._xp) for name, array in sums.items()}
+            first = {name: fresh.empty_like(last[final], self._xp) for final, name in links.items()}
             x = {D_X: outputs[D_X][start:stop]} if D_X in outputs else {}
             seeds = {D_OUTPUT: inputs[D_OUTPUT][start:stop]} | {gradient(n): a for n, a in adjoint.items()}
             tape.finish(seeds, part | first | x)
@@ -111,7 +112,7 @@ class SegmentedTape:
         """One segment forward: its tape and its last states."""
         state = self._states[start // self._size]
         inputs = self._inputs | state | {X: self._inputs[X][start:stop]}
-        last = {name: self._xp.empty_like(state[first]) for name, first in self._links.items()}
+        last = {name: fresh.empty_like(state[first], self._xp) for name, first in self._links.items()}
         lengths = None if self._lengths is None else self._xp.clip(self._lengths - start, 0, stop - start)
         tape = self._function.start(inputs, {OUTPUT: output} | last, stop - start, self._batch, lengths)
         return tape, last

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rnnc.backends import fresh
 from rnnc.backends.cuda.code import Code, Command, Launches, Map, Product, Sum, Wave, Whole
 from rnnc.backends.cuda.device import Array, Device, Unit, blocks_for
 from rnnc.backends.cuda.kernel import TIMED, Counter, Kernel, Named, Size, Source, Weights, stride_of
@@ -41,7 +42,7 @@ class Loaded:
         for pack in self.code.packs:
             kernel = kernels[pack.shape.pack]
             dtype = np.dtype(np.uint32 if pack.shape.element == "unsigned" else self.code.dtype)
-            target = self.device.xp.empty(pack.bytes // dtype.itemsize, dtype)
+            target = fresh.empty(pack.bytes // dtype.itemsize, dtype, self.device.xp)
             grid = (blocks_for(self.device.chip, pack.bytes // 4, kernel.threads), 1, 1)
             for family, numbers in pack.fills():
                 self.unit.launch(kernel, grid, (values[family], target, *numbers))
@@ -167,7 +168,7 @@ class Run:
         """A buffer's array (rows, stride), made when it is first needed."""
         if buffer not in self.buffers:
             shape = (self.rows(buffer), stride_of(buffer, self.code.dtype))
-            self.buffers[buffer] = self.device.xp.empty(shape, self.code.dtype)
+            self.buffers[buffer] = fresh.empty(shape, self.code.dtype, self.device.xp)
         return self.buffers[buffer]
 
     def view(self, place: Place, width: int) -> Array:
@@ -298,7 +299,8 @@ class Run:
         family = total.target
         out = self.sums.get(family)
         if out is None:
-            out = self.sums[family] = self.device.xp.empty([int(s) for s in family.shape], self.code.dtype)
+            out = fresh.empty([int(s) for s in family.shape], self.code.dtype, self.device.xp)
+            self.sums[family] = out
         matrix = out.reshape(-1, int(family.shape[-1]))
         kind, narrow = SUM_OPERANDS if self.code.operands else None, self.device.narrow
         for number, term in enumerate(total.terms):

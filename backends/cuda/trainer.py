@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rnnc.backends import fresh
 from rnnc.backends.cuda.device import Array, Device, Unit, blocks_for
 from rnnc.backends.cuda.elementwise import SUM_ROWS, UPDATE, sum_rows_kernel, update_kernel
 from rnnc.backends.cuda.function import CudaFunction
@@ -76,7 +77,7 @@ class CudaUpdate:
         """(groups, N): rows of gradients (R, N) added up, group by group, in the order given (int32 arrays)."""
         device, unit = self._loaded
         width = int(gradients.shape[-1])
-        result = device.xp.empty((groups, width), self._dtype)
+        result = fresh.empty((groups, width), self._dtype, device.xp)
         if groups:
             arguments = (gradients, result, order, starts, np.int32(width))
             unit.launch(self._kernels[SUM_ROWS], (groups, 1, 1), arguments)
@@ -172,8 +173,8 @@ class CudaTrainer:
         inputs |= {name: self._up(array) for name, array in work.inputs.items()}
         inputs |= {name: self._mask(draw, work.steps) for name, draw in work.masks.items()}
         inputs[SEED] = xp.full(1, work.seed, memory.dtype)
-        loss = xp.empty(1, memory.dtype)
-        wanted = {name: xp.empty(array.shape, memory.dtype) for name, array in work.outputs.items()}
+        loss = fresh.empty(1, memory.dtype, xp)
+        wanted = {name: fresh.empty(array.shape, memory.dtype, xp) for name, array in work.outputs.items()}
         outputs = {LOSS: loss, **wanted} | self._views(self._gradient if first else self._part)
         if work.numbers is not None:
             inputs[LOOKED_UP] = self._table("p")[self._up(work.numbers)]
@@ -196,7 +197,7 @@ class CudaTrainer:
 
     def _mask(self, draw: Draw, steps: int) -> Array:
         xp = self._device.xp
-        values = xp.empty(draw.shape, self._memory.dtype)
+        values = fresh.empty(draw.shape, self._memory.dtype, xp)
         self._noise.fill(values, draw.where, draw.p, draw.low, draw.high)
         if not draw.timed:
             return values[0]

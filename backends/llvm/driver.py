@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from rnnc.backends import fresh
 from rnnc.backends.llvm.emitter import COLD, Function, Module, Val, i64, null
 from rnnc.backends.llvm.moves import emit_moves
 from rnnc.backends.llvm.outer import K_BLOCK, emit_outer, emit_row_sum, outer_workspace
@@ -31,6 +32,7 @@ from rnnc.backends.llvm.phase import ELEMENT_BYTES, SCALARS, emit_phase, signatu
 from rnnc.backends.llvm.target import Target
 from rnnc.backends.llvm.tile import choose_tile
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State
+from rnnc.ir import settings
 from rnnc.ir.families import Family
 
 CHUNK_BYTES = 128 * 1024
@@ -224,6 +226,8 @@ class _Driver:
             with f.when(f.is_null(self.scratch)):
                 f.ret(Val("i32", "1"))
                 f._begin(f._label("dead"))
+            if settings.poison():
+                f.call("ptr", "memset", self.scratch, Val("i32", str(fresh.BYTE)), size)
         address = f.value("i64", f"ptrtoint {self.scratch} to i64")
         address = f.binary("and", f.add(address, LINE - 1), i64(-LINE))
         self.base = f.value("ptr", f"inttoptr {address} to ptr")

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from rnnc.backends import fresh
 from rnnc.backends.interpreter import evaluate
 from rnnc.backends.llvm.crew import run_all
 from rnnc.backends.llvm.driver import Interface, Slot, array_field, emit_driver, sum_field
@@ -251,7 +252,7 @@ class LlvmTape:
         alone = len(self._parts) == 1
         own = {f: outputs[n] for n, f in function.untimed.items() if n in outputs} if alone else {}
         wanted = [total.target for total in function.plan.sums if total.late == late]
-        return {f: own[f] if f in own else np.empty(_sizes(f), function.dtype) for f in wanted}
+        return {f: own[f] if f in own else fresh.empty(_sizes(f), function.dtype) for f in wanted}
 
     def _deliver(self, sums: list[dict[Family, Array]], outputs: Arrays) -> None:
         """Outputs without a batch axis: sums of all parts, and what is made of them."""

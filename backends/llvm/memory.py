@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rnnc.backends import fresh
 from rnnc.ir.ops import Array
 
 KEPT = 8
@@ -24,8 +25,8 @@ class Pool:
         """A block of at least `size` bytes, not cleared: the smallest that is free, or a new one."""
         for block in self._by_size():
             if block.size >= size and self._free.pop(id(block), None) is not None:
-                return block
-        return np.empty(size, np.uint8)
+                return fresh.spoiled(block)  # type: ignore[no-any-return]
+        return fresh.block(size)
 
     def give(self, blocks: list[Array]) -> None:
         """Takes blocks back; the smallest go if there are too many."""

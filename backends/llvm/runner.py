@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rnnc.backends import fresh
 from rnnc.backends.llvm.crew import run_all
 from rnnc.backends.llvm.driver import array_field, row_field, step_field
 from rnnc.backends.llvm.entry import pack_binding
 from rnnc.backends.llvm.parts import Part, address, even, split_batch
+from rnnc.ir import settings
 from rnnc.ir.names import OUTPUT, X
 from rnnc.ir.ops import Array
 
@@ -43,17 +45,18 @@ class LlvmRunner:
     def plain_call(self, batch_first: bool) -> Callable[[object, object], Any]:
         """See `rnnc.backends.base.Runner.plain_call`."""
         most_rows = UNLIMITED if self._threads == 1 else self._parallel_rows
+        empty = fresh.empty if settings.poison() else np.empty
         binding = _Binding(
             pack_binding(
                 weights=self._arena.ctypes.data,
-                empty=id(np.empty),
+                empty=id(empty),
                 dtype=id(self._arena.dtype),
                 ndarray=id(np.ndarray),
                 batch_first=batch_first,
                 most_rows=most_rows,
             )
         )
-        binding.owned = (self._code, self._arena, self._arena.dtype, np.empty, np.ndarray)
+        binding.owned = (self._code, self._arena, self._arena.dtype, empty, np.ndarray)
         return _native_function(self._code.address("rnnc_call"), binding)
 
     def run(

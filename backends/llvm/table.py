@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rnnc.backends import fresh
 from rnnc.backends.sparse import SparseRows
 from rnnc.backends.trainer import Memory
 from rnnc.ir.ops import Array
@@ -23,7 +24,7 @@ class Space:
         count = math.prod(shape)
         block = self._blocks.get(name)
         if block is None or block.size < count:
-            larger = np.empty(max(count, 2 * block.size if block is not None else 0), dtype)
+            larger = fresh.empty(max(count, 2 * block.size if block is not None else 0), dtype)
             if keep and block is not None:
                 larger[: block.size] = block
             self._blocks[name] = block = larger

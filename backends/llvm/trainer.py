@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rnnc.backends import fresh
 from rnnc.backends.interpreter import evaluate
 from rnnc.backends.llvm.derived import NAME, compile_derived, elements, is_derivable, leaves
 from rnnc.backends.llvm.memory import ALIGNMENT, aligned_view
@@ -42,7 +43,7 @@ class LlvmTrainer:
         self.function, self.update, self.noise, self.memory = function, update, noise, memory
         self.members = min(function.threads, MOST_WORKERS)
         self.gradient = np.zeros(memory.dense, memory.dtype)
-        block = np.empty(function.layout.size * memory.dtype.itemsize + ALIGNMENT, np.uint8)
+        block = fresh.block(function.layout.size * memory.dtype.itemsize + ALIGNMENT)
         self.weights = aligned_view(block, function.layout.size, memory.dtype)
         self.numbers = np.zeros(len(update.numbers), memory.dtype)
         self.clip = np.zeros(2)
@@ -101,7 +102,7 @@ class _Sources:
         derived = [family for family in moving if is_derivable(family)]
         self._changing = {n: f for n, f in enumerate(function.sources) if f in moving and f not in derived}
         self.changing = [family.name for family in self._changing.values()]
-        results = {family: np.empty(elements(family), memory.dtype) for family in derived}
+        results = {family: fresh.empty(elements(family), memory.dtype) for family in derived}
         self._held = [
             results[family] if family in results else self._made(family, dict(self._known))
             for family in function.sources

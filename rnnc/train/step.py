@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 import numpy as np
 
 from rnnc import backends, checks
+from rnnc.backends import fresh
 from rnnc.backends.locks import new_lock
 from rnnc.backends.noise import LOW, Where
 from rnnc.backends.trainer import Change, Draw, Memory, Report, Trainer, Work
@@ -140,10 +141,10 @@ class Evaluation(_Compiled, Unchanging):
         steps, rows = batch.sizes
         sizes = (steps, rows) if self.model.readout == "every" else (rows,)
         xp, up, down = self._arrays.xp, self._arrays.from_host, self._arrays.to_host
-        output = xp.empty((*sizes, self.model.output_size), self.layout.dtype)
+        output = fresh.empty((*sizes, self.model.output_size), self.layout.dtype, xp)
         if not rows:
             return 0.0, down(output)
-        loss = xp.empty(1, self.layout.dtype)
+        loss = fresh.empty(1, self.layout.dtype, xp)
         inputs = {name: array for name, array in params.items() if not self._sparse(name)}
         inputs |= self._constants | self._inputs(batch, None)
         if self.model.table is not None:
@@ -407,7 +408,7 @@ class TrainingStep(_Compiled):
         steps, rows = batch.sizes
         last: State = {}
         if self._carry:
-            last = {name: np.empty((rows, width), self.layout.dtype) for name, (_, _, width) in self._states.items()}
+            last = {name: fresh.empty((rows, width), self.layout.dtype) for name, (_, _, width) in self._states.items()}
         work = Work(
             steps,
             rows,
