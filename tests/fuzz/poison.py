@@ -1,0 +1,34 @@
+"""Fresh memory full of garbage, so that reading what nobody wrote gives a wrong result on every run, not on some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+GARBAGE_BYTE = 0x7F
+"""As floats, its repetitions are 3.4e38 and 1.4e306; as integers, they are far beyond any size."""
+
+ENVIRONMENT = {
+    # The C library fills what malloc returns with the complement of this byte, and what is freed with the byte.
+    "MALLOC_PERTURB_": str(GARBAGE_BYTE ^ 0xFF),
+    # Its cache of small blocks per thread would hand them out as they are.
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+}
+"""Of a process to be started."""
+
+
+def new_arrays() -> None:
+    """numpy.empty and numpy.empty_like return arrays full of garbage from now on: NumPy keeps freed blocks of its own."""
+    for name in ("empty", "empty_like"):
+        setattr(np, name, _filled(getattr(np, name)))
+
+
+def _filled(make: Any) -> Any:
+    def filled(*args: Any, **options: Any) -> Any:
+        array = make(*args, **options)
+        if array.dtype.kind in "fiu" and array.base is None and array.flags.c_contiguous and array.size:
+            array.reshape(-1).view(np.uint8)[:] = GARBAGE_BYTE
+        return array
+
+    return filled
