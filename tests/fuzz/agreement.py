@@ -52,6 +52,12 @@ def draw_data(source: Source) -> Data:
     return Data(steps, rows, lengths, source.chance(60), source.below(1000))
 
 
+def draw_modes(source: Source) -> tuple[str, ...]:
+    """All modes nearly always; a shrunk case has the one that fails."""
+    number = source.below(200)
+    return MODES[number : number + 1] or MODES
+
+
 # ------------------------------------------------------------------------------------------ the arrays of a call
 
 
@@ -139,29 +145,29 @@ def compiled(mode: str, spec: rnnc.Spec, **options: Any) -> Function:
     """A mode of a spec, from the arrays of a call to its results by name."""
     if mode == "forward":
         program = rnnc.compile(spec, **options)
-        return lambda at: _flat(program.bind(at.params)(at.x, at.state, **at.options))
+        return lambda at: flat(program.bind(at.params)(at.x, at.state, **at.options))
     f = getattr(rnnc, mode)(spec, **options)
 
     def vjp(at: Point) -> Arrays:
         result, pullback = f(at.params, at.x, at.state, **at.options)
-        return _flat(result, "primal") | _flat(pullback(*at.seeds), "gradient")
+        return flat(result, "primal") | flat(pullback(*at.seeds), "gradient")
 
     def jvp(at: Point) -> Arrays:
         result, tangent = f((at.params, at.x, at.state), at.along, **at.options)
-        return _flat(result, "primal") | _flat(tangent, "tangent")
+        return flat(result, "primal") | flat(tangent, "tangent")
 
     def hvp(at: Point) -> Arrays:
         gradients, changes = f((at.params, at.x, at.state), at.seeds, at.along, at.seeds_along, **at.options)
-        return _flat(gradients, "gradient") | _flat(changes, "change")
+        return flat(gradients, "gradient") | flat(changes, "change")
 
     return {"vjp": vjp, "jvp": jvp, "hvp": hvp}[mode]
 
 
-def _flat(value: Any, name: str = "result") -> Arrays:
+def flat(value: Any, name: str = "result") -> Arrays:
     if isinstance(value, Mapping):
         return {f"{name}[{key}]": array for key, array in value.items()}
     if isinstance(value, tuple):
-        return {key: array for n, item in enumerate(value) for key, array in _flat(item, f"{name}[{n}]").items()}
+        return {key: array for n, item in enumerate(value) for key, array in flat(item, f"{name}[{n}]").items()}
     return {name: value}
 
 

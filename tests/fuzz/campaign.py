@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MOST_RESIDENT = 1 << 30
 """Bytes of a worker beyond which a new one takes its place: compiled code stays for as long as a process lives."""
 
+MOST_FINDINGS = 20
+"""Findings of a subject that are shrunk and reported; further ones are counted."""
+
 
 class Worker:
     """A process that runs cases. It is started by the first question, and again after it ended."""
@@ -209,7 +212,8 @@ class Campaign:
                 finding = self._count(seed, answer)
                 if finding is not None:
                     self._explain(worker, finding, answer)
-                    self._found(finding)
+                    with self._lock:
+                        self._found(finding)
         finally:
             worker.stop()
 
@@ -222,6 +226,8 @@ class Campaign:
             if signature is None:
                 return None
             known = self.summary.findings.get(signature)
+            if known is None and len(self.summary.findings) >= MOST_FINDINGS:
+                known = self.summary.findings.setdefault("others", Finding(self.summary.subject, seed, "others", "", count=0))
             if known is not None:
                 known.count += 1
                 return None

@@ -14,7 +14,7 @@ import rnnc
 from rnnc.ir.equations import Value, concat, exp, linear, sigmoid, tanh, total
 from rnnc.ir.graph import Graph
 from rnnc.ir.ops import BATCH
-from tests.fuzz.agreement import Data, check_agreement, draw_data
+from tests.fuzz.agreement import MODES, Data, check_agreement, draw_data, draw_modes
 from tests.fuzz.faults import Tally, acceptance
 from tests.fuzz.source import Source
 from tests.random_cells import BINARY, SPECIAL, UNARY, Parameter, RandomCell, Recipe
@@ -102,6 +102,7 @@ class Case:
     input_size: int
     options: Mapping[str, Any]
     calls: tuple[Data, ...]
+    modes: tuple[str, ...] = MODES
 
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 33)
@@ -123,10 +124,10 @@ def draw(source: Source) -> Case:
         "dtype": "float32" if source.chance(30) else "float64",
     }
     calls = source.many(lambda: draw_data(source), 1, 3, more=50)
-    return Case(cell, source.pick(WIDTHS[:9]), options, tuple(calls))
+    return Case(cell, source.pick(WIDTHS[:9]), options, tuple(calls), draw_modes(source))
 
 
 def check(case: Case, tally: Tally) -> None:
     with acceptance("spec", tally):
         spec = rnnc.Recurrent(case.cell, case.input_size, 4, **case.options)
-    check_agreement(spec, case.calls, tally)
+    check_agreement(spec, case.calls, tally, case.modes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,17 +22,16 @@ KINDS = {
 
 
 class Fault(AssertionError):
-    """A promise that rnnc broke. kind: one of `KINDS`. where: what broke it, in a word or two."""
+    """A promise that rnnc broke.
 
-    def __init__(self, kind: str, where: str, message: str) -> None:
+    kind: one of `KINDS`. where: what broke it, in a word or two. signature: equal for cases that most likely have one
+    cause; by default made of kind and where.
+    """
+
+    def __init__(self, kind: str, where: str, message: str, signature: str = "") -> None:
         super().__init__(f"{KINDS[kind]}: {where}: {message}")
         self.kind = kind
-        self.where = where
-
-    @property
-    def signature(self) -> str:
-        """Equal for cases that most likely have one cause."""
-        return f"{self.kind}: {self.where}"
+        self.signature = f"{kind}: {signature or where}"
 
 
 class Tally(Counter[str]):
@@ -61,7 +61,7 @@ def acceptance(where: str, tally: Tally) -> Iterator[None]:
     except Fault:
         raise
     except RnncError as error:
-        raise Fault("refused", where, f"{type(error).__name__}: {error}") from error
+        raise refused(where, error) from error
     except Exception as error:
         raise foreign(where, error) from error
     tally["ok"] += 1
@@ -76,4 +76,11 @@ def foreign(where: str, error: BaseException) -> Fault:
             name = "/".join(path.split("/")[-2:])
             place = f" in {name}, {trace.tb_frame.f_code.co_name}"
         trace = trace.tb_next
-    return Fault("foreign", f"{where}: {type(error).__name__}{place}", str(error)[:500])
+    what = f"{type(error).__name__}{place}"
+    return Fault("foreign", f"{where}: {what}", str(error)[:500], what)
+
+
+def refused(where: str, error: RnncError) -> Fault:
+    """The fault of an error of rnnc's own that should not be; its signature leaves names and numbers out."""
+    skeleton = re.sub(r"[%\w.\[\]']*\d[\w.\]']*|'[^']*'|\([^)]*\)", "#", str(error))[:60]
+    return Fault("refused", where, f"{type(error).__name__}: {error}", f"{where}: {type(error).__name__}: {skeleton}")

@@ -9,6 +9,9 @@ import numpy as np
 GARBAGE_BYTE = 0x7F
 """As floats, its repetitions are 3.4e38 and 1.4e306; as integers, they are far beyond any size."""
 
+MOST_BYTES = 1 << 20
+"""Of an array that are filled: the rest of a larger one comes from the system, and as zeros."""
+
 ENVIRONMENT = {
     # The C library fills what malloc returns with the complement of this byte, and what is freed with the byte.
     "MALLOC_PERTURB_": str(GARBAGE_BYTE ^ 0xFF),
@@ -28,7 +31,7 @@ def _filled(make: Any) -> Any:
     def filled(*args: Any, **options: Any) -> Any:
         array = make(*args, **options)
         if array.dtype.kind in "fiu" and array.base is None and array.flags.c_contiguous and array.size:
-            array.reshape(-1).view(np.uint8)[:] = GARBAGE_BYTE
+            array.reshape(-1).view(np.uint8)[:MOST_BYTES] = GARBAGE_BYTE
         return array
 
     return filled

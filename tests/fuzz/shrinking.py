@@ -21,7 +21,7 @@ def shrink(start: Failing, attempt: Callable[[Sequence[int]], Failing | None], s
     """
     deadline = time.monotonic() + seconds
     best, tried = start, {start.choices}
-    passes = [_without_items, _without_pieces, _with_zeros, _with_smaller]
+    passes = [_without_items, _with_zeros, _with_smaller, _without_pieces]
     number = 0
     while number < len(passes):
         for candidate in passes[number](best):
@@ -63,7 +63,7 @@ def _without_pieces(best: Failing) -> Iterator[tuple[int, ...]]:
 
 def _with_zeros(best: Failing) -> Iterator[tuple[int, ...]]:
     """With zeros for a few choices side by side."""
-    for size in (8, 2):
+    for size in (16, 4, 1):
         for start in range(0, len(best.choices), size):
             zeros = (0,) * len(best.choices[start : start + size])
             yield best.choices[:start] + zeros + best.choices[start + size :]

@@ -7,7 +7,7 @@ from typing import Any
 
 import rnnc
 from rnnc import GRU, LSTM, RNN, Recurrent
-from tests.fuzz.agreement import MODES, Data, check_agreement, draw_data
+from tests.fuzz.agreement import MODES, Data, check_agreement, draw_data, draw_modes
 from tests.fuzz.faults import Tally
 from tests.fuzz.source import Source
 from tests.user_cells import (
@@ -45,7 +45,7 @@ def draw(source: Source) -> Case:
     spec = draw_spec(source)
     calls = tuple(source.many(lambda: draw_data(source), 1, 4, more=50))
     modes = MODES if not source.chance(0) else (source.pick(MODES),)
-    return Case(spec, calls, modes, 2 if source.chance(15) else 1)
+    return Case(spec, calls, draw_modes(source), 2 if source.chance(15) else 1)
 
 
 def draw_spec(source: Source) -> Any:
