@@ -8,8 +8,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORDS ?=
 ARGS ?=
+SECONDS ?= 60
+JOBS ?= 2
+KIND ?=
+SEED ?=
+CASES ?=
+PARTS ?=
 
-.PHONY: demo pos test lint types tests venv clean
+.PHONY: demo pos test lint types tests fuzz sanitize venv clean
 
 demo: .venv/.demo  ## the trained grapheme-to-phoneme model: make demo WORDS="hello world"
 	$(BIN)/python examples/g2p.py $(WORDS)
@@ -27,6 +33,14 @@ types: .venv/.test
 
 tests: .venv/.test
 	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
+
+# SEED: of the first case (default: random). CASES: per kind, instead of SECONDS, which all kinds share. docs/fuzzing.md
+fuzz: .venv/.test  ## random cases against the oracle: make fuzz SECONDS=3600 KIND=calls,specs SEED=1
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --jobs $(JOBS) $(if $(KIND),--only $(KIND)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES))
+
+sanitize: .venv/.test  ## generated code under valgrind: make sanitize PARTS=quick,training
+	$(BIN)/python -m tests.sanitize --jobs $(JOBS) $(if $(PARTS),--only $(PARTS))
 
 venv: .venv/.test  ## only the set-up of `make test`
 

@@ -1,4 +1,4 @@
-"""The command line: python -m tests.fuzz --only calls,specs --seconds 60."""
+"""The command line: python -m tests.fuzz --only calls,specs --seconds 60; or make fuzz KIND=calls,specs SECONDS=60."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from tests.fuzz.subjects import SUBJECTS
 def main(arguments: list[str] | None = None) -> int:
     """Runs a campaign for each subject; 1 if one found a fault."""
     options = _parser().parse_args(arguments)
+    if options.seed is None:
+        options.seed = random.randrange(10**9)
     subjects = options.only.split(",")
     unknown = [name for name in subjects if name not in SUBJECTS]
     if unknown:
         sys.exit(f"--only: expected some of {', '.join(SUBJECTS)}, got {', '.join(unknown)}")
-    seed = random.randrange(10**9) if options.seed is None else options.seed
-    print(f"seed {seed}; again: python -m tests.fuzz --only {options.only} --seed {seed} --cases N", flush=True)
+    print(f"seed {options.seed}; again: make fuzz SEED={options.seed} KIND={options.only}", flush=True)
     seconds = None if options.cases is not None else options.seconds / len(subjects)
     limits = Limits(options.cases, seconds, options.timeout, options.shrink, options.jobs)
     cache = tempfile.mkdtemp(prefix="rnnc-fuzz-")
@@ -33,10 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
         summaries = []
         for name in subjects:
             campaign = Campaign(
-                name, seed, limits, found=lambda f: _report(f, options.out), environment=environment
+                name, options.seed, limits, found=lambda f: _report(f, options.out), environment=environment
             )
             summaries.append(campaign.run())
             print(f"{name}: {summaries[-1].cases} cases, {summaries[-1].failures} failed", flush=True)
+            if summaries[-1].interrupted:
+                break
     finally:
         shutil.rmtree(cache, ignore_errors=True)
     print("\n" + table(summaries))
@@ -59,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(finding: Finding, folder: Path) -> None:
     finding.path = writing.write(finding, folder)
-    again = f"python -m tests.fuzz --only {finding.subject} --seed {finding.seed} --cases 1"
+    again = f"make fuzz KIND={finding.subject} SEED={finding.seed} CASES=1"
     note = "" if finding.alone else "\n  does not fail alone: it needs the cases before it"
     print(
         f"\nFOUND {finding.signature}\n  {finding.message.splitlines()[0][:300]}\n  {finding.case[:600]}{note}\n"

@@ -67,6 +67,7 @@ class Point:
     def __init__(self, spec: rnnc.Spec, data: Data) -> None:
         self.spec, self.data = spec, data
         rng = np.random.default_rng(data.seed)
+
         def normal(shape: tuple[int, ...], size: float = 1.0) -> Array:
             return (size * rng.standard_normal(shape)).astype(str(spec.dtype))
 
@@ -196,7 +197,12 @@ def check_agreement(
                 again = found_by(point)
             if point.bytes() != before:
                 raise Fault("changed", mode, "an argument was written to")
-            _check_arrays(mode, spec, data, found, again, lambda at: right_by(_renamed(at, double)), tally)
+            _check_arrays(mode, spec, data, found, again, _renaming(right_by, double), tally)
+
+
+def _renaming(function: Function, double: rnnc.Spec) -> Function:
+    """The function of a spec in float64, for points of a spec of other names or another dtype."""
+    return lambda at: function(_renamed(at, double))
 
 
 def _renamed(point: Point, double: rnnc.Spec) -> Point:

@@ -207,7 +207,8 @@ class _Trainer:
             loss, gradients = self.step.gradients(a["batch"], a.get("state"))
             return [np.float64(loss), *gradients.values()]
         outcome, last = self.step.step(a["batch"], a.get("learning_rate"), a.get("state"))
-        return [np.float64(outcome.loss), np.float64(outcome.norm), *last.values(), *(p.copy() for p in self.step.params.values())]
+        params = [p.copy() for p in self.step.params.values()]
+        return [np.float64(outcome.loss), np.float64(outcome.norm), *last.values(), *params]
 
 
 @cache
@@ -323,7 +324,8 @@ def _check_right(found: list[Any], right: list[Any], where: str) -> None:
     dtype = str(found[-1].dtype)
     for number, (value, wanted) in enumerate(zip(found, right, strict=True)):
         if np.shape(value) != np.shape(wanted) or not error(np.asarray(value), wanted) <= TOLERANCE[dtype]:
-            raise Fault("wrong", where, f"result {number}: {np.shape(value)}, {error(np.asarray(value), wanted):.3g} off")
+            off = f"{np.shape(value)}, {error(np.asarray(value), wanted):.3g} off"
+            raise Fault("wrong", where, f"result {number}: {off}")
 
 
 def _filled(a: Any, value: float) -> Any:

@@ -33,20 +33,20 @@ NAMES = (
     "notes.txt", "tmp-notes", "tmp-", "rnnc", "objects", "entries", "v1", ".lock", "a" * 64, "0123456789abcdef" * 4,
     "A" * 64, "x.o", "x.rnnc", "x.tmp", "-rf", "*", "ü", "new\nline", ".hidden", "CACHEDIR.TAG",
 )  # fmt: skip
-CONTENTS = (b"", b"text", b"rnnc object 1\n", b"rnnc object 1\n" + bytes(32), b"rnnc object 1\n" + bytes(100), b"\x7fELF")
+MAGIC = b"rnnc object 1\n"
+CONTENTS = (b"", b"text", MAGIC, MAGIC + bytes(32), MAGIC + bytes(100), b"\x7fELF")
 KINDS = ("file", "folder", "fifo", "link to a file", "link to nothing", "link to itself", "unreadable", "many")
 DAMAGES = (
-    "truncated", "emptied", "bit flipped", "appended", "zeroed", "of another entry", "folder", "fifo", "link to nothing",
-    "link to itself", "link to a file", "unreadable", "deleted",
+    "truncated", "emptied", "bit flipped", "appended", "zeroed", "of another entry", "folder", "fifo",
+    "link to nothing", "link to itself", "link to a file", "unreadable", "deleted",
 )  # fmt: skip
 FOLDERS = ("plain", "missing", "a file", "read-only", "a link", "a relative path", "writable by all", "deep")
 
 
 @dataclass(frozen=True)
 class Case:
-    """folder: its state. before: (kind, name, content) of foreign files. then: "compile spec" or (damage, entry, place).
-
-    After the foreign files are made, each spec is compiled in turn, or an entry is damaged.
+    """folder: its state. before: (kind, name, content) of foreign files. then: a spec to compile, or (damage, entry,
+    place) of an entry to damage, in turn.
     """
 
     folder: str

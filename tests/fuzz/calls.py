@@ -15,7 +15,7 @@ import numpy as np
 
 import rnnc
 from rnnc.ir.errors import RnncError
-from tests.fuzz.agreement import TOLERANCE, Arrays, Data, Point, error, flat
+from tests.fuzz.agreement import TOLERANCE, Data, Point, error, flat
 from tests.fuzz.arguments import FLOATS, LENGTHS, NAMED_STATES, NUMBERS, PARAMS, STATES, Change, expected
 from tests.fuzz.faults import Fault, Tally, foreign, refused
 from tests.fuzz.source import Source
@@ -53,6 +53,15 @@ KINDS: Mapping[str, Mapping[str, Change]] = {
     "states": NAMED_STATES,
 }  # fmt: skip
 """Argument -> its changes. "numbers" is an x of integers, "states" the state of a network."""
+
+
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "forward": (),
+    "vjp": ("params", "d_output", "d_state"),
+    "jvp": ("params", "t_params", "t_x", "t_state"),
+    "hvp": ("params", "d_output", "d_state", "t_params", "t_x", "t_state", "t_d_output", "t_d_state"),
+}
+"""Function of a spec -> its arguments beyond x, state and lengths."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +122,14 @@ def _causal(model: str) -> bool:
     return bool(NETWORKS[model]("float32").causal) and NETWORKS[model]("float32").readout != "mean"
 
 
-@cache
 def _names(model: str, function: str, data: Data) -> tuple[str, ...]:
-    """The arguments of a call that may change."""
-    return tuple(_target(model, function).arguments(data))
+    """The arguments of a call, which may change."""
+    lengths = () if data.lengths is None else ("lengths",)
+    if model in NETWORKS:
+        x = "x" if NETWORKS[model]("float32").embedding is None else "numbers"
+        return x, *(("states",) if data.initial else ()), *lengths
+    state = ("state",) if data.initial else ()
+    return "x", *state, *lengths, *ARGUMENTS[function]
 
 
 # ------------------------------------------------------------------------------------------ what is called
@@ -132,7 +145,8 @@ class _SpecTarget:
         self.params = params  # of all calls: a model is bound to its parameters
         if function == "forward":
             self.f = rnnc.compile(spec, params, threads=1)
-            self.right: Any = rnnc.compile(double, {k: v.astype("float64") for k, v in params.items()}, backend="reference")
+            wide = {name: array.astype("float64") for name, array in params.items()}
+            self.right: Any = rnnc.compile(double, wide, backend="reference")
         else:
             self.f = getattr(rnnc, function)(spec, threads=1)
             self.right = getattr(rnnc, function)(double, backend="reference")
@@ -145,16 +159,13 @@ class _SpecTarget:
         found: dict[str, Any] = {"x": point.x}
         if point.state is not None:
             found["state"] = point.state
-        found |= point.options
-        if self.mode != "forward":
-            found["params"] = point.params
-        if self.mode in ("vjp", "hvp"):
-            found |= {"d_output": point.seeds[0], "d_state": point.seeds[1]}
-        if self.mode in ("jvp", "hvp"):
-            found |= dict(zip(("t_params", "t_x", "t_state"), point.along, strict=True))
-        if self.mode == "hvp":
-            found |= {"t_d_output": point.seeds_along[0], "t_d_state": point.seeds_along[1]}
-        return found
+        others = {
+            "params": point.params,
+            **dict(zip(("d_output", "d_state"), point.seeds, strict=True)),
+            **dict(zip(("t_params", "t_x", "t_state"), point.along, strict=True)),
+            **dict(zip(("t_d_output", "t_d_state"), point.seeds_along, strict=True)),
+        }
+        return found | point.options | {name: others[name] for name in ARGUMENTS[self.mode]}
 
     def call(self, f: Any, a: Mapping[str, Any]) -> Any:
         options = {name: a[name] for name in ("lengths", "out") if name in a}
@@ -245,6 +256,11 @@ def _out_state(result: Any, change: Callable[[Any], Any]) -> Any:
     return output, tuple(map(change, state)) if isinstance(state, tuple) else change(state)
 
 
+def _one_place(a: Any) -> Any:
+    """An array all of whose elements lie in one place."""
+    return np.lib.stride_tricks.as_strided(np.zeros(1, a.dtype), a.shape, (0,) * a.ndim)
+
+
 OUTS: Mapping[str, tuple[bool | None, Callable[[Any, Any], Any]]] = {
     "both": (True, lambda x, r: _arrays_like(r)),
     "output": (True, lambda x, r: _arrays_like(r)[0]),
@@ -264,7 +280,7 @@ OUTS: Mapping[str, tuple[bool | None, Callable[[Any, Any], Any]]] = {
     "readonly state": (None, lambda x, r: _out_state(r, lambda s: FLOATS["readonly"].make(s, 0))),
     "strided state": (None, lambda x, r: _out_state(r, lambda s: FLOATS["strided"].make(s, 1))),
     "x itself": (None, lambda x, r: x),
-    "one place": (None, lambda x, r: np.lib.stride_tricks.as_strided(np.zeros(1, r[0].dtype), r[0].shape, (0,) * r[0].ndim)),
+    "one place": (None, lambda x, r: _one_place(r[0])),
 }  # fmt: skip
 """Ways to give `out`, from x and a result: whether it fits, and what to pass."""
 

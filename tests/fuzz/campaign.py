@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class Worker:
             stdout=self._errors,
             stderr=self._errors,
             pass_fds=(theirs,),
+            start_new_session=True,  # Ctrl-C ends the campaign, which ends its processes: it is no crash of a case
         )
         os.close(theirs)
 
@@ -116,7 +118,8 @@ class Worker:
 def _innermost(log: str) -> str:
     """The innermost lines of rnnc in what the fault handler printed."""
     lines = [line.strip() for line in log.splitlines() if line.strip().startswith("File ")]
-    inside = [line for line in lines if "/tests/" not in line and any(p in line for p in ("/rnnc/", "/backends/", "/ir/"))]
+    own = [line for line in lines if "/tests/" not in line]
+    inside = [line for line in own if any(part in line for part in ("/rnnc/", "/backends/", "/ir/"))]
     return f" in {'/'.join(inside[0].split('/')[-2:])}" if inside else ""
 
 
@@ -142,6 +145,7 @@ class Summary:
     first_seed: int
     cases: int = 0
     seconds: float = 0.0
+    interrupted: bool = False
     tally: Tally = field(default_factory=Tally)
     findings: dict[str, Finding] = field(default_factory=dict)
 
@@ -181,16 +185,22 @@ class Campaign:
         self._environment = environment
         self._lock = threading.Lock()
         self._next = first_seed
+        self._stopped = False
         self._start = time.monotonic()
 
     def run(self) -> Summary:
-        """Runs the cases until a limit is reached."""
+        """Runs the cases until a limit is reached, or until Ctrl-C."""
         self._start = time.monotonic()
-        threads = [threading.Thread(target=self._work) for _ in range(self._limits.jobs)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(self._limits.jobs) as pool:
+            working = [pool.submit(self._work) for _ in range(self._limits.jobs)]
+            try:
+                for future in working:
+                    future.result()
+            except BaseException as error:
+                self._stopped = True
+                if not isinstance(error, KeyboardInterrupt):
+                    raise
+                self.summary.interrupted = True
         self.summary.seconds = time.monotonic() - self._start
         return self.summary
 
@@ -199,7 +209,7 @@ class Campaign:
         with self._lock:
             done = self._next - self.summary.first_seed
             late = self._limits.seconds is not None and time.monotonic() - self._start >= self._limits.seconds
-            if late or self._limits.cases is not None and done >= self._limits.cases:
+            if self._stopped or late or self._limits.cases is not None and done >= self._limits.cases:
                 return None
             self._next += 1
             return self._next - 1
@@ -227,7 +237,8 @@ class Campaign:
                 return None
             known = self.summary.findings.get(signature)
             if known is None and len(self.summary.findings) >= MOST_FINDINGS:
-                known = self.summary.findings.setdefault("others", Finding(self.summary.subject, seed, "others", "", count=0))
+                others = Finding(self.summary.subject, seed, "others", "", count=0)
+                known = self.summary.findings.setdefault("others", others)
             if known is not None:
                 known.count += 1
                 return None

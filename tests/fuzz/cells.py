@@ -1,6 +1,6 @@
 """Subject: cells of random equations; results and all derivatives against the oracle.
 
-Beyond `tests.random_cells`: products that read a value and parts of it, weights that are computed, and parts of weights.
+Beyond `tests.random_cells`: products that read a value and parts of it, more computed weights, and parts of weights.
 """
 
 from __future__ import annotations

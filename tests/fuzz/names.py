@@ -1,5 +1,5 @@
-"""Subject: cells whose states and parameters have nasty names. A name must not decide anything: the results are those of
-the same cell with plain names, or the cell is refused when its spec is made.
+"""Subject: cells whose states and parameters have nasty names. A name must not decide anything: the results are those
+of the same cell with plain names, or the cell is refused when its spec is made.
 """
 
 from __future__ import annotations

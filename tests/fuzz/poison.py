@@ -17,12 +17,17 @@ ENVIRONMENT = {
     "MALLOC_PERTURB_": str(GARBAGE_BYTE ^ 0xFF),
     # Its cache of small blocks per thread would hand them out as they are.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+    # rnnc fills its scratch and packed memory with NaN.
+    "RNNC_POISON": "1",
 }
 """Of a process to be started."""
 
 
 def new_arrays() -> None:
-    """numpy.empty and numpy.empty_like return arrays full of garbage from now on: NumPy keeps freed blocks of its own."""
+    """From now on numpy.empty and numpy.empty_like return arrays full of garbage.
+
+    NumPy keeps freed blocks of its own, which the C library does not see.
+    """
     for name in ("empty", "empty_like"):
         setattr(np, name, _filled(getattr(np, name)))
 

@@ -51,7 +51,8 @@ class Source:
         items: list[T] = []
         while len(items) < most:
             start = len(self.choices)
-            if len(items) >= least and not self.chance(more):
+            another = self.chance(more)  # of every item, so that any one can be cut out
+            if len(items) >= least and not another:
                 break
             items.append(draw())
             self.spans.append((start, len(self.choices)))

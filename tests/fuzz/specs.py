@@ -44,7 +44,6 @@ class Case:
 def draw(source: Source) -> Case:
     spec = draw_spec(source)
     calls = tuple(source.many(lambda: draw_data(source), 1, 4, more=50))
-    modes = MODES if not source.chance(0) else (source.pick(MODES),)
     return Case(spec, calls, draw_modes(source), 2 if source.chance(15) else 1)
 
 

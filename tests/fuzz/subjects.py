@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from tests.fuzz.faults import Fault, Tally, foreign
@@ -19,9 +20,14 @@ class Subject(NamedTuple):
     check: Callable[[Any, Tally], None]
 
 
+def module_of(name: str) -> ModuleType:
+    """The module of a subject of `SUBJECTS`, or one by its full name."""
+    return import_module(f"tests.fuzz.{name}" if name in SUBJECTS else name)
+
+
 def subject(name: str) -> Subject:
-    """A subject of `SUBJECTS`, or of a module by its full name."""
-    module = import_module(f"tests.fuzz.{name}" if name in SUBJECTS else name)
+    """The functions of a subject, or of a module by its full name."""
+    module = module_of(name)
     return Subject(module.draw, module.check)
 
 
