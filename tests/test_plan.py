@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from rnnc.backends.llvm.target import ISAS, legalized
 from rnnc.backends.llvm.tile import Tile, blocks_of, choose_tile
 from rnnc.backends.planning.plan import Phase, Space
 from rnnc.backends.planning.planner import plan
+from rnnc.backends.planning.reading import Reading
+from rnnc.ir.equations import Value, linear, mean, tanh
 from rnnc.ir.pipeline import rolled_program
 from tests import user_cells
 from tests.golden import check_golden
@@ -40,6 +43,31 @@ def test_a_step_is_scheduled_into_as_few_phases_as_its_barriers_allow(spec: rnnc
     accumulators, kept = SCHEDULES[spec]
     assert [len(p.accumulators) for p in region.steps] == accumulators
     assert sum(b.space is Space.STEP for b in made.buffers) == kept
+
+
+class Doubling(rnnc.Cell):
+    """A value that reads the one before it twice, 14 times over, and its mean."""
+
+    name = "doubling"
+
+    def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        return {"weight": (hidden_size, input_size)}
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+        a = state.h
+        for _ in range(14):
+            a = a * tanh(a)
+        h = a - mean(a) + linear(x, p.weight)
+        return h, {"h": h}
+
+
+def test_what_is_shared_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    computed = Reading.computed
+    monkeypatch.setattr(Reading, "computed", lambda self, family: asked.append(family) or computed(self, family))
+    program = rolled_program(rnnc.Recurrent(Doubling(), 3, 4).stack())
+    plan(program)
+    assert len(asked) < 50 * len(Reading(program).all)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -43,6 +43,7 @@ class Reading:
         for reader in self.all:
             for operand in reader.reads():
                 self.readers[operand].append(reader)
+        self._has_product: dict[Family, bool] = {}
 
     def time_free(self, family: Family) -> bool:
         """A parameter, a number, or made of those alone."""
@@ -137,6 +138,11 @@ class Reading:
 
     def has_product(self, family: Family) -> bool:
         """Whether computing a value in registers involves a matmul."""
+        if family not in self._has_product:  # kept, or else a graph of n shared values is walked 2**n times
+            self._has_product[family] = self._finds_product(family)
+        return self._has_product[family]
+
+    def _finds_product(self, family: Family) -> bool:
         if not self.computed(family):
             return False
         if self.product(family) or any(self.absorbed(i) for i in family.inputs):

@@ -216,11 +216,18 @@ def _trainer(model: str, backend: str, threads: int) -> _Trainer:
     return _Trainer(model, backend, threads)
 
 
+def _lengths(call: Call) -> Any:
+    """Of a ragged batch; the first row is whole."""
+    lengths = np.random.default_rng((call.steps, call.rows, call.seed)).integers(0, call.steps + 1, call.rows)
+    lengths[0] = call.steps
+    return lengths
+
+
 def _arguments(model: str, call: Call, dtype: str) -> dict[str, Any]:
     """Plain arguments: the fields of a batch, and what comes beside it."""
     net = _net(model)
     rng = np.random.default_rng((call.seed, call.steps, call.rows))
-    sizes = call.steps, call.rows
+    sizes, lengths = (call.steps, call.rows), _lengths(call)
     if net.embedding:
         found: dict[str, Any] = {"numbers": rng.integers(0, WORDS, sizes)}
     else:
@@ -230,8 +237,6 @@ def _arguments(model: str, call: Call, dtype: str) -> dict[str, Any]:
         found["classes"] = rng.integers(0, CLASSES, (*timed, 1)).astype(dtype)
     else:
         found["target"] = rng.standard_normal((*timed, net.output_size)).astype(net.dtype).astype(dtype)
-    lengths = rng.integers(0, call.steps, call.rows, endpoint=True)
-    lengths[0] = call.steps
     found["lengths"] = lengths if call.ragged else None
     each = 1 if "classes" in found else net.output_size
     rows_steps = int(lengths.sum()) if call.ragged and net.readout == "every" else int(np.prod(timed))
@@ -280,7 +285,8 @@ def _check(model: str, call: Call, threads: int, tally: Tally) -> None:
     for name, how, number in call.changes:
         plain = arguments | {"params": trainer.params, "batch": None}
         change = FIELDS[name][how]
-        fits.append(change.fits)
+        harmless = name == "numbers" and how in ("beyond", "negative", "unsigned") and _in_padding(call, number)
+        fits.append(None if harmless else change.fits)
         if name != "batch":
             arguments[name] = change.make(plain[name], number)
     given = _with_batch(arguments)
@@ -290,6 +296,12 @@ def _check(model: str, call: Call, threads: int, tally: Tally) -> None:
     where = " ".join([call.function, *(f"{name} {how}" for name, how, _ in call.changes)])
     trainer.reset()
     _outcome(model, call, trainer, given, expected(fits), where, tally)
+
+
+def _in_padding(call: Call, number: int) -> bool:
+    """Whether the number of a row of a table that a change sets lies past the end of its sequence: nobody reads it."""
+    step, row = divmod(number % (call.steps * call.rows), call.rows)
+    return call.ragged and step >= _lengths(call)[row]
 
 
 def _outcome(
