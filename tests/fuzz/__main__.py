@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="of the first case; the next ones count up (default: random)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
     parser.add_argument("--out", type=Path, default=ROOT / "fuzz-found", help="folder for tests of what is found")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds after which a case hangs (default: 60)")
+    parser.add_argument("--timeout", type=float, default=180.0, help="seconds after which a case hangs (default: 180)")
     parser.add_argument("--shrink", type=float, default=60.0, help="seconds to shrink one finding (default: 60)")
     parser.add_argument("--cache", action="store_true", help="keep compiled code on disk between processes")
     return parser
