@@ -8,6 +8,8 @@ tests run so.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -15,14 +17,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnc.ir import settings
+from rnnc.ir.errors import SizeError
+
+HINT = "give shorter sequences or fewer rows at a time, or make the network smaller"
 
 BYTE = 0xFF
 """Four or eight of it are a NaN of float32 or float64, two one of float16."""
 
 
 def empty(shape: int | tuple[int, ...] | list[int], dtype: Any, xp: ModuleType | Any = np) -> Any:
-    """A new array, not cleared. xp: the module of arrays."""
-    return spoiled(xp.empty(shape, dtype))
+    """A new array, not cleared. xp: the module of arrays. Raises SizeError if there is no memory for it."""
+    with enough_memory("results and buffers"):
+        array = xp.empty(shape, dtype)
+    return spoiled(array)
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Raises SizeError, naming what the memory is for, where an array within cannot be had."""
+    try:
+        yield
+    except SizeError:
+        raise
+    except MemoryError as error:
+        raise SizeError(f"no memory for {what}: {error}; {HINT}") from error
+    except ValueError as error:
+        if "too big" not in str(error) and "Maximum allowed" not in str(error):
+            raise
+        raise SizeError(f"no memory for {what}: {error}; {HINT}") from error
 
 
 def empty_like(array: Any, xp: ModuleType | Any = np) -> Any:

@@ -38,6 +38,10 @@ class LengthError(ArgumentError):
     """A sequence length is not between 0 and the number of time steps."""
 
 
+class SizeError(ArgumentError, MemoryError):
+    """There is no memory for what the sizes of a network or of a call ask for."""
+
+
 class CheckpointError(ArgumentError):
     """A file of parameters, or of a training, cannot be written, or is damaged or of another kind."""
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
+from rnnc.ir.ordering import readers
 
 
 def recompute(
@@ -29,6 +30,9 @@ def recompute(
     kept = set(stored)
     returned = set(outputs)
     result = list(members)
+    users = readers({family: family.inputs for family in members})
+    carried = {f.source for f in members if f.op == "carry"}
+    number_of_next = max((f.index for f in members), default=0) + 1
     for family in members:
         cheap = (
             family.spec.kind is Kind.ELEMENTWISE
@@ -39,16 +43,19 @@ def recompute(
         )
         if not cheap or not all(_at_hand(i, kept) for i in family.inputs):
             continue
-        readers = [r for r in result if family in r.inputs and place.get(r) != place[family]]
-        if any(r not in place or r.spec.kind is not Kind.ELEMENTWISE for r in readers) or _is_carried(family, result):
+        elsewhere = [r for r in dict.fromkeys(users[family]) if place.get(r) != place[family]]
+        if any(r not in place or r.spec.kind is not Kind.ELEMENTWISE for r in elsewhere) or family in carried:
             continue
         copies: dict[int, Family] = {}
-        for reader in readers:
+        for reader in elsewhere:
             number = place[reader]
             if number not in copies:
-                copies[number] = replace(family, index=max(f.index for f in result) + 1, members={})
+                copies[number] = replace(family, index=number_of_next, members={})
+                number_of_next += 1
                 place[copies[number]] = number
                 result.append(copies[number])
+                for operand in family.inputs:
+                    users[operand].append(copies[number])
             reader.inputs = tuple(copies[number] if i is family else i for i in reader.inputs)
         kept.discard(family)
     return result
@@ -57,8 +64,3 @@ def recompute(
 def _at_hand(family: Family, kept: set[Family]) -> bool:
     """Whether a value can be read at any step without being kept for it."""
     return not family.timed or family.spec.kind is Kind.LEAF or family in kept
-
-
-def _is_carried(family: Family, members: Iterable[Family]) -> bool:
-    """Whether a loop other than its own carries the value on."""
-    return any(f.source is family for f in members if f.op == "carry")

@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rnnc.ir.errors import RollError
 from rnnc.ir.families import Family, cycles, families
@@ -37,7 +39,8 @@ def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     following = readers({family: family.reads() for family in members})
     loops = cycles(members)
     unread = [f for f in members if f.op == "carry" and not following[f]]
-    loops += [{f} for f in members if f.op == "carry" and f not in unread and not any(f in loop for loop in loops)]
+    moving = {f for loop in loops for f in loop}.union(unread)
+    loops += [{f} for f in members if f.op == "carry" and f not in moving]
     place: Placement = {f: number for number, cycle in enumerate(loops) for f in cycle}
     directions = [_direction(cycle) for cycle in loops]
     _sink_producers(members, following, place, set(outputs.values()))
@@ -84,54 +87,66 @@ def _sink_producers(members: list[Family], following: Readers, place: Placement,
 
     Not if it finishes a time-batched matmul: the Gemm's epilogue computes it for nothing.
     """
+    finishing = _finishing_gemms(members, place)
     for family in reversed(members):
         readers = {place.get(r) for r in following[family]}
         movable = family.timed and family.spec.kind is Kind.ELEMENTWISE and family not in place
         if movable and len(readers) == 1 and None not in readers and family not in outputs:
-            if not _finishes_gemm(family, place):
+            if family not in finishing:
                 place[family] = readers.pop() or 0
 
 
-def _finishes_gemm(family: Family, place: Placement) -> bool:
-    if family in place or not family.timed:
-        return False
-    if family.spec.kind is Kind.MATMUL:
-        return True
-    through = family.op == "slice" or family.spec.kind is Kind.ELEMENTWISE
-    return through and any(_finishes_gemm(i, place) for i in family.inputs)
+def _finishing_gemms(members: list[Family], place: Placement) -> set[Family]:
+    """Time-batched matmuls, and what is made of one elementwise."""
+    found: set[Family] = set()
+    for family in members:
+        if family.timed and family not in place:
+            through = family.op == "slice" or family.spec.kind is Kind.ELEMENTWISE
+            if family.spec.kind is Kind.MATMUL or through and any(i in found for i in family.inputs):
+                found.add(family)
+    return found
 
 
 def _sink_consumers(
     members: list[Family], following: Readers, place: Placement, loops: int, waits: set[Family]
 ) -> None:
     """An elementwise value made from one loop's step moves into it, if its other operands are there before."""
-    for number in range(loops):
-        inside = [f for f in members if place.get(f) == number]
-        early = not any(f in waits for f in inside)
-        after = _after(inside, following, place)
-        for family in members:
-            movable = family in after and family not in place and family.timed and not (early and family in waits)
-            if not movable or family.spec.kind is not Kind.ELEMENTWISE:
-                continue
-            reads = family.reads()
-            if any(place.get(i) == number for i in reads) and not any(i in after for i in reads):
+    bodies: list[list[Family]] = [[] for _ in range(loops)]
+    for family in members:
+        if family in place:
+            bodies[place[family]].append(family)
+    position = {family: number for number, family in enumerate(members)}
+    for number, body in enumerate(bodies):
+        early = not any(f in waits for f in body)
+
+        def movable(readers: Iterable[Family], early: bool = early) -> Iterator[int]:
+            for f in readers:
+                if f not in place and f.timed and f.spec.kind is Kind.ELEMENTWISE and not (early and f in waits):
+                    yield position[f]
+
+        todo = sorted({n for f in body for n in movable(following[f])})
+        after = _after(body, following, place, bodies) if todo else set()
+        while todo:
+            family = members[heapq.heappop(todo)]
+            if family not in place and not any(i in after for i in family.reads()):
                 place[family] = number
+                body.append(family)
                 after.discard(family)
+                for n in movable(following[family]):
+                    heapq.heappush(todo, n)
 
 
-def _after(inside: list[Family], following: Readers, place: Placement) -> set[Family]:
+def _after(inside: list[Family], following: Readers, place: Placement, bodies: list[list[Family]]) -> set[Family]:
     """What can only be computed after a loop: all that depends on it, and loops as a whole."""
-    bodies: dict[int, set[Family]] = {}
-    for family, number in place.items():
-        bodies.setdefault(number, set()).add(family)
     seen = set(inside)
     todo = list(inside)
     while todo:
         for reader in following[todo.pop()]:
-            found = bodies[place[reader]] if reader in place else {reader}
-            todo += found - seen
-            seen |= found
-    return seen - set(inside)
+            if reader not in seen:
+                found = bodies[place[reader]] if reader in place else [reader]
+                todo += found
+                seen.update(found)
+    return seen.difference(inside)
 
 
 def _place_unread(unread: list[Family], place: Placement, directions: list[int]) -> None:
@@ -156,11 +171,14 @@ def _program(
     outputs: dict[str, Family],
 ) -> Program:
     bind = _bind_time(members)
+    bodies: dict[int, list[Family]] = defaultdict(list)
+    for family in members:
+        if family in place:
+            bodies[place[family]].append(family)
     statements: list[Statement] = []
     for unit in _order(members, place):
         if unit[0] == "loop":
-            body = _body([f for f in members if place.get(f) == unit[1]])
-            statements.append(Loop(directions[unit[1]], body))
+            statements.append(Loop(directions[unit[1]], _body(bodies[unit[1]])))
         else:
             family = members[unit[1]]
             if family.spec.kind is not Kind.LEAF and family not in bind:

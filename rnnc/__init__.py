@@ -28,6 +28,7 @@ from rnnc.ir.errors import (
     RnncError,
     RnncWarning,
     ShapeError,
+    SizeError,
 )
 from rnnc.model import Model
 from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
@@ -66,6 +67,7 @@ __all__ = [
     "RnncWarning",
     "Sequential",
     "ShapeError",
+    "SizeError",
     "Spec",
     "cells",
     "compile",

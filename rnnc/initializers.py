@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnnc import checks
+from rnnc.backends.fresh import enough_memory
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 __all__ = [
@@ -201,7 +202,8 @@ def default(name: str, shape: Shape, otherwise: Init) -> Init:
 
 def started(name: str, init: Init, shape: Shape, rng: np.random.Generator, dtype: str) -> Array:
     """The numbers of an initializer, rounded. ArgumentError if they are not finite numbers of the shape."""
-    values = init(shape, rng)
+    with enough_memory(f"the parameter {name} of shape {shape}"):
+        values = init(shape, rng)
     try:
         with np.errstate(over="ignore"):
             found = np.asarray(values, dtype=np.float64).astype(dtype)

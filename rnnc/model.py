@@ -45,7 +45,10 @@ def _with_quick_way(checked: F) -> F:
         if others or unknown:
             raise ArgumentTypeError(misfit(checked, (self, x, state, *others), unknown))
         if self._plain is not None and lengths is None and out is None:
-            result = self._plain(x, state)
+            try:
+                result = self._plain(x, state)
+            except MemoryError:  # the checked call says what it is for
+                result = None
             if result is not None:
                 return result
         return checked(self, x, state, lengths=lengths, out=out)

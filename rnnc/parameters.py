@@ -10,6 +10,7 @@ import numpy as np
 from rnnc import checks
 from rnnc.arrays import as_array, attribute, check_dtype, check_shape, reader
 from rnnc.backends.arrays import NUMPY
+from rnnc.backends.fresh import enough_memory
 from rnnc.ir.errors import ArgumentTypeError, ParameterError, ShapeError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Parameterized(Protocol):
 
 def bind_parameters(spec: Parameterized, params: Mapping[str, Any], arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
     """Copies of `read_parameters` that nobody writes to."""
-    return {name: arrays.keep(array) for name, array in read_parameters(spec, params, arrays).items()}
+    with enough_memory("a copy of the parameters"):
+        return {name: arrays.keep(array) for name, array in read_parameters(spec, params, arrays).items()}
 
 
 def read_parameters(

@@ -20,6 +20,7 @@ import numpy as np
 
 from rnnc import checks
 from rnnc.arguments import explained
+from rnnc.backends.fresh import enough_memory
 from rnnc.cells import Shape
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layers import LAYERS, Embedding, Layer, Linear, Regularized
@@ -131,11 +132,11 @@ class Sequential(PlainData):
         rng = seed
         if not isinstance(rng, np.random.Generator):
             rng = np.random.default_rng(checks.integer("seed", rng, 0, 2**128))
-        return {
-            f"{number}.{name}": array.astype(self.dtype)
-            for number, layer in enumerate(self.layers)
-            for name, array in layer.init(rng).items()
-        }
+        found: dict[str, Array] = {}
+        for number, layer in enumerate(self.layers):
+            with enough_memory(f"the parameters of layer {number}, {layer!r}"):
+                found |= {f"{number}.{name}": array.astype(self.dtype) for name, array in layer.init(rng).items()}
+        return found
 
     @explained
     def compile(

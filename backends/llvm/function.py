@@ -29,6 +29,7 @@ from rnnc.backends.planning.plan import Buffer, Plan, Space
 from rnnc.backends.planning.planner import plan
 from rnnc.ir import settings
 from rnnc.ir.computation import Computation
+from rnnc.ir.errors import SizeError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import BATCH, Array
 from rnnc.ir.program import is_parameter
@@ -213,7 +214,7 @@ class LlvmTape:
             code = function.code.address(f"rnnc_{part}")
             error = run_all([(code, ctypes.addressof(context)) for context in contexts])
         if error:
-            raise MemoryError("no memory for the scratch buffers")
+            raise SizeError(f"no memory for the scratch buffers of a batch of {self._batch} rows; {fresh.HINT}")
 
     # ---- memory
 

@@ -15,6 +15,7 @@ from rnnc.backends.llvm.driver import array_field, row_field, step_field
 from rnnc.backends.llvm.entry import pack_binding
 from rnnc.backends.llvm.parts import Part, address, even, split_batch
 from rnnc.ir import settings
+from rnnc.ir.errors import SizeError
 from rnnc.ir.names import OUTPUT, X
 from rnnc.ir.ops import Array
 
@@ -92,7 +93,7 @@ class LlvmRunner:
             function = self._code.address("rnnc_run")
             error = run_all([(function, ctypes.addressof(context)) for context in contexts])
         if error:
-            raise MemoryError(f"no memory for the scratch buffers of {steps} steps of {batch} rows")
+            raise SizeError(f"no memory for the scratch buffers of {steps} steps of {batch} rows; {fresh.HINT}")
         if target is not output:
             output[...] = target
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rnnc.backends.fresh import HINT
 from rnnc.backends.llvm.crew import Call, Plan, crew
 from rnnc.backends.llvm.driver import array_field, row_field, step_field, sum_field
 from rnnc.backends.llvm.gradient import COLLECT, GROUP, LOOK_UP, OUT_OF_RANGE, SEGMENT
@@ -22,6 +23,7 @@ from rnnc.backends.llvm.parts import Part, address, even
 from rnnc.backends.llvm.table import Space
 from rnnc.backends.llvm.update import APPLY, LOSSES_APART, NOT_FINITE, SQUARES_APART
 from rnnc.backends.trainer import LOOKED_UP, TABLE_GRADIENT, Draw, Memory, Report, Work
+from rnnc.ir.errors import SizeError
 from rnnc.ir.names import LOSS, gradient
 from rnnc.ir.ops import Array
 
@@ -54,7 +56,7 @@ class Team:
         self.held: list[object] = []
 
     def run(self, work: Work, parts: Sequence[Part], lengths: Array | None, *, first: bool, change: bool) -> Report:
-        """One step. Raises MemoryError, and IndexError if the table has no row of a number."""
+        """One step. Raises SizeError, and IndexError if the table has no row of a number."""
         work = self._without_what_is_not_read(work)
         self._fill_table(work, lengths, first)
         arrays = self._inputs(work) | self._outputs(work, lengths is not None)
@@ -69,7 +71,7 @@ class Team:
         if error == OUT_OF_RANGE:
             raise IndexError(f"x names a row that the table of {self.memory.places[str(self.memory.table)][1]} lacks")
         if error not in (0, NOT_FINITE):
-            raise MemoryError("no memory for the scratch buffers")
+            raise SizeError(f"no memory for the scratch buffers of {work.steps} steps of {work.batch} rows; {HINT}")
         loss, norm = sum(self.losses[:, 0].tolist()), math.sqrt(sum(self.squares[:, 0].tolist()))
         return Report(loss, norm, change and not error)
 

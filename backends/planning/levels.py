@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Space, Weight
 from rnnc.backends.planning.reading import Read, Reading
+from rnnc.ir.deep import Calls, run
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
@@ -187,10 +188,10 @@ class _PhaseBuilder:
     def build(self, roots: list[Family], copies: Sequence[Copy]) -> Phase:
         for root in roots:
             if root.spec.kind is Kind.REDUCE:
-                self._need(root.inputs[0])
+                run(self._need(root.inputs[0]))
                 self.phase.sums.append(root)
             else:
-                self._need(root, compute=True)
+                run(self._need(root, compute=True))
             for place in self.storage.targets(root):
                 self.phase.stores.append((root, place))
         for family, place in copies:
@@ -202,7 +203,7 @@ class _PhaseBuilder:
             self.phase.feeds.append(Feed(place, inner, tuple(blocks.items())))
         return self.phase
 
-    def _need(self, family: Family, compute: bool = False) -> None:
+    def _need(self, family: Family, compute: bool = False) -> Calls:
         """Makes a value available in registers."""
         if family in self.done or family.op in ("const", "zeros"):
             return
@@ -210,7 +211,7 @@ class _PhaseBuilder:
         if self.reading.time_free(family):
             self.phase.vectors.append(family)
         elif compute or family in self.group or self._recomputed(family):
-            self._compute(family)
+            yield self._compute(family)
         else:
             self._load(family)
 
@@ -219,18 +220,18 @@ class _PhaseBuilder:
             self.reading.computed(family) and self.reading.inline_scalar(family) and family not in self.storage.places
         )
 
-    def _compute(self, family: Family) -> None:
+    def _compute(self, family: Family) -> Calls:
         products = [i for i in family.inputs if self.reading.absorbed(i)] if family.op == "add" else []
         if self.reading.product(family):
             products = [family]
         if not products:
             for operand in family.inputs:
-                self._need(operand)
+                yield self._need(operand)
             self.phase.values.append(family)
             return
         others = [] if products == [family] else [i for i in family.inputs if i not in products]
         for operand in others:
-            self._need(operand)
+            yield self._need(operand)
         known = [i for i in others if i in self.phase.loads or i in self.phase.vectors or i.op in ("const", "zeros")]
         late = [i for i in others if i not in known]
         number = len(self.phase.accumulators)

@@ -62,6 +62,7 @@ class _Planner:
         self.row_outputs: list[tuple[str, Place]] = []
         self.sums: list[RowSum] = []
         self.late_buffers: set[Buffer] = set()
+        self.before: dict[int, list[Family]] = defaultdict(list)
 
     def plan(self) -> Plan:
         for name, family in self.program.outputs.items():
@@ -78,6 +79,9 @@ class _Planner:
         self._place_outputs()
         context = self._contexts()
         self._place_timed(context)
+        for family in self.reading.all:
+            if (served := context.get(family)) is not None:
+                self.before[served].append(family)
         regions = self._regions(context)
         self._sum_rows()
         lists = (self.row_inputs, self.row_outputs, self.sums)
@@ -86,6 +90,7 @@ class _Planner:
     def _regions(self, context: dict[Family, int | None]) -> list[Region]:
         regions: list[Region] = []
         pending: list[Family] = []
+        numbers = {id(loop): number for number, loop in enumerate(self.loops)}
         late = False
         for statement in self.program.statements:
             starts_late = not late and statement in self.second
@@ -93,7 +98,7 @@ class _Planner:
                 self._flush(regions, pending, late, starts_late)
             late = late or starts_late
             if isinstance(statement, Loop):
-                regions.append(self._recurrence(self.loops.index(statement), context, late))
+                regions.append(self._recurrence(numbers[id(statement)], late))
             elif statement in context and context[statement] is None:
                 pending.append(statement)
         self._flush(regions, pending, late, True)
@@ -155,6 +160,7 @@ class _Planner:
         """Each computed value outside loops -> the loop it serves alone, or None."""
         context: dict[Family, int | None] = {}
         serves: dict[Family, set[int | None]] = defaultdict(set)
+        outputs = set(self.program.outputs.values())
         for number in list(self.copies):
             for family in self._copied_in(number):
                 serves[family].add(number)
@@ -164,7 +170,7 @@ class _Planner:
             if family in self.loop_of:
                 target: int | None = self.loop_of[family]
             else:
-                returned = family in self.program.outputs.values()
+                returned = family in outputs
                 wanted = serves[family]
                 alone = len(wanted) == 1 and not returned and family.timed and family not in self.summed
                 target = next(iter(wanted)) if alone else None
@@ -234,6 +240,7 @@ class _Planner:
             outside = family not in self.loop_of and not self.reading.time_free(family)
             if family.op == "concat" and outside and BATCH in family.shape:
                 self._place_concat(family)
+        copied = set[Family]().union(*map(self._copied_in, list(self.copies)), self.summed)
         places = self.storage.places
         returned = {f for f in self.program.outputs.values() if f in places and places[f].buffer.space is Space.OUTPUT}
         stored = {self.reading.base(f)[0] for f in self.program.stored if f not in returned}
@@ -246,26 +253,19 @@ class _Planner:
             if family in self.loop_of:
                 if family in stored:
                     self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
-            elif context[family] is None and self._needs_buffer(family, context):
+            elif context[family] is None and (family in copied or self._needs_buffer(family, context)):
                 self.storage.places[family] = self._new_outside(family)
 
     def _needs_buffer(self, family: Family, context: dict[Family, int | None]) -> bool:
-        """An off-cycle value read by a loop, by a copy, after a loop or across a barrier; others stay in registers."""
-        if any(family in self._copied_in(number) for number in list(self.copies)) or family in self.summed:
-            return True
-        for reader in self.reading.all:
-            if not self.reading.computed(reader):
-                continue
-            for read in self.reading.reads(reader):
-                if read.operand is family and (
-                    (read.barrier and family.timed)
-                    or (reader in self.late_values) != (family in self.late_values)
-                    or reader in self.loop_of
-                    or context.get(reader) is not None
-                    or self.loops_before[reader] != self.loops_before[family]
-                ):
-                    return True
-        return False
+        """An off-cycle value read by a loop, after a loop or across a barrier; others stay in registers."""
+        return any(
+            (barrier and family.timed)
+            or (reader in self.late_values) != (family in self.late_values)
+            or reader in self.loop_of
+            or context.get(reader) is not None
+            or self.loops_before[reader] != self.loops_before[family]
+            for reader, barrier in self.reading.read_by[family]
+        )
 
     def _new_outside(self, family: Family) -> Place:
         """A buffer for a value that no loop computes."""
@@ -300,10 +300,10 @@ class _Planner:
                 regions.append(Region(name, 0, [], phases, [], per_sequence, late))
         pending.clear()
 
-    def _recurrence(self, number: int, context: dict[Family, int | None], late: bool) -> Region:
+    def _recurrence(self, number: int, late: bool) -> Region:
         loop = self.loops[number]
         name = f"loop{number}"
-        before = [f for f in self.reading.all if f in context and context[f] == number]
+        before = self.before[number]
         wanted = self._read_by_loop(loop) | self._copied_in(number)
         batched = Levels(self.reading, self.storage, before, f"{name}_batched", Space.CHUNK).phases(also_stored=wanted)
         body = [f for f in loop.body if self.reading.computed(f)]
@@ -325,7 +325,7 @@ class _Planner:
             self.storage.extra[carry.source].append(current)
         elif carry.source is not carry:  # a state that only moves: a delay, a shift
             self.copies[number].append((carry.source, current))
-        exits = {f for f in self.reading.all if f.op == "exit" and f.attr("state") == carry.attr("state")}
+        exits = self.reading.exits[carry.attr("state")]
         finals = tuple(n for n, f in self.program.outputs.items() if f in exits and not self._crosses(n, f))
         kept = next((self.storage.places[f] for f in exits if f in self.storage.places), None)
         return State(carry, buffer, self._initial(carry.initial), finals, kept)

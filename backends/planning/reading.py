@@ -5,10 +5,12 @@ value must be in a buffer before it can be read.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rnnc.backends.planning.plan import Weight
+from rnnc.ir.deep import Calls, run
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import BATCH, Kind
@@ -43,7 +45,21 @@ class Reading:
         for reader in self.all:
             for operand in reader.reads():
                 self.readers[operand].append(reader)
+        self.exits: dict[str, set[Family]] = defaultdict(set)
+        for family in self.all:
+            if family.op == "exit":
+                self.exits[family.attr("state")].add(family)
+        self._outputs = set(program.outputs.values())
         self._has_product: dict[Family, bool] = {}
+
+    @cached_property
+    def read_by(self) -> Mapping[Family, Sequence[tuple[Family, bool]]]:
+        """Each value -> the computed values that read it, and whether across a barrier."""
+        found: dict[Family, list[tuple[Family, bool]]] = defaultdict(list)
+        for reader in filter(self.computed, self.all):
+            for read in self.reads(reader):
+                found[read.operand].append((reader, read.barrier))
+        return found
 
     def time_free(self, family: Family) -> bool:
         """A parameter, a number, or made of those alone."""
@@ -69,7 +85,7 @@ class Reading:
 
     def _only_sliced(self, matmul: Family) -> bool:
         readers = self.readers[matmul]
-        if matmul in self.program.outputs.values():
+        if matmul in self._outputs:
             return False
         return bool(readers) and all(r.op == "slice" and r.attr("axis") == -1 for r in readers)
 
@@ -82,7 +98,7 @@ class Reading:
     def absorbed(self, family: Family) -> bool:
         """A product that one sum alone reads, in the same loop or outside all, is accumulated right into that sum."""
         readers = self.readers[family]
-        if self.product(family) is None or len(readers) != 1 or family in self.program.outputs.values():
+        if self.product(family) is None or len(readers) != 1 or family in self._outputs:
             return False
         same = readers[0].shape == family.shape  # a narrower product is broadcast: it must be whole before
         return same and readers[0].op == "add" and self.loop_of.get(family) == self.loop_of.get(readers[0])
@@ -138,17 +154,20 @@ class Reading:
 
     def has_product(self, family: Family) -> bool:
         """Whether computing a value in registers involves a matmul."""
-        if family not in self._has_product:  # kept, or else a graph of n shared values is walked 2**n times
-            self._has_product[family] = self._finds_product(family)
+        run(self._find_product(family))
         return self._has_product[family]
 
-    def _finds_product(self, family: Family) -> bool:
-        if not self.computed(family):
-            return False
-        if self.product(family) or any(self.absorbed(i) for i in family.inputs):
-            return True
-        inline = family.spec.kind is Kind.ELEMENTWISE
-        return inline and any(self.has_product(i) for i in family.inputs)
+    def _find_product(self, family: Family) -> Calls:
+        if family in self._has_product:  # kept, or else a graph of n shared values is walked 2**n times
+            return
+        found = False
+        if self.computed(family):
+            found = bool(self.product(family)) or any(self.absorbed(i) for i in family.inputs)
+            if not found and family.spec.kind is Kind.ELEMENTWISE:
+                for operand in family.inputs:
+                    yield self._find_product(operand)
+                    found = found or self._has_product[operand]
+        self._has_product[family] = found
 
 
 def _everything(program: Program) -> Iterable[Family]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rnnc import checks
 from rnnc.arrays import as_array, check_dtype, check_shape
+from rnnc.backends.fresh import enough_memory
 from rnnc.ir.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class Views(Mapping[str, Array]):
 def aligned(size: int, dtype: np.dtype[Any]) -> Array:
     """Zeros (size,) that begin at a cache line."""
     spare = LINE // dtype.itemsize
-    whole = np.zeros(size + spare, dtype)
+    with enough_memory("parameters, gradients and slots of the optimiser"):
+        whole = np.zeros(size + spare, dtype)
     first = -(whole.ctypes.data % LINE) % LINE // dtype.itemsize
     return whole[first : first + size]
 
