@@ -25,7 +25,8 @@ class Pool:
         """A block of at least `size` bytes, not cleared: the smallest that is free, or a new one."""
         for block in self._by_size():
             if block.size >= size and self._free.pop(id(block), None) is not None:
-                return fresh.spoiled(block)  # type: ignore[no-any-return]
+                fresh.spoiled(block[:size])
+                return block
         return fresh.block(size)
 
     def give(self, blocks: list[Array]) -> None:
