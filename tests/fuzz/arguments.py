@@ -253,6 +253,9 @@ PARAMS: Mapping[str, Change] = {
     if name not in ("huge", "broadcast", "one axis") and not (change.fits is None and name not in VALUES)
 }
 
+T_PARAMS: Mapping[str, Change] = {**PARAMS, "nothing": Change(None, lambda p, n: None)}
+"""Of a direction, None stands for zeros."""
+
 
 def _quietly(a: Any, dtype: str) -> Any:
     with np.errstate(all="ignore"):

@@ -16,7 +16,7 @@ import numpy as np
 import rnnc
 from rnnc.ir.errors import RnncError
 from tests.fuzz.agreement import TOLERANCE, Data, Point, error, flat
-from tests.fuzz.arguments import FLOATS, LENGTHS, NAMED_STATES, NUMBERS, PARAMS, STATES, Change, expected
+from tests.fuzz.arguments import FLOATS, LENGTHS, NAMED_STATES, NUMBERS, PARAMS, STATES, T_PARAMS, Change, expected
 from tests.fuzz.faults import Fault, Tally, foreign, refused
 from tests.fuzz.source import Source
 from tests.user_cells import FastAndSlow, LayerNormLSTM
@@ -49,7 +49,7 @@ STEPS, ROWS, MOST_CALLS = (1, 2, 3, 5, 8), (1, 2, 3, 5, 9, 0, None), 400
 
 KINDS: Mapping[str, Mapping[str, Change]] = {
     "x": FLOATS, "t_x": FLOATS, "d_output": FLOATS, "t_d_output": FLOATS, "numbers": NUMBERS, "lengths": LENGTHS,
-    "params": PARAMS, "t_params": PARAMS, "state": STATES, "t_state": STATES, "d_state": STATES, "t_d_state": STATES,
+    "params": PARAMS, "t_params": T_PARAMS, "state": STATES, "t_state": STATES, "d_state": STATES, "t_d_state": STATES,
     "states": NAMED_STATES,
 }  # fmt: skip
 """Argument -> its changes. "numbers" is an x of integers, "states" the state of a network."""

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from tests.fuzz.shrinking import Failing, shrink
 ROOT = Path(__file__).resolve().parent.parent.parent
 MOST_RESIDENT = 1 << 30
 """Bytes of a worker beyond which a new one takes its place: compiled code stays for as long as a process lives."""
+
+PROGRESS = 60.0
+"""Seconds from one line of progress to the next."""
 
 MOST_FINDINGS = 20
 """Findings of a subject that are shrunk and reported; further ones are counted."""
@@ -191,18 +194,23 @@ class Campaign:
     def run(self) -> Summary:
         """Runs the cases until a limit is reached, or until Ctrl-C."""
         self._start = time.monotonic()
-        with ThreadPoolExecutor(self._limits.jobs) as pool:
-            working = [pool.submit(self._work) for _ in range(self._limits.jobs)]
+        pool = ThreadPoolExecutor(self._limits.jobs)
+        working = [pool.submit(self._work) for _ in range(self._limits.jobs)]
+        while any(not future.done() for future in working):
             try:
-                for future in working:
-                    future.result()
-            except BaseException as error:
-                self._stopped = True
-                if not isinstance(error, KeyboardInterrupt):
-                    raise
-                self.summary.interrupted = True
+                wait(working, timeout=PROGRESS, return_when=FIRST_EXCEPTION)
+                self._stopped = self._stopped or any(future.done() and future.exception() for future in working)
+                self._progress()
+            except KeyboardInterrupt:  # the cases at work come to their end
+                self._stopped = self.summary.interrupted = True
+        for future in working:
+            future.result()
         self.summary.seconds = time.monotonic() - self._start
         return self.summary
+
+    def _progress(self) -> None:
+        if time.monotonic() - self._start >= PROGRESS:
+            print(f"{self.summary.subject}: {self.summary.cases} cases, {self.summary.failures} failed", flush=True)
 
     def _seed(self) -> int | None:
         """The next seed, or None if it is time to stop."""
