@@ -55,7 +55,7 @@ def empty_like(array: Any, xp: ModuleType | Any = np) -> Any:
 def spoiled(array: Any) -> Any:
     """The array, filled with NaN (integers: with ones) where memory is poisoned."""
     if settings.poison():
-        array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max)
+        array[...] = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max
     return array
 
 
