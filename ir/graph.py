@@ -10,6 +10,7 @@ Creation order is a topological order, always.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -111,6 +112,8 @@ class Graph:
         shape = row.shape([n.shape for n in inputs], attrs)
         dtype = result_dtype(row, [n.dtype for n in inputs]) if inputs else self.dtype
         when = self._join(op, inputs) if isinstance(step, _Auto) else step
+        if self.share and _is_zero(row, inputs):
+            return self.zeros(shape, when)
         return self._append(op, tuple(inputs), ordered, shape, dtype, when)
 
     def input(self, name: str, shape: Shape, step: int | None = None, dtype: str | None = None) -> Node:
@@ -242,6 +245,21 @@ class Graph:
         nodes = [(n.op, _indices(n.inputs), _exact(n.attrs), n.shape, n.dtype, n.step, n.site) for n in self.nodes]
         outputs = [(k, _indices(o) if isinstance(o, tuple) else o.index) for k, o in self.outputs.items()]
         return self.dtype, self.steps, nodes, outputs
+
+
+def _is_zero(row: Op, operands: Sequence[Node]) -> bool:
+    """Whether an op is applied to zeros alone, but for finite numbers, and so makes zeros."""
+    zeros = [operand.op == "zeros" for operand in operands]
+    if not any(zeros):
+        return False
+    others = [operand for operand, zero in zip(operands, zeros, strict=True) if not zero]
+    if row.kind is not Kind.ELEMENTWISE or not all(i.op == "const" and _is_usual(i.attr("value")) for i in others):
+        return False
+    return {"all": all(zeros), "any": any(zeros), "first": zeros[:1] == [True]}.get(row.zero_of, False)
+
+
+def _is_usual(number: float) -> bool:
+    return number != 0.0 and math.isfinite(number)
 
 
 def _adjoining(xs: Sequence[Node], axis: int) -> Node | None:

@@ -137,13 +137,17 @@ class Levels:
                 if operand in self.inside and not (self.reading.inline_scalar(operand) and not read.barrier):
                     if read.barrier or self.level[family] > self.level[operand]:
                         kept.add(operand)
-        for family in reversed(self.members):  # concats before their parts, which may be concats
+        kept.update(self._copied(self.copies))
+        for family in reversed(self.members):  # concats before their parts, and before concats whose columns they copy
             if family.op == "concat" and self.loop is not None and (family in kept or self.storage.targets(family)):
-                self._place_concat(family)
-        kept.update(b for b in (self.reading.base(f)[0] for f, _ in self.copies) if b in self.inside)
+                kept.update(self._copied(self._place_concat(family)))
         for family in self.members:
             if family in kept and family not in self.storage.places:
                 self._place(family)
+
+    def _copied(self, copies: Sequence[Copy]) -> list[Family]:
+        """What copies read of the values of this group."""
+        return [base for base in (self.reading.base(family)[0] for family, _ in copies) if base in self.inside]
 
     def _place(self, family: Family) -> None:
         current = next((p for p in self.storage.extra[family] if p.buffer.space is Space.STATE), None)
@@ -158,8 +162,9 @@ class Levels:
             return
         self.storage.places[family] = self.storage.new("v", family, self.space)
 
-    def _place_concat(self, family: Family) -> None:
-        """A concat is never computed: its parts are written wherever it must be."""
+    def _place_concat(self, family: Family) -> list[Copy]:
+        """A concat is never computed: its parts are written wherever it must be. Returns those that are copied."""
+        copies: list[Copy] = []
         if family not in self.storage.places:
             self._place(family)
         for home in self.storage.homes(family):
@@ -169,8 +174,10 @@ class Levels:
                 if part in self.inside:
                     self.storage.extra[part].append(place)
                 else:
-                    self.copies.append((part, place))
+                    copies.append((part, place))
                 column += int(part.shape[-1])
+        self.copies += copies
+        return copies
 
 
 class _PhaseBuilder:

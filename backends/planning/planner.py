@@ -8,6 +8,7 @@ are one phase, computed in registers. A value read across a barrier gets a buffe
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
 from rnnc.backends.planning.levels import Copy, Levels, Storage
@@ -39,6 +40,17 @@ def _loops_before(program: Program) -> dict[Family, int]:
         else:
             before[statement] = loops
     return before
+
+
+def _check_rows(phases: Iterable[Phase]) -> None:
+    """Raises BackendError where phases of the rows of many steps read a buffer that has one row per sequence."""
+    for phase in phases:
+        for place in (*phase.loads.values(), *(feed.lhs for feed in phase.feeds)):
+            if place.buffer.space is Space.ROWS:
+                raise BackendError(
+                    f"{place}: compiled code reads a value of one row per sequence within a loop only; "
+                    "add it to a state, or to a value that depends on one"
+                )
 
 
 class _Planner:
@@ -213,13 +225,17 @@ class _Planner:
 
     def _read_late(self, output: Family) -> bool:
         """Whether the second part reads an output of the first: not from the caller's array, which may change."""
-        if output in self.late_values:
-            return False
-        parts = output.inputs if output.op == "concat" else ()
-        if any(self._read_late(part) for part in parts):
-            return True
-        views = [r for r in self.reading.readers[output] if r.op in ("slice", "concat", "carry")]
-        readers = self.reading.readers[output] + [r for v in views for r in self.reading.readers[v]]
+        parts, todo = set[Family](), [output]  # of nested concats
+        while todo:
+            part = todo.pop()
+            if part not in self.late_values and part not in parts:
+                parts.add(part)
+                todo += part.inputs if part.op == "concat" else ()
+        return any(map(self._read_itself_late, parts))
+
+    def _read_itself_late(self, part: Family) -> bool:
+        views = [r for r in self.reading.readers[part] if r.op in ("slice", "concat", "carry")]
+        readers = self.reading.readers[part] + [r for v in views for r in self.reading.readers[v]]
         return any(r in self.late_values or r.spec.kind is Kind.OUTER for r in readers)
 
     def _place_row_output(self, name: str, output: Family) -> None:
@@ -296,6 +312,8 @@ class _Planner:
             values = [f for f in pending if f.timed != per_sequence]
             name = f"batch{len(regions)}"
             phases = Levels(self.reading, self.storage, values, name, space, chosen).phases()
+            if not per_sequence:
+                _check_rows(phases)
             if phases:
                 regions.append(Region(name, 0, [], phases, [], per_sequence, late))
         pending.clear()
@@ -306,6 +324,7 @@ class _Planner:
         before = self.before[number]
         wanted = self._read_by_loop(loop) | self._copied_in(number)
         batched = Levels(self.reading, self.storage, before, f"{name}_batched", Space.CHUNK).phases(also_stored=wanted)
+        _check_rows(batched)
         body = [f for f in loop.body if self.reading.computed(f)]
         steps = Levels(
             self.reading, self.storage, body, f"{name}_step", Space.STEP, self.copies[number], number

@@ -20,29 +20,40 @@ from rnnc.ir.passes.rebuild import Mapping, rebuild
 def flatten_sums(graph: Graph) -> Graph:
     """Flattens sums that only another sum of the same shape reads."""
     users = graph.users()
+    sums = [node for node in users if node.op in ("add", "tsum")]
+    nested = {i for node in sums for i in node.inputs if _is_nested(i, node, users)}
 
     def rule(result: Graph, node: Node, new: Mapping) -> Node | None:
         if node.op == "tsum":
-            return result.tsum([new[i] for i in _terms(node, users)])
+            return result.tsum([new[i] for i in _terms(node, nested)])
         if node.op != "add":
             return None
-        terms = _terms(node, users)
+        terms = _terms(node, nested)
         timed = [new[i] for i in terms if i.step is not None]
         fixed = [new[i] for i in terms if i.step is None]
         if timed and len(fixed) > 1:
-            fixed = [result.sum(fixed)]
+            zeros = [i for i in fixed if i.op == "zeros"]
+            rest = [i for i in fixed if i.op != "zeros"]
+            fixed = ([result.sum(rest)] if rest else []) + list(dict.fromkeys(zeros))
         return result.sum(timed + fixed)
 
     return rebuild(graph, rule)
 
 
-def _terms(node: Node, users: dict[Node, int]) -> list[Node]:
+def _is_nested(operand: Node, reader: Node, users: dict[Node, int]) -> bool:
+    if operand.op != "add" or users[operand] != 1 or operand.shape != reader.shape:
+        return False
+    return operand.step == reader.step or (reader.op == "tsum" and _keeps_steps(operand))
+
+
+def _terms(node: Node, nested: set[Node]) -> list[Node]:
+    """The terms of a sum, from left to right."""
     terms: list[Node] = []
-    for operand in node.inputs:
-        nested = operand.op == "add" and users[operand] == 1
-        same_step = operand.step == node.step or (node.op == "tsum" and _keeps_steps(operand))
-        if nested and same_step and operand.shape == node.shape:
-            terms += _terms(operand, users)
+    todo = list(reversed(node.inputs))
+    while todo:
+        operand = todo.pop()
+        if operand in nested:
+            todo += reversed(operand.inputs)
         else:
             terms.append(operand)
     return terms
