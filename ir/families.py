@@ -7,7 +7,7 @@ steps are alike this proves it; otherwise the error names the node that differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,22 @@ class Family:
 
     def __repr__(self) -> str:
         return f"{self.name} = {self.op}" + (f" ({self.site})" if self.site else "")
+
+
+def operands_first(values: Iterable[Family], known: Container[Family] = ()) -> list[Family]:
+    """Values and all that they are made of, each once and after its operands; `known` ones and theirs left out."""
+    found: dict[Family, None] = {}
+    todo = list(values)[::-1]
+    while todo:
+        family = todo[-1]
+        missing = [i for i in family.inputs if i not in found and i not in known]
+        if missing and family not in found and family not in known:
+            todo += reversed(missing)
+            continue
+        todo.pop()
+        if family not in known:
+            found[family] = None
+    return list(found)
 
 
 def families(graph: Graph) -> dict[Node, Family]:

@@ -18,7 +18,7 @@ import pytest
 import rnnc
 from rnnc import optimizers, train
 from rnnc.backends.planning.planner import plan
-from rnnc.ir.equations import Value, linear, tanh
+from rnnc.ir.equations import Value, concat, linear, tanh
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,83 @@ def test_it_runs(backend: str) -> None:
     with low_stack():
         found, _ = rnnc.compile(spec, params, backend=backend)(x)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def sums(h: Value, s: SimpleNamespace, p: SimpleNamespace) -> Value:
+    for number in range(LENGTH):
+        h = h + (s.h if number % 2 else p.b)
+    return tanh(h)
+
+
+def parts(h: Value, s: SimpleNamespace, p: SimpleNamespace) -> Value:
+    for _ in range(LENGTH):
+        h = concat([h[:, 1:], h[:, :1]])
+    return tanh(h)
+
+
+def columns_of_shared_values(h: Value, s: SimpleNamespace, p: SimpleNamespace) -> Value:
+    """Looked at once per reader, the first of them is looked at 2**LENGTH times."""
+    for _ in range(LENGTH):
+        h = h * h + h
+    return tanh(concat([h[:, :1], h[:, :1]]))
+
+
+def computed_biases(h: Value, s: SimpleNamespace, p: SimpleNamespace) -> Value:
+    b = p.b
+    for _ in range(LENGTH):
+        b = b * b + p.b
+    return tanh(h + b)
+
+
+def computed_weights(h: Value, s: SimpleNamespace, p: SimpleNamespace) -> Value:
+    w = p.hh
+    for _ in range(LENGTH):
+        w = tanh(concat([w[1:, :], w[:1, :]], axis=0))
+    return tanh(h + linear(s.h, w))
+
+
+def turned_weights(h: Value, s: SimpleNamespace, p: SimpleNamespace) -> Value:
+    w = p.hh
+    for _ in range(LENGTH):
+        w = concat([w[1:, :], w[:1, :]], axis=0)
+    return tanh(h + linear(s.h, w))
+
+
+LENGTH = 160
+CHAINS = (sums, parts, columns_of_shared_values, computed_biases, computed_weights, turned_weights)
+
+
+@dataclass(frozen=True)
+class Chained(rnnc.Cell):
+    """What a function of CHAINS makes of a sum of products."""
+
+    number: int
+    name: ClassVar[str] = "chained"
+
+    def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        return {"ih": (hidden_size, input_size), "hh": (hidden_size, hidden_size), "b": (hidden_size,)}
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+        h = CHAINS[self.number](linear(x, p.ih) + linear(state.h, p.hh), state, p)
+        return h, {"h": h}
+
+
+@pytest.mark.parametrize("number", range(len(CHAINS)), ids=[f.__name__ for f in CHAINS])
+def test_what_a_chain_is_made_of(number: int) -> None:
+    """Plans of a cell and of its gradient; of one whose weights are computed, also gradients and a training step."""
+    spec, x = rnnc.Recurrent(Chained(number), 2, 2), np.full((2, 1, 2), 0.1, np.float32)
+    rnnc.compile(spec)
+    with low_stack():
+        assert rnnc.compile(spec).ir("plan")
+        assert planned(rnnc.vjp(spec, backend="reference")).regions
+        if CHAINS[number] in (computed_biases, computed_weights, turned_weights):
+            params = {name: 0.1 * array for name, array in spec.init(0).items()}
+            gradients = []
+            for backend in ("reference", "llvm"):
+                (output, _), pull = rnnc.vjp(spec, backend=backend)(params, x, None)
+                gradients.append(pull(np.ones_like(output), None)[1])
+            np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-7)
+            train.TrainingStep(rnnc.Sequential(spec), "mse", optimizers.SGD(0.1))
 
 
 def calls_made(work: Callable[[], object]) -> int:

@@ -15,7 +15,7 @@ from rnnc.backends.cuda.recurrence import COUNTER_STRIDE
 from rnnc.backends.cuda.schedule import WAVE_CHUNKS, Schedule
 from rnnc.backends.planning.plan import Buffer, Place, RowSum, Weight
 from rnnc.ir.errors import ArgumentError
-from rnnc.ir.families import Family
+from rnnc.ir.families import Family, operands_first
 
 LAUNCH_ROWS = 2**31 - 1
 """Rows of all steps are counted with 32 bits."""
@@ -71,8 +71,9 @@ class Values:
 
     def __getitem__(self, family: Family) -> Array:
         """The value, C-contiguous."""
-        if family not in self._known:
-            self._known[family] = self._xp.ascontiguousarray(self._computed(family), dtype=self._dtype)
+        for made in operands_first([family], self._known):
+            if made is family or made.op != "const":
+                self._known[made] = self._xp.ascontiguousarray(self._computed(made), dtype=self._dtype)
         return self._known[family]
 
     def narrowed(self, family: Family, device: Device, operands: str | None) -> Array:

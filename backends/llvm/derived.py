@@ -8,6 +8,7 @@ What is not elementwise (a product of two weights, say) is left to NumPy.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 
 from rnnc.backends.llvm.emitter import Function, Module, Val, i64, vector
@@ -15,7 +16,8 @@ from rnnc.backends.llvm.jit import Compiled, compile_assembly
 from rnnc.backends.llvm.phase import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.target import Target
 from rnnc.backends.llvm.vectormath import VectorMath
-from rnnc.ir.families import Family
+from rnnc.ir.deep import Calls, run
+from rnnc.ir.families import Family, operands_first
 from rnnc.ir.ops import Kind
 
 NAME = "rnnc_derive"
@@ -23,23 +25,28 @@ NAME = "rnnc_derive"
 
 def is_derivable(family: Family) -> bool:
     """Whether a value without a batch axis is made elementwise of inputs, numbers, and slices of vectors of such."""
-    if family.spec.kind is Kind.LEAF:
-        return True
+    return all(map(_is_simple, operands_first([family])))
+
+
+def _is_simple(family: Family) -> bool:
     if family.op == "slice":
-        return len(family.shape) == 1 and is_derivable(family.inputs[0])
+        return len(family.shape) == 1
     fits = all(operand.shape == family.shape or elements(operand) == 1 for operand in family.inputs)
-    return family.spec.kind is Kind.ELEMENTWISE and fits and all(map(is_derivable, family.inputs))
+    return family.spec.kind is Kind.LEAF or family.spec.kind is Kind.ELEMENTWISE and fits
 
 
 def leaves(values: Sequence[Family]) -> list[Family]:
     """The inputs that values are made of, each once."""
     found: dict[Family, None] = {}
-    todo = list(values)
+    todo = deque(dict.fromkeys(values))
+    seen = set(todo)
     while todo:
-        family = todo.pop(0)
-        todo += family.inputs
+        family = todo.popleft()
         if family.op == "input":
             found[family] = None
+        new = [operand for operand in dict.fromkeys(family.inputs) if operand not in seen]
+        todo += new
+        seen.update(new)
     return list(found)
 
 
@@ -74,6 +81,7 @@ class _Elements:
         self.f, self.lanes, self.pointers = f, lanes, pointers
         self.scalar, self.size = SCALARS[dtype], ELEMENT_BYTES[dtype]
         self.math = VectorMath(f, self.scalar, lanes)
+        self._made: dict[tuple[Family, Val], Val] = {}
 
     def kept(self, family: Family, index: Val) -> Val:
         """As `of`, and a mask as 0 and 1."""
@@ -84,15 +92,26 @@ class _Elements:
 
     def of(self, family: Family, index: Val) -> Val:
         """Elements index .. index + lanes; of a single element, as many copies."""
+        run(self._make(family, index))
+        return self._made[family, index]
+
+    def _make(self, family: Family, index: Val) -> Calls:
+        key = family, index
+        if key in self._made:
+            return
         if family.op in ("const", "zeros"):
-            return self.math.constant(family.attr("value") if family.op == "const" else 0.0)
-        if family.op == "input":
-            return self._load(family, index)
-        if family.op == "slice":
-            return self.of(family.inputs[0], self.f.add(index, int(family.attr("start"))))
-        assert family.spec.emit is not None
-        made: Val = family.spec.emit(self.math, *(self.of(operand, index) for operand in family.inputs))
-        return made
+            self._made[key] = self.math.constant(family.attr("value") if family.op == "const" else 0.0)
+        elif family.op == "input":
+            self._made[key] = self._load(family, index)
+        elif family.op == "slice":
+            source, place = family.inputs[0], self.f.add(index, int(family.attr("start")))
+            yield self._make(source, place)
+            self._made[key] = self._made[source, place]
+        else:
+            for operand in family.inputs:
+                yield self._make(operand, index)
+            assert family.spec.emit is not None
+            self._made[key] = family.spec.emit(self.math, *(self._made[operand, index] for operand in family.inputs))
 
     def _load(self, family: Family, index: Val) -> Val:
         f, pointer = self.f, self.pointers[family]

@@ -30,7 +30,7 @@ from rnnc.backends.planning.planner import plan
 from rnnc.ir import settings
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import SizeError
-from rnnc.ir.families import Family
+from rnnc.ir.families import Family, operands_first
 from rnnc.ir.ops import BATCH, Array
 from rnnc.ir.program import is_parameter
 from rnnc.ir.ragged import check_rows_end
@@ -111,12 +111,12 @@ class LlvmFunction(Stages):
     @cached_property
     def derived(self) -> list[str]:
         """Outputs that NumPy computes from sums over rows."""
-        return [name for name, family in self.untimed.items() if self._is_derived(family)]
-
-    def _is_derived(self, family: Family) -> bool:
-        """Whether a value without a batch axis is made of sums over rows without being one."""
         sums = {total.target for total in self.plan.sums}
-        return family not in sums and any(i in sums or self._is_derived(i) for i in family.inputs)
+        made = set(sums)
+        for family in operands_first(self.untimed.values(), sums):
+            if any(operand in made for operand in family.inputs):
+                made.add(family)
+        return [name for name, family in self.untimed.items() if family in made - sums]
 
     # ---- calls
 
@@ -240,11 +240,9 @@ class LlvmTape:
     def _value(self, family: Family, known: dict[Family, Array] | None = None) -> Array:
         """A parameter, a number, or what is made of them (and, given `known`, of sums over rows)."""
         values = self._values if known is None else known
-        if family not in values:
-            for operand in family.inputs:
-                if operand.spec.arity != 0:
-                    self._value(operand, values)
-            values[family] = evaluate(family, values, self._function.program.dtype)
+        for made in operands_first([family], values):
+            if made is family or made.spec.arity != 0:
+                values[made] = evaluate(made, values, self._function.program.dtype)
         return values[family]
 
     def _sum_arrays(self, outputs: Arrays, late: bool) -> dict[Family, Array]:

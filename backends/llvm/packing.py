@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnnc.backends.fresh import enough_memory
+from rnnc.backends.fresh import enough_memory, spoiled
 from rnnc.backends.llvm.tile import Tile, blocks_of
 from rnnc.backends.planning.plan import Feed, Phase, Weight
 from rnnc.ir.families import Family
@@ -64,9 +64,10 @@ class Layout:
 
 
 def aligned(count: int, dtype: np.dtype[np.generic]) -> Array:
-    """Zeros that start at a cache line."""
+    """Elements, not cleared, that start at a cache line."""
     with enough_memory("packed weights"):
-        raw = np.zeros(count * dtype.itemsize + ALIGNMENT, np.uint8)
+        raw = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    spoiled(raw)
     skip = -raw.ctypes.data % ALIGNMENT
     return raw[skip : skip + count * dtype.itemsize].view(dtype)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from rnnc.ir.deep import Calls, run
 from rnnc.ir.families import Family
 
 
@@ -43,15 +44,31 @@ def extent(family: Family) -> tuple[int, int]:
 
 def resolve(family: Family) -> list[Piece]:
     """The pieces that cover a value, each element once."""
+    found: dict[Family, list[Piece]] = {}
+    run(_resolve(family, found))
+    return found[family]
+
+
+def _resolve(family: Family, found: dict[Family, list[Piece]]) -> Calls:
+    if family in found:
+        return
     if family.op == "slice":
-        size = family.attr("stop") - family.attr("start")
-        rows, columns = extent(family)
-        if _along_rows(family):
-            return window(resolve(family.inputs[0]), family.attr("start"), 0, size, columns)
-        return window(resolve(family.inputs[0]), 0, family.attr("start"), rows, size)
-    if family.op == "concat":
-        return _concat(family)
-    return [Piece(family, 0, 0, *extent(family))]
+        yield _resolve(family.inputs[0], found)
+        found[family] = _slice(family, found[family.inputs[0]])
+    elif family.op == "concat":
+        for part in family.inputs:
+            yield _resolve(part, found)
+        found[family] = _concat(family, found)
+    else:
+        found[family] = [Piece(family, 0, 0, *extent(family))]
+
+
+def _slice(family: Family, whole: list[Piece]) -> list[Piece]:
+    start, stop = family.attr("start"), family.attr("stop")
+    rows, columns = extent(family)
+    if _along_rows(family):
+        return window(whole, start, 0, stop - start, columns)
+    return window(whole, 0, start, rows, stop - start)
 
 
 def window(pieces: list[Piece], row: int, column: int, rows: int, columns: int) -> list[Piece]:
@@ -64,11 +81,11 @@ def _along_rows(family: Family) -> bool:
     return family.attr("axis") == 0 and len(family.shape) > 1
 
 
-def _concat(family: Family) -> list[Piece]:
+def _concat(family: Family, found: dict[Family, list[Piece]]) -> list[Piece]:
     pieces: list[Piece] = []
     row = column = 0
     for part in family.inputs:
-        moved = (replace(p, at_row=p.at_row + row, at_column=p.at_column + column) for p in resolve(part))
+        moved = (replace(p, at_row=p.at_row + row, at_column=p.at_column + column) for p in found[part])
         pieces += moved
         rows, columns = extent(part)
         row, column = (row + rows, 0) if _along_rows(family) else (0, column + columns)

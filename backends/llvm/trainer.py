@@ -13,6 +13,7 @@ loss and norm after. What a step needs besides stays allocated from step to step
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ from rnnc.backends.llvm.table import Table
 from rnnc.backends.llvm.team import Team
 from rnnc.backends.sparse import SparseRows
 from rnnc.backends.trainer import SEED, Change, Memory, Report, Work
-from rnnc.ir.families import Family
+from rnnc.ir.families import Family, operands_first
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class _Sources:
         inputs = {name: family for name, family in function.parameters.items() if name in given}
         self._known = {family: np.ascontiguousarray(given[name], memory.dtype) for name, family in inputs.items()}
         fixed = {function.parameters[name] for name in memory.constants if name in function.parameters}
-        moving = [f for f in function.sources if f.op != "input" and not _made_of(f, fixed)]
+        moved = _moved(function.sources, fixed)
+        moving = [f for f in function.sources if f.op != "input" and f in moved]
         derived = [family for family in moving if is_derivable(family)]
         self._changing = {n: f for n, f in enumerate(function.sources) if f in moving and f not in derived}
         self.changing = [family.name for family in self._changing.values()]
@@ -123,16 +125,16 @@ class _Sources:
             self.pointers[number] = address(self._held[number])
 
     def _made(self, family: Family, known: dict[Family, Array]) -> Array:
-        if family not in known:
-            for operand in family.inputs:
-                if operand.spec.arity != 0:
-                    self._made(operand, known)
-            known[family] = np.ascontiguousarray(evaluate(family, known, self._dtype), self._dtype)
+        for made in operands_first([family], known):
+            if made is family or made.spec.arity != 0:
+                known[made] = np.ascontiguousarray(evaluate(made, known, self._dtype), self._dtype)
         return known[family]
 
 
-def _made_of(family: Family, fixed: set[Family]) -> bool:
-    """Whether a value depends on nothing but some inputs and numbers."""
-    if family.op == "input":
-        return family in fixed
-    return all(_made_of(operand, fixed) for operand in family.inputs)
+def _moved(values: Iterable[Family], fixed: set[Family]) -> set[Family]:
+    """All that values are made of, themselves included, as far as it depends on an input that is not fixed."""
+    moved: set[Family] = set()
+    for family in operands_first(values):
+        if family.op == "input" and family not in fixed or any(operand in moved for operand in family.inputs):
+            moved.add(family)
+    return moved

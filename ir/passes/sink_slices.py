@@ -13,22 +13,29 @@ by the loop they are in.
 
 from __future__ import annotations
 
+from rnnc.ir.deep import Calls, run
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.ops import Kind
 from rnnc.ir.passes.rebuild import Mapping, rebuild
+
+Columns = tuple[Node, int, int]
+"""An old node, and the columns start:stop of it."""
 
 
 def sink_slices(graph: Graph) -> Graph:
     """Rewrites slices of elementwise values, matmuls, slices and concats of the last axis."""
     whole = _read_whole(graph)
+    made: dict[Columns, Node] = {}
 
     def rule(result: Graph, node: Node, new: Mapping) -> Node | None:
         if node.op != "slice" or node.attr("axis") != -1:
             return None
-        made = _narrow(result, node.inputs[0], node.attr("start"), node.attr("stop"), new, whole)
-        if made.op == "zeros":  # of a step: its like elsewhere is a value of that step
+        columns = _seen_through((node.inputs[0], node.attr("start"), node.attr("stop")))
+        run(_narrow(result, columns, new, whole, made))
+        narrow = made[columns]
+        if narrow.op == "zeros":  # of a step: its like elsewhere is a value of that step
             return result.zeros(node.shape, node.step)
-        return result.spread(made, node.shape, node.step)
+        return result.spread(narrow, node.shape, node.step)
 
     return rebuild(graph, rule)
 
@@ -47,32 +54,51 @@ def _read_whole(graph: Graph) -> set[Node]:
     return whole
 
 
-def _narrow(graph: Graph, node: Node, start: int, stop: int, new: Mapping, whole: set[Node]) -> Node:
-    """Columns start:stop of an old node, as a node of the new graph."""
+def _narrow(graph: Graph, columns: Columns, new: Mapping, whole: set[Node], made: dict[Columns, Node]) -> Calls:
+    """Makes columns of an old node, as a node of the new graph; `columns` are seen through."""
+    node, start, stop = columns
+    if columns in made:
+        return
+    if node in whole or (start == 0 and stop == node.shape[-1]):
+        made[columns] = graph.slice(new[node], -1, start, stop)
+    elif node.op == "matmul":
+        lhs, rhs = node.inputs
+        transposed = bool(node.attr("transpose_b"))
+        part = graph.slice(new[rhs], 0 if transposed else -1, start, stop)
+        made[columns] = graph.add("matmul", (new[lhs], part), transpose_b=transposed)
+    elif node.spec.kind is Kind.ELEMENTWISE:
+        operands = []
+        for operand in node.inputs:
+            if operand.shape and operand.shape[-1] == node.shape[-1]:
+                part_of = _seen_through((operand, start, stop))
+                yield _narrow(graph, part_of, new, whole, made)
+                operands.append(made[part_of])
+            else:  # broadcast (a number, a row scalar): it stays
+                operands.append(new[operand])
+        made[columns] = graph.add(node.op, operands)
+    else:
+        made[columns] = graph.slice(new[node], -1, start, stop)
+
+
+def _seen_through(columns: Columns) -> Columns:
+    """The same columns where they come from: not of a slice, nor of a concat that has them in one part."""
+    node, start, stop = columns
+    while True:
+        found = _source(node, start, stop)
+        if found is None:
+            return node, start, stop
+        node, start, stop = found
+
+
+def _source(node: Node, start: int, stop: int) -> Columns | None:
     if node.op == "slice" and node.attr("axis") == -1:
         offset = node.attr("start")
-        return _narrow(graph, node.inputs[0], start + offset, stop + offset, new, whole)
+        return node.inputs[0], start + offset, stop + offset
     if node.op == "concat" and node.attr("axis") == -1:
         offset = 0
         for part in node.inputs:
             width = int(part.shape[-1])
             if offset <= start and stop <= offset + width:
-                return _narrow(graph, part, start - offset, stop - offset, new, whole)
+                return part, start - offset, stop - offset
             offset += width
-    if node in whole or (start == 0 and stop == node.shape[-1]):
-        return graph.slice(new[node], -1, start, stop)
-    if node.op == "matmul":
-        lhs, rhs = node.inputs
-        axis = 0 if node.attr("transpose_b") else -1
-        transposed = bool(node.attr("transpose_b"))
-        return graph.add("matmul", (new[lhs], graph.slice(new[rhs], axis, start, stop)), transpose_b=transposed)
-    if node.spec.kind is Kind.ELEMENTWISE:
-        return graph.add(node.op, [_operand(graph, i, node, start, stop, new, whole) for i in node.inputs])
-    return graph.slice(new[node], -1, start, stop)
-
-
-def _operand(graph: Graph, operand: Node, node: Node, start: int, stop: int, new: Mapping, whole: set[Node]) -> Node:
-    """A full-width operand is narrowed; a broadcast one (a number, a row scalar) stays."""
-    if operand.shape and operand.shape[-1] == node.shape[-1]:
-        return _narrow(graph, operand, start, stop, new, whole)
-    return new[operand]
+    return None
