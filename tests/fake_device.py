@@ -83,6 +83,9 @@ class FakeArray:
         assert stream is not None, "the consumer says on which stream it will read"
         return self._host
 
+    def fill(self, value: float) -> None:
+        self._host.fill(value)
+
     # ---- arithmetic: with arrays of the device and with numbers
 
     def __len__(self) -> int:
