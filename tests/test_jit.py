@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import struct
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import rnnc
 from rnnc.backends.llvm.jit import Compiled, compile_assembly
-from rnnc.backends.llvm.target import host
+from rnnc.backends.llvm.target import host, processor
 
 
 def adder(amount: int) -> str:
@@ -27,6 +30,28 @@ def test_texts_of_the_code() -> None:
     compiled = compile_assembly(adder(5), host("generic"))
     assert "adder" in compiled.assembly()
     assert b"adder" in compiled.object_code()
+
+
+REACHES_FAR = {1: "64", 24: "PC64", 25: "GOTOFF64", 27: "GOT64", 28: "GOTPCREL64", 29: "GOTPC64"}
+"""Relocations of x86-64 with 64 bits, by their numbers in the System V ABI."""
+
+
+def relocations(elf: bytes) -> Iterator[int]:
+    """The types of all relocations in an ELF object file of 64 bits."""
+    (sections,) = struct.unpack_from("<Q", elf, 40)
+    size, count = struct.unpack_from("<HH", elf, 58)
+    for n in range(count):
+        kind, offset, length = struct.unpack_from("<4xI16xQQ", elf, sections + n * size)
+        if kind == 4:  # SHT_RELA
+            for place in range(offset, offset + length, 24):
+                yield struct.unpack_from("<8xI", elf, place)[0]
+
+
+@pytest.mark.skipif(not processor().triple.startswith("x86_64-unknown-linux"), reason="reads ELF files of x86-64")
+def test_code_reaches_its_constants_wherever_they_lie() -> None:
+    """LLVM puts them anywhere; with 32-bit distances it aborts in a process that has mapped more than 2 GB."""
+    found = set(relocations(rnnc.vjp(rnnc.LSTM(3, 4))._function.code.object_code()))
+    assert found and found <= set(REACHES_FAR)
 
 
 def test_names_that_are_not_defined() -> None:

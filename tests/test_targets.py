@@ -80,6 +80,7 @@ def test_the_loop_over_k_stays_in_registers(isa: str, triple: str, cpu: str, mul
     named = replace(executable.target, cpu=cpu, features="" if isa == "generic" else "+fma", tuning="")
     assembly = emit_assembly(executable.text("llvm"), named, triple)
     loops = [block for block in inner_loops(assembly) if len(re.findall(multiply, block)) >= 4]
+    loops = [block for block in loops if not re.search(r"\bv?divps|\bfdiv", block)]  # those are epilogues
     assert loops, "no loop multiplies and adds in the widest registers"
     stack = r"\(%rsp|\(%rbp|\[sp"
     for block in loops:

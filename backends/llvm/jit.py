@@ -26,7 +26,8 @@ class Compiled:
         self._text = text
         self._target = target
         versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}"
-        name = cache.key(text, repr(target), processor().triple, versions)
+        triple = processor().triple
+        name = cache.key(text, repr(target), triple, code_model(triple), versions)
         found = cache.load(name)
         self.cached = found is not None
         self._object, self._engine = use(partial(_load, name, text, target, found))
@@ -58,6 +59,16 @@ def emit_assembly(text: str, target: Target, triple: str) -> str:
         return _assembly(text, target, triple)
 
     return use(emit)
+
+
+def code_model(triple: str) -> str:
+    """How far apart code and its constants may lie in memory.
+
+    LLVM takes memory for each as it finds it. In a process that has mapped more than 2 GB they may be too far apart for
+    the 32-bit distances of x86-64's small model, and LLVM then ends the process. The large one has 64-bit distances,
+    and reads them outside of loops. AArch64 has no large model for position-independent code.
+    """
+    return "large" if triple.startswith("x86_64") else "small"
 
 
 # ---- what uses LLVM
@@ -93,5 +104,5 @@ def _parse(text: str, target: Target) -> llvm.ModuleRef:
 
 def _machine(target: Target, triple: str) -> llvm.TargetMachine:
     return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel=code_model(triple)
     )
