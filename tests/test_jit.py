@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import rnnc
 from rnnc.backends.llvm.jit import Compiled, compile_assembly
 from rnnc.backends.llvm.target import host, processor
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def adder(amount: int) -> str:
@@ -52,6 +58,45 @@ def test_code_reaches_its_constants_wherever_they_lie() -> None:
     """LLVM puts them anywhere; with 32-bit distances it aborts in a process that has mapped more than 2 GB."""
     found = set(relocations(rnnc.vjp(rnnc.LSTM(3, 4))._function.code.object_code()))
     assert found and found <= set(REACHES_FAR)
+
+
+FAR_APART = """
+import ctypes
+import numpy as np
+import rnnc
+
+rnnc.compile(rnnc.RNN(2, 3))  # all is imported
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def reserve(size):
+    return libc.mmap(None, size, 0, 0x4022, -1, 0)  # private, anonymous, no memory behind it
+
+
+SIZE, PAGE = 6 << 30, 4096
+region = reserve(SIZE)
+for size in (1 << 24, 1 << 20, 1 << 16, 1 << 14, PAGE):
+    while reserve(size) > region:
+        pass
+for page in range(60):  # room for constants above the region, for code below it
+    libc.munmap(region + SIZE - (3 * page + 2) * PAGE, PAGE)
+for n in range(3, 9):
+    spec = rnnc.LSTM(n, 3 * n)
+    rnnc.compile(spec, spec.init())(np.ones((4, 2, n), np.float32))
+"""
+"""Memory in which single pages are free only far from where larger pieces are."""
+
+
+@pytest.mark.skipif(not processor().triple.startswith("x86_64-unknown-linux"), reason="it maps memory as Linux does")
+def test_code_runs_where_its_constants_are_far_away() -> None:
+    environment = {**os.environ, "RNNC_CACHE_DIR": "off"}
+    result = subprocess.run(
+        [sys.executable, "-c", FAR_APART], env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_names_that_are_not_defined() -> None:
