@@ -1,4 +1,9 @@
-"""What a backend is, to the front: `compile` makes an Executable, `bind` a Runner, `run` computes.
+"""What a backend is, to the front.
+
+    backend.compile(computation) -> Code        the stages and their texts; no parameters
+    code.bind(parameters)        -> Bound       what stays the same from call to call, packed once
+    bound.start(inputs, outputs) -> Tape        one call: the computation, or its first half
+    tape.finish(inputs, outputs)                the second half, any number of times
 
 All arrays are of the backend's library (`rnnc.backends.arrays`). One on a GPU queues its work on the library's current
 stream and waits for nothing.
@@ -7,46 +12,90 @@ stream and waits for nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rnnc.backends.arrays import Array
-from rnnc.backends.noise import Noise
-from rnnc.backends.updates import Update
+from rnnc.backends.training.noise import Noise
+from rnnc.backends.training.protocol import Update
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack
 
 
-class Runner(Protocol):
-    """A compiled stack with its parameters. May be called from many threads at once."""
+class Tape(Protocol):
+    """What the first half of a call left for the second. May be finished any number of times."""
 
-    def run(
+    def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Runs the second half: its inputs, and arrays for its outputs, by name."""
+
+
+@dataclass(frozen=True)
+class StateArray:
+    """An array of the user's that holds states: `initial[n]` and `final[n]` are its n-th slab (B, width).
+
+    stacked: (slabs, B, width); otherwise there is one slab, and the array is (B, width).
+    key: under which a dict of states holds it.
+    """
+
+    initial: tuple[str, ...]
+    final: tuple[str, ...]
+    width: int
+    stacked: bool
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class PlainCall:
+    """A call in the user's layout, (x, state) -> output, or (output, state) if `returns_state`.
+
+    x: floats (T, B, input_size), or integers (T, B), rows of `table`; with batch_first (B, T, ...).
+    output: (T, B, output_size), likewise, or (B, output_size) if the output has no steps.
+    states: the arrays of a state. container: how the user holds them, None (he gives none), "bare" (a single array),
+    "tuple", or "dict". scale: whether one over the number of steps is an input (`rnnc.ir.names.SCALE`).
+    """
+
+    input_size: int
+    output_size: int
+    batch_first: bool
+    states: tuple[StateArray, ...]
+    container: str | None
+    returns_state: bool
+    timed_output: bool = True
+    table: Array | None = None
+    scale: bool = False
+
+
+class Bound(Protocol):
+    """Code with the parameters that stay the same. May be called from many threads at once."""
+
+    def start(
         self,
-        x: Array,
-        states: tuple[Array, ...] | None,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        steps: int,
+        batch: int,
         lengths: Array | None,
-        output: Array,
-        finals: tuple[Array, ...],
-    ) -> None:
-        """Runs all steps. The caller has checked everything; T and B are at least 1.
+    ) -> Tape:
+        """Runs the computation, or its first half. The caller has checked everything; T and B are at least 1.
 
-        x: (T, B, I), aligned, any strides.
-        states: (L*D, B, W), C-contiguous, for each state name of the cell; None = zeros.
-        lengths: (B,) int64, each in 0..T, contiguous, the call's own; None = all T.
-        output: (T, B, D*O), aligned, any strides, to fill.
-        finals: (L*D, B, W), C-contiguous, for each state name, to fill.
+        inputs: name -> array, for every input of the computation (of its first half) that is not bound. A value of one
+        row per sequence, such as an initial state, may be left out; it is zeros then.
+        outputs: name -> array to fill, for every output.
+        A value of each step is (T, B, N), aligned, with any strides; one without a step is C-contiguous. Inputs are not
+        changed; parameters and x may change once this returns.
+        lengths: (B,) int64, each in 0..T, contiguous; None = all T. Outputs of steps past a row's length become zero.
         """
 
-    def plain_call(self, batch_first: bool) -> Callable[[object, object], Any] | None:
-        """A quick way in, if there is one: (x, state) -> (output, state) in the user's layout.
+    def quick(self, call: PlainCall) -> Callable[[object, object], Any] | None:
+        """A quick way in, if there is one: (x, state) -> the results of a plain call.
 
-        It returns None, having done nothing, unless its arguments are plain: a batched x with the right dtype,
-        sizes and element strides, and state None or C-contiguous arrays.
+        The function returns None, having done nothing, unless its arguments are plain: a batched x with the right
+        dtype, sizes and element strides, and state None or C-contiguous arrays of their sizes.
         """
 
 
-class Executable(Protocol):
-    """A compiled stack, without parameters."""
+class Code(Protocol):
+    """A compiled computation. May be bound any number of times."""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -58,65 +107,28 @@ class Executable(Protocol):
     def explain(self) -> str:
         """Which paths were taken and why, for a reader."""
 
-    def bind(self, parameters: Mapping[str, Array]) -> Runner:
-        """Packs the parameters: full name -> array, checked by the caller, C-contiguous and never written to."""
-
-
-class Tape(Protocol):
-    """What the first part of a call left for the second. May be finished any number of times."""
-
-    def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Runs the second part: its inputs, and arrays for its outputs, by name."""
-
-
-class Function(Protocol):
-    """A compiled `Computation`: named arrays in, named arrays out. May be called from many threads at once."""
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Names of the backend's own stages."""
-
-    def text(self, stage: str) -> str:
-        """What one of these stages made."""
-
-    def explain(self) -> str:
-        """Which paths were taken and why, for a reader."""
-
     def saved_bytes(self, steps: int, batch: int) -> int:
-        """Bytes the first part keeps for the second."""
+        """Bytes the first half keeps for the second."""
 
-    def start(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Mapping[str, Array],
-        steps: int,
-        batch: int,
-        lengths: Array | None,
-    ) -> Tape:
-        """Runs the computation, or its first part. The caller has checked everything; T and B are at least 1.
+    def bind(self, parameters: Mapping[str, Array]) -> Bound:
+        """Packs some parameters: full name -> array, C-contiguous and never written to from here on.
 
-        inputs, outputs: name -> array, for every input and output of the computation (of its first part). A value of
-        each step is (T, B, N), aligned, with any strides; one without a step is C-contiguous. Inputs are not changed;
-        parameters and x may change once this returns.
-        lengths: (B,) int64, each in 0..T, contiguous; None = all T. Outputs of steps past a row's length become zero.
+        Those that are not among them are given in each call, and packed there.
         """
 
 
 class Backend(Protocol):
     """A backend: a module with these functions, and `arrays`, an ArrayLibrary, unless that is NumPy.
 
-    A module that can round the operands of matrix products lists how in `OPERANDS`; its `compile` and
-    `compile_function` then take `operands`, one of them.
+    A module that can round the operands of matrix products lists how in `OPERANDS`; its `compile` then takes
+    `operands`, one of them.
     """
 
-    def compile_function(self, computation: Computation, *, threads: int | None, **options: str) -> Function:
-        """Compiles a computation for any number of steps and any batch."""
+    def compile(self, computation: Computation, *, threads: int | None, **options: str) -> Code:
+        """Compiles for any number of steps and any batch. threads: None = RNNC_NUM_THREADS, or all cores."""
 
     def compile_update(self, graph: Graph) -> Update:
         """Compiles the equations of an optimiser (`rnnc.optimizers.update_graph`)."""
 
     def compile_noise(self, dtype: str) -> Noise:
         """The source of masks for dropout and zoneout."""
-
-    def compile(self, stack: Stack, *, threads: int | None, **options: str) -> Executable:
-        """Compiles for any number of steps and any batch. threads: None = RNNC_NUM_THREADS, or all cores."""

@@ -14,8 +14,8 @@ import argparse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from rnnc.backends.cuda import toolkit
-from rnnc.backends.cuda.chip import H100
+from rnnc.backends.cuda.schedule.chip import H100
+from rnnc.backends.cuda.tools import nvrtc as toolkit
 from rnnc.ir.errors import BackendError
 from tests.cuda_units import CHIPS, KINDS, Made, Unit, all_units, compiled, sized_units
 

@@ -34,7 +34,7 @@ from typing import Any
 from benchmarks.gpu_rows import CELLS, SIZES, Config, every
 from benchmarks.gpu_worker import ROOT, Answer, InProcess, Worker, ask_all
 from benchmarks.inference import number
-from rnnc.backends.cuda import driver
+from rnnc.backends.cuda.run import availability as driver
 
 SECTIONS = ("about", "micro", "matrix", "sanitizer", "table")
 TOOLS = ("memcheck", "racecheck", "synccheck")

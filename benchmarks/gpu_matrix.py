@@ -41,49 +41,25 @@ class Carried:
 
     OPERANDS = cuda.OPERANDS
 
-    def compile(self, stack: Any, *, threads: int | None, operands: str | None = None) -> Any:
-        inner = cuda.compile(stack, threads=threads, operands=operands)
+    def compile(self, computation: Any, *, threads: int | None, operands: str | None = None) -> Any:
+        inner = cuda.compile(computation, threads=threads, operands=operands)
         return SimpleNamespace(
             stages=inner.stages,
             text=inner.text,
             explain=inner.explain,
-            bind=lambda parameters: CarriedRunner(inner.bind(_all_up(parameters))),
+            saved_bytes=inner.saved_bytes,
+            bind=lambda parameters: CarriedBound(inner.bind(_all_up(parameters))),
         )
 
-    def compile_function(self, computation: Any, *, threads: int | None, operands: str | None = None) -> Any:
-        return CarriedFunction(cuda.compile_function(computation, threads=threads, operands=operands))
 
-
-class CarriedRunner:
-    """A model of `Carried`."""
+class CarriedBound:
+    """Bound code of `Carried`."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    def plain_call(self, batch_first: bool) -> None:
+    def quick(self, call: object) -> None:
         """Every call is checked."""
-
-    def run(
-        self,
-        x: Array,
-        states: tuple[Array, ...] | None,
-        lengths: Array | None,
-        output: Array,
-        finals: tuple[Array, ...],
-    ) -> None:
-        given = None if states is None else tuple(map(_up, states))
-        results = tuple(_poisoned(array) for array in (output, *finals))
-        self._inner.run(_up(x), given, None if lengths is None else _up(lengths), results[0], results[1:])
-        _fetch((output, *finals), results)
-
-
-class CarriedFunction:
-    """A derivative of `Carried`."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.stages, self.text, self.explain = inner.stages, inner.text, inner.explain
-        self.saved_bytes = inner.saved_bytes
 
     def start(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], steps: int, batch: int, lengths: Array | None
@@ -96,7 +72,7 @@ class CarriedFunction:
 
 
 class CarriedTape:
-    """What a first part left."""
+    """What a first half left."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rnnc.backends.cuda.device import CupyDevice
-from rnnc.backends.cuda.kernel import Kernel
-from rnnc.backends.cuda.prelude import PRELUDE
+from rnnc.backends.cuda.emit.kernel import Kernel
+from rnnc.backends.cuda.emit.prelude import PRELUDE
+from rnnc.backends.cuda.run.device import CupyDevice
 
 THREADS = 256
 CHASE = 1 << 16

@@ -165,7 +165,7 @@ class Ours:
             return {name: cuda.arrays.to_host(array) for name, array in ({"output": output} | named).items()}
 
     def graph(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """The call as a CUDA graph, in memory of its own; see `rnnc.backends.cuda.device.CupyDevice`."""
+        """The call as a CUDA graph, in memory of its own; see `rnnc.backends.cuda.run.device.CupyDevice`."""
         xp = cuda.arrays.xp
         pool = xp.cuda.MemoryPool()
         with xp.cuda.using_allocator(pool.malloc), self.stream:

@@ -43,8 +43,8 @@ def _about(request: Request) -> Answer:
     """The machine and the versions."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from rnnc.backends.cuda.chip import of_device
-    from rnnc.backends.cuda.driver import gpu_status
+    from rnnc.backends.cuda.run.availability import gpu_status
+    from rnnc.backends.cuda.schedule.chip import of_device
 
     status = gpu_status()
     if not status.usable:

@@ -1,7 +1,7 @@
 """Computation: what a backend compiles, a graph that can be built for any number of steps.
 
-A computation may have two parts, such as a forward pass and its pullback: the inputs in `late` are given to the second
-part only, and the outputs in `late` are computed there. What the second part reads of the first is kept on a tape.
+A computation may have two halves, such as a forward pass and its pullback: the inputs in `late` are given to the second
+part only, and the outputs in `late` are computed there. What the second half reads of the first is kept on a tape.
 """
 
 from __future__ import annotations
@@ -12,14 +12,9 @@ from dataclasses import dataclass
 from rnnc.ir.errors import IRError
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph
-from rnnc.ir.masking import mask_padding
-from rnnc.ir.passes import Record, optimize
+from rnnc.ir.lower import Stack, lower
+from rnnc.ir.pipeline import PIPELINE, Artefacts, Optimized
 from rnnc.ir.program import Loop, Program, Statement
-from rnnc.ir.roll import roll
-
-TEMPLATE_STEPS = 3
-"""Steps unrolled for code generation: the fewest with one that is neither first nor last, so that rolling proves
-the steps alike instead of assuming it. Compile time does not depend on the length of a sequence."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +22,33 @@ class Computation:
     """A graph with named inputs and outputs.
 
     build: (steps, lengths) -> the graph as written; with lengths it reads the mask "valid" (B, 1) of each step.
-    late: names of the inputs and of the outputs of the second part; empty if there is but one part.
+    late: names of the inputs and of the outputs of the second half; empty if there is but one.
     """
 
     build: Callable[[int, bool], Graph]
     late: frozenset[str] = frozenset()
 
-    def optimized(self, steps: int, *, lengths: bool = False) -> tuple[Graph, list[Record]]:
+    @staticmethod
+    def of_stack(stack: Stack) -> Computation:
+        """A stack of layers as it is called: x, parameters and initial states -> output and final states."""
+        return Computation(lambda steps, lengths: lower(stack, steps, lengths=lengths))
+
+    def optimized(self, steps: int, *, lengths: bool = False) -> Optimized:
         """The unrolled graph after all passes, and what each pass did."""
-        graph = self.build(steps, lengths)
-        return optimize(mask_padding(graph) if lengths else graph)
+        made: Optimized = Artefacts(PIPELINE, self, steps=steps, lengths=lengths)["optimized"]
+        return made
 
     def program(self, *, lengths: bool = False) -> Program:
         """The loops that stand for any number of steps."""
-        return roll(self.optimized(TEMPLATE_STEPS, lengths=lengths)[0], self.late)
+        made: Program = Artefacts(PIPELINE, self, lengths=lengths)["rolled"]
+        return made
 
 
 def split(program: Program, late: frozenset[str]) -> tuple[list[Statement], list[Statement]]:
-    """The statements of the first and of the second part, each in execution order.
+    """The statements of the first and of the second half, each in execution order.
 
-    The first part computes what its outputs need, the second one all else.
-    Raises IRError if an output of the first part depends on an input of the second.
+    The first half computes what its outputs need, the second one all else.
+    Raises IRError if an output of the first half depends on an input of the second.
     """
     if not late:
         return list(program.statements), []
@@ -64,7 +65,7 @@ def split(program: Program, late: frozenset[str]) -> tuple[list[Statement], list
         else:
             second.insert(0, statement)
     if wrong := [f for f in program.inputs if f in needed and f.attr("name") in late]:
-        raise IRError(f"{wrong[0]!r} is an input of the second part, and an output of the first depends on it")
+        raise IRError(f"{wrong[0]!r} is an input of the second half, and an output of the first depends on it")
     return first, second
 
 

@@ -1,29 +1,120 @@
-"""From a stack of layers to a Program: lower, optimise, roll."""
+"""The pipeline: an ordered list of stages, from equations to what a backend makes of them.
+
+    lowered      the unrolled graph as written                 a Graph
+    optimized    all passes, in the order of ir.passes         a Graph, and what each pass did
+    rolled       loops for any number of steps                 a Program
+    ...          a backend's own: llvm has plan, llvm, asm; cuda has plan, commands, cuda, ptx
+
+A stage makes its artefact of those before it. `Artefacts` makes each when it is first asked for, and keeps it under the
+stage's name. With RNNC_VERIFY=1 the verifier sees the graph before the first pass and after each; the tests run so.
+"""
 
 from __future__ import annotations
 
-from rnnc.ir.computation import TEMPLATE_STEPS, Computation
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rnnc.ir import settings
+from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack, lower
-from rnnc.ir.passes import Record
-from rnnc.ir.program import Program
+from rnnc.ir.masking import mask_padding
+from rnnc.ir.passes import Record, optimize
+from rnnc.ir.roll import roll
+from rnnc.ir.text import print_graph
 
-__all__ = ["TEMPLATE_STEPS", "computation", "optimized_graph", "rolled_program"]
+if TYPE_CHECKING:
+    from rnnc.ir.computation import Computation
+    from rnnc.ir.program import Program
 
-
-def computation(stack: Stack) -> Computation:
-    """The stack as it is called: x, parameters and initial states -> output and final states."""
-    return Computation(lambda steps, lengths: lower(stack, steps, lengths=lengths))
-
-
-def optimized_graph(stack: Stack, steps: int, *, lengths: bool = False) -> tuple[Graph, list[Record]]:
-    """The unrolled graph after all passes, and what each pass did."""
-    return computation(stack).optimized(steps, lengths=lengths)
+TEMPLATE_STEPS = 3
+"""Steps unrolled for code generation: the fewest with one that is neither first nor last, so that rolling proves
+the steps alike instead of assuming it. Compile time does not depend on the length of a sequence."""
 
 
-def rolled_program(stack: Stack, *, lengths: bool = False) -> Program:
-    """The loops that stand for any number of steps.
+@dataclass(frozen=True)
+class Stage:
+    """make: the artefacts so far -> the artefact. text: the artefact -> what a reader is shown."""
 
-    lengths: rows end at their own length; the program reads the mask "valid" (T, B, 1).
+    name: str
+    make: Callable[[Artefacts], Any]
+    text: Callable[[Any], str]
+
+
+class Artefacts:
+    """What the stages make of a computation.
+
+    steps: unrolled steps. lengths: whether rows end at their own length. given: what a backend's stages need besides.
     """
-    return computation(stack).program(lengths=lengths)
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        computation: Computation,
+        *,
+        steps: int = TEMPLATE_STEPS,
+        lengths: bool = False,
+        given: Any = None,
+    ) -> None:
+        self.computation, self.steps, self.lengths, self.given = computation, steps, lengths, given
+        self._stages = {stage.name: stage for stage in stages}
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """The artefact of a stage. Raises BackendError if there is no such stage."""
+        if name not in self._stages:
+            raise BackendError(f"stage: got {name!r}, expected one of {', '.join(map(repr, self._stages))}")
+        if name not in self._made:
+            self._made[name] = self._stages[name].make(self)
+        return self._made[name]
+
+    def text(self, name: str) -> str:
+        """The artefact of a stage for a reader."""
+        made = self[name]
+        return self._stages[name].text(made)
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A graph after all passes, and what each pass did."""
+
+    graph: Graph
+    records: tuple[Record, ...]
+
+    def text(self) -> str:
+        """What each pass did, as comments, then the graph."""
+        return "".join(f"# {record}\n" for record in self.records) + "\n" + print_graph(self.graph)
+
+
+def _lower(made: Artefacts) -> Graph:
+    return made.computation.build(made.steps, made.lengths)
+
+
+def _optimize(made: Artefacts) -> Optimized:
+    check: Callable[[Graph], object] | None = None
+    if settings.verify():
+        from rnnc.ir.verify import verify
+
+        check = verify
+    graph = made["lowered"]
+    graph, records = optimize(mask_padding(graph) if made.lengths else graph, check)
+    return Optimized(graph, tuple(records))
+
+
+def _roll(made: Artefacts) -> Program:
+    return roll(made["optimized"].graph, made.computation.late)
+
+
+PIPELINE: tuple[Stage, ...] = (
+    Stage("lowered", _lower, print_graph),
+    Stage("optimized", _optimize, Optimized.text),
+    Stage("rolled", _roll, lambda program: str(program.text())),
+)
+"""The stages that every backend starts from. The first two show as many unrolled steps as one asks for."""
+
+SHARED_STAGES = tuple(stage.name for stage in PIPELINE)
+
+
+def own_stages(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """The names of a backend's stages behind the shared ones."""
+    return tuple(stage.name for stage in stages[len(PIPELINE) :])

@@ -27,6 +27,11 @@ def poison() -> bool:
     return os.environ.get("RNNC_POISON", "") == "1"
 
 
+def verify() -> bool:
+    """RNNC_VERIFY=1: graphs are verified between passes (`rnnc.ir.pipeline`)."""
+    return os.environ.get("RNNC_VERIFY", "") == "1"
+
+
 def cuda_chip() -> str:
     """RNNC_CUDA_CHIP, the chip to generate CUDA C for where there is no GPU, such as "H100" or "sm_80"; "H100"."""
     return os.environ.get("RNNC_CUDA_CHIP", "").strip() or "H100"

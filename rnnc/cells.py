@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self, SupportsIndex
 
-from rnnc import checks
-from rnnc.arguments import explained_class
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained_class
 from rnnc.initializers import Init, check_init
 from rnnc.ir.equations import Value, linear, relu, sigmoid, tanh
 from rnnc.ir.errors import ArgumentTypeError

@@ -13,17 +13,23 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.compile import SHARED_STAGES, check_target, compile, shared_stage
+from rnnc.checking import checks
+from rnnc.compile import check_spec, compile
+from rnnc.compiled import Compiled, Target
+from rnnc.computations import DERIVATIVES, forward
 from rnnc.ir.errors import ArgumentError, RnncError
+from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
 from rnnc.model import Model
-from rnnc.plain_data import MOST_CHARACTERS, read_json
+from rnnc.plain_data import MOST_CHARACTERS, PlainData, read_json
 from rnnc.references import resolve
 from rnnc.specs import SPECS, Spec
+
+if TYPE_CHECKING:
+    from rnnc.sequential import Sequential
 
 T = TypeVar("T")
 
@@ -65,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--stage", default="rolled", help="lowered, optimized, rolled (default), or one of the backend's"
     )
     inspect.add_argument("--steps", type=int, default=3, help="unrolled steps in lowered and optimized (default 3)")
+    inspect.add_argument("--derivative", choices=tuple(DERIVATIVES), help="of a recurrent spec: its derivative instead")
     inspect.set_defaults(run=_inspect)
 
     timing = commands.add_parser("compile", help="compile a spec and time every part of it")
@@ -89,13 +96,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    spec = load_spec(options.spec, options.trust)
+    model = load_model(options.spec, options.trust)
     steps = checks.integer("--steps", options.steps, 1)
-    threads = check_target(spec, options.backend, options.threads)
+    target = Target.of(options.backend, options.threads, None)
+    computation = forward(model)
+    if options.derivative is not None:
+        if not isinstance(model, Spec):
+            raise ArgumentError(f"--derivative: only a recurrent spec has one, got {checks.came(model)}")
+        computation = DERIVATIVES[options.derivative](model)
     if options.stage in SHARED_STAGES:  # needs no backend, so it does not wait for one
-        text = shared_stage(spec, options.stage, steps)
+        text = Artefacts(PIPELINE, computation, steps=steps).text(options.stage)
     else:
-        text = compile(spec, backend=options.backend, threads=threads).ir(options.stage)
+        text = Compiled(computation, target).ir(options.stage)
     print(text.rstrip("\n"))
 
 
@@ -103,7 +115,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    spec = load_spec(options.spec, options.trust)
+    spec = check_spec(load_model(options.spec, options.trust))
     steps = checks.integer("--time-steps", options.time_steps, 1)
     batch = checks.integer("--batch", options.batch, 1)
     repeat = checks.integer("--repeat", options.repeat, 0)
@@ -143,17 +155,9 @@ def _timings(
 
 def _shared_timings(spec: Spec) -> Iterator[tuple[str, float]]:
     """Seconds of the parts before any backend, on the few steps that code generation unrolls."""
-    from rnnc.ir.lower import lower
-    from rnnc.ir.passes import optimize
-    from rnnc.ir.pipeline import TEMPLATE_STEPS
-    from rnnc.ir.roll import roll
-
-    seconds, graph = _timed(lambda: lower(spec.stack(), TEMPLATE_STEPS))
-    yield "lower", seconds
-    seconds, (graph, _) = _timed(lambda: optimize(graph))
-    yield "optimize", seconds
-    seconds, _ = _timed(lambda: roll(graph))
-    yield "roll", seconds
+    made = Artefacts(PIPELINE, forward(spec))
+    for label, stage in zip(("lower", "optimize", "roll"), SHARED_STAGES, strict=True):
+        yield label, _timed(lambda stage=stage: made[stage])[0]  # type: ignore[misc]
 
 
 def _import_seconds() -> float:
@@ -196,8 +200,8 @@ def _duration(seconds: float) -> str:
 # ---- specs from outside
 
 
-def load_spec(text: str, trusted: Sequence[str] = ()) -> Spec:
-    """The spec in a JSON or TOML file, or the one that "module:object" names.
+def load_model(text: str, trusted: Sequence[str] = ()) -> PlainData:
+    """The recurrent spec or `rnnc.Sequential` in a JSON or TOML file, or the one that "module:object" names.
 
     Only a module that the command line names may come from the current folder, and only behind all other modules: what
     lies there by chance runs nothing. trusted: modules that a file may name for its cell.
@@ -206,14 +210,22 @@ def load_spec(text: str, trusted: Sequence[str] = ()) -> Spec:
         data = _read(Path(text))
         if trusted:
             _add_current_folder()
-        return Spec.from_dict(data, trusted=tuple(trusted))
+        kind = _sequential() if data.get("type") == "Sequential" else Spec
+        return kind.from_dict(data, trusted=tuple(trusted))
     if ":" not in text:
         raise ArgumentError(f"SPEC: {text!r} is neither a .json or .toml file nor module:object")
     _add_current_folder()
     found = resolve(text, (text.partition(":")[0], *trusted))
-    if not isinstance(found, Spec):
+    if not isinstance(found, (Spec, _sequential())):
         raise ArgumentError(f"SPEC: {text} is not a spec ({' or '.join(SPECS)}) but {checks.came(found)}")
     return found
+
+
+def _sequential() -> type[Sequential]:
+    """Imported when it is asked for, as `rnnc` does."""
+    from rnnc.sequential import Sequential
+
+    return Sequential
 
 
 def _add_current_folder() -> None:

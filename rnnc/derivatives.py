@@ -5,29 +5,31 @@ Each compiles once, for any number of steps, batch size and lengths, and returns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arguments import explained
+from rnnc.array_names import ArrayNames, by_name
 from rnnc.backends import fresh
-from rnnc.calls import Call, Signature
-from rnnc.compile import check_target
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained
+from rnnc.checking.calls import Call, Signature
+from rnnc.checking.parameters import read_parameters
+from rnnc.compile import check_spec
+from rnnc.compiled import Compiled, Target
+from rnnc.computations import DERIVATIVES
 from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
-from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
-from rnnc.parameters import read_parameters
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array
-    from rnnc.backends.base import Function, Tape
-    from rnnc.ir.graph import Graph
+    from rnnc.backends.base import Tape
     from rnnc.specs import Spec
 
     State = Array | tuple[Array, ...]
@@ -59,7 +61,7 @@ def vjp(
         "sqrt" keeps the states of every sqrt(T)-th step and computes the rest again, one more forward pass, in memory
         that grows like sqrt(T); a number of steps sets the size of these segments. Not for bidirectional networks.
     """
-    return VJP(spec, backend, threads, matmul, remat)
+    return VJP(check_spec(spec), Target.of(backend, threads, matmul), remat)
 
 
 @explained
@@ -71,7 +73,7 @@ def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul
 
     state and every tangent may be None, which stands for zeros.
     """
-    return JVP(spec, backend, threads, matmul)
+    return JVP(check_spec(spec), Target.of(backend, threads, matmul))
 
 
 @explained
@@ -91,102 +93,35 @@ def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul
     calls. Reverse over reverse (differentiating a `vjp` graph once more, `rnnc.ir.autodiff`) costs the same arithmetic,
     but keeps the values of both passes and runs two more loops backward.
     """
-    return HVP(spec, backend, threads, matmul)
+    return HVP(check_spec(spec), Target.of(backend, threads, matmul))
 
 
-class _Names(NamedTuple):
-    """What the arrays of a call are called in a graph."""
-
-    params: tuple[str, ...]
-    initial: tuple[tuple[str, ...], ...]  # for each state of the cell, one name a layer and direction
-    final: tuple[tuple[str, ...], ...]
-
-    @staticmethod
-    def of(spec: Spec) -> _Names:
-        stack = spec.stack()
-
-        def slabs(moment: Callable[[str, str], str]) -> tuple[tuple[str, ...], ...]:
-            return tuple(tuple(moment(state, layer.suffix) for layer in stack.flat) for state in stack.states)
-
-        return _Names(tuple(spec.parameter_shapes()), slabs(names.initial), slabs(names.final))
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (*self.params, names.X, *(name for slabs in self.initial for name in slabs))
-
-    @property
-    def gradients(self) -> tuple[str, ...]:
-        return tuple(map(names.gradient, self.inputs))
-
-    @property
-    def adjoints(self) -> tuple[str, ...]:
-        """Those of output and final state."""
-        return tuple(map(names.gradient, (names.OUTPUT, *(name for slabs in self.final for name in slabs))))
-
-
-class _Derivative(Unchanging):
+class _Derivative(Compiled, Unchanging):
     """What the three have in common: a compiled function, its texts, and the checks of its arguments.
 
     A pickle of one holds the spec and the options, and is compiled where it is read.
     """
 
-    def __init__(self, spec: Spec, backend: str, threads: int | None, matmul: str | None) -> None:
-        from rnnc import backends
+    _kind: str
 
-        threads = check_target(spec, backend, threads)
+    def __init__(self, spec: Spec, target: Target) -> None:
+        super().__init__(DERIVATIVES[self._kind](spec), target)
         self.spec = spec
-        self.backend = backend
-        self._options: tuple[Any, ...] = (threads, matmul)
-        self._names = _Names.of(spec)
-        self._arrays = backends.arrays_of(backend)
-        self._signature = Signature.of(spec, self._arrays)
+        self._names = ArrayNames.of(spec)
         self._shapes = spec.parameter_shapes()
-        self._computation = Computation(self._build, self._late())
-        self._made = frozenset(self._build(1, False).outputs)
-        options = backends.options(backend, matmul)
-        compile_function = backends.get(backend).compile_function
-        self._function: Function = compile_function(self._computation, threads=threads, **options)
+        self._signature = Signature.of(spec, self._arrays)
+        self._made = frozenset(self._computation.build(1, False).outputs)
+        self._bound = self._code.bind({})
 
     def __repr__(self) -> str:
-        return f"rnnc.{type(self).__name__.lower()}({self.spec!r}, backend={self.backend!r})"
+        return f"rnnc.{self._kind}({self.spec!r}, backend={self.backend!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.spec, self.backend, *self._options)
-
-    def _build(self, steps: int, lengths: bool) -> Graph:
-        """The graph to compile."""
-        raise NotImplementedError
-
-    def _late(self) -> frozenset[str]:
-        return frozenset()
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The names `ir` takes, in the order of the pipeline."""
-        return ("lowered", "optimized", "rolled", *self._function.stages)
-
-    def ir(self, stage: str, steps: int = 3) -> str:
-        """The text of a stage, the derivative's own nodes included. "lowered" and "optimized" show `steps` steps."""
-        from rnnc.ir.text import print_graph
-
-        steps = checks.integer("steps", steps, 1)
-        checks.choice("stage", stage, self.stages)
-        if stage == "lowered":
-            return print_graph(self._build(steps, False))
-        if stage == "rolled":
-            return self._computation.program().text()
-        if stage != "optimized":
-            return self._function.text(stage)
-        graph, records = self._computation.optimized(steps)
-        return "".join(f"# {record}\n" for record in records) + "\n" + print_graph(graph)
+        return partial(_FUNCTIONS[self._kind], **self._target.options), (self.spec,)
 
     def saved_bytes(self, steps: int, batch: int) -> int:
         """Bytes kept between a call and its pullback (0 if there is no pullback), inputs included."""
-        return self._function.saved_bytes(steps, batch)
-
-    def explain(self) -> str:
-        """Which paths the backend took, and what it keeps of each step for the second part."""
-        return self._function.explain()
+        return self._code.saved_bytes(steps, batch)
 
     # ---- arrays by name
 
@@ -200,28 +135,19 @@ class _Derivative(Unchanging):
         """The inputs of the network itself."""
         states = self._zeros(call) if call.states is None else call.states
         named = read_parameters(self.spec, params, self._arrays, shapes=self._shapes)
-        return named | {names.X: call.x} | self._by_name(self._names.initial, states)
+        return named | {names.X: call.x} | by_name(self._names.initial, states)
 
     def _zeros(self, call: Call) -> tuple[Array, ...]:
         return tuple(self._arrays.xp.zeros_like(final) for final in call.finals)
 
-    def _by_name(
-        self, places: tuple[tuple[str, ...], ...], arrays: Sequence[Array], prefix: str = ""
-    ) -> dict[str, Array]:
-        return {
-            prefix + name: array[slab]
-            for slabs, array in zip(places, arrays, strict=True)
-            for slab, name in enumerate(slabs)
-        }
-
     def _results(self, call: Call, prefix: str = "") -> tuple[dict[str, Array], tuple[Array, State]]:
         """Arrays for output and final state, by name, and as the user gets them."""
         output, finals, result = self._signature.new_result(call)
-        return {prefix + names.OUTPUT: output} | self._by_name(self._names.final, finals, prefix), result
+        return {prefix + names.OUTPUT: output} | by_name(self._names.final, finals, prefix), result
 
     def _primal_results(self, call: Call) -> dict[str, Array]:
         """Arrays for the network's own results, by name; the user gets call.result."""
-        return {names.OUTPUT: call.output} | self._by_name(self._names.final, call.finals)
+        return {names.OUTPUT: call.output} | by_name(self._names.final, call.finals)
 
     def _gradients(self, call: Call, prefix: str) -> tuple[dict[str, Array], Gradients]:
         """Arrays for the gradients, by name, and as the user gets them."""
@@ -229,12 +155,12 @@ class _Derivative(Unchanging):
         d_x, shown_x = self._signature.new_like_x(call)
         _, states, (_, state) = self._signature.new_result(call)
         named = {prefix + name: array for name, array in params.items()} | {prefix + names.X: d_x}
-        return named | self._by_name(self._names.initial, states, prefix), (params, shown_x, state)
+        return named | by_name(self._names.initial, states, prefix), (params, shown_x, state)
 
     def _seeds(self, what: str, d_output: object, d_state: object, call: Call, prefix: str) -> dict[str, Array]:
         """Adjoints (or their tangents) of output and final state; None is zeros."""
         output, states = self._signature.check_result(what, d_output, d_state, call)
-        return {prefix + names.OUTPUT: output} | self._by_name(self._names.final, states, prefix)
+        return {prefix + names.OUTPUT: output} | by_name(self._names.final, states, prefix)
 
     def _tangents(self, tangents: object, call: Call, prefix: str) -> dict[str, Array]:
         """A direction of params, x and state; each may be None, which is zeros."""
@@ -246,13 +172,13 @@ class _Derivative(Unchanging):
         x = self._signature.check_x("tangents[1]", t_x, call)
         states = self._signature.check_states("tangents[2]", t_state, call)
         named = {prefix + name: array for name, array in given.items()} | {prefix + names.X: x}
-        return named | self._by_name(self._names.initial, states, prefix)
+        return named | by_name(self._names.initial, states, prefix)
 
     def _start(self, call: Call, inputs: dict[str, Array], outputs: dict[str, Array]) -> Tape | None:
         """Runs the function, unless the batch is empty: then parameters' gradients are zeros."""
         steps, batch, _ = call.x.shape
         if batch:
-            return self._function.start(inputs, self._computed(outputs), steps, batch, call.lengths)
+            return self._bound.start(inputs, self._computed(outputs), steps, batch, call.lengths)
         _clear(outputs)
         return None
 
@@ -265,20 +191,14 @@ class _Derivative(Unchanging):
 class VJP(_Derivative):
     """What `rnnc.vjp` returns."""
 
-    def __init__(self, spec: Spec, backend: str, threads: int | None, matmul: str | None, remat: Remat = None) -> None:
-        threads = check_target(spec, backend, threads)
+    _kind = "vjp"
+
+    def __init__(self, spec: Spec, target: Target, remat: Remat = None) -> None:
         self.remat = check_remat(spec, remat)
-        super().__init__(spec, backend, threads, matmul)
-        self._options = (threads, matmul, self.remat)
+        super().__init__(spec, target)
 
-    def _build(self, steps: int, lengths: bool) -> Graph:
-        from rnnc.ir.autodiff import vjp as reverse
-        from rnnc.ir.lower import lower
-
-        return reverse(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
-
-    def _late(self) -> frozenset[str]:
-        return frozenset((*self._names.adjoints, *self._names.gradients))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(vjp, remat=self.remat, **self._target.options), (self.spec,)
 
     @explained
     def __call__(
@@ -307,7 +227,7 @@ class VJP(_Derivative):
         links = dict(zip(sum(self._names.final, ()), sum(self._names.initial, ()), strict=True))
         xp = self._arrays.xp
         arrays = (links, self._names.params, inputs, outputs)
-        return SegmentedTape(self._function, xp, *arrays, steps, batch, call.lengths, size)
+        return SegmentedTape(self._bound, xp, *arrays, steps, batch, call.lengths, size)
 
 
 class Pullback(Unchanging):
@@ -350,11 +270,7 @@ class Pullback(Unchanging):
 class JVP(_Derivative):
     """What `rnnc.jvp` returns."""
 
-    def _build(self, steps: int, lengths: bool) -> Graph:
-        from rnnc.ir.autodiff import jvp as forward
-        from rnnc.ir.lower import lower
-
-        return forward(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
+    _kind = "jvp"
 
     @explained
     def __call__(
@@ -376,15 +292,7 @@ class JVP(_Derivative):
 class HVP(_Derivative):
     """What `rnnc.hvp` returns."""
 
-    def _build(self, steps: int, lengths: bool) -> Graph:
-        from rnnc.ir.autodiff import jvp as forward
-        from rnnc.ir.autodiff import vjp as reverse
-        from rnnc.ir.lower import lower
-
-        gradient = reverse(lower(self.spec.stack(), steps, lengths=lengths), self._names.inputs)
-        gradient.outputs = {k: gradient.outputs[k] for k in self._names.gradients if k in gradient.outputs}
-        read = {n.attr("name") for n in gradient.nodes if n.op == "input"}
-        return forward(gradient, [name for name in (*self._names.inputs, *self._names.adjoints) if name in read])
+    _kind = "hvp"
 
     @explained
     def __call__(
@@ -408,6 +316,9 @@ class HVP(_Derivative):
         varied, changes = self._gradients(call, names.tangent(names.GRADIENT))
         self._start(call, inputs, outputs | varied)
         return gradients, changes
+
+
+_FUNCTIONS: dict[str, Callable[..., object]] = {"vjp": vjp, "jvp": jvp, "hvp": hvp}
 
 
 def _clear(arrays: Mapping[str, Array]) -> None:

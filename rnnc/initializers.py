@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnc import checks
 from rnnc.backends.fresh import enough_memory
+from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 __all__ = [

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arguments import explained_class
 from rnnc.cells import Shape
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained_class
 from rnnc.ir.errors import ArgumentTypeError
 from rnnc.specs import SPECS, Spec
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arguments import explained_class
-from rnnc.arrays import as_array
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained_class
+from rnnc.checking.arrays import as_array
 from rnnc.ir.equations import Value, exp, greater, log, select, stop_gradient, total
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph, Node

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from rnnc.arguments import misfit
-from rnnc.calls import Signature
+from rnnc.array_names import ArrayNames, by_name, plain_call
+from rnnc.checking.calls import Signature
+from rnnc.compiled import Compiled
 from rnnc.copies import Unchanging, on_host
-from rnnc.ir.errors import ArgumentTypeError
+from rnnc.ir.names import OUTPUT, X
+from rnnc.quick import quick_first
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from rnnc.backends.arrays import ArrayLibrary
-    from rnnc.backends.base import Runner
     from rnnc.compile import Program
     from rnnc.specs import Spec
 
@@ -23,53 +22,21 @@ if TYPE_CHECKING:
     State = Array | tuple[Array, ...]
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _with_quick_way(checked: F) -> F:
-    """A model's call by the backend's quick way, if there is one and the arguments are plain; else the `checked` call.
-
-    Arguments that do not exist raise ArgumentTypeError; to take them here costs less than a wrapper that does so
-    (`rnnc.arguments.explained`).
-    """
-
-    def __call__(
-        self: Model,
-        x: Any,
-        state: Any = None,
-        *others: object,
-        lengths: Any = None,
-        out: Any = None,
-        **unknown: object,
-    ) -> Any:
-        if others or unknown:
-            raise ArgumentTypeError(misfit(checked, (self, x, state, *others), unknown))
-        if self._plain is not None and lengths is None and out is None:
-            try:
-                result = self._plain(x, state)
-            except MemoryError:  # the checked call says what it is for
-                result = None
-            if result is not None:
-                return result
-        return checked(self, x, state, lengths=lengths, out=out)
-
-    return functools.wraps(checked)(__call__)  # type: ignore[return-value]
-
-
-class Model(Unchanging):
+class Model(Compiled, Unchanging):
     """What `program.bind(params)` returns: holds its own copy of the parameters, callable from many threads at once.
 
     A pickle of it holds its program and its parameters, as NumPy arrays, and is bound where it is read.
     """
 
-    def __init__(self, program: Program, params: Mapping[str, Array], runner: Runner, arrays: ArrayLibrary) -> None:
-        """params: what the runner was bound to; nobody writes to them."""
+    def __init__(self, program: Program, params: Mapping[str, Array]) -> None:
+        """params: checked, and nobody writes to them."""
+        super().__init__(program._computation, program._target, program._code)
         self._program = program
         self._params = params
-        self._arrays = arrays
-        self._run = runner.run
-        self._plain = runner.plain_call(program.spec.batch_first)
-        self._signature = Signature.of(program.spec, arrays)
+        self._bound = self._code.bind(params)
+        self._quick = self._bound.quick(plain_call(program.spec))
+        self._names = ArrayNames.of(program.spec)
+        self._signature = Signature.of(program.spec, self._arrays)
 
     @property
     def spec(self) -> Spec:
@@ -82,12 +49,12 @@ class Model(Unchanging):
         return self._program
 
     def __repr__(self) -> str:
-        return f"Model({self.spec!r}, backend={self._program.backend!r})"
+        return f"Model({self.spec!r}, backend={self.backend!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bound, (self._program, on_host(self._params, self._arrays))
 
-    @_with_quick_way
+    @quick_first("_quick")
     def __call__(
         self,
         x: Array,
@@ -116,8 +83,11 @@ class Model(Unchanging):
         Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError before anything is computed.
         """
         call = self._signature.check(x, state, lengths, out)
-        if call.x.shape[1]:
-            self._run(call.x, call.states, call.lengths, call.output, call.finals)
+        steps, batch = call.x.shape[:2]
+        if batch:
+            inputs = {X: call.x} | ({} if call.states is None else by_name(self._names.initial, call.states))
+            outputs = {OUTPUT: call.output} | by_name(self._names.final, call.finals)
+            self._bound.start(inputs, outputs, steps, batch, call.lengths)
         return call.result
 
 

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arguments import explained
-from rnnc.arrays import as_array, check_dtype, check_shape
 from rnnc.backends import fresh
 from rnnc.backends.arrays import NUMPY
-from rnnc.calls import check_lengths
+from rnnc.backends.base import PlainCall, StateArray
+from rnnc.checking.arrays import as_array, check_dtype, check_shape
+from rnnc.checking.calls import check_lengths
+from rnnc.checking.parameters import bind_parameters, read_parameters
+from rnnc.compiled import Compiled, Target
+from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir import names
-from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
-from rnnc.lowering import lower_network, state_shapes
-from rnnc.parameters import bind_parameters, read_parameters
+from rnnc.network_graph import state_shapes
+from rnnc.quick import quick_first
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array, ArrayLibrary
-    from rnnc.ir.graph import Graph
     from rnnc.sequential import Sequential
 
     State = Mapping[str, Array]
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Network"]
 
 
-class Network(Unchanging):
+class Network(Compiled, Unchanging):
     """What `Sequential.compile(params)` returns. It copies the parameters; call it from as many threads as you like.
 
     A pickle of it holds the model, the parameters, as NumPy arrays, and the options; it is compiled where it is read.
@@ -49,36 +49,43 @@ class Network(Unchanging):
         matmul: str | None = None,
     ) -> None:
         """See `Sequential.compile`."""
-        from rnnc import backends
-
-        threads = None if threads is None else checks.integer("threads", threads, 1)
         self.model = model
-        self.backend = backend
-        self._target: dict[str, Any] = {"backend": backend, "threads": threads, "matmul": matmul}
-        self._arrays = backends.arrays_of(backend)
+        super().__init__(forward(model), Target.of(backend, threads, matmul))
         given = bind_parameters(model, params, self._arrays)
         self._table = None if model.table is None else given.pop(model.table)
         self._params = given
         self._states = state_shapes(model)
-        options = backends.options(backend, matmul)
-        compile_function = backends.get(backend).compile_function
-        self._function = compile_function(Computation(self._build), threads=threads, **options)
+        self._bound = self._code.bind(given)
+        self._quick_call = self._bound.quick(self._plain_call(stateful=False))
+        self._quick_advance = self._bound.quick(self._plain_call(stateful=True)) if self._goes_on else None
+
+    def _plain_call(self, *, stateful: bool) -> PlainCall:
+        model = self.model
+        states = tuple(
+            StateArray((first,), (last,), width, stacked=False, key=name)
+            for name, (first, last, width) in self._states.items()
+        )
+        return PlainCall(
+            model.input_size,
+            model.output_size,
+            model.batch_first,
+            states if stateful else (),
+            container="dict" if stateful else None,
+            returns_state=stateful,
+            timed_output=model.readout == "every",
+            table=self._table,
+            scale=model.readout == "mean",
+        )
 
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        table = {} if self._table is None else {"0.weight": self._table}
-        return _compiled, (self.model, on_host(table | self._params, self._arrays), self._target)
+        table = {} if self._table is None else {str(self.model.table): self._table}
+        params = on_host(table | self._params, self._arrays)
+        return partial(Network, **self._target.options), (self.model, params)
 
-    def _build(self, steps: int, lengths: bool) -> Graph:
-        return lower_network(self.model, steps, lengths=lengths)
-
-    def explain(self) -> str:
-        """Which paths the backend took, and why."""
-        return self._function.explain()
-
-    @explained
+    @quick_first("_quick_call")
     def __call__(self, x: Array, *, lengths: ArrayLike | None = None) -> Array:
         """The network's output for whole sequences.
 
@@ -90,7 +97,7 @@ class Network(Unchanging):
         """
         return self._run(x, None, lengths)[0]
 
-    @explained
+    @quick_first("_quick_advance")
     def advance(
         self, x: Array, state: State | None = None, *, lengths: ArrayLike | None = None
     ) -> tuple[Array, dict[str, Array]]:
@@ -99,29 +106,34 @@ class Network(Unchanging):
         x, lengths: see `__call__`. state: what the call before returned; None starts sequences.
         Raises ArgumentError for a bidirectional network, and for the mean over a sequence.
         """
-        if self.model.readout == "mean" or any(spec.bidirectional for spec in self.model.specs.values()):
+        if not self._goes_on:
             raise ArgumentError(
                 "advance: only a network of one direction, without a mean, can take sequences in pieces"
             )
         return self._run(x, state, lengths)
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether sequences may come in pieces."""
+        return self.model.readout != "mean" and not any(spec.bidirectional for spec in self.model.specs.values())
+
     def _run(self, x: object, state: State | None, lengths: ArrayLike | None) -> tuple[Array, dict[str, Array]]:
         rows = embedded(self.model, self._table, x, self._arrays)
         steps, batch = rows.shape[:2]
         counts = None if lengths is None else check_lengths(lengths, steps, batch, True, self._arrays)
-        inputs = self._params | {names.X: rows} | self._initial(state, batch)
+        inputs = {names.X: rows} | self._initial(state, batch)
         if self.model.readout == "mean":
             inputs[names.SCALE] = mean_scale(counts, steps, batch, self.model.dtype, self._arrays)
-        last = {name: self._zeros(batch, width) for name, (_, _, width) in self._states.items()}
+        last = {name: self._empty((batch, width)) for name, (_, _, width) in self._states.items()}
         shown, output = self._output(steps, batch)
         outputs = {names.OUTPUT: output} | {self._states[name][1]: array for name, array in last.items()}
         if batch:
-            self._function.start(inputs, outputs, steps, batch, counts)
+            self._bound.start(inputs, outputs, steps, batch, counts)
         return shown, last
 
     def _initial(self, state: State | None, batch: int) -> dict[str, Array]:
         if state is None:
-            return {first: self._zeros(batch, width) for first, _, width in self._states.values()}
+            return {}
         if not isinstance(state, Mapping) or set(state) != set(self._states):
             raise ArgumentTypeError("state: expected None or what an earlier call of advance returned")
         initial = {}
@@ -133,31 +145,25 @@ class Network(Unchanging):
             initial[first] = self._arrays.compact(label, array)
         return initial
 
-    def _zeros(self, *shape: int) -> Array:
-        zeros: Array = self._arrays.xp.zeros(shape, self.model.dtype)
-        return zeros
+    def _empty(self, shape: tuple[int, ...]) -> Array:
+        made: Array = fresh.empty(shape, self.model.dtype, self._arrays.xp)
+        return made
 
     def _output(self, steps: int, batch: int) -> tuple[Array, Array]:
         """The array the user sees, and the same one time first."""
         size = self.model.output_size
-        empty = partial(fresh.empty, dtype=self.model.dtype, xp=self._arrays.xp)
         if self.model.readout != "every":
-            shown = empty((batch, size))
+            shown = self._empty((batch, size))
             return shown, shown
         if self.model.batch_first:
-            shown = empty((batch, steps, size))
+            shown = self._empty((batch, steps, size))
             return shown, shown.swapaxes(0, 1)
-        shown = empty((steps, batch, size))
+        shown = self._empty((steps, batch, size))
         return shown, shown
 
 
-def _compiled(model: Sequential, params: Mapping[str, Any], target: Mapping[str, Any]) -> Network:
-    """What a pickle of a Network calls."""
-    return Network(model, params, **target)
-
-
 def read_all(model: Sequential, params: object, arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
-    """The arrays of `params`, as `rnnc.parameters.read_parameters` checks them for a spec."""
+    """The arrays of `params`, as `rnnc.checking.parameters.read_parameters` checks them for a spec."""
     return read_parameters(model, params, arrays)
 
 

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arguments import explained_class
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained_class
 from rnnc.ir.equations import Value, sqrt
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError
 from rnnc.ir.graph import Graph

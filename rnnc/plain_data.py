@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
 
-from rnnc import checks
+from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.references import warn_if_main
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnc.backends.noise import LOW, key, philox
+from rnnc.backends.training.noise import LOW, key, philox
 
 
 def permutation(seed: int, number: int, size: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Collection
 from types import ModuleType
 
-from rnnc import checks
+from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError, RnncWarning
 
 MAIN = "__main__"

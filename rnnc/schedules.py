@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rnnc import checks
-from rnnc.arguments import explained_class
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained_class
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Constant", "Cosine", "LinearWarmup", "OneCycle", "ReduceOnPlateau", "Schedule", "StepDecay"]

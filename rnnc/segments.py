@@ -12,14 +12,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rnnc import checks
 from rnnc.backends import fresh
+from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.names import OUTPUT, X, gradient
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
-    from rnnc.backends.base import Function
+    from rnnc.backends.base import Bound
     from rnnc.specs import Spec
 
     Arrays = Mapping[str, Array]
@@ -55,7 +55,7 @@ class SegmentedTape:
 
     def __init__(
         self,
-        function: Function,
+        bound: Bound,
         xp: Any,
         links: Mapping[str, str],
         parameters: Sequence[str],
@@ -70,7 +70,7 @@ class SegmentedTape:
 
         parameters: their names. size: steps of a segment.
         """
-        self._function = function
+        self._bound = bound
         self._xp = xp
         self._links = links
         self._parameters = parameters
@@ -114,5 +114,5 @@ class SegmentedTape:
         inputs = self._inputs | state | {X: self._inputs[X][start:stop]}
         last = {name: fresh.empty_like(state[first], self._xp) for name, first in self._links.items()}
         lengths = None if self._lengths is None else self._xp.clip(self._lengths - start, 0, stop - start)
-        tape = self._function.start(inputs, {OUTPUT: output} | last, stop - start, self._batch, lengths)
+        tape = self._bound.start(inputs, {OUTPUT: output} | last, stop - start, self._batch, lengths)
         return tape, last

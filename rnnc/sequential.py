@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arguments import explained
 from rnnc.backends.fresh import enough_memory
 from rnnc.cells import Shape
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layers import LAYERS, Embedding, Layer, Linear, Regularized
 from rnnc.plain_data import PlainData

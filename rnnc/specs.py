@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arguments import explained_class
 from rnnc.cells import Cell, ElmanCell, GRUCell, LSTMCell, Parameter, ProjectedLSTMCell, ResetFirstGRUCell, Shape
-from rnnc.declarations import cell_from_dict, cell_to_dict, check_cell
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained_class
+from rnnc.checking.declarations import cell_from_dict, cell_to_dict, check_cell
 from rnnc.initializers import Uniform, default, started
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncWarning
 from rnnc.ir.lower import Layer, Stack

@@ -22,6 +22,7 @@ CACHE = os.environ.setdefault("RNNC_TESTS_CACHE", tempfile.mkdtemp(prefix="rnnc-
 os.environ["RNNC_CACHE_DIR"] = CACHE
 # Memory that nobody has written holds NaN: what reads it cannot go unseen.
 os.environ["RNNC_POISON"] = "1"
+os.environ["RNNC_VERIFY"] = "1"
 
 BACKENDS = ("reference", "llvm")
 

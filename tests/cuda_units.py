@@ -11,13 +11,13 @@ from functools import partial
 from itertools import cycle
 from typing import Any
 
-from rnnc.backends.cuda.chip import A100, B200, H100, Chip, Usage, usage_fits
 from rnnc.backends.cuda.code import Code, Launches, Whole, generate
-from rnnc.backends.cuda.home import Home
-from rnnc.backends.cuda.run import flat
-from rnnc.backends.cuda.schedule import Schedule, Wish
-from rnnc.backends.cuda.tensor import KINDS as OPERANDS
-from rnnc.backends.cuda.toolkit import compile_cubin
+from rnnc.backends.cuda.emit.tensor_products import KINDS as OPERANDS
+from rnnc.backends.cuda.run.execution import flat
+from rnnc.backends.cuda.schedule.chip import A100, B200, H100, Chip, Usage, usage_fits
+from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.schedule.layouts import Schedule, Wish
+from rnnc.backends.cuda.tools.nvrtc import compile_cubin
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.computation import Computation

@@ -18,18 +18,16 @@ import pytest
 from numpy.typing import NDArray
 
 from rnnc import backends
-from rnnc.backends.cuda import run
-from rnnc.backends.cuda.chip import EMULATED, Chip
+from rnnc.backends.cuda.compiled import CudaBound, CudaCode, CudaTape
+from rnnc.backends.cuda.emit.kernel import Kernel
+from rnnc.backends.cuda.emit.tensor_products import KINDS
 from rnnc.backends.cuda.emulated import EmulatedDevice
 from rnnc.backends.cuda.emulator import Module
-from rnnc.backends.cuda.executable import CudaExecutable, CudaRunner
-from rnnc.backends.cuda.function import CudaFunction, CudaTape
-from rnnc.backends.cuda.home import Home
-from rnnc.backends.cuda.kernel import Kernel
-from rnnc.backends.cuda.schedule import Schedule, Wish
-from rnnc.backends.cuda.tensor import KINDS
+from rnnc.backends.cuda.run import execution as run
+from rnnc.backends.cuda.schedule.chip import EMULATED, Chip
+from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.schedule.layouts import Schedule, Wish
 from rnnc.ir.computation import Computation
-from rnnc.ir.lower import Stack
 
 Array = np.ndarray[Any, Any]
 
@@ -99,13 +97,9 @@ class Way:
         monkeypatch.setitem(cast(dict[str, Any], sys.modules), name, WishedBackend(self))
         return name
 
-    def executable(self, stack: Stack, operands: str | None = None) -> PoisonedExecutable:
-        """A compiled stack."""
-        return PoisonedExecutable(stack, self.chip, self.device, operands, self.wish)
-
-    def function(self, computation: Computation, operands: str | None = None) -> PoisonedFunction:
+    def code(self, computation: Computation, operands: str | None = None) -> PoisonedCode:
         """A compiled computation."""
-        return PoisonedFunction(computation, self.chip, self.device, operands, self.wish)
+        return PoisonedCode(computation, self.chip, self.device, operands, self.wish)
 
     def device(self) -> GuardedDevice:
         return GuardedDevice(self.order, self.chip)
@@ -119,13 +113,8 @@ class WishedBackend:
     def __init__(self, way: Way) -> None:
         self._way = way
 
-    def compile(self, stack: Stack, *, threads: int | None, operands: str | None = None) -> CudaExecutable:
-        return self._way.executable(stack, operands)
-
-    def compile_function(
-        self, computation: Computation, *, threads: int | None, operands: str | None = None
-    ) -> CudaFunction:
-        return self._way.function(computation, operands)
+    def compile(self, computation: Computation, *, threads: int | None, operands: str | None = None) -> CudaCode:
+        return self._way.code(computation, operands)
 
 
 # ------------------------------------------------------------------------------------------ guards
@@ -214,7 +203,7 @@ class GuardedDevice(EmulatedDevice):
 
     @contextmanager
     def use(self, number: int, after: int | None) -> Iterator[None]:
-        """See `rnnc.backends.cuda.device.Lanes.use`. A lane waits for those before it only: they have been run."""
+        """See `rnnc.backends.cuda.run.device.Lanes.use`. A lane waits for those before it only: they have been run."""
         assert after is None or after < number
         self._lane = self._queued[number]
         yield
@@ -276,30 +265,15 @@ def poison(outputs: Mapping[str, Array]) -> None:
         array[...] = np.nan
 
 
-class PoisonedExecutable(CudaExecutable):
+class PoisonedCode(CudaCode):
     """Results start as NaN."""
 
-    def bind(self, parameters: Mapping[str, Array]) -> CudaRunner:
-        return PoisonedRunner(self, parameters)
+    def bind(self, parameters: Mapping[str, Array]) -> CudaBound:
+        return PoisonedBound(self, parameters)
 
 
-class PoisonedRunner(CudaRunner):
-    """Results start as NaN."""
-
-    def run(
-        self,
-        x: Array,
-        states: tuple[Array, ...] | None,
-        lengths: Array | None,
-        output: Array,
-        finals: tuple[Array, ...],
-    ) -> None:
-        poison({"output": output, **{str(n): array for n, array in enumerate(finals)}})
-        super().run(x, states, lengths, output, finals)
-
-
-class PoisonedFunction(CudaFunction):
-    """Results start as NaN, in both parts."""
+class PoisonedBound(CudaBound):
+    """Results start as NaN, in both halves."""
 
     def start(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], steps: int, batch: int, lengths: Array | None

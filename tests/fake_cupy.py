@@ -21,10 +21,11 @@ import pytest
 
 from rnnc.backends import cuda
 from rnnc.backends.arrays import CuPyArrays
-from rnnc.backends.cuda import chip as chips
-from rnnc.backends.cuda import driver, gemm
-from rnnc.backends.cuda.chip import EMULATED, Chip
 from rnnc.backends.cuda.emulator import Module
+from rnnc.backends.cuda.run import availability as driver
+from rnnc.backends.cuda.run import gemm
+from rnnc.backends.cuda.schedule import chip as chips
+from rnnc.backends.cuda.schedule.chip import EMULATED, Chip
 from tests.fake_cupy_cuda import FakeCublas, FakeDriver, FakeEvent, FakeRuntime, FakeStream, Launch, RawModule
 from tests.fake_device import FakeArray
 

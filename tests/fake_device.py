@@ -7,7 +7,7 @@ mix with NumPy's arrays, and whatever would wait for a GPU (a value as a number,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,9 +15,8 @@ import numpy as np
 
 from rnnc.backends import reference
 from rnnc.backends.arrays import CuPyArrays
-from rnnc.backends.base import Executable, Function, Runner, Tape
+from rnnc.backends.base import Bound, Code, PlainCall, Tape
 from rnnc.ir.computation import Computation
-from rnnc.ir.lower import Stack
 
 CURRENT_DEVICE = 0
 
@@ -209,50 +208,26 @@ class FakeTensor:
 arrays = CuPyArrays(lambda: cupy)
 
 
-def compile(stack: Stack, *, threads: int | None) -> FakeExecutable:
-    return FakeExecutable(reference.compile(stack, threads=threads))
+def compile(computation: Computation, *, threads: int | None) -> FakeCode:
+    return FakeCode(reference.compile(computation, threads=threads))
 
 
-def compile_function(computation: Computation, *, threads: int | None) -> FakeFunction:
-    return FakeFunction(reference.compile_function(computation, threads=threads))
-
-
-class FakeExecutable:
-    stages = ()
-
-    def __init__(self, inner: Executable) -> None:
+class FakeCode:
+    def __init__(self, inner: Code) -> None:
         self._inner = inner
-        self.text, self.explain = inner.text, inner.explain
+        self.stages, self.text, self.explain = inner.stages, inner.text, inner.explain
+        self.saved_bytes = inner.saved_bytes
 
-    def bind(self, parameters: Mapping[str, Any]) -> FakeRunner:
-        return FakeRunner(self._inner.bind(_unwrapped(parameters)))
+    def bind(self, parameters: Mapping[str, Any]) -> FakeBound:
+        return FakeBound(self._inner.bind(_unwrapped(parameters)))
 
 
-class FakeRunner:
-    def __init__(self, inner: Runner) -> None:
+class FakeBound:
+    def __init__(self, inner: Bound) -> None:
         self._inner = inner
 
-    def plain_call(self, batch_first: bool) -> None:
+    def quick(self, call: PlainCall) -> None:
         return None
-
-    def run(self, x: Any, states: Any, lengths: Any, output: Any, finals: Sequence[Any]) -> None:
-        _check_lengths(lengths, x.shape[0])
-        given = None if states is None else tuple(map(_compact, states))
-        self._inner.run(
-            _device(x),
-            given,
-            None if lengths is None else _compact(lengths),
-            _device(output),
-            tuple(map(_compact, finals)),
-        )
-
-
-class FakeFunction:
-    stages = ()
-
-    def __init__(self, inner: Function) -> None:
-        self._inner = inner
-        self.text, self.explain, self.saved_bytes = inner.text, inner.explain, inner.saved_bytes
 
     def start(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], steps: int, batch: int, lengths: Any

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from rnnc.backends.interpreter import run_graph
-from rnnc.backends.llvm.executable import compile
-from rnnc.backends.llvm.phase import signature
+from rnnc.backends.llvm import compile
+from rnnc.backends.llvm.kernels.phase import signature
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Space
 from rnnc.backends.planning.planner import plan
+from rnnc.backends.reference.interpreter import run_graph
+from rnnc.ir.computation import Computation
 from rnnc.ir.equations import Value, concat, linear, mean, sigmoid, tanh
 from rnnc.ir.lower import Layer, Stack, lower
-from rnnc.ir.pipeline import rolled_program
 from tests.cases import TOLERANCE, error
+from tests.forward_calls import run_stack
 from tests.networks import CELLS, Feeds, data_of, lengths_of, parameters_of, stack_of
 from tests.random_cells import stacks
 
@@ -32,12 +33,9 @@ STEPS, BATCH = 5, 4
 def run_llvm(stack: Stack, feeds: Feeds, ragged: bool) -> Feeds:
     """Outputs by the names of the graph's; what is not written stays NaN."""
     shapes = parameters_of(stack, np.random.default_rng(0))
-    runner = compile(stack, threads=1).bind({name: feeds[name] for name in shapes})
+    bound = compile(Computation.of_stack(stack), threads=1).bind({name: feeds[name] for name in shapes})
     states = tuple(np.stack([feeds[f"{name}.0{layer.suffix}"] for layer in stack.flat]) for name in stack.states)
-    finals = tuple(np.full_like(state, np.nan) for state in states)
-    width = sum(layer.output_size for layer in stack.layers[-1])
-    output = np.full((STEPS, BATCH, width), np.nan, stack.dtype)
-    runner.run(feeds["x"], states, lengths_of(STEPS, BATCH) if ragged else None, output, finals)
+    output, finals = run_stack(bound, stack, feeds["x"], states, lengths_of(STEPS, BATCH) if ragged else None)
     found = {"output": output}
     for name, final in zip(stack.states, finals, strict=True):
         found |= {f"{name}.n{layer.suffix}": row for layer, row in zip(stack.flat, final, strict=True)}
@@ -102,7 +100,7 @@ def finals(made: Plan) -> set[str]:
 
 
 def assert_plan_is_complete(stack: Stack) -> None:
-    made = plan(rolled_program(stack))
+    made = plan(Computation.of_stack(stack).program())
     assert_all_is_written_before_it_is_read(made)
     assert finals(made) == {name for name in made.program.outputs if name != "output"}
 

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnc.backends.interpreter import run_graph
-from rnnc.backends.llvm import compile_function
+from rnnc.backends.llvm import compile
+from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
@@ -77,13 +77,12 @@ def check(mode: str, stack: Stack, steps: int, rows: list[int], ragged: bool, se
     valid = {} if lengths is None else {"valid": np.arange(steps)[:, None, None] < lengths[None, :, None]}
     expected = run_graph(graph, inputs | valid)
     late = {name for name in (*inputs, *expected) if mode == "vjp" and name.startswith("d:")}
-    function = compile_function(
-        Computation(lambda count, masked: differentiated(stack, mode, count, masked), frozenset(late)), threads=1
-    )
+    computation = Computation(lambda count, masked: differentiated(stack, mode, count, masked), frozenset(late))
+    bound = compile(computation, threads=1).bind({})
     outputs = {name: np.full(value.shape, np.nan, stack.dtype) for name, value in expected.items()}
     first, second = ({n: a for n, a in inputs.items() if (n in late) == part} for part in (False, True))
     made, rest = ({n: a for n, a in outputs.items() if (n in late) == part} for part in (False, True))
-    tape = function.start(first, made, steps, len(rows), lengths)
+    tape = bound.start(first, made, steps, len(rows), lengths)
     if late:
         tape.finish(second, rest)
     for name, value in expected.items():

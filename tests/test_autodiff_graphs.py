@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from rnnc.backends.interpreter import evaluate_bind, run_graph, run_program
+from rnnc.backends.reference.interpreter import evaluate_bind, run_graph, run_program
 from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import IRError, RollError

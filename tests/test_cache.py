@@ -16,8 +16,9 @@ import pytest
 
 import rnnc
 from rnnc.backends import cache
-from rnnc.backends.llvm.executable import LlvmExecutable, compile
+from rnnc.backends.llvm import LlvmCode, compile
 from rnnc.ir import settings
+from rnnc.ir.computation import Computation
 
 SPEC = rnnc.GRU(3, 5)
 
@@ -32,8 +33,8 @@ def entries(folder: Path) -> list[Path]:
     return list((folder / cache.FOLDER).iterdir())
 
 
-def made() -> LlvmExecutable:
-    return compile(SPEC.stack(), threads=1)
+def made() -> LlvmCode:
+    return compile(Computation.of_stack(SPEC.stack()), threads=1)
 
 
 def check_right() -> None:
@@ -45,8 +46,8 @@ def check_right() -> None:
 
 def test_the_second_compile_comes_from_the_cache(folder: Path) -> None:
     first, second = made(), made()
-    assert (first.code.cached, second.code.cached) == (False, True)
-    assert first.code.object_code() == second.code.object_code()
+    assert (first.linked.cached, second.linked.cached) == (False, True)
+    assert first.linked.object_code() == second.linked.object_code()
     assert len(entries(folder)) == 1
     assert all(place.stat().st_mode & 0o077 == 0 for place in (folder, folder / cache.FOLDER, *entries(folder)))
     check_right()
@@ -57,8 +58,8 @@ def test_a_damaged_entry_is_rebuilt(folder: Path, damage: bytes) -> None:
     made()
     (entry,) = entries(folder)
     entry.write_bytes(damage)
-    assert not made().code.cached
-    assert made().code.cached
+    assert not made().linked.cached
+    assert made().linked.cached
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.99])
@@ -68,30 +69,31 @@ def test_one_wrong_bit_is_noticed(folder: Path, place: float) -> None:
     data = bytearray(entry.read_bytes())
     data[int(place * len(data))] ^= 1
     entry.write_bytes(data)
-    assert not made().code.cached
+    assert not made().linked.cached
     check_right()
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RNNC_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    assert not made().code.cached
-    assert not made().code.cached
+    assert not made().linked.cached
+    assert not made().linked.cached
     check_right()
 
 
 def test_the_cache_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNNC_CACHE_DIR", "off")
     assert settings.cache_folder() is None
-    assert not made().code.cached
+    assert not made().linked.cached
 
 
 def test_another_target_is_another_entry(folder: Path) -> None:
-    from rnnc.backends.llvm.target import host
+    from rnnc.backends.llvm.asm.target import host
 
     made()
-    assert not compile(SPEC.stack(), threads=1, target=host("generic")).code.cached
-    assert len(entries(folder)) == 2
+    before = len(entries(folder))
+    assert not compile(Computation.of_stack(SPEC.stack()), threads=1, target=host("generic")).linked.cached
+    assert len(entries(folder)) > before
 
 
 def test_concurrent_writers_leave_whole_entries(folder: Path) -> None:
@@ -202,7 +204,7 @@ def test_a_folder_that_others_write_to_is_done_without(
     change(folder / cache.FOLDER)
     before = sorted(os.listdir(folder / cache.FOLDER))
     with pytest.warns(rnnc.RnncWarning) as told:
-        assert not any(made().code.cached for _ in range(2))
+        assert not any(made().linked.cached for _ in range(2))
         cache.store(cache.key("entry"), b"code")
     assert len(told) == 1 and f"{folder / cache.FOLDER} {fault}" in str(told[0].message)
     assert "RNNC_CACHE_DIR" in str(told[0].message)
@@ -220,12 +222,12 @@ def test_an_entry_that_others_may_have_written_is_never_run(
     found: list[bool] = []
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        reader = threading.Thread(target=lambda: found.append(made().code.cached), daemon=True)
+        reader = threading.Thread(target=lambda: found.append(made().linked.cached), daemon=True)
         reader.start()
         reader.join(60)
     assert found == [False]
     assert [str(w.message).count(f"{entry} {fault}") for w in told] == [1] * (fault is not None)
-    assert made().code.cached == (not entry.is_dir())
+    assert made().linked.cached == (not entry.is_dir())
 
 
 @pytest.mark.parametrize("setting", [None, "~", "~nobody_of_this_name/cache"])
@@ -237,13 +239,10 @@ def test_a_user_without_a_home_has_no_cache(setting: str | None, monkeypatch: py
     if setting:
         monkeypatch.setenv("RNNC_CACHE_DIR", setting)
     assert settings.cache_folder() is None
-    assert not made().code.cached
+    assert not made().linked.cached
 
 
 def test_it_serves_another_process(folder: Path) -> None:
     made()
-    code = (
-        "import rnnc; from rnnc.backends.llvm.executable import compile\n"
-        "raise SystemExit(not compile(rnnc.GRU(3, 5).stack(), threads=1).code.cached)"
-    )
+    code = "import rnnc\nraise SystemExit(not rnnc.compile(rnnc.GRU(3, 5), threads=1)._code.linked.cached)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rnnc
-from rnnc.cli import load_spec, main
+from rnnc.cli import load_model, main
 from rnnc.ir.text import parse_graph
 
 SPEC = rnnc.GRU(3, 4, 2, bidirectional=True)
@@ -54,12 +54,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("source", ["spec.json", "./spec.toml", "my_models:encoder"])
 def test_a_spec_comes_from_a_file_or_a_module(source: str) -> None:
-    assert load_spec(source) == SPEC
+    assert load_model(source) == SPEC
 
 
 def test_a_spec_file_may_name_a_cell() -> None:
-    assert load_spec("cell.toml") == rnnc.Recurrent(rnnc.cells.ElmanCell("relu"), 3, 4)
-    assert load_spec("my_models:Box.inner") == rnnc.LSTM(2, 3)
+    assert load_model("cell.toml") == rnnc.Recurrent(rnnc.cells.ElmanCell("relu"), 3, 4)
+    assert load_model("my_models:Box.inner") == rnnc.LSTM(2, 3)
 
 
 @pytest.mark.parametrize("stage", ["lowered", "optimized"])

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from rnnc.backends.cuda import toolkit
-from rnnc.backends.cuda.chip import A100, B200, H100, Usage, usage_fits
-from rnnc.backends.cuda.home import Home
+from rnnc.backends.cuda.schedule.chip import A100, B200, H100, Usage, usage_fits
+from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.tools import nvrtc as toolkit
 from tests.cuda_units import MOST_SPILLS, Unit, compiled, some_units
 
 pytestmark = pytest.mark.skipif(not toolkit.available()[0], reason=toolkit.available()[1])

@@ -21,20 +21,22 @@ import pytest
 
 import rnnc
 from rnnc import train
-from rnnc.backends.cuda import gemm as cublas
-from rnnc.backends.cuda.chip import EMULATED, H100, Chip
-from rnnc.backends.cuda.device import CupyDevice
+from rnnc.backends.cuda.compiled import CudaBound, CudaCode
 from rnnc.backends.cuda.emulated import EmulatedDevice
 from rnnc.backends.cuda.emulator import find_compiler
-from rnnc.backends.cuda.executable import CudaExecutable, CudaRunner
-from rnnc.backends.cuda.home import Home
-from rnnc.backends.cuda.run import Loaded
-from rnnc.backends.cuda.schedule import Wish
+from rnnc.backends.cuda.run import gemm as cublas
+from rnnc.backends.cuda.run.device import CupyDevice
+from rnnc.backends.cuda.run.execution import Loaded
+from rnnc.backends.cuda.schedule.chip import EMULATED, H100, Chip
+from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.schedule.layouts import Wish
 from rnnc.cells import linear, sigmoid, tanh
+from rnnc.ir.computation import Computation
 from rnnc.optimizers import Adam
 from tests.cases import TOLERANCE, Case, Result, error, worst_error
 from tests.fake_cupy import FakeCupyArray, FakeGpu
 from tests.fake_device import FakeTensor
+from tests.forward_calls import run_stack
 from tests.networks import data_of, parameters_of, stack_of
 from tests.refusals import raises_saying
 from tests.training_data import tagged, tagger
@@ -52,13 +54,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     found = FakeGpu()
     found.install(monkeypatch)
     bound: list[object] = []
-    bind = CudaRunner._bound
+    pack = CudaBound._packed
 
-    def counted(runner: CudaRunner, loaded: Loaded) -> Any:
+    def counted(self: CudaBound, loaded: Loaded) -> Any:
         bound.extend([loaded] * isinstance(loaded.device, CupyDevice))
-        return bind(runner, loaded)
+        return pack(self, loaded)
 
-    monkeypatch.setattr(CudaRunner, "_bound", counted)
+    monkeypatch.setattr(CudaBound, "_packed", counted)
     yield found
     found.check_guards()
     # Binding parameters waits once for its own work; nothing else does.
@@ -300,15 +302,13 @@ def run(gpu: FakeGpu, wish: Wish, hidden_size: int = 20, chip: Chip | None = Non
     results = []
     for device, there in ((CupyDevice, chip or gpu.chip), (EmulatedDevice, EMULATED)):
         on_gpu = device is CupyDevice
-        executable = CudaExecutable(stack, there, device, None, wish if on_gpu else None)
+        code = CudaCode(Computation.of_stack(stack), there, device, None, wish if on_gpu else None)
         move: Any = partial(up, gpu=gpu) if on_gpu else lambda a: a
-        runner = executable.bind(move(params))
-        shapes = (4, batch, hidden_size), (1, batch, hidden_size)
-        output, final = (move(np.full(shape, np.nan, "float32")) for shape in shapes)
-        runner.run(move(data["x"]), tuple(map(move, given)), None, output, (final,))
+        states = tuple(map(move, given))
+        output, (final,) = run_stack(code.bind(move(params)), stack, move(data["x"]), states, move=move)
         results.append((output, final))
     assert_close(*results)
-    return executable
+    return code
 
 
 @pytest.mark.parametrize("slices", (1, 2, 4))
@@ -514,7 +514,8 @@ def test_several_devices(gpu: FakeGpu) -> None:
 WITHOUT = """
 import sys
 import rnnc
-from rnnc.backends.cuda import driver, toolkit
+from rnnc.backends.cuda.run import availability as driver
+from rnnc.backends.cuda.tools import nvrtc as toolkit
 import ctypes
 whole = ctypes.CDLL
 def load(name, *more, **options):

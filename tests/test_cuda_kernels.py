@@ -16,15 +16,16 @@ import pytest
 
 import rnnc
 from rnnc import backends
+from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emulator import EmulatorError, find_compiler
-from rnnc.backends.cuda.home import Home
-from rnnc.backends.cuda.kernel import Kernel
+from rnnc.backends.cuda.schedule.home import Home
+from rnnc.computations import forward as forward_of
 from tests.cases import TOLERANCE, Case, Result, arrays, worst_error
 from tests.cuda_ways import (
     ROOMY,
     GuardedDevice,
     GuardedUnit,
-    PoisonedExecutable,
+    PoisonedCode,
     StrayWrite,
     Way,
     WishedBackend,
@@ -91,8 +92,8 @@ class MutatedBackend(WishedBackend):
         super().__init__(setting.way)
         self._device = device
 
-    def compile(self, stack: Any, *, threads: int | None, operands: str | None = None) -> PoisonedExecutable:
-        return PoisonedExecutable(stack, self._way.chip, lambda: self._device, operands, self._way.wish)
+    def compile(self, computation: Any, *, threads: int | None, operands: str | None = None) -> PoisonedCode:
+        return PoisonedCode(computation, self._way.chip, lambda: self._device, operands, self._way.wish)
 
 
 def signs(setting: Setting, mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -145,7 +146,7 @@ def without_each(source: str, text: str) -> Iterator[str]:
 
 
 def source_of(setting: Setting) -> str:
-    return setting.way.executable(setting.case.spec().stack(), setting.operands).code.source()
+    return setting.way.code(forward_of(setting.case.spec()), setting.operands).code.source()
 
 
 @pytest.mark.parametrize("name", SETTINGS)

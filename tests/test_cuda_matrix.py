@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.cuda.chip import Chip
+from rnnc.backends.cuda.emit.tensor_products import KINDS
 from rnnc.backends.cuda.emulator import find_compiler
-from rnnc.backends.cuda.home import Home
-from rnnc.backends.cuda.tensor import KINDS
-from rnnc.backends.interpreter import run_graph
+from rnnc.backends.cuda.schedule.chip import Chip
+from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
@@ -147,7 +147,7 @@ EACH_ORDER = [(name, way) for number, name in enumerate(SEVERAL) for way in ways
 def test_results_do_not_depend_on_the_order_of_threads(name: str, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     case = SEVERAL[name]
     model: Any = rnnc.compile(case.spec(), case.params, backend=way.backend(monkeypatch))
-    device = model.program._executable.device
+    device = model._code.device
     results = []
     for device.order in ORDERS:
         results.append(case.call(model))
@@ -162,7 +162,7 @@ def test_gradients_do_not_depend_on_the_order_of_threads(name: str, monkeypatch:
     case = SEVERAL[name]
     backend = Way(Home.SHARED, "many", chip=few_blocks(case)).backend(monkeypatch)
     adjoints = seeds(case, 1)
-    device = compiled("vjp", case.spec(), backend)._function.device
+    device = compiled("vjp", case.spec(), backend)._code.device
     results = []
     for device.order in ORDERS:
         results.append(pull(case, backend, adjoints))
@@ -248,9 +248,9 @@ def assert_rounded(products: Products, operands: str, way: Way, *, gradients: bo
     if lengths is not None:
         wide["valid"] = np.arange(steps)[:, None, None] < lengths[None, :, None]
     expected = steady(graph, wide, products.batch, operands, OFF)
-    function = way.function(Computation(partial(build, products.stack(), gradients)), operands)
+    bound = way.code(Computation(partial(build, products.stack(), gradients)), operands).bind({})
     found = {name: np.empty(value.shape, np.float32) for name, value in expected.items()}
-    function.start(feeds, found, steps, products.batch, lengths)
+    bound.start(feeds, found, steps, products.batch, lengths)
     for name, value in expected.items():
         kept = np.isfinite(value)
         assert kept.mean() > 0.6 and np.isfinite(found[name]).all(), name

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnc.backends.cuda.barriers import barriers
-from rnnc.backends.cuda.chip import A100, B200, EMULATED, H100, Chip
 from rnnc.backends.cuda.code import generate
-from rnnc.backends.cuda.home import Home
-from rnnc.backends.cuda.schedule import OTHER_REGISTERS, Schedule, Wish, schedule
-from rnnc.backends.cuda.tensor import KINDS
+from rnnc.backends.cuda.emit.tensor_products import KINDS
+from rnnc.backends.cuda.schedule.chip import A100, B200, EMULATED, H100, Chip
+from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.schedule.layouts import OTHER_REGISTERS, Schedule, Wish, schedule
+from rnnc.backends.planning.hazards import barriers
 from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Region, Space
 from rnnc.backends.planning.planner import plan
+from rnnc.ir.computation import Computation
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.lower import Stack
-from rnnc.ir.pipeline import rolled_program
 from tests.networks import CELLS, stack_of
 from tests.random_cells import stacks
 
@@ -32,7 +32,7 @@ CHIPS = (EMULATED, A100, H100, B200)
 
 def regions_of(stack: Stack) -> list[Region]:
     """The recurrences of a stack."""
-    return [region for region in plan(rolled_program(stack)).regions if region.steps]
+    return [region for region in plan(Computation.of_stack(stack).program()).regions if region.steps]
 
 
 def check(way: Schedule, chip: Chip, together: int) -> None:
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_an_error(wish: Wish | None) -> None:
 def test_parts_of_shared_memory_do_not_overlap(cell: str, operands: str | None) -> None:
     """In the generated text: staged rows, then sums, then the weights of each dot, up to the size of a launch."""
     stack = stack_of(cell, hidden_size=50, dtype="float32")
-    code = generate(plan(rolled_program(stack)), H100, operands, Wish(home=Home.SHARED))
+    code = generate(plan(Computation.of_stack(stack).program()), H100, operands, Wish(home=Home.SHARED))
     for way in code.ways:
         (kernel,) = (k for k in code.kernels if way.region.name in re.split(r"_(?=loop)", k.name))
         found = [int(n) for n in re.findall(r"\)\(staged \+ (\d+)\)", kernel.text)]

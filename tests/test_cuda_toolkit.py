@@ -15,8 +15,20 @@ from typing import Any
 
 import pytest
 
-from rnnc.backends.cuda import driver, toolkit
-from rnnc.backends.cuda.chip import A100, B200, EMULATED, H100, PRESETS, Chip, Usage, chip_of, of_device, usage_fits
+from rnnc.backends.cuda.run import availability as driver
+from rnnc.backends.cuda.schedule.chip import (
+    A100,
+    B200,
+    EMULATED,
+    H100,
+    PRESETS,
+    Chip,
+    Usage,
+    chip_of,
+    of_device,
+    usage_fits,
+)
+from rnnc.backends.cuda.tools import nvrtc as toolkit
 from rnnc.ir.errors import ArgumentError, BackendError, BackendUnavailable
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -274,7 +286,7 @@ import ctypes, sys
 import rnnc
 assert "cupy" not in sys.modules, "import rnnc"
 spec = rnnc.GRU(3, 4)
-from rnnc.backends.cuda import driver
+from rnnc.backends.cuda.run import availability as driver
 def load(name):
     raise OSError(name)
 driver.ctypes.CDLL, whole = load, driver.ctypes.CDLL

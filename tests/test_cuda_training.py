@@ -10,10 +10,10 @@ import pytest
 
 import rnnc
 from rnnc import train
-from rnnc.backends import noise, updates
 from rnnc.backends.cuda import emulated
 from rnnc.backends.cuda.emulator import find_compiler
-from rnnc.backends.noise import Where
+from rnnc.backends.reference import training
+from rnnc.backends.training.noise import Where
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer, update_graph
 from tests.training_data import noisy, overflowing, same, series, steps, tagged, tagger
 
@@ -142,7 +142,7 @@ def test_noise_is_numpys(shape: tuple[int, int, int], dtype: str) -> None:
     where = Where(seed=2**63 + 5, update=7, number=3, row=11, step=2**31)
     found, expected = (np.full(shape, np.nan, dtype) for _ in range(2))
     emulated.compile_noise(dtype).fill(found, where, 0.3, 0.5, 1.5)
-    noise.compile_noise(dtype).fill(expected, where, 0.3, 0.5, 1.5)
+    training.compile_noise(dtype).fill(expected, where, 0.3, 0.5, 1.5)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -154,7 +154,7 @@ def test_an_update_of_flat_arrays(size: int) -> None:
     scalars = {n.attr("name"): 0.5 for n in graph.nodes if n.op == "input" and n.shape != ("B",)}
     found, expected = ({name: array.copy() for name, array in arrays.items()} for _ in range(2))
     emulated.compile_update(graph).run(found, scalars)
-    updates.compile_update(graph).run(expected, scalars)
+    training.compile_update(graph).run(expected, scalars)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-14, err_msg=name)
 

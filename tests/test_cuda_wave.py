@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.cuda.chip import EMULATED
+from rnnc.backends.cuda import CudaCode
+from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emulated import EmulatedDevice
 from rnnc.backends.cuda.emulator import find_compiler
-from rnnc.backends.cuda.executable import CudaExecutable
-from rnnc.backends.cuda.function import CudaFunction
-from rnnc.backends.cuda.kernel import Kernel
-from rnnc.backends.cuda.schedule import Wish
+from rnnc.backends.cuda.schedule.chip import EMULATED
+from rnnc.backends.cuda.schedule.layouts import Wish
+from rnnc.computations import forward
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import lower
+from tests.forward_calls import run_stack
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="emulating CUDA needs a C++ compiler")
 
@@ -109,10 +110,8 @@ def gradients(spec: Any, device: EmulatedDevice, wave: bool, lengths: Any = None
 
     names = [name for name in build(1, False).outputs if name.startswith("d:")]
     seeds = ["d:" + name for name in build(1, False).outputs if not name.startswith("d:")]
-    function = CudaFunction(
-        Computation(build, frozenset(names + seeds)), EMULATED, lambda: device, wish=Wish(wave=wave)
-    )
-    assert ("wave " in function.text("commands")) == wave
+    code = CudaCode(Computation(build, frozenset(names + seeds)), EMULATED, lambda: device, wish=Wish(wave=wave))
+    assert ("wave " in code.text("commands")) == wave
     random = np.random.default_rng(0)
     arrays = {}
     for node in build(STEPS, False).nodes:
@@ -126,7 +125,7 @@ def gradients(spec: Any, device: EmulatedDevice, wave: bool, lengths: Any = None
         sizes = [BATCH if size == "B" else int(size) for size in nodes[0].shape]
         made[name] = np.full([len(nodes), *sizes] if isinstance(output, tuple) else sizes, np.nan, spec.dtype)
     first = {name: array for name, array in arrays.items() if name not in seeds}
-    tape = function.start(first, {n: a for n, a in made.items() if n not in names}, STEPS, BATCH, lengths)
+    tape = code.bind({}).start(first, {n: a for n, a in made.items() if n not in names}, STEPS, BATCH, lengths)
     tape.finish({name: arrays[name] for name in seeds}, {name: made[name] for name in names})
     return made
 
@@ -159,9 +158,8 @@ def test_few_steps(steps: int) -> None:
     x = np.random.default_rng(0).standard_normal((steps, 2, 4)).astype("float32")
     results = []
     for wave in (False, True):
-        executable = CudaExecutable(spec.stack(), EMULATED, EmulatedDevice, wish=Wish(wave=wave))
-        output, final = np.full((steps, 2, 6), np.nan, "float32"), np.full((2, 2, 6), np.nan, "float32")
-        executable.bind(spec.init(seed=0)).run(x, None, None, output, (final,))
+        code = CudaCode(forward(spec), EMULATED, EmulatedDevice, wish=Wish(wave=wave))
+        output, (final,) = run_stack(code.bind(spec.init(seed=0)), spec.stack(), x)
         results.append((output, final))
     for one, other in zip(*results, strict=True):
         assert np.isfinite(one).all()
@@ -173,9 +171,8 @@ def test_layers_side_by_side_are_resident_together() -> None:
     chip, spec, batch = replace(EMULATED, sms=12), rnnc.LSTM(3, 8, 3), 40
     device = GridDevice()
     device.chip = chip
-    executable = CudaExecutable(spec.stack(), chip, lambda: device, wish=Wish(slices=2, wave=True))
-    x, finals = np.zeros((4, batch, 3), "float32"), tuple(np.zeros((3, batch, 8), "float32") for _ in range(2))
-    executable.bind(spec.init(seed=0)).run(x, None, None, np.zeros((4, batch, 8), "float32"), finals)
+    code = CudaCode(forward(spec), chip, lambda: device, wish=Wish(slices=2, wave=True))
+    run_stack(code.bind(spec.init(seed=0)), spec.stack(), np.zeros((4, batch, 3), "float32"))
     assert device.blocks == [4, 4, 4]  # two groups of two slices each
 
 

@@ -39,7 +39,7 @@ class Chain(rnnc.Cell):
 
 
 def planned(derivative: Any) -> Any:
-    computation = derivative._function.computation
+    computation = derivative._computation
     return plan(computation.program(), computation.late)
 
 

@@ -16,8 +16,8 @@ import pytest
 
 import rnnc
 from rnnc import backends
-from rnnc.arrays import as_array
 from rnnc.backends.arrays import NUMPY, CuPyArrays
+from rnnc.checking.arrays import as_array
 from tests import fake_device
 from tests.cases import CELLS, Case
 from tests.fake_device import FakeArray, FakeTensor

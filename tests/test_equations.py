@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnc
-from rnnc.backends.interpreter import run_graph
+from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir import equations as eq
 from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.equations import Value

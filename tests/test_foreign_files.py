@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnc
-from rnnc.cli import load_spec, main
+from rnnc.cli import load_model, main
 from tests.refusals import raises_saying
 from tests.test_specs import Leaky
 
@@ -133,7 +133,7 @@ def test_a_file_out_of_all_proportion(suffix: str, content: str, folder: Path) -
     path = folder / f"spec.{suffix}"
     path.write_text(content)
     with raises_saying(rnnc.ArgumentError, f"SPEC: spec.{suffix}: "):
-        load_spec(path.name)
+        load_model(path.name)
 
 
 # ---- JSON

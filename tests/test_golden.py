@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rnnc.backends.cuda.chip import chip_of
-from rnnc.backends.cuda.device import CupyDevice
-from rnnc.backends.cuda.executable import CudaExecutable
+from rnnc.backends.cuda import CudaCode
+from rnnc.backends.cuda.run.device import CupyDevice
+from rnnc.backends.cuda.schedule.chip import chip_of
+from rnnc.computations import forward
 from rnnc.ir.lower import lower
 from rnnc.ir.text import print_graph
 from rnnc.specs import GRU, LSTM, RNN, Spec
@@ -33,7 +34,7 @@ def test_lowered(name: str) -> None:
 @pytest.mark.parametrize("chip", ("emulated", "H100"))
 def test_cuda(chip: str) -> None:
     """The host's commands, and the kernels without what all units begin with."""
-    code = CudaExecutable(GRU(3, 4).stack(), chip_of(chip), CupyDevice).code
+    code = CudaCode(forward(GRU(3, 4)), chip_of(chip), CupyDevice).code
     kernels = "\n".join(kernel.text for kernel in code.kernels)
     check_golden(f"cuda_gru_{chip.lower()}", f"{code.commands_text()}\n{kernels}")
 

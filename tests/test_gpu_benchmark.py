@@ -16,8 +16,8 @@ import pytest
 from benchmarks import gpu as benchmark
 from benchmarks import gpu_rows, gpu_worker
 from rnnc import backends
-from rnnc.backends.cuda import driver
 from rnnc.backends.cuda.emulator import find_compiler
+from rnnc.backends.cuda.run import availability as driver
 from tests.fake_cupy import FakeGpu
 
 

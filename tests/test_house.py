@@ -37,7 +37,7 @@ def within(module: str, *packages: str) -> bool:
 def test_the_searches_below_find_something() -> None:
     """An empty list of files would pass every test of this module."""
     assert {"graph.py", "ops.py"} <= {path.name for path in files("ir")}
-    assert "reference.py" in {path.name for path in files("backends")}
+    assert "interpreter.py" in {path.name for path in files("backends")}
     assert len(files("ir/passes")) > 3
     assert "rnnc.ir.graph.Graph" in set(imported(ROOT / "ir" / "equations.py"))
 

@@ -16,9 +16,10 @@ import pytest
 
 import rnnc
 from rnnc import train
-from rnnc.backends.llvm import function, library
-from rnnc.backends.llvm.jit import compile_assembly, emit_assembly
-from rnnc.backends.llvm.target import host
+from rnnc.backends.llvm import code
+from rnnc.backends.llvm.asm import library
+from rnnc.backends.llvm.asm.jit import compile_assembly, emit_assembly
+from rnnc.backends.llvm.asm.target import host
 from rnnc.backends.whole import whole
 from rnnc.optimizers import Adam
 from tests.interrupted import Interrupt, at_moment, handler, moments
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _small_batches_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(code, "PARALLEL_FLOPS", 0)
 
 
 def network(kind: str) -> tuple[Any, Any, str]:
@@ -51,7 +52,7 @@ def network(kind: str) -> tuple[Any, Any, str]:
         ("noisy", "llvm", "/rnnc/", 150),
         ("squashed", "llvm", "/rnnc/", 150),
         ("noisy", "llvm", "/rnnc/train/step.py", 20),
-        ("small", "reference", "/rnnc/backends/trainer.py", 60),
+        ("small", "reference", "/rnnc/backends/training/", 60),
     ),
 )
 def test_a_step_is_taken_whole_or_not_at_all(kind: str, runs_on: str, files: str, most: int) -> None:
@@ -179,8 +180,8 @@ def test_a_training_that_is_interrupted_again_and_again_ends_as_one_that_is_not(
 COMPILE = """
 import gc, os
 os.environ["RNNC_CACHE_DIR"] = "off"
-from rnnc.backends.llvm.jit import compile_assembly
-from rnnc.backends.llvm.target import host
+from rnnc.backends.llvm.asm.jit import compile_assembly
+from rnnc.backends.llvm.asm.target import host
 from tests.interrupted import at_moment, handler, moments
 from tests.test_jit import adder, call
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import rnnc
-from rnnc.backends.llvm.jit import Compiled, compile_assembly
-from rnnc.backends.llvm.target import host, processor
+from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.target import host, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,7 +56,7 @@ def relocations(elf: bytes) -> Iterator[int]:
 @pytest.mark.skipif(not processor().triple.startswith("x86_64-unknown-linux"), reason="reads ELF files of x86-64")
 def test_code_reaches_its_constants_wherever_they_lie() -> None:
     """LLVM puts them anywhere; with 32-bit distances it aborts in a process that has mapped more than 2 GB."""
-    found = set(relocations(rnnc.vjp(rnnc.LSTM(3, 4))._function.code.object_code()))
+    found = set(relocations(rnnc.vjp(rnnc.LSTM(3, 4))._code.linked.object_code()))
     assert found and found <= set(REACHES_FAR)
 
 

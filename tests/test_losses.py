@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnnc import losses
-from rnnc.backends.interpreter import run_graph
+from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnnc import backends, schedules
-from rnnc.backends.updates import CHUNK
+from rnnc.backends.reference.training import CHUNK
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.verify import verify
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer, check_optimizer, update_graph

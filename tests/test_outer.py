@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnc.backends.llvm import outer
-from rnnc.backends.llvm.emitter import Module
-from rnnc.backends.llvm.jit import Compiled, compile_assembly
-from rnnc.backends.llvm.target import ISAS, Target, host, legalized
+from rnnc.backends.llvm.asm.builder import Module
+from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.target import ISAS, Target, host, legalized
+from rnnc.backends.llvm.kernels import row_sums as outer
 from rnnc.ir.errors import BackendError
 
 TARGETS = [(isa, layout) for isa in ISAS for layout in (False, True)]

@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnc
-from rnnc.backends.interpreter import evaluate_bind
-from rnnc.backends.llvm import packers
-from rnnc.backends.llvm.emitter import Module
-from rnnc.backends.llvm.jit import Compiled, compile_assembly
-from rnnc.backends.llvm.packers import Sweep, emit_pack_kernels, emit_packer, pack_plan, sources, tables
-from rnnc.backends.llvm.packing import Layout, PackedPhase, aligned
-from rnnc.backends.llvm.pieces import Piece, resolve, window
-from rnnc.backends.llvm.target import ISAS, host, legalized
-from rnnc.backends.llvm.tile import Tile, choose_tile
-from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Space, Weight
+from rnnc.backends.llvm.asm.builder import Module
+from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.target import ISAS, Target, host, legalized
+from rnnc.backends.llvm.kernels import packers
+from rnnc.backends.llvm.kernels.packers import emit_packer, sources, sweeps_of, tables
+from rnnc.backends.llvm.kernels.tile import Tile, choose_tile
+from rnnc.backends.llvm.packing.layout import Layout, aligned
+from rnnc.backends.llvm.packing.rectangles import Piece, resolve, window
+from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Plan, Space, Weight
 from rnnc.backends.planning.planner import plan
+from rnnc.backends.reference.interpreter import evaluate_bind
+from rnnc.ir.computation import Computation
 from rnnc.ir.families import Family
 from rnnc.ir.ops import OPS, Array
-from rnnc.ir.pipeline import rolled_program
 from tests import user_cells
 
 GUARD = 64
@@ -148,7 +148,7 @@ def test_a_window_has_no_empty_pieces() -> None:
 @cache
 def kernels(isa: str, dtype: str) -> Compiled:
     module, target = Module(), legalized(isa)
-    emit_pack_kernels(module, dtype, target)
+    emit_packer(module, dtype, target)
     return compile_assembly(module.text(), target)
 
 
@@ -164,13 +164,16 @@ def guarded(count: int, dtype: str) -> tuple[Array, Array]:
     return whole, whole[GUARD : GUARD + count]
 
 
-def check(layout: Layout, sweeps: list[Sweep], values: Mapping[Family, Array], run: Callable[..., None]) -> None:
-    """run(arena, sources) fills what Layout.pack fills with the same bits, and leaves gaps and guards alone."""
+def check(layout: Layout, values: Mapping[Family, Array], isa: str) -> None:
+    """Generated code fills what Layout.pack fills with the same bits, and leaves gaps and guards alone."""
     want = layout.pack(values)
     whole, arena = guarded(layout.size, layout.dtype.name)
+    sweeps = sweeps_of(layout)
     arrays = [np.ascontiguousarray(values[source]) for source in sources(sweeps)]
     pointers = np.array([array.ctypes.data for array in arrays], np.int64)
-    run(arena.ctypes.data, pointers.ctypes.data)
+    rows, moves = tables(sweeps)
+    run = function(kernels(isa, layout.dtype.name), packers.SWEEPS, "pppip")
+    run(arena.ctypes.data, pointers.ctypes.data, rows.ctypes.data, len(rows), moves.ctypes.data)
     packed = covered(layout)
     bits = f"u{layout.dtype.itemsize}"
     np.testing.assert_array_equal(arena[packed].view(bits), want[packed].view(bits))
@@ -181,11 +184,10 @@ def check(layout: Layout, sweeps: list[Sweep], values: Mapping[Family, Array], r
 def covered(layout: Layout) -> Array:
     """Which elements of the arena belong to an operand; the rest rounds operands to cache lines."""
     inside = np.zeros(layout.size, bool)
-    for packed in layout.phases:
-        units = packed.tile.panels(packed.phase.width) * packed.tile.units
-        inside[packed.vectors : packed.vectors + len(packed.phase.vectors) * units] = True
-        for feed, start in zip(packed.phase.feeds, packed.weights, strict=True):
-            inside[start : start + feed.inner * len(feed.blocks) * units] = True
+    for block in layout.blocks:
+        phase, tile = block.packed.phase, block.packed.tile
+        rows = len(phase.vectors) if block.feed is None else block.feed.inner * len(block.feed.blocks)
+        inside[block.start : block.start + rows * tile.panels(phase.width) * tile.units] = True
     return inside
 
 
@@ -207,43 +209,40 @@ SPECS = [
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_generated_packing_is_packing(spec: rnnc.Spec, isa: str) -> None:
-    target, program = legalized(isa), rolled_program(spec.stack())
-    layout, module = Layout(spec.dtype), Module()
-    for _, phase in plan(program).phases():
-        layout.add(phase, choose_tile(phase, target, spec.dtype))
-    sweeps = [sweep for packed in layout.phases for sweep in pack_plan(packed)]
-    emit_pack_kernels(module, spec.dtype, target)
-    assert emit_packer(module, sweeps) == sources(sweeps)
-    code = compile_assembly(module.text(), target)
-    check(layout, sweeps, evaluate_bind(program, spec.init(seed=0)), function(code, packers.PACK, "pp"))
+    program = Computation.of_stack(spec.stack()).program()
+    check(layout_of(plan(program), legalized(isa)), evaluate_bind(program, spec.init(seed=0)), isa)
+
+
+def layout_of(planned: Plan, target: Target) -> Layout:
+    layout = Layout(planned.program.dtype)
+    for _, phase in planned.phases():
+        layout.add(phase, choose_tile(phase, target, planned.program.dtype))
+    return layout
+
+
+def test_what_two_phases_read_alike_lies_there_once() -> None:
+    """One matrix, from the same column on, in tiles of one size: the second phase finds it; other columns are new."""
+    w, layout = parameter(40, 24), Layout("float32")
+    for columns in ((0, 20), (0, 20), (4, 24)):
+        phase, place = Phase("p", 0), Place(Buffer("x", Space.INPUT, 1))
+        phase.width, phase.accumulators = 20, [family("add", (), (1,))]
+        phase.feeds.append(Feed(place, 40, ((0, Weight(w, False, *columns)),)))
+        layout.add(phase, Tile(8, 1, 1, 1))
+    assert [block.start for block in layout.blocks if block.feed] == [0, 40 * 24]
 
 
 def test_slices_and_concats_of_parameters_are_never_computed() -> None:
     """Two layers, both directions: one concat a layer joins the input weights of its directions."""
-    program = rolled_program(rnnc.LSTM(3, 4, 2, bidirectional=True).stack())
-    layout = Layout("float32")
-    for _, phase in plan(program).phases():
-        layout.add(phase, choose_tile(phase, host(), "float32"))
-    weights = [
-        s for packed in layout.phases for sweep in pack_plan(packed) for s in sources([sweep]) if len(s.shape) > 1
-    ]
+    program = Computation.of_stack(rnnc.LSTM(3, 4, 2, bidirectional=True).stack()).program()
+    layout = layout_of(plan(program), host())
+    weights = [source for source in sources(sweeps_of(layout)) if len(source.shape) > 1]
     assert len(set(weights)) == 8  # input and recurrent weights of each layer and direction
     assert all(source.op == "input" for source in weights)
 
 
-def test_two_packers_share_the_kernels_of_a_module() -> None:
-    module, target = Module(), host()
-    emit_pack_kernels(module, "float32", target)
-    w = parameter(5, 7)
-    for name, transposed in (("one", True), ("two", False)):
-        emit_packer(module, pack_plan(packed_phase(Tile(8, 1, 1, 1), [[(w, transposed)]], [])[1]), name)
-    code = compile_assembly(module.text(), target)
-    assert code.address("one") != code.address("two")
-
-
 def packed_phase(
     tile: Tile, feeds: list[list[tuple[Family, bool]]], vectors: list[Family], dtype: str = "float32"
-) -> tuple[Layout, PackedPhase]:
+) -> Layout:
     """A phase that multiplies by all columns of some weights, one accumulator a weight of a feed."""
     phase = Phase("p", 0, vectors=vectors)
     place = Place(Buffer("x", Space.INPUT, 1))
@@ -255,7 +254,8 @@ def packed_phase(
         phase.feeds.append(Feed(place, inner, tuple(blocks)))
     phase.accumulators = [family("add", (), (1,))] * max(map(len, feeds))
     layout = Layout(dtype)
-    return layout, layout.add(phase, tile)
+    layout.add(phase, tile)
+    return layout
 
 
 SIZES = st.integers(1, 20) | st.sampled_from([31, 32, 33, 50, 64, 65, 130])
@@ -280,14 +280,11 @@ def phases(draw: st.DrawFn, lanes: int) -> tuple[list[list[tuple[Family, bool]]]
 @given(data=st.data(), isa=st.sampled_from(ISAS), dtype=st.sampled_from(DTYPES))
 def test_any_phase_of_slices_and_concats(data: st.DataObject, isa: str, dtype: str) -> None:
     feeds, vectors, tile = data.draw(phases(legalized(isa).lanes(dtype)))
-    layout, packed = packed_phase(tile, feeds, vectors, dtype)
+    layout = packed_phase(tile, feeds, vectors, dtype)
     wanted = [matrix for feed in feeds for matrix, _ in feed] + vectors
     arrays = filled(list(dict.fromkeys(leaf for value in wanted for leaf in leaves(value))), dtype)
     known = arrays | {value: evaluate(value, arrays) for value in wanted}
-    sweeps = pack_plan(packed)
-    rows, moves = (np.array(table, np.int64) for table in tables(sweeps))
-    run = function(kernels(isa, dtype), packers.SWEEPS, "pppip")
-    check(layout, sweeps, known, lambda *ends: run(*ends, rows.ctypes.data, len(rows), moves.ctypes.data))
+    check(layout, known, isa)
 
 
 # Bounds of the source

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.parameters import bind_parameters
+from rnnc.checking.parameters import bind_parameters
 
 SPEC = rnnc.GRU(3, 4, 2)
 PARAMS = SPEC.init(seed=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnnc import backends, random
-from rnnc.backends.noise import LOW, Where, bits16, philox
+from rnnc.backends.training.noise import LOW, Where, bits16, philox
 
 # From the known-answer vectors of the Random123 distribution (Salmon et al. 2011).
 KNOWN = [
@@ -100,8 +100,8 @@ def test_permutations_are_permutations_and_differ() -> None:
 
 
 def test_every_instruction_set_of_this_machine() -> None:
-    from rnnc.backends.llvm.noise import compile_noise
-    from rnnc.backends.llvm.target import host
+    from rnnc.backends.llvm.asm.target import host
+    from rnnc.backends.llvm.training.noise import compile_noise
 
     found = []
     for target in (host(), host("generic")):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from rnnc.backends.interpreter import evaluate_bind, run_graph, run_program
+from rnnc.backends.reference.interpreter import evaluate_bind, run_graph, run_program
+from rnnc.ir.computation import Computation
 from rnnc.ir.equations import Value, linear, sigmoid, tanh
 from rnnc.ir.errors import RollError
 from rnnc.ir.graph import Graph, Node
@@ -23,7 +24,7 @@ from rnnc.ir.passes import PASSES, Pass
 from rnnc.ir.passes.common_subexpressions import common_subexpressions
 from rnnc.ir.passes.dead_code import dead_code
 from rnnc.ir.passes.sink_slices import sink_slices
-from rnnc.ir.pipeline import TEMPLATE_STEPS, optimized_graph, rolled_program
+from rnnc.ir.pipeline import TEMPLATE_STEPS
 from rnnc.ir.program import Loop, Program
 from rnnc.ir.roll import roll
 from rnnc.ir.text import print_graph
@@ -69,7 +70,7 @@ def test_a_program_of_three_steps_is_the_graph_of_any(
     cell: str, num_layers: int, bidirectional: bool, ragged: bool
 ) -> None:
     stack = stack_of(cell, num_layers, bidirectional)
-    program = rolled_program(stack, lengths=ragged)
+    program = Computation.of_stack(stack).program(lengths=ragged)
     for steps in STEPS:
         feeds = feeds_of(stack, steps, ragged)
         expected = run_graph(lower(stack, steps, lengths=ragged), feeds)
@@ -83,7 +84,7 @@ def test_other_sizes_and_no_bias(cell: str) -> None:
         stack = stack_of(cell, 2, True, input_size=input_size, hidden_size=hidden_size, bias=False)
         feeds = feeds_of(stack, 5, True)
         expected = run_graph(lower(stack, 5, lengths=True), feeds)
-        assert_agree(run_rolled(rolled_program(stack, lengths=True), feeds, 5), expected)
+        assert_agree(run_rolled(Computation.of_stack(stack).program(lengths=True), feeds, 5), expected)
 
 
 @settings(max_examples=60)
@@ -91,7 +92,7 @@ def test_other_sizes_and_no_bias(cell: str) -> None:
 def test_random_cells(stack: Stack) -> None:
     """Random equations, made of every op, in stacks of random sizes."""
     for ragged in (False, True):
-        program = rolled_program(stack, lengths=ragged)
+        program = Computation.of_stack(stack).program(lengths=ragged)
         for steps in (1, 2, 5):
             feeds = feeds_of(stack, steps, ragged)
             expected = run_graph(lower(stack, steps, lengths=ragged), feeds)
@@ -102,7 +103,9 @@ def test_random_cells(stack: Stack) -> None:
 
 
 def assert_same_program(stack: Stack, ragged: bool) -> None:
-    one, other = (roll(optimized_graph(stack, TEMPLATE_STEPS + n, lengths=ragged)[0]).text() for n in (0, 1))
+    computation = Computation.of_stack(stack)
+    graphs = (computation.optimized(TEMPLATE_STEPS + n, lengths=ragged).graph for n in (0, 1))
+    one, other = (roll(graph).text() for graph in graphs)
     assert one == other
 
 
@@ -153,7 +156,7 @@ def matmuls(program: Program) -> tuple[list[int], int]:
 @each_network
 @each_cell
 def test_matmuls_in_each_loop(cell: str, num_layers: int, bidirectional: bool, ragged: bool) -> None:
-    bodies, outside = matmuls(rolled_program(stack_of(cell, num_layers, bidirectional), lengths=ragged))
+    bodies, outside = matmuls(Computation.of_stack(stack_of(cell, num_layers, bidirectional)).program(lengths=ragged))
     one_body, after = MATMULS[cell]
     copies = num_layers * (2 if bidirectional else 1)
     assert sorted(bodies) == sorted(one_body * copies)
@@ -337,7 +340,7 @@ def test_operands_of_a_product_in_either_order_are_one_value() -> None:
         return h, {"h": h}
 
     stack = stack_from(step)
-    program = rolled_program(stack)
+    program = Computation.of_stack(stack).program()
     assert sum(f.op == "mul" for loop in program.loops() for f in loop.body) == 1
     feeds = feeds_of(stack, 4, False)
     assert_agree(run_rolled(program, feeds, 4), run_graph(lower(stack, 4), feeds))
@@ -351,6 +354,6 @@ def test_a_state_that_is_written_but_never_read_keeps_its_carry() -> None:
         return c, {"c": c, "seen": 2 * c}
 
     layer = Layer("_l0", {"w": (4, 3)}, {"c": 4, "seen": 4}, 4, False, step)
-    program = rolled_program(Stack(3, "float64", ((layer,),)))
+    program = Computation.of_stack(Stack(3, "float64", ((layer,),))).program()
     (loop,) = program.loops()
     assert sorted(f.attr("state") for f in loop.carries) == ["c_l0", "seen_l0"]

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.interpreter import evaluate_bind
-from rnnc.backends.llvm import driver
-from rnnc.backends.llvm.executable import compile
-from rnnc.backends.llvm.packing import Layout
-from rnnc.backends.llvm.target import ISAS, legalized
-from rnnc.backends.llvm.tile import Tile, blocks_of, choose_tile
+from rnnc.backends.llvm import compile
+from rnnc.backends.llvm.asm.target import ISAS, legalized
+from rnnc.backends.llvm.kernels import plan_function
+from rnnc.backends.llvm.kernels.tile import Tile, blocks_of, choose_tile
+from rnnc.backends.llvm.packing.layout import Layout
 from rnnc.backends.planning.plan import Phase, Space
 from rnnc.backends.planning.planner import plan
 from rnnc.backends.planning.reading import Reading
+from rnnc.backends.reference.interpreter import evaluate_bind
+from rnnc.ir.computation import Computation
 from rnnc.ir.equations import Value, linear, mean, tanh
-from rnnc.ir.pipeline import rolled_program
 from tests import user_cells
+from tests.forward_calls import run_stack
 from tests.golden import check_golden
 
 # spec -> matmul accumulators of each step phase, and values kept from phase to phase within a step
@@ -38,7 +39,7 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("spec", SCHEDULES, ids=repr)
 def test_a_step_is_scheduled_into_as_few_phases_as_its_barriers_allow(spec: rnnc.Spec) -> None:
-    made = plan(rolled_program(spec.stack()))
+    made = plan(Computation.of_stack(spec.stack()).program())
     (region,) = (r for r in made.regions if r.steps)
     accumulators, kept = SCHEDULES[spec]
     assert [len(p.accumulators) for p in region.steps] == accumulators
@@ -65,7 +66,7 @@ def test_what_is_shared_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[object] = []
     computed = Reading.computed
     monkeypatch.setattr(Reading, "computed", lambda self, family: asked.append(family) or computed(self, family))
-    program = rolled_program(rnnc.Recurrent(Doubling(), 3, 4).stack())
+    program = Computation.of_stack(rnnc.Recurrent(Doubling(), 3, 4).stack()).program()
     plan(program)
     assert len(asked) < 50 * len(Reading(program).all)
 
@@ -73,7 +74,7 @@ def test_what_is_shared_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("bias", [True, False])
 def test_products_with_the_input_stay_outside_the_loop(bias: bool) -> None:
     for spec in (rnnc.RNN(3, 4, bias=bias), rnnc.GRU(3, 4, bias=bias), rnnc.LSTM(3, 4, bias=bias)):
-        (region,) = plan(rolled_program(spec.stack())).regions
+        (region,) = plan(Computation.of_stack(spec.stack()).program()).regions
         assert all(feed.lhs.buffer.space is Space.INPUT for p in region.batched for feed in p.feeds)
         assert all(feed.lhs.buffer.space is Space.STATE for p in region.steps for feed in p.feeds)
 
@@ -87,11 +88,11 @@ def test_products_with_the_input_stay_outside_the_loop(bias: bool) -> None:
     ],
 )
 def test_plan_texts(name: str, spec: rnnc.Spec) -> None:
-    check_golden(name, plan(rolled_program(spec.stack())).text())
+    check_golden(name, plan(Computation.of_stack(spec.stack()).program()).text())
 
 
 def phases(spec: rnnc.Spec) -> list[Phase]:
-    return [phase for _, phase in plan(rolled_program(spec.stack())).phases()]
+    return [phase for _, phase in plan(Computation.of_stack(spec.stack()).program()).phases()]
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -109,7 +110,7 @@ def test_tiles_fit_the_registers(isa: str) -> None:
 @pytest.mark.parametrize("spec", [rnnc.LSTM(5, 33), rnnc.GRU(7, 20, reset_after=False)], ids=repr)
 def test_packed_weights_are_where_the_kernel_reads_them(spec: rnnc.Spec, tile: Tile) -> None:
     """Multiplies by walking the arena just as the generated loops do."""
-    program = rolled_program(spec.stack())
+    program = Computation.of_stack(spec.stack()).program()
     params = spec.init(seed=0)
     values = evaluate_bind(program, params)
     layout = Layout(spec.dtype)
@@ -143,9 +144,7 @@ def test_the_size_of_a_chunk_changes_nothing(room: int, monkeypatch: pytest.Monk
     params = spec.init(seed=0)
     x = np.random.default_rng(0).standard_normal((17, 3, 6)).astype("float32")
     want = rnnc.compile(spec, params)(x)[0]
-    monkeypatch.setattr(driver, "CHUNK_BYTES", room)
-    executable = compile(spec.stack(), threads=1)
-    got = np.empty_like(want)
-    finals = tuple(np.empty((4, 3, 10), np.float32) for _ in range(2))
-    executable.bind(params).run(x, None, None, got, finals)
+    monkeypatch.setattr(plan_function, "CHUNK_BYTES", room)
+    stack = spec.stack()
+    got, _ = run_stack(compile(Computation.of_stack(stack), threads=1).bind(params), stack, x)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)

@@ -15,8 +15,8 @@ import pytest
 
 import rnnc
 from rnnc import train
-from rnnc.backends.llvm import function
-from rnnc.backends.llvm.memory import Pool
+from rnnc.backends.llvm import code
+from rnnc.backends.llvm.calls.buffers import Pool
 from rnnc.optimizers import Adam
 from tests.training_data import noisy, tagged
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _small_batches_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(code, "PARALLEL_FLOPS", 0)
 
 
 def at_once(*works: Callable[[], object]) -> None:
@@ -137,11 +137,12 @@ os.environ["RNNC_CACHE_DIR"] = "off"
 import numpy as np
 import rnnc
 from rnnc import train
-from rnnc.backends.llvm import function, jit, runner
-from rnnc.backends.llvm.target import host
+from rnnc.backends.llvm import code
+from rnnc.backends.llvm.asm import jit
+from rnnc.backends.llvm.asm.target import host
 from tests.test_jit import adder, call
 from tests.test_processes import training
-function.PARALLEL_FLOPS = runner.PARALLEL_FLOPS = 0
+code.PARALLEL_FLOPS = 0
 
 spec = rnnc.GRU(3, 4)
 params, x = spec.init(seed=0), np.ones((5, 8, 3), "float32")
@@ -231,7 +232,7 @@ def test_a_fork_while_other_threads_compile_train_and_call() -> None:
 
 
 WITHIN = """
-from rnnc.backends.llvm import library
+from rnnc.backends.llvm.asm import library
 begin, children = library._Errand.__call__, []
 def begin_late(self):
     time.sleep(0.3)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.llvm.jit import compile_assembly
-from rnnc.backends.llvm.target import host
+from rnnc.backends.llvm.asm.jit import compile_assembly
+from rnnc.backends.llvm.asm.target import host
 
 OUTLIVES = """
 import gc, sys
@@ -145,7 +145,7 @@ def test_any_allocation_may_fail(spec: rnnc.Spec, given: bool, monkeypatch: pyte
     x = np.ones((300, 1, 3), np.float32)  # larger than the numbers that CPython keeps
     state = model(x)[1]
     want = model(x, state if given else None)[0]
-    function = model._plain
+    function = model._quick
     assert function is not None
     with failing_allocator() as own:
         outcomes(function, x, state if given else None, own)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import rnnc
+from rnnc.ir.computation import Computation
 from rnnc.ir.errors import IRError
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import lower
 from rnnc.ir.ops import OPS, Kind, Op
 from rnnc.ir.passes import optimize
-from rnnc.ir.pipeline import rolled_program
 from rnnc.ir.ragged import check_rows_end
 from rnnc.ir.roll import roll
 from tests import user_cells
@@ -31,9 +31,9 @@ SPECS = [
 
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_rows_end_in_every_spec(spec: rnnc.Spec) -> None:
-    check_rows_end(rolled_program(spec.stack(), lengths=True))
+    check_rows_end(Computation.of_stack(spec.stack()).program(lengths=True))
     with pytest.raises(IRError, match="not (kept|zero)"):  # without the masks there is nothing to prove
-        check_rows_end(rolled_program(spec.stack()))
+        check_rows_end(Computation.of_stack(spec.stack()).program())
 
 
 def masked_rnn(*, keep: bool, clear: bool) -> Graph:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnnc.backends.interpreter import evaluate_bind, run_graph, run_program
+from rnnc.backends.reference.interpreter import evaluate_bind, run_graph, run_program
 from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph

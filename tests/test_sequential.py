@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.interpreter import run_graph
+from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.computation import Computation
 from rnnc.ir.equations import Value, linear, sigmoid, tanh
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, LengthError, ParameterError, ShapeError
 from rnnc.ir.ragged import check_rows_end
 from rnnc.ir.text import parse_graph, print_graph
 from rnnc.ir.verify import verify
-from rnnc.lowering import lower_network, masks
+from rnnc.network_graph import lower_network, masks
 from tests.refusals import raises_saying
 from tests.training_data import CLASSES, WORDS, tagger
 

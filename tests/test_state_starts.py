@@ -9,7 +9,7 @@ import pytest
 
 from rnnc import backends
 from rnnc.backends.cuda.emulator import find_compiler
-from rnnc.backends.interpreter import run_graph
+from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.verify import verify
@@ -52,8 +52,8 @@ def test_a_state_starts_at(start: str) -> None:
     expected = run_graph(build(STARTS[start], 4), feeds)
     for name in names:
         computation = Computation(lambda steps, lengths: build(STARTS[start], steps))
-        function = backends.get(name).compile_function(computation, threads=1)
+        bound = backends.get(name).compile(computation, threads=1).bind({})
         outputs = {key: np.full(value.shape, np.nan) for key, value in expected.items()}
-        function.start(feeds, outputs, 4, 2, None)
+        bound.start(feeds, outputs, 4, 2, None)
         for key, value in expected.items():
             np.testing.assert_allclose(outputs[key], value, rtol=1e-13, err_msg=name)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.llvm.executable import LlvmExecutable, compile
-from rnnc.backends.llvm.function import compile_function
-from rnnc.backends.llvm.jit import emit_assembly
-from rnnc.backends.llvm.target import ISAS, Target, described, host, legalized
+from rnnc.backends.llvm import compile
+from rnnc.backends.llvm.asm.jit import emit_assembly
+from rnnc.backends.llvm.asm.target import ISAS, Target, described, host, legalized
 from rnnc.backends.reference import compile as compile_reference
+from rnnc.computations import forward, vjp
 from rnnc.ir.errors import BackendError
 from tests import user_cells
 
@@ -76,9 +76,9 @@ CPUS = [  # a CPU of each kind, and how it multiplies and adds in its widest reg
 
 @pytest.mark.parametrize(("isa", "triple", "cpu", "multiply"), CPUS, ids=lambda v: str(v).split("-")[0])
 def test_the_loop_over_k_stays_in_registers(isa: str, triple: str, cpu: str, multiply: str) -> None:
-    executable: LlvmExecutable = compile(rnnc.LSTM(128, 256).stack(), threads=1, target=legalized(isa))
-    named = replace(executable.target, cpu=cpu, features="" if isa == "generic" else "+fma", tuning="")
-    assembly = emit_assembly(executable.text("llvm"), named, triple)
+    code = compile(forward(rnnc.LSTM(128, 256)), threads=1, target=legalized(isa))
+    named = replace(code.target, cpu=cpu, features="" if isa == "generic" else "+fma", tuning="")
+    assembly = emit_assembly(code.text("llvm"), named, triple)
     loops = [block for block in inner_loops(assembly) if len(re.findall(multiply, block)) >= 4]
     loops = [block for block in loops if not re.search(r"\bv?divps|\bfdiv", block)]  # those are epilogues
     assert loops, "no loop multiplies and adds in the widest registers"
@@ -140,10 +140,10 @@ WITHIN: dict[str, set[str]] = {  # a target -> the features that it lists and th
 def test_code_has_no_instruction_that_the_machine_did_not_list(isa: str) -> None:
     """Of eight processor models in virtual machines that hide all but what the target needs, and all but AVX-512."""
     layout, extra = legalized(isa), {"bmi2", "prfchw"}
-    forward = compile(rnnc.RNN(3, 5).stack(), threads=1, target=layout).text("llvm")
-    both = compile_function(rnnc.vjp(rnnc.RNN(3, 5))._computation, threads=1, target=layout).text("llvm")
+    alone = compile(forward(rnnc.RNN(3, 5)), threads=1, target=layout).text("llvm")
+    both = compile(vjp(rnnc.RNN(3, 5)), threads=1, target=layout).text("llvm")
     needed = {"avx2", "fma", *(AVX512 if isa == "avx512" else ())}
-    for text, cpu, listed in (*((forward, cpu, set[str]()) for cpu in MODELS), (both, "znver4", extra)):
+    for text, cpu, listed in (*((alone, cpu, set[str]()) for cpu in MODELS), (both, "znver4", extra)):
         target = described(cpu, dict.fromkeys(needed | listed, True), isa)
         assembly = emit_assembly(text, target, "x86_64-unknown-linux-gnu")
         allowed = WITHIN[isa] | (listed if isa != "generic" else set())

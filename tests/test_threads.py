@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.llvm import crew, function, runner
+from rnnc.backends.llvm import code
+from rnnc.backends.llvm.calls import bound
+from rnnc.backends.llvm.calls.lockstep import Call, run_all
+from rnnc.backends.llvm.runtime import Runtime
+from rnnc.computations import forward
 
 SPECS = [rnnc.LSTM(5, 20, 2, bidirectional=True), rnnc.GRU(3, 16, reset_after=False, batch_first=True)]
 
 
 @pytest.fixture(autouse=True)
 def every_call_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(code, "PARALLEL_FLOPS", 0)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
@@ -42,20 +48,30 @@ def flat(result: tuple[np.ndarray, object]) -> list[np.ndarray]:
     return [output, *(state if isinstance(state, tuple) else (state,))]  # type: ignore[list-item]
 
 
-def test_the_parts_really_run_on_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def counting(counts: list[int]) -> Callable[[Sequence[Call], Runtime], int]:
+    """`run_all`, and how many calls it was given."""
+
+    def counted(calls: Sequence[Call], runtime: Runtime) -> int:
+        counts.append(len(calls))
+        return run_all(calls, runtime)
+
+    return counted
+
+
+def test_the_shards_really_run_on_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    monkeypatch.setattr(runner, "run_all", lambda calls: (counts.append(len(calls)), crew.run_all(calls))[1])
+    monkeypatch.setattr(bound, "run_all", counting(counts))
     spec = rnnc.GRU(3, 4)
     model = rnnc.compile(spec, spec.init(seed=0), threads=3)
     model(np.zeros((5, 8, 3), np.float32))
     model(np.zeros((5, 2, 3), np.float32))
-    model(np.zeros((5, 8, 3), np.float32), lengths=[5, 0, 0, 0, 0, 0, 0, 1])  # only two parts have any work
+    model(np.zeros((5, 8, 3), np.float32), lengths=[5, 0, 0, 0, 0, 0, 0, 1])  # only two shards have any work
     model(np.zeros((5, 1, 3), np.float32))
     assert counts == [3, 2, 2]
 
 
 def test_no_memory_in_a_part_is_a_memory_error_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "run_all", lambda calls: 1)
+    monkeypatch.setattr(bound, "run_all", lambda calls, runtime: 1)
     model = rnnc.compile(rnnc.GRU(3, 4), rnnc.GRU(3, 4).init(seed=0), threads=3)
     with pytest.raises(MemoryError, match="5 steps of 8 rows"):
         model(np.zeros((5, 8, 3), np.float32))
@@ -70,11 +86,9 @@ def test_a_bad_number_of_threads_is_refused(value: str, monkeypatch: pytest.Monk
 
 def test_the_variable_decides_where_the_argument_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNNC_NUM_THREADS", "3")
-    stack = rnnc.GRU(3, 4).stack()
-    from rnnc.backends.llvm.executable import compile
-
-    assert compile(stack).threads == 3
-    assert compile(stack, threads=2).threads == 2
+    spec = forward(rnnc.GRU(3, 4))
+    assert code.compile(spec).threads == 3
+    assert code.compile(spec, threads=2).threads == 2
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -82,10 +96,9 @@ def test_the_variable_decides_where_the_argument_does_not(monkeypatch: pytest.Mo
 def test_gradients_are_sums_over_the_rows_of_all_threads(
     spec: rnnc.Spec, ragged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In both parts of a vjp: parameters' gradients are added up, rows' own stay with their rows."""
-    monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
+    """In both halves of a vjp: parameters' gradients are added up, rows' own stay with their rows."""
     counts: list[int] = []
-    monkeypatch.setattr(function, "run_all", lambda calls: (counts.append(len(calls)), crew.run_all(calls))[1])
+    monkeypatch.setattr(bound, "run_all", counting(counts))
     params, rng = spec.init(seed=0), np.random.default_rng(3)
     alone, together = (rnnc.vjp(spec, threads=n) for n in (1, 3))
     for batch in (2, 12):

@@ -11,8 +11,9 @@ import pytest
 
 import rnnc
 from rnnc import train
-from rnnc.backends.llvm import function, trainer
-from rnnc.backends.trainer import ComposedTrainer
+from rnnc.backends.llvm import code
+from rnnc.backends.llvm.training import trainer
+from rnnc.backends.training.composed import ComposedTrainer
 from rnnc.ir.equations import Value, linear, tanh
 from rnnc.losses import cross_entropy
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer
@@ -35,7 +36,7 @@ class Squashed(rnnc.Cell):
 
 @pytest.fixture(autouse=True)
 def _small_batches_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(code, "PARALLEL_FLOPS", 0)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +100,8 @@ def test_what_lies_in_the_padding_reaches_nothing(threads: int) -> None:
     batch = train.Sequences(model, step.loss, pairs).batch(np.arange(len(pairs)))
     loss, before = step.gradients(batch)
     assert isinstance(step._trainer, trainer.LlvmTrainer)
-    for team in step._trainer._teams.values():
-        for block in team.space._blocks.values():
+    for threaded in step._trainer._steps.values():
+        for block in threaded.space._blocks.values():
             block[...] = np.nan
     again, after = step.gradients(batch)
     assert loss == again

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import rnnc
 from rnnc import train
-from rnnc.backends.llvm import function
-from rnnc.backends.llvm.trainer import LlvmTrainer
+from rnnc.backends.llvm import code
+from rnnc.backends.llvm.training.trainer import LlvmTrainer
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ParameterError, RnncError, ShapeError
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer
 from tests.refusals import raises_saying
@@ -24,7 +24,7 @@ Draw = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def _small_batches_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(function, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(code, "PARALLEL_FLOPS", 0)
 
 
 class Setup:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rnnc.backends import updates
-from rnnc.backends.llvm.target import host
-from rnnc.backends.llvm.update import compile_update
+from rnnc.backends.llvm.asm.target import host
+from rnnc.backends.llvm.training.update import compile_update
+from rnnc.backends.reference import training
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer, update_graph
@@ -27,7 +27,7 @@ def test_machine_code_updates_as_numpy_does(optimizer: Optimizer, dtype: str, si
     before = {name: array.copy() for name, array in guarded.items()}
     expected = {name: array[GUARD : GUARD + size].copy() for name, array in guarded.items()}
     scalars = {"scale": 0.5} | optimizer.scalars(3, 0.01)
-    updates.compile_update(graph).run(expected, scalars)
+    training.compile_update(graph).run(expected, scalars)
     compile_update(graph).run({name: array[GUARD : GUARD + size] for name, array in guarded.items()}, scalars)
     tolerance = 1e-6 if dtype == "float32" else 1e-14
     for name in names:

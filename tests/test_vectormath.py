@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rnnc.backends.llvm.emitter import Function, Module, Val
-from rnnc.backends.llvm.jit import Compiled, compile_assembly
-from rnnc.backends.llvm.target import ISAS, host
-from rnnc.backends.llvm.vectormath import VectorMath
+from rnnc.backends.llvm.asm.builder import Function, Module, Val
+from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.target import ISAS, host
+from rnnc.backends.llvm.asm.vectormath import VectorMath
 from rnnc.ir.errors import BackendError
 from rnnc.ir.ops import OPS, Kind, Op
 

@@ -14,24 +14,19 @@ from __future__ import annotations
 from typing import Any
 
 from rnnc.backends.arrays import CuPyArrays
-from rnnc.backends.cuda.chip import Chip
-from rnnc.backends.cuda.device import CupyDevice
-from rnnc.backends.cuda.executable import CudaExecutable
-from rnnc.backends.cuda.function import CudaFunction
-from rnnc.backends.cuda.noise import CudaNoise
-from rnnc.backends.cuda.tensor import KINDS
-from rnnc.backends.cuda.trainer import CudaUpdate
+from rnnc.backends.cuda.compiled import CudaCode
+from rnnc.backends.cuda.emit.tensor_products import KINDS
+from rnnc.backends.cuda.run.device import CupyDevice
+from rnnc.backends.cuda.run.training import CudaNoise, CudaUpdate
+from rnnc.backends.cuda.schedule.chip import Chip
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack
 
 __all__ = [
     "OPERANDS",
-    "CudaExecutable",
-    "CudaFunction",
+    "CudaCode",
     "arrays",
     "compile",
-    "compile_function",
     "compile_noise",
     "compile_update",
 ]
@@ -39,7 +34,7 @@ __all__ = [
 
 def _cupy() -> Any:
     """CuPy, if there is a GPU; else a BackendError that says what is missing."""
-    from rnnc.backends.cuda.driver import require_gpu
+    from rnnc.backends.cuda.run.availability import require_gpu
 
     require_gpu()
     import cupy
@@ -55,17 +50,10 @@ OPERANDS = tuple(KINDS)
 
 
 def compile(
-    stack: Stack, *, threads: int | None, operands: str | None = None, chip: Chip | None = None
-) -> CudaExecutable:
-    """Compiles a stack for the GPU at hand, or for a chip; `threads` are the CPU's and do not matter."""
-    return CudaExecutable(stack, chip or _chip(), CupyDevice, operands)
-
-
-def compile_function(
-    computation: Computation, *, threads: int | None, operands: str | None = None, chip: Chip | None = None
-) -> CudaFunction:
-    """Compiles a computation for the GPU at hand, or for a chip."""
-    return CudaFunction(computation, chip or _chip(), CupyDevice, operands)
+    computation: Computation, *, threads: int | None = None, operands: str | None = None, chip: Chip | None = None
+) -> CudaCode:
+    """Compiles a computation for the GPU at hand, or for a chip; `threads` are the CPU's and do not matter."""
+    return CudaCode(computation, chip or _chip(), CupyDevice, operands)
 
 
 def compile_update(graph: Graph) -> CudaUpdate:
@@ -80,8 +68,8 @@ def compile_noise(dtype: str) -> CudaNoise:
 
 def _chip() -> Chip:
     """The GPU at hand; without one, the chip that RNNC_CUDA_CHIP names."""
-    from rnnc.backends.cuda.chip import chip_of, of_device
-    from rnnc.backends.cuda.driver import gpu_status
+    from rnnc.backends.cuda.run.availability import gpu_status
+    from rnnc.backends.cuda.schedule.chip import chip_of, of_device
     from rnnc.ir import settings
 
     return of_device() if gpu_status().usable else chip_of(settings.cuda_chip())

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from textwrap import indent
 
-from rnnc.backends.cuda.batched import emit_map, emit_reduction
-from rnnc.backends.cuda.chip import Chip
-from rnnc.backends.cuda.dots import dots, merged
-from rnnc.backends.cuda.kernel import Kernel
-from rnnc.backends.cuda.packs import PACK_PRELUDE, Pack, pack_kernel
-from rnnc.backends.cuda.prelude import PRELUDE
-from rnnc.backends.cuda.recurrence import emit_launches, emit_whole
-from rnnc.backends.cuda.schedule import Schedule, Wish, schedule, wave_pays
-from rnnc.backends.cuda.tensor import KINDS, TENSOR_PRELUDE
+from rnnc.backends.cuda.emit.batched import emit_map, emit_reduction
+from rnnc.backends.cuda.emit.kernel import Kernel
+from rnnc.backends.cuda.emit.packs import PACK_PRELUDE, Pack, pack_kernel
+from rnnc.backends.cuda.emit.prelude import PRELUDE
+from rnnc.backends.cuda.emit.recurrence import emit_launches, emit_whole
+from rnnc.backends.cuda.emit.tensor_products import KINDS, TENSOR_PRELUDE
+from rnnc.backends.cuda.schedule.chip import Chip
+from rnnc.backends.cuda.schedule.layouts import Schedule, Wish, schedule, wave_pays
+from rnnc.backends.cuda.schedule.products import dots, merged
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, Weight
 from rnnc.ir.errors import BackendError
 
@@ -111,7 +111,7 @@ Command = Product | Map | Whole | Launches | Wave | Sum
 
 @dataclass
 class Code:
-    """What is compiled: kernels, and commands of the first and of the second part.
+    """What is compiled: kernels, and commands of the first and of the second half.
 
     operands: what tensor cores take, or None.
     """
@@ -146,8 +146,8 @@ class Code:
 
     def commands_text(self) -> str:
         """The commands, for a reader."""
-        parts = {"first part" if self.plan.late else "commands": self.first}
-        parts |= {"second part": self.second} if self.plan.late else {}
+        parts = {"first half" if self.plan.late else "commands": self.first}
+        parts |= {"second half": self.second} if self.plan.late else {}
         lines = [(name, [indent(str(command), "  ") for command in part]) for name, part in parts.items()]
         return "".join("\n".join([f"{name}:", *part, ""]) for name, part in lines)
 

@@ -1,45 +1,89 @@
-"""What calls of a model and of a computation have in common: code, its texts, and where it is loaded."""
+"""A computation compiled for a GPU, behind the protocol of `rnnc.backends.base`: code, its texts, calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
-from rnnc.backends.cuda.chip import Chip
+import numpy as np
+
+from rnnc.backends.base import PlainCall
 from rnnc.backends.cuda.code import Code, Wave, generate
-from rnnc.backends.cuda.device import Device
-from rnnc.backends.cuda.kernel import TIMED
-from rnnc.backends.cuda.run import Loaded
-from rnnc.backends.cuda.schedule import Wish
-from rnnc.backends.cuda.text import BYTES
+from rnnc.backends.cuda.emit.kernel import TIMED
+from rnnc.backends.cuda.emit.text import BYTES
+from rnnc.backends.cuda.run.calls import collect, give, give_lengths, values_of
+from rnnc.backends.cuda.run.device import Array, Device
+from rnnc.backends.cuda.run.execution import Loaded, Run, Values
+from rnnc.backends.cuda.schedule.chip import Chip
+from rnnc.backends.cuda.schedule.layouts import Wish
 from rnnc.backends.planning.keeping import kept_buffers
-from rnnc.backends.planning.plan import Plan
-from rnnc.ir.errors import BackendError
+from rnnc.backends.planning.planner import plan
+from rnnc.ir.computation import Computation
+from rnnc.ir.pipeline import PIPELINE, Artefacts, Stage, own_stages
+from rnnc.ir.program import is_parameter
+
+Arrays = Mapping[str, Array]
 
 
-class Compiled:
-    """Code for a chip, without and with lengths, its texts, and the device it is loaded on when it is first needed.
+@dataclass(frozen=True)
+class _Given:
+    """What the stages of this backend need besides the computation."""
 
-    operands: of matrix products on tensor cores, or None. wish: see `rnnc.backends.cuda.schedule.Wish`.
+    chip: Chip
+    operands: str | None
+    wish: Wish | None
+
+
+def _generate(made: Artefacts) -> Code:
+    given: _Given = made.given
+    return generate(made["plan"], given.chip, given.operands, given.wish)
+
+
+def _ptx(made: Artefacts) -> str:
+    from rnnc.backends.cuda.tools.nvrtc import ptx
+
+    return ptx(made["cuda"], made.given.chip.arch)
+
+
+STAGES = (
+    *PIPELINE,
+    Stage("plan", lambda made: plan(made["rolled"], made.computation.late), lambda planned: str(planned.text())),
+    Stage("commands", _generate, Code.commands_text),
+    Stage("cuda", lambda made: made["commands"].source(), str),
+    Stage("ptx", _ptx, str),
+)
+"""The pipeline of this backend."""
+
+
+class CudaCode:
+    """See `rnnc.backends.base.Code`. Code without and with lengths; nothing asks for the GPU before the first call.
+
+    operands: of matrix products on tensor cores, or None. wish: see `rnnc.backends.cuda.schedule.layouts.Wish`.
     """
 
-    stages: tuple[str, ...] = ("plan", "commands", "cuda", "ptx")
+    stages = own_stages(STAGES)
 
     def __init__(
-        self, chip: Chip, device: Callable[[], Device], operands: str | None = None, wish: Wish | None = None
+        self,
+        computation: Computation,
+        chip: Chip,
+        device: Callable[[], Device],
+        operands: str | None = None,
+        wish: Wish | None = None,
     ) -> None:
+        self.computation = computation
         self.chip = chip
         self.operands = operands
         self._device = device
         self._wish = wish
-        self.code = self._generate(lengths=False)
+        self._artefacts = self._generate(lengths=False)
+        self.code: Code = self._artefacts["commands"]
 
-    def _plan(self, lengths: bool) -> Plan:
-        """What code is generated from. lengths: whether it masks rows past their length."""
-        raise NotImplementedError
-
-    def _generate(self, lengths: bool) -> Code:
-        return generate(self._plan(lengths), self.chip, self.operands, self._wish)
+    def _generate(self, lengths: bool) -> Artefacts:
+        """lengths: whether it masks rows past their length."""
+        given = _Given(self.chip, self.operands, self._wish)
+        return Artefacts(STAGES, self.computation, lengths=lengths, given=given)
 
     @cached_property
     def device(self) -> Device:
@@ -54,34 +98,32 @@ class Compiled:
     @cached_property
     def ragged(self) -> Loaded:
         """The code that masks rows past their length; made when lengths are first given."""
-        return Loaded(self._generate(lengths=True), self.device)
+        return Loaded(self._generate(lengths=True)["commands"], self.device)
+
+    def bind(self, parameters: Arrays) -> CudaBound:
+        """See `rnnc.backends.base.Code.bind`. Asks for the GPU if there is something to pack."""
+        return CudaBound(self, parameters)
+
+    def saved_bytes(self, steps: int, batch: int) -> int:
+        """Bytes the first half keeps for the second."""
+        widths = sum(buffer.width for buffer in kept_buffers(self.code.plan) if buffer.space in TIMED)
+        return steps * batch * widths * np.dtype(self.code.dtype).itemsize
 
     # ---- texts
 
     def text(self, stage: str) -> str:
-        """The plan, the host's commands, the translation unit, or what NVRTC makes of it. BackendError for another."""
-        match stage:
-            case "plan":
-                return self.code.plan.text()
-            case "commands":
-                return self.code.commands_text()
-            case "cuda":
-                return self.code.source()
-            case "ptx":
-                from rnnc.backends.cuda.toolkit import ptx
-
-                return ptx(self.code.source(), self.chip.arch)
-        raise BackendError(f"stage: got {stage!r}, the cuda backend has {', '.join(map(repr, self.stages))}")
+        """The plan, the host's commands, the translation unit, or what NVRTC makes of it."""
+        return self._artefacts.text(stage)
 
     def explain(self) -> str:
-        """The chip, what is kept between both parts, and the way of each recurrence."""
+        """The chip, what is kept between both halves, and the way of each recurrence."""
         chip = self.chip
         operands = f", matrix products of {self.code.operands}" if self.code.operands else ""
         lines = [f"chip {chip.name} ({chip.arch}): {chip.sms} multiprocessors; {self.code.dtype}{operands}"]
         if kept := [b for b in kept_buffers(self.code.plan) if b.space in TIMED]:
             size = sum(b.width for b in kept) * BYTES[self.code.dtype]
             listed = ", ".join(f"{b.name} {b.width}" for b in kept)
-            lines.append(f"saved for the second part: {size:,} bytes a row of each step ({listed})")
+            lines.append(f"saved for the second half: {size:,} bytes a row of each step ({listed})")
         for wave in (c for c in (*self.code.first, *self.code.second) if isinstance(c, Wave)):
             lines.append(
                 f"wavefront: {len(wave.stages)} layers side by side, each a chunk of steps behind the one below"
@@ -91,3 +133,62 @@ class Compiled:
             f"kernel {k.name}: {k.threads} threads, {k.shared:,} bytes of shared memory" for k in self.code.kernels
         ]
         return "\n".join(lines) + "\n"
+
+
+class CudaBound:
+    """See `rnnc.backends.base.Bound`. If all parameters are bound they are packed on the device here."""
+
+    def __init__(self, code: CudaCode, given: Arrays) -> None:
+        self._code = code
+        wanted = {f.name for f in code.code.plan.program.inputs if is_parameter(f)}
+        self._given = {name: code.device.xp.ascontiguousarray(array) for name, array in given.items()}
+        self._whole = bool(given) and wanted <= given.keys()
+        if self._whole:
+            self._dense  # noqa: B018 - packs now, not within the first call
+
+    @cached_property
+    def _dense(self) -> tuple[Loaded, Values, list[Array]]:
+        return self._packed(self._code.dense)
+
+    @cached_property
+    def _ragged(self) -> tuple[Loaded, Values, list[Array]]:
+        return self._packed(self._code.ragged)
+
+    def _packed(self, loaded: Loaded) -> tuple[Loaded, Values, list[Array]]:
+        values = values_of(loaded, self._given)
+        packed = loaded.pack(values)
+        loaded.make(values)
+        loaded.device.settle()
+        return loaded, values, packed
+
+    def quick(self, call: PlainCall) -> None:
+        """No quick way in: a launch costs more than a call's checks."""
+
+    def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> CudaTape:
+        """See `rnnc.backends.base.Bound.start`; arrays are the device's, lengths too."""
+        if self._whole:
+            loaded, values, packed = self._dense if lengths is None else self._ragged
+        else:
+            loaded = self._code.dense if lengths is None else self._code.ragged
+            values = values_of(loaded, {**self._given, **inputs})
+            packed = loaded.pack(values)
+        run = Run(loaded, values, packed, steps, batch)
+        give(run, inputs, late=False)
+        if lengths is not None:
+            give_lengths(run, lengths)
+        collect(run, outputs, late=False)
+        return CudaTape(run)
+
+
+class CudaTape:
+    """What the first half of a call has left on the device."""
+
+    def __init__(self, run: Run) -> None:
+        run.drop(kept_buffers(run.code.plan))
+        self._run = run
+
+    def finish(self, inputs: Arrays, outputs: Arrays) -> None:
+        """See `rnnc.backends.base.Tape.finish`."""
+        run = self._run.copy()
+        give(run, inputs, late=True)
+        collect(run, outputs, late=True)

@@ -12,32 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from rnnc.backends.cuda.chip import EMULATED
-from rnnc.backends.cuda.device import Array, Unit
-from rnnc.backends.cuda.executable import CudaExecutable
-from rnnc.backends.cuda.function import CudaFunction
-from rnnc.backends.cuda.kernel import Kernel
-from rnnc.backends.cuda.noise import CudaNoise
-from rnnc.backends.cuda.tensor import KINDS
-from rnnc.backends.cuda.trainer import CudaUpdate
+from rnnc.backends.cuda.compiled import CudaCode
+from rnnc.backends.cuda.emit.kernel import Kernel
+from rnnc.backends.cuda.emit.tensor_products import KINDS
+from rnnc.backends.cuda.run.device import Array, Unit
+from rnnc.backends.cuda.run.training import CudaNoise, CudaUpdate
+from rnnc.backends.cuda.schedule.chip import EMULATED
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack
 
-__all__ = ["OPERANDS", "EmulatedDevice", "compile", "compile_function", "compile_noise", "compile_update"]
+__all__ = ["OPERANDS", "EmulatedDevice", "compile", "compile_noise", "compile_update"]
 
 
 OPERANDS = tuple(KINDS)
 
 
-def compile(stack: Stack, *, threads: int | None, operands: str | None = None) -> CudaExecutable:
-    """Compiles a stack; `threads` does not matter here."""
-    return CudaExecutable(stack, EMULATED, EmulatedDevice, operands)
-
-
-def compile_function(computation: Computation, *, threads: int | None, operands: str | None = None) -> CudaFunction:
+def compile(computation: Computation, *, threads: int | None = None, operands: str | None = None) -> CudaCode:
     """Compiles a computation; `threads` does not matter here."""
-    return CudaFunction(computation, EMULATED, EmulatedDevice, operands)
+    return CudaCode(computation, EMULATED, EmulatedDevice, operands)
 
 
 def compile_update(graph: Graph) -> CudaUpdate:
@@ -65,6 +57,7 @@ class EmulatedDevice:
     """A device whose threads are run by this process. order: in which order, see `emulator.Module.launch`."""
 
     chip = EMULATED
+    on_host = True
 
     def __init__(self, order: int = 0) -> None:
         self.xp: Any = PoisonedNumpy()
@@ -112,7 +105,7 @@ class EmulatedLanes:
 
     @contextmanager
     def use(self, number: int, after: int | None) -> Iterator[None]:
-        """See `rnnc.backends.cuda.device.Lanes.use`."""
+        """See `rnnc.backends.cuda.run.device.Lanes.use`."""
         yield
 
 

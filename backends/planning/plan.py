@@ -120,7 +120,7 @@ class State:
 class Region:
     """A recurrence, or batched work alone (no states, no step phases): on the rows of all steps, or once a sequence.
 
-    late: it belongs to the second part of the computation.
+    late: it belongs to the second half of the computation.
     """
 
     name: str
@@ -172,7 +172,7 @@ class Plan:
     late: frozenset[str] = frozenset()
 
     def is_late(self, name: str) -> bool:
-        """Whether an input or an output belongs to the second part."""
+        """Whether an input or an output belongs to the second half."""
         return name in self.late
 
     def phases(self) -> Iterator[tuple[Region, Phase]]:
@@ -194,7 +194,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     for region in plan.regions:
         span = {1: "t = 0 .. T-1", -1: "t = T-1 .. 0", 0: "all steps"}[region.direction]
         span = "each sequence" if region.per_sequence else span
-        yield f"region {region.name}: {span}{', second part' if region.late else ''}"
+        yield f"region {region.name}: {span}{', second half' if region.late else ''}"
         for state in region.states:
             finals = ", ".join([*state.finals, *([str(state.kept)] if state.kept else [])])
             yield f"  state {state.buffer.name} from {state.initial or 'zeros'} to {finals or 'nowhere'}"
@@ -205,7 +205,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     for total in plan.sums:
         terms = (f"{t.lhs}' @ {t.rhs}" if t.rhs else f"rows of {t.lhs}" for t in total.terms)
         rows = "sequences" if total.per_sequence else "all rows"
-        yield f"sum over {rows}{', second part' if total.late else ''}: {total.target.name} = {' + '.join(terms)}"
+        yield f"sum over {rows}{', second half' if total.late else ''}: {total.target.name} = {' + '.join(terms)}"
 
 
 def _phase_lines(phase: Phase, rows: str) -> Iterator[str]:

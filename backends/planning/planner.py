@@ -22,7 +22,7 @@ from rnnc.ir.program import Loop, Program, Statement
 
 
 def plan(program: Program, late: frozenset[str] = frozenset()) -> Plan:
-    """Lays out a program. late: names of the inputs and outputs of its second part.
+    """Lays out a program. late: names of the inputs and outputs of its second half.
 
     Raises BackendError, naming the value, for what this backend cannot express.
     """
@@ -203,11 +203,11 @@ class _Planner:
                 self._place_row_output(name, output)
 
     def _is_late(self, place: Place) -> bool:
-        """Whether a place is written by the second part only."""
+        """Whether a place is written by the second half only."""
         return place.buffer in self.late_buffers
 
     def _crosses(self, name: str, output: Family) -> bool:
-        """Whether a last value of the first part is an output of the second."""
+        """Whether a last value of the first half is an output of the second."""
         return output.op == "exit" and name in self.late and output not in self.late_values
 
     def _place_output(self, output: Family, target: Place) -> None:
@@ -224,7 +224,7 @@ class _Planner:
             self.storage.places[output] = Place(target.buffer, column)
 
     def _read_late(self, output: Family) -> bool:
-        """Whether the second part reads an output of the first: not from the caller's array, which may change."""
+        """Whether the second half reads an output of the first: not from the caller's array, which may change."""
         parts, todo = set[Family](), [output]  # of nested concats
         while todo:
             part = todo.pop()

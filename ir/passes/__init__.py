@@ -43,7 +43,7 @@ class Record:
         return f"{self.name:<24} nodes {nodes:<14} matmuls {matmuls}"
 
 
-def optimize(graph: Graph, check: Callable[[Graph], None] | None = None) -> tuple[Graph, list[Record]]:
+def optimize(graph: Graph, check: Callable[[Graph], object] | None = None) -> tuple[Graph, list[Record]]:
     """Runs all passes; `check` (the verifier, say) sees the graph before the first and after each.
 
     Returns the optimised graph and one record a pass.

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from rnnc import checks
-from rnnc.arrays import as_array, check_dtype, check_shape
 from rnnc.backends.arrays import NUMPY
-from rnnc.backends.noise import LOW
-from rnnc.calls import check_lengths
+from rnnc.backends.training.noise import LOW
+from rnnc.checking import checks
+from rnnc.checking.arrays import as_array, check_dtype, check_shape
+from rnnc.checking.calls import check_lengths
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ParameterError, ShapeError
-from rnnc.lowering import state_shapes
+from rnnc.network_graph import state_shapes
 from rnnc.sequential import Sequential
 from rnnc.train.batch import Batch, inside
 
@@ -142,7 +142,7 @@ def check_model(model: object) -> Sequential:
 def check_untied(params: Mapping[str, Any]) -> None:
     """ParameterError if two parameters lie in the same memory: training changes each by its own gradient.
 
-    params: arrays that `rnnc.parameters.read_parameters` has accepted.
+    params: arrays that `rnnc.checking.parameters.read_parameters` has accepted.
     """
     arrays = {name: as_array(name, value) for name, value in params.items()}
     spans = sorted((*byte_bounds(array), name) for name, array in arrays.items() if array.size)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arrays import as_array
+from rnnc.checking import checks
+from rnnc.checking.arrays import as_array
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, NonFiniteError
 from rnnc.train.extras import load
 

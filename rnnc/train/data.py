@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc import checks, random
-from rnnc.arrays import as_array, check_dtype
+from rnnc import random
+from rnnc.checking import checks
+from rnnc.checking.arrays import as_array, check_dtype
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.losses import check_loss
 from rnnc.train.batch import Batch, inside

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnc import checks
-from rnnc.arrays import as_array, check_dtype, check_shape
 from rnnc.backends.fresh import enough_memory
+from rnnc.checking import checks
+from rnnc.checking.arrays import as_array, check_dtype, check_shape
 from rnnc.ir.errors import ParameterError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc import checks
-from rnnc.arguments import explained
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ShapeError
 from rnnc.losses import CrossEntropy, Loss, check_loss
 from rnnc.optimizers import Adam, Optimizer, check_rate

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from rnnc import checks
+from rnnc.checking import checks
 from rnnc.ir.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 
 import numpy as np
 
-from rnnc import backends, checks
+from rnnc import backends
 from rnnc.backends import fresh
 from rnnc.backends.locks import new_lock
-from rnnc.backends.noise import LOW, Where
-from rnnc.backends.trainer import Change, Draw, Memory, Report, Trainer, Work
+from rnnc.backends.training.noise import LOW, Where
+from rnnc.backends.training.protocol import Change, Draw, Memory, Report, Trainer, Work
+from rnnc.checking import checks
+from rnnc.compiled import Compiled, Target
 from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, RnncError
 from rnnc.losses import Loss, add_loss, check_loss
-from rnnc.lowering import Mask, lower_network, masks, state_shapes
 from rnnc.network import mean_scale, read_all
+from rnnc.network_graph import Mask, lower_network, masks, state_shapes
 from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
 from rnnc.references import reference
 from rnnc.train.batch import Batch
@@ -51,12 +53,10 @@ class Outcome(NamedTuple):
     norm: float
 
 
-class _Compiled:
+class _OfBatches(Compiled):
     """A function of a batch: what training and evaluation have in common."""
 
-    def __init__(
-        self, model: Sequential, loss: Loss | str, backend: str, threads: int | None, matmul: str | None
-    ) -> None:
+    def __init__(self, model: Sequential, loss: Loss | str, target: Target) -> None:
         self.model = check_model(model)
         self.loss = check_loss(loss)
         self._rules = Rules(model, self.loss)
@@ -64,18 +64,10 @@ class _Compiled:
         self._states = state_shapes(model)
         self._zeros = np.zeros(0, self.layout.dtype)
         self._constants = self.loss.constants(model.output_size, model.dtype)
-        threads = None if threads is None else checks.integer("threads", threads, 1)
-        self._arrays = backends.arrays_of(backend)
-        computation = Computation(self._build)
-        options = backends.options(backend, matmul)
-        self._function = backends.get(backend).compile_function(computation, threads=threads, **options)
+        super().__init__(Computation(self._build), target)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         raise NotImplementedError
-
-    def explain(self) -> str:
-        """Which paths the backend took, and why."""
-        return self._function.explain()
 
     def _inputs(self, batch: Batch, state: State | None) -> dict[str, Array]:
         """What a call reads of its batch, but for rows of an embedding and masks."""
@@ -100,7 +92,7 @@ class _Compiled:
         return name == self.model.table
 
 
-class Evaluation(_Compiled, Unchanging):
+class Evaluation(_OfBatches, Unchanging):
     """The loss of a batch, and the network's output, with parameters that may change between calls.
 
     A pickle of it holds the model, the loss and the options, and is compiled where it is read.
@@ -115,12 +107,12 @@ class Evaluation(_Compiled, Unchanging):
         threads: int | None = None,
         matmul: str | None = None,
     ) -> None:
-        super().__init__(model, loss, backend, threads, matmul)
-        self._target: dict[str, Any] = {"backend": backend, "threads": threads, "matmul": matmul}
+        super().__init__(model, loss, Target.of(backend, threads, matmul))
+        self._bound = self._code.bind({})
 
     def __reduce__(self) -> tuple[Any, ...]:
         reference(type(self.loss))  # raises if it has no name to import
-        return partial(Evaluation, **self._target), (self.model, self.loss)
+        return partial(Evaluation, **self._target.options), (self.model, self.loss)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         graph = lower_network(self.model, steps, lengths=lengths)
@@ -151,7 +143,7 @@ class Evaluation(_Compiled, Unchanging):
             inputs[names.X] = params[self.model.table][batch.x]
         lengths = None if batch.lengths is None else up(batch.lengths)
         given = {name: up(array) for name, array in inputs.items()}
-        self._function.start(given, {names.OUTPUT: output, names.LOSS: loss}, steps, rows, lengths)
+        self._bound.start(given, {names.OUTPUT: output, names.LOSS: loss}, steps, rows, lengths)
         return float(down(loss)[0]), down(output)
 
 
@@ -174,7 +166,7 @@ def _one_at_a_time(method: Callable[Concatenate[TrainingStep, P], R]) -> Callabl
     return call
 
 
-class TrainingStep(_Compiled):
+class TrainingStep(_OfBatches):
     """A network, its parameters, and what it takes to make them better.
 
     A step is taken whole or not at all: if a signal handler raises within one (Ctrl-C), `updates` says whether the
@@ -220,7 +212,7 @@ class TrainingStep(_Compiled):
         self._carry = carry
         self._lock, self._running = new_lock(), False
         self._updates = np.zeros(1, np.int64)
-        super().__init__(model, loss, backend, threads, matmul)
+        super().__init__(model, loss, Target.of(backend, threads, matmul))
         self._masks = masks(model)
         self.skipped = 0
         self._flat = self.layout.zeros()
@@ -317,7 +309,7 @@ class TrainingStep(_Compiled):
             backend.compile_update(update_graph(self.optimizer, model.dtype)),
             backend.compile_noise(model.dtype),
         )
-        trainer: Trainer = update.trainer(self._function, noise, memory)
+        trainer: Trainer = update.trainer(self._code, noise, memory)
         return trainer
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -327,7 +319,7 @@ class TrainingStep(_Compiled):
 
     def explain(self) -> str:
         """Which paths the backend took, and why."""
-        return self._function.explain() + self._trainer.explain()
+        return super().explain() + self._trainer.explain()
 
     @_one_at_a_time
     def step(

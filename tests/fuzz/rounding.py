@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from rnnc.backends import interpreter
+from rnnc.backends.reference import interpreter
 
 MOVES = ("carry", "slice", "concat", "transpose")
 """Ops whose results are numbers they have read."""

@@ -24,9 +24,9 @@ import numpy as np
 
 import rnnc
 from rnnc import train
-from rnnc.backends.llvm import function, runner
-from rnnc.backends.llvm.jit import Compiled, compile_assembly
-from rnnc.backends.llvm.target import host
+from rnnc.backends.llvm import code
+from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.target import host
 from rnnc.optimizers import Adam
 from tests.user_cells import FastAndSlow, LayerNormLSTM
 
@@ -139,7 +139,6 @@ def ragged() -> None:
         _right(again)
 
 
-
 def reverse() -> None:
     """vjp and its pullback, whole and ragged, and with segments that are computed again."""
     for spec in DERIVED.values():
@@ -221,7 +220,7 @@ def freed() -> None:
 
 def threads() -> None:
     """Rows split between threads, and threads that call one model and one derivative at once."""
-    runner.PARALLEL_FLOPS = function.PARALLEL_FLOPS = 0  # every call is worth splitting
+    code.PARALLEL_FLOPS = 0  # every call is worth splitting
     for spec in DERIVED.values():
         model, f = rnnc.compile(spec, spec.init(), threads=2), rnnc.vjp(spec, threads=2)
         failed: list[BaseException] = []

@@ -1,0 +1,142 @@
+"""Dots by ordinary arithmetic: the lanes of a warp share the k's of a few columns, and then add up.
+
+lane:           0        1       ...  31
+k of a vector:  0..3     4..7         124..127      then 128.. and so on
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnnc.backends.cuda.emit.text import BYTES, REALS, Text
+from rnnc.backends.cuda.schedule.chip import WARP, Chip
+from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.schedule.products import Dot
+
+PACK = "rnnc_pack"
+
+
+@dataclass(frozen=True)
+class LaneDot:
+    """One dot on one block. units: of its slice. rows: of a tile, at most, a power of two. padded: inner, in whole
+    vectors of all lanes. vector: elements a load. passes x group: columns a warp computes, `group` of them at once.
+
+    Packed weights: [slice][column][k]."""
+
+    dot: Dot
+    dtype: str
+    units: int
+    threads: int
+    rows: int
+    padded: int
+    vector: int
+    passes: int
+    group: int
+
+    parts = 1
+    pack = PACK
+
+    @staticmethod
+    def of(dot: Dot, dtype: str, units: int, threads: int, rows: int) -> LaneDot:
+        """The dot for so many units a block."""
+        columns = len(dot.weights) * units
+        vector = 16 // BYTES[dtype]
+        while vector > 1 and WARP * vector > -(-dot.inner // WARP) * WARP:
+            vector //= 2
+        padded = -(-dot.inner // (WARP * vector)) * WARP * vector
+        each = -(-columns // (threads // WARP))
+        group = 1
+        while group < each and group < 4 and group * rows < WARP:
+            group *= 2
+        return LaneDot(dot, dtype, units, threads, rows, padded, vector, -(-each // group), group)
+
+    # ---- sizes
+
+    @property
+    def columns(self) -> int:
+        """Of a slice."""
+        return len(self.dot.weights) * self.units
+
+    @property
+    def registers(self) -> int:
+        """32-bit words of weights that a thread holds, if registers hold them."""
+        return self.passes * self.group * self.padded // WARP * BYTES[self.dtype] // 4
+
+    @property
+    def working(self) -> int:
+        """32-bit registers for partial sums and for the elements of the rows they come from."""
+        return self.rows * (self.group + self.vector) * BYTES[self.dtype] // 4
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a slice's weights."""
+        return self.columns * self.padded * BYTES[self.dtype]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of shared memory for a staged row."""
+        return self.padded * BYTES[self.dtype]
+
+    def layout(self) -> tuple[int, ...]:
+        """The numbers that the packing kernel needs besides: the length of a column."""
+        return (self.padded,)
+
+    def cycles(self, rows: int, chip: Chip, home: Home) -> float:
+        """Clocks that `rows` rows take at least, by arithmetic or by reading shared memory."""
+        lanes = chip.fp32_lanes if self.dtype == "float32" else chip.fp64_lanes
+        products = self.passes * self.group * self.threads // WARP * self.padded
+        held = products * -(-rows // self.rows) if home is Home.SHARED else 0
+        read = products // self.group * rows
+        return max(rows * products / lanes, (held + read) * BYTES[self.dtype] / chip.shared_bytes_per_clock)
+
+    # ---- code
+
+    @property
+    def real(self) -> str:
+        """The C type."""
+        return REALS[self.dtype]
+
+    @property
+    def element(self) -> str:
+        """The C type that weights are packed in."""
+        return self.real
+
+    @property
+    def vector_type(self) -> str:
+        """The C type of what is loaded at once."""
+        return f"rnnc_pack_of<{self.real}, {self.vector}>"
+
+    def hold(self, text: Text, name: str, source: str) -> None:
+        """Declares this thread's weights, and loads them."""
+        count = self.passes * self.group * self.padded // (WARP * self.vector)
+        sizes = f"{self.group}, {self.passes}, {self.columns}, {self.padded}, {self.vector}, {self.threads}"
+        text.line(f"{self.vector_type} {name}[{count}];")
+        text.line(f"rnnc_hold<{self.real}, {sizes}>({name}, {source});")
+
+    def stage(self, text: Text, source: str, stride: int, aligned: bool) -> None:
+        """Copies `count` rows to shared memory, padded to the next variant."""
+        text.line(f"const int padded = {_at_least('count', self._variants())};")
+        vector = self.vector if aligned and self.dot.inner % self.vector == 0 else 1
+        sizes = f"{self.dot.inner}, {self.padded}, {vector}, {self.threads}"
+        text.line(f"rnnc_stage<{self.real}, {sizes}>(({self.real}*)staged, {source}, {stride}, count, padded);")
+
+    def compute(self, text: Text, weights: str, home: Home, sums: str, width: int) -> None:
+        """Adds to the sums of the staged rows."""
+        held, fresh = str(home is Home.REGISTERS).lower(), str(self.dot.fresh).lower()
+        rest = f"{self.passes}, {self.columns}, {self.padded}, {self.vector}, {self.threads}, {held}, {fresh}"
+        text.line(f"const int padded = {_at_least('count', self._variants())};")
+        with text.block("switch (padded)"):
+            for rows in self._variants():
+                call = f"rnnc_dot<{self.real}, {rows}, {self.group}, {rest}>"
+                text.line(f"case {rows}: {call}((const {self.real}*)staged, {weights}, {sums}, {width}); break;")
+
+    def _variants(self) -> list[int]:
+        return [1 << n for n in range(self.rows.bit_length())]
+
+
+def _at_least(count: str, variants: list[int]) -> str:
+    """The expression of the smallest variant that has room."""
+    result = str(variants[-1])
+    for size in reversed(variants[:-1]):
+        result = f"{count} <= {size} ? {size} : {result}"
+    return result

@@ -1,0 +1,1 @@
+"""Carrying code out: arrays, launches, calls, and steps of a training."""

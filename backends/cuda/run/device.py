@@ -1,0 +1,248 @@
+"""What code needs of a device: arrays, kernels, and a library's matrix products. On a GPU all of it is CuPy's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from typing import Any, Protocol
+
+from rnnc.backends.cuda.emit.kernel import Kernel
+from rnnc.backends.cuda.run.gemm import gemm
+from rnnc.backends.cuda.schedule.chip import Chip
+from rnnc.ir.errors import ArgumentError, BackendError
+
+DEFAULT_SHARED = 48 * 1024
+"""Bytes of shared memory that a kernel gets without asking for more."""
+
+Array = Any
+"""A CuPy array, or a NumPy one where kernels are emulated."""
+
+
+class Unit(Protocol):
+    """A loaded translation unit."""
+
+    def launch(
+        self, kernel: Kernel, grid: tuple[int, int, int], arguments: Sequence[object], cooperative: bool = False
+    ) -> None:
+        """Launches on the caller's current stream. arguments: arrays, None (a null pointer), NumPy scalars."""
+
+
+class Lanes(Protocol):
+    """Streams side by side, all behind the caller's: it goes on when they have finished."""
+
+    def use(self, number: int, after: int | None) -> AbstractContextManager[None]:
+        """What is queued inside goes to a lane; it waits for all that lane `after` has been given so far."""
+
+
+class Device(Protocol):
+    """A device. xp: the array library, NumPy's interface. on_host: whether its arrays are the host's own."""
+
+    xp: Any
+    chip: Chip
+    on_host: bool
+
+    def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
+        """Compiles and loads a translation unit."""
+
+    def to_device(self, array: Any) -> Array:
+        """A NumPy array on the device."""
+
+    def to_host(self, array: Array) -> Any:
+        """An array as NumPy's own; the host waits for it."""
+
+    def settle(self) -> None:
+        """Waits for all that is queued: what a model keeps of its parameters may then be read on any stream."""
+
+    def lanes(self, count: int) -> AbstractContextManager[Lanes]:
+        """So many lanes."""
+
+    def narrow(self, array: Array, operands: str | None) -> Array:
+        """An array as `gemm` takes it: rounded to "float16", "bfloat16" or "tf32", or itself (None)."""
+
+    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool, operands: str | None) -> None:
+        """out = a @ b, or out += a @ b, of what `narrow` gave; sums are of out's dtype.
+
+        Matrices have one contiguous axis each; out's is the last.
+        """
+
+    def sum_rows(self, out: Array, a: Array, accumulate: bool) -> None:
+        """out (N,) = the sum over the rows of a (R, N), or += ."""
+
+
+def blocks_for(chip: Chip, count: int, threads: int) -> int:
+    """Blocks of a kernel that strides over `count` elements: enough to fill the chip, and no more."""
+    return max(1, min(-(-count // threads), 32 * chip.sms))
+
+
+class CupyDevice:
+    """The current GPU, by CuPy. Made when parameters are bound or something is called, never before.
+
+    All work is queued on CuPy's current stream; nothing waits but `to_host`, and binding parameters. With several GPUs,
+    kernels run on the current one; parameters and arguments must be there.
+
+    A call can be captured into a CUDA graph (`cupy.cuda.Stream.begin_capture`), if
+
+    - the same call has been made before on that stream: it compiles kernels, computes what is kept of the parameters,
+      and makes cuBLAS's handle, all of which a capture refuses or would put into the graph;
+    - nothing comes from the host: lengths are on the GPU, too;
+    - its memory stays its own. A replay writes where the captured call had its buffers, which CuPy's pool has given to
+      others by then. So both calls are made within `cupy.cuda.using_allocator(pool.malloc)` of a `cupy.cuda.MemoryPool`
+      that nothing else uses and that lives as long as the graph, as the arguments and the results do.
+    """
+
+    on_host = False
+
+    def __init__(self) -> None:
+        from rnnc.backends.cuda.run.availability import require_gpu
+
+        require_gpu()
+        import cupy
+
+        from rnnc.backends.cuda.schedule.chip import of_device
+
+        self.xp = cupy
+        self.chip = of_device()
+        self._streams: dict[int, list[Any]] = {}
+
+    def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
+        return CupyUnit(self.xp, source)
+
+    def to_device(self, array: Any) -> Array:
+        return self.xp.asarray(array)
+
+    def to_host(self, array: Array) -> Any:
+        return self.xp.asnumpy(array)
+
+    def settle(self) -> None:
+        self.xp.cuda.get_current_stream().synchronize()
+
+    @contextmanager
+    def lanes(self, count: int) -> Iterator[Lanes]:
+        streams = self._streams.setdefault(self.xp.cuda.runtime.getDevice(), [])
+        while len(streams) < count:
+            streams.append(self.xp.cuda.Stream(non_blocking=True))
+        caller = self.xp.cuda.get_current_stream()
+        lanes = CupyLanes(self.xp, streams[:count])
+        lanes.fork(caller)
+        try:
+            yield lanes
+        finally:  # after an error, too: memory goes back to the caller's stream, which must not use it too early
+            lanes.join(caller)
+
+    def narrow(self, array: Array, operands: str | None) -> Array:
+        if operands in (None, "tf32"):
+            return array
+        return array.astype("float16") if operands == "float16" else self._to_bfloat16(array)
+
+    @cached_property
+    def _to_bfloat16(self) -> Any:
+        """CuPy has no such numbers: their bits."""
+        return self.xp.ElementwiseKernel("float32 x", "uint16 y", _TO_BFLOAT16, "rnnc_to_bfloat16")
+
+    def gemm(self, out: Array, a: Array, b: Array, accumulate: bool, operands: str | None) -> None:
+        gemm(self.xp, out, a, b, accumulate, operands)
+
+    def sum_rows(self, out: Array, a: Array, accumulate: bool) -> None:
+        if accumulate:
+            out += a.sum(axis=0)
+        else:
+            a.sum(axis=0, out=out)
+
+
+_TO_BFLOAT16 = "unsigned u = __float_as_uint(x); y = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16"
+
+
+class CupyLanes:
+    """Streams, and events between them."""
+
+    def __init__(self, cupy: Any, streams: Sequence[Any]) -> None:
+        self._cupy, self._streams = cupy, streams
+
+    @contextmanager
+    def use(self, number: int, after: int | None) -> Iterator[None]:
+        """See `Lanes.use`."""
+        stream = self._streams[number]
+        if after is not None:
+            stream.wait_event(self._streams[after].record(self._event()))
+        with stream:
+            yield
+
+    def fork(self, caller: Any) -> None:
+        """Lets all lanes wait for the caller's stream."""
+        event = caller.record(self._event())
+        for stream in self._streams:
+            stream.wait_event(event)
+
+    def join(self, caller: Any) -> None:
+        """Lets the caller's stream wait for all lanes."""
+        for stream in self._streams:
+            caller.wait_event(stream.record(self._event()))
+
+    def _event(self) -> Any:
+        return self._cupy.cuda.Event(block=False, disable_timing=True)
+
+
+class CupyUnit:
+    """The kernels of one source: compiled for a GPU when the first is launched there, and kept on disk by CuPy."""
+
+    def __init__(self, cupy: Any, source: str) -> None:
+        self._cupy = cupy
+        self._runtime = cupy.cuda.runtime
+        self._module = cupy.RawModule(code=source, options=("-std=c++17",))
+        self._functions: dict[tuple[int, str], tuple[Any, int]] = {}
+
+    def launch(
+        self, kernel: Kernel, grid: tuple[int, int, int], arguments: Sequence[object], cooperative: bool = False
+    ) -> None:
+        gpu = self._runtime.getDevice()
+        function, resident = self._functions.get((gpu, kernel.name)) or self._load(kernel, gpu)
+        self._check_place(arguments, gpu)
+        if cooperative and grid[0] * grid[1] * grid[2] > resident:
+            # CuPy would only warn, launch fewer blocks, and leave those to wait for the others for ever.
+            raise BackendError(
+                f"backend 'cuda': {kernel.name}: {grid} blocks must be resident at once, GPU {gpu} holds {resident}; "
+                "the code is for a larger chip"
+            )
+        # The flag is one of a launch: a module that has it would launch all its kernels so.
+        function(
+            grid,
+            (kernel.threads, 1, 1),
+            tuple(arguments),
+            shared_mem=kernel.shared,
+            enable_cooperative_groups=cooperative,
+        )
+
+    def _load(self, kernel: Kernel, gpu: int) -> tuple[Any, int]:
+        """The function on the current GPU, which has attributes of its own there, and how many blocks are resident."""
+        most = int(self._runtime.deviceGetAttribute(_SHARED_PER_BLOCK, gpu))
+        if kernel.shared > most:
+            raise BackendError(
+                f"backend 'cuda': {kernel.name}: {kernel.shared:,} bytes of shared memory, a block on GPU {gpu} has "
+                f"{most:,}; the code is for a larger chip"
+            )
+        raw = self._module.get_function(kernel.name)
+        if kernel.shared > DEFAULT_SHARED:
+            raw.max_dynamic_shared_size_bytes = kernel.shared
+        function = raw.kernel
+        each = self._cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+            function.ptr, kernel.threads, kernel.shared
+        )
+        found = function, int(each) * int(self._runtime.deviceGetAttribute(_MULTIPROCESSORS, gpu))
+        self._functions[gpu, kernel.name] = found
+        return found
+
+    def _check_place(self, arguments: Sequence[object], gpu: int) -> None:
+        """An access to another GPU's memory would end all use of the GPUs by this process."""
+        for argument in arguments:
+            if isinstance(argument, self._cupy.ndarray) and argument.data.device_id != gpu:
+                other = argument.data.device_id
+                raise ArgumentError(
+                    f"the model's parameters are on GPU {other}, the current one is {gpu}; "
+                    f"call within `with cupy.cuda.Device({other})`, or bind them there"
+                )
+
+
+# enum cudaDeviceAttr
+_MULTIPROCESSORS = 16
+_SHARED_PER_BLOCK = 97

@@ -1,0 +1,1 @@
+"""What builds CUDA C without a GPU."""

@@ -1,0 +1,141 @@
+"""Records: fields that Python fills in and generated code reads, declared once.
+
+    LOOK_UP = Record("look_up", "i64 member, i64 members, ptr numbers, ...")
+
+    batch = LOOK_UP.load(f, pointer, "member")        generated code
+    given = LOOK_UP.new(member=0, numbers=array)      Python
+
+Generated code addresses a field through the record's structure type, so its place follows from the data layout of the
+*target*. Python's copy is a ctypes structure, laid out as the host's C compiler would.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rnnc.backends.llvm.asm.builder import Function, Val, i64
+from rnnc.ir.ops import Array
+
+_CTYPES: dict[str, Any] = {
+    "ptr": ctypes.c_void_p,
+    "i64": ctypes.c_int64,
+    "i32": ctypes.c_int32,
+    "float": ctypes.c_float,
+    "double": ctypes.c_double,
+}
+_ALIGN = {"ptr": 8, "i64": 8, "i32": 4, "float": 4, "double": 8}
+CACHE_LINE = 64
+
+
+def address(array: Array | None) -> int:
+    """Where an array starts; 0 for none."""
+    # Several times faster than array.ctypes.data, and a call asks for dozens.
+    return 0 if array is None else int(array.__array_interface__["data"][0])
+
+
+class Struct(ctypes.Structure):
+    """A record in memory. It keeps alive the arrays, and the other records, that its pointers lead to."""
+
+    def fill(self, values: Mapping[str, Any]) -> None:
+        """Sets some fields: numbers, addresses, and arrays or records, to which a field then points."""
+        for name, value in values.items():
+            setattr(self, name, self._number(name, value))
+
+    def _number(self, name: str, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            self.__dict__[f"kept {name}"] = value
+            return address(value)
+        if isinstance(value, (ctypes.Structure, ctypes.Array)):
+            self.__dict__[f"kept {name}"] = value
+            return ctypes.addressof(value)
+        return value
+
+    @property
+    def address(self) -> int:
+        """Where it lies."""
+        return ctypes.addressof(self)
+
+
+class Record:
+    """Named fields of the types "ptr", "i64", "i32", "float" and "double", in the order of memory."""
+
+    def __init__(self, name: str, fields: str | Sequence[tuple[str, str]]) -> None:
+        """fields: (type, name) of each, or as text: "ptr table, i64 count"."""
+        self.name = name
+        self.types = dict(_pairs(fields))
+        self._index = {field: number for number, field in enumerate(self.types)}
+
+    @cached_property
+    def llvm_type(self) -> str:
+        """The structure in LLVM's notation."""
+        return f"{{ {', '.join(self.types.values())} }}"
+
+    # ---- generated code
+
+    def place(self, f: Function, record: Val, field: str) -> Val:
+        """The address of a field."""
+        if not self._index[field]:
+            return record
+        return f.value("ptr", f"getelementptr inbounds {self.llvm_type}, {record}, i64 0, i32 {self._index[field]}")
+
+    def load(self, f: Function, record: Val, field: str) -> Val:
+        """The value of a field."""
+        type_ = self.types[field]
+        return f.load(type_, self.place(f, record, field), _ALIGN[type_])
+
+    def loads(self, f: Function, record: Val) -> dict[str, Val]:
+        """The values of all fields, by name."""
+        return {field: self.load(f, record, field) for field in self.types}
+
+    def element(self, f: Function, table: Val, index: Val | int) -> Val:
+        """The address of one of several records in a row."""
+        return f.element(table, i64(index) if isinstance(index, int) else index, self.llvm_type)
+
+    # ---- Python
+
+    @cached_property
+    def struct(self) -> type[Struct]:
+        """The class of this record in memory."""
+        fields = [(field, _CTYPES[type_]) for field, type_ in self.types.items()]
+        return type(f"{self.name}_record", (Struct,), {"_fields_": fields})
+
+    def new(self, **values: Any) -> Struct:
+        """One record; what is not given is zero."""
+        made = self.struct()
+        made.fill(values)
+        return made
+
+    def offset(self, field: str) -> int:
+        """Bytes from the beginning of a record to a field, on the host."""
+        return int(getattr(self.struct, field).offset)
+
+    def several(self, values: Sequence[Mapping[str, Any]], *, apart: bool = False) -> list[Struct]:
+        """Records in a row, such as a table of them; apart: each on cache lines of its own, for threads that write."""
+        size = ctypes.sizeof(self.struct)
+        step = -(-size // CACHE_LINE) * CACHE_LINE if apart else size
+        block = np.zeros(max(1, len(values)) * step + CACHE_LINE, np.uint8)
+        first = -address(block) % CACHE_LINE
+        made = []
+        for number, given in enumerate(values):
+            struct = self.struct.from_buffer(block.data, first + number * step)  # it keeps the block alive
+            struct.fill({field: value for field, value in given.items() if field in self.types})
+            made.append(struct)
+        return made
+
+    def table(self, rows: Iterable[Sequence[int]]) -> Array:
+        """Records whose fields are all "i64", in a row, as an array (rows, fields)."""
+        assert set(self.types.values()) == {"i64"}
+        return np.array(list(rows), np.int64).reshape(-1, len(self.types))
+
+
+def _pairs(fields: str | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(name, type) of each field."""
+    if isinstance(fields, str):
+        pairs = [tuple(field.split()) for field in fields.split(",")]
+        return [(name, type_) for type_, name in pairs]
+    return [(name, type_) for type_, name in fields]

@@ -1,0 +1,57 @@
+"""Shards of a batch: the rows that one thread runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnnc.ir.ops import Array
+
+
+@dataclass(frozen=True)
+class Shard:
+    """`batch` rows from row `first` on, or, of a ragged batch, those that `order` lists, sorted by falling length.
+
+    rows: the first row of each step in packed buffers, and their number at the end.
+    """
+
+    first: int
+    batch: int
+    steps: int
+    rows: Array | None = None
+    order: Array | None = None
+    lengths: Array | None = None
+
+
+def split_batch(steps: int, batch: int, lengths: Array | None, count: int) -> list[Shard]:
+    """`count` shards of about the same work."""
+    return _dense(steps, batch, count) if lengths is None else _ragged(lengths, count)
+
+
+def _dense(steps: int, batch: int, count: int) -> list[Shard]:
+    bounds = [batch * n // count for n in range(count + 1)]
+    return [Shard(a, b - a, steps) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _ragged(lengths: Array, count: int) -> list[Shard]:
+    """Sequences sorted by falling length and dealt out in turn."""
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    dealt = [np.ascontiguousarray(order[n::count]) for n in range(count)]
+    return [_sorted_shard(rows, lengths[rows]) for rows in dealt]
+
+
+def _sorted_shard(order: Array, lengths: Array) -> Shard:
+    steps = int(lengths[0])
+    running = len(order) - np.searchsorted(lengths[::-1], np.arange(steps), side="right")
+    rows = np.zeros(steps + 1, np.int64)
+    np.cumsum(running, out=rows[1:])
+    return Shard(0, len(order), steps, rows, order, np.ascontiguousarray(lengths))
+
+
+def even(array: Array) -> Array:
+    """A (T, B, N) array whose last axis is contiguous and whose strides are whole elements: itself, or a copy."""
+    item = array.itemsize
+    fits = array.strides[2] == item or array.shape[2] == 1
+    fits = fits and array.strides[0] % item == 0 and array.strides[1] % item == 0
+    return array if fits and array.flags.aligned else np.array(array, order="C")

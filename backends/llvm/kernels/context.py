@@ -1,0 +1,80 @@
+"""The context of a run: what a generated function reads of its call, as one record.
+
+Fields of what a graph names have a mark that no other field has, so that a graph may use any name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from rnnc.backends.llvm.asm.records import Record
+from rnnc.backends.planning.plan import Plan
+from rnnc.ir.families import Family
+from rnnc.ir.ops import BATCH
+
+HEADER = (
+    ("i64", "steps"),
+    ("i64", "batch"),
+    ("ptr", "rows"),
+    ("ptr", "order"),
+    ("ptr", "lengths"),
+    ("ptr", "weights"),
+    ("ptr", "scratch"),
+)
+"""The first fields. rows: null, or the first row of each step of a ragged batch (steps + 1 numbers); then order: the
+caller's row of each sorted row, and lengths: sorted lengths. scratch: memory that the caller keeps between both halves
+of a computation, or null."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The fields of a context beyond the header.
+
+    timed: arrays with a value of each step: a pointer, and strides between steps and between rows, in elements
+        (`array_field`, `step_field`, `row_field`).
+    rows: arrays with a value of each sequence: a pointer (`array_field`). Null: an input of zeros, an output that
+        nobody wants. sums: results of sums over rows (`sum_field`).
+    """
+
+    timed: tuple[str, ...]
+    rows: tuple[str, ...]
+    sums: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(plan: Plan) -> Interface:
+        """What a plan reads and writes."""
+        program = plan.program
+        rows = [f.name for f in program.inputs if not f.timed and BATCH in f.shape]
+        rows += [n for n, f in program.outputs.items() if not f.timed and BATCH in f.shape]
+        sums = tuple(sum_field(total.target) for total in plan.sums)
+        return Interface((*plan.inputs, *plan.outputs), tuple(rows), sums)
+
+    @cached_property
+    def record(self) -> Record:
+        """The context."""
+        fields = [*HEADER]
+        for name in self.timed:
+            fields += [("ptr", array_field(name)), ("i64", step_field(name)), ("i64", row_field(name))]
+        fields += [("ptr", array_field(name)) for name in self.rows]
+        return Record("context", [*fields, *(("ptr", name) for name in self.sums)])
+
+
+def array_field(name: str) -> str:
+    """The field that points to an array."""
+    return f"@{name}"
+
+
+def step_field(name: str) -> str:
+    """The field with the elements from one step of an array to the next."""
+    return f"step@{name}"
+
+
+def row_field(name: str) -> str:
+    """The field with the elements from one row of an array to the next."""
+    return f"row@{name}"
+
+
+def sum_field(target: Family) -> str:
+    """The field that points to where a sum goes."""
+    return f"sum{target.index}"

@@ -1,0 +1,119 @@
+"""Values made of parameters alone, such as the sum of two biases, computed by generated code before weights are packed.
+
+    for each value, for each vector of its elements: load what it is made of; its equations; store
+
+What is not elementwise (a product of two weights, say) is left to NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, vector
+from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.target import Target
+from rnnc.backends.llvm.asm.vectormath import VectorMath
+from rnnc.ir.deep import Calls, run
+from rnnc.ir.families import Family, operands_first
+from rnnc.ir.ops import Kind
+
+NAME = "rnnc_derive"
+
+
+def is_derivable(family: Family) -> bool:
+    """Whether a value without a batch axis is made elementwise of inputs, numbers, and slices of vectors of such."""
+    return all(map(_is_simple, operands_first([family])))
+
+
+def _is_simple(family: Family) -> bool:
+    if family.op == "slice":
+        return len(family.shape) == 1
+    fits = all(operand.shape == family.shape or elements(operand) == 1 for operand in family.inputs)
+    return family.spec.kind is Kind.LEAF or family.spec.kind is Kind.ELEMENTWISE and fits
+
+
+def leaves(values: Sequence[Family]) -> list[Family]:
+    """The inputs that values are made of, each once."""
+    found: dict[Family, None] = {}
+    todo = deque(dict.fromkeys(values))
+    seen = set(todo)
+    while todo:
+        family = todo.popleft()
+        if family.op == "input":
+            found[family] = None
+        new = [operand for operand in dict.fromkeys(family.inputs) if operand not in seen]
+        todo += new
+        seen.update(new)
+    return list(found)
+
+
+def elements(family: Family) -> int:
+    """Of a value without a batch axis."""
+    return math.prod(int(size) for size in family.shape)
+
+
+def emit_derived(values: Sequence[Family], dtype: str, target: Target) -> Module:
+    """`i32 rnnc_derive(ptr given)`: given are the addresses of all `leaves`, then of where each value goes."""
+    f = define(f"i32 {NAME}(ptr given)")
+    inputs = leaves(values)
+    pointers = [f.load("ptr", f.element(f.parameters[0], n, "ptr"), 8) for n in range(len(inputs) + len(values))]
+    known = dict(zip(inputs, pointers, strict=False))
+    for value, result in zip(values, pointers[len(inputs) :], strict=True):
+        lanes = target.lanes(dtype)
+        whole = i64(elements(value) // lanes * lanes)
+        for width, start, stop in ((lanes, i64(0), whole), (1, whole, i64(elements(value)))):
+            with f.loop(start, stop, width) as loop:
+                made = _Elements(f, dtype, width, known).kept(value, loop.index)
+                f.store(made, f.element(result, loop.index, SCALARS[dtype]), ELEMENT_BYTES[dtype])
+    f.ret(Val("i32", "0"))
+    module = Module()
+    module.add(f)
+    return module
+
+
+class _Elements:
+    """Some elements side by side."""
+
+    def __init__(self, f: Function, dtype: str, lanes: int, pointers: dict[Family, Val]) -> None:
+        self.f, self.lanes, self.pointers = f, lanes, pointers
+        self.scalar, self.size = SCALARS[dtype], ELEMENT_BYTES[dtype]
+        self.math = VectorMath(f, self.scalar, lanes)
+        self._made: dict[tuple[Family, Val], Val] = {}
+
+    def kept(self, family: Family, index: Val) -> Val:
+        """As `of`, and a mask as 0 and 1."""
+        made = self.of(family, index)
+        if family.dtype != "bool":
+            return made
+        return self.math.select(made, self.math.constant(1.0), self.math.constant(0.0))
+
+    def of(self, family: Family, index: Val) -> Val:
+        """Elements index .. index + lanes; of a single element, as many copies."""
+        run(self._make(family, index))
+        return self._made[family, index]
+
+    def _make(self, family: Family, index: Val) -> Calls:
+        key = family, index
+        if key in self._made:
+            return
+        if family.op in ("const", "zeros"):
+            self._made[key] = self.math.constant(family.attr("value") if family.op == "const" else 0.0)
+        elif family.op == "input":
+            self._made[key] = self._load(family, index)
+        elif family.op == "slice":
+            source, place = family.inputs[0], self.f.add(index, int(family.attr("start")))
+            yield self._make(source, place)
+            self._made[key] = self._made[source, place]
+        else:
+            for operand in family.inputs:
+                yield self._make(operand, index)
+            assert family.spec.emit is not None
+            self._made[key] = family.spec.emit(self.math, *(self._made[operand, index] for operand in family.inputs))
+
+    def _load(self, family: Family, index: Val) -> Val:
+        f, pointer = self.f, self.pointers[family]
+        if elements(family) == 1:
+            return f.splat(f.load(self.scalar, pointer, self.size), self.lanes)
+        return f.load(vector(self.lanes, self.scalar), f.element(pointer, index, self.scalar), self.size)

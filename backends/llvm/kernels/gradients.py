@@ -1,0 +1,236 @@
+"""Generated code around the gradients of a batch: rows of a table, sums over shards of the batch, their norm.
+
+    rnnc_look_up   a member's share of the rows of a table that a batch reads
+    rnnc_group     which rows of a table a batch names, and where in a list of them each step's gradient goes
+    rnnc_collect   a member's share of: dense gradients = sum over shards; rows = sum over steps; sum of squares
+
+All are called by the threads of a lockstep run, its members, each with a record of its own. The order of every sum is
+fixed by the batch and the number of members.
+"""
+
+from __future__ import annotations
+
+from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, vector
+from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.records import Record
+from rnnc.backends.llvm.asm.target import Target
+
+LOOK_UP = Record(
+    "look_up",
+    "i64 member, i64 members, ptr numbers, ptr lengths, i64 steps, i64 batch, i64 height, ptr table, ptr values, "
+    "i64 bytes",
+)
+"""numbers, lengths, steps, batch, height: see GROUP. table: (height, bytes). values: (steps, batch, bytes), what is
+read; steps past a row's end are left alone. The result is OUT_OF_RANGE if the table has no such row."""
+
+OUT_OF_RANGE = 2
+
+GROUP = Record(
+    "group",
+    "ptr numbers, ptr lengths, i64 steps, i64 batch, i64 height, i64 padding, ptr slots, ptr rows, ptr count, "
+    "ptr places, i64 keep",
+)
+"""numbers: (steps, batch), rows of the table, which has `height` of them. lengths: (batch,), or null. padding: a row
+that is left out, or -1. slots: (V,), 1 + the place in `rows` of a row that is there, else 0. rows: the rows named so
+far; count: the address of how many. places: (steps * batch,), where each step's gradient goes: 2 * place in `rows`,
+plus 1 if it is the first to go there; -1 if it is left out. keep: 0 if the rows named so far are to be forgotten."""
+
+COLLECT = Record(
+    "collect",
+    "i64 member, i64 members, ptr terms, i64 shards, ptr segments, i64 many, i64 keep, ptr gradient, ptr places, "
+    "i64 steps, ptr from, ptr values, ptr count, i64 width, ptr squares",
+)
+"""terms: the addresses of the shards' dense gradients; shards: how many. segments: `many` records of SEGMENT. keep: 1
+if sums are added to what is in `gradient`. places: of `rnnc_group`, or null; steps: how many. from: (steps, width), the
+gradient of each step. values: (rows, width). count: the address of how many rows. squares: where the sum of squares (a
+double) of this member's share goes."""
+
+SEGMENT = Record("segment", "i64 target, i64 source, i64 size")
+"""A parameter: its first element in `gradient` and in each shard's, and its elements."""
+
+LINE = 16
+"""Elements: what members write lies a line apart."""
+BLOCK = 2048
+"""Elements that are summed, then squared."""
+
+
+def share(f: Function, size: Val, member: Val, members: Val, unit: int = LINE) -> tuple[Val, Val]:
+    """The first element of a member's share, and that after it: whole units, but for the last one."""
+    units = f.udiv(f.add(size, unit - 1), unit)
+    bounds = [f.mul(f.udiv(f.mul(units, number), members), unit) for number in (member, f.add(member, 1))]
+    return f.minimum(bounds[0], size), f.minimum(bounds[1], size)
+
+
+def _look_up() -> Function:
+    """The rows of a member's share of the steps (LOOK_UP)."""
+    f = define("i32 rnnc_look_up(ptr given)")
+    given = LOOK_UP.loads(f, f.parameters[0])
+    result = f.alloca("i32", 1, 4)
+    f.store(Val("i32", "0"), result, 4)
+    first, stop = share(f, given["steps"], given["member"], given["members"], 1)
+    with (
+        f.loop(first, stop) as step,
+        f.loop(0, given["batch"]) as row,
+        f.when(_inside(f, step.index, row.index, given)),
+    ):
+        at = f.add(f.mul(step.index, given["batch"]), row.index)
+        number = f.load("i64", f.element(given["numbers"], at, "i64"), 8)
+        there = f.compare("ult", number, given["height"])
+        with f.when(f.binary("xor", there, Val("i1", "true"))):
+            f.store(Val("i32", str(OUT_OF_RANGE)), result, 4)
+        with f.when(there):
+            source = f.element(given["table"], f.mul(number, given["bytes"]), "i8")
+            target = f.element(given["values"], f.mul(at, given["bytes"]), "i8")
+            f.call("void", "llvm.memcpy.p0.p0.i64", target, source, given["bytes"], Val("i1", "false"))
+    f.ret(f.load("i32", result, 4))
+    return f
+
+
+def _inside(f: Function, step: Val, row: Val, given: dict[str, Val]) -> Val:
+    """Whether a row still runs; all do if there are no lengths."""
+    dense = f.is_null(given["lengths"])
+    table = f.select(dense, given["numbers"], given["lengths"])  # any memory that can be read
+    length = f.load("i64", f.element(table, f.select(dense, i64(0), row), "i64"), 8)
+    return f.binary("or", dense, f.compare("ult", step, length))
+
+
+def _group() -> Function:
+    """The rows that are named, in the order of steps, then of sequences (GROUP)."""
+    f = define("i32 rnnc_group(ptr given)")
+    given = GROUP.loads(f, f.parameters[0])
+    _forget(f, given)
+    with f.loop(0, given["steps"]) as step, f.loop(0, given["batch"]) as row:
+        at = f.add(f.mul(step.index, given["batch"]), row.index)
+        place = f.element(given["places"], at, "i64")
+        f.store(i64(-1), place, 8)
+        number = f.load("i64", f.element(given["numbers"], at, "i64"), 8)
+        there = f.binary("and", f.compare("ult", number, given["height"]), f.compare("ne", number, given["padding"]))
+        with f.when(f.binary("and", _inside(f, step.index, row.index, given), there)):
+            f.store(_place_of(f, number, given), place, 8)
+    f.ret(Val("i32", "0"))
+    return f
+
+
+def _forget(f: Function, given: dict[str, Val]) -> None:
+    with f.when(f.compare("eq", given["keep"], 0)):
+        with f.loop(0, f.load("i64", given["count"], 8)) as old:
+            row = f.load("i64", f.element(given["rows"], old.index, "i64"), 8)
+            f.store(i64(0), f.element(given["slots"], row, "i64"), 8)
+        f.store(i64(0), given["count"], 8)
+
+
+def _place_of(f: Function, number: Val, given: dict[str, Val]) -> Val:
+    """Twice the place of a row in the list, to which it may be new; plus one if it is."""
+    slot = f.element(given["slots"], number, "i64")
+    found = f.load("i64", slot, 8)
+    new = f.compare("eq", found, 0)
+    count = f.load("i64", given["count"], 8)
+    with f.when(new):
+        f.store(number, f.element(given["rows"], count, "i64"), 8)
+        f.store(f.add(count, 1), slot, 8)
+        f.store(f.add(count, 1), given["count"], 8)
+    return f.select(new, f.add(f.mul(count, 2), 1), f.mul(f.sub(found, 1), 2))
+
+
+def emit_gradient_sums(module: Module, dtype: str, target: Target) -> None:
+    """Adds `rnnc_look_up`, `rnnc_group` and `rnnc_collect`, and what they call."""
+    kernels = _Kernels(dtype, target)
+    for function in (_look_up(), _group(), kernels.put(), kernels.square(), _collect(dtype)):
+        module.add(function)
+
+
+class _Kernels:
+    """Loops over contiguous elements: whole vectors, then single ones."""
+
+    def __init__(self, dtype: str, target: Target) -> None:
+        self.scalar, self.size, self.lanes = SCALARS[dtype], ELEMENT_BYTES[dtype], target.lanes(dtype)
+
+    def put(self) -> Function:
+        """target[:count] = source[:count], or += if `add` is 1."""
+        f = define("void rnnc_put(ptr target, ptr source, i64 count, i64 add)")
+        target, source, count, add = f.parameters
+        with f.switch(add, (0, 1)) as cases:
+            for case in cases:
+                for lanes, low, high in self._spans(f, count):
+                    with f.loop(low, high, lanes) as loop:
+                        value, own = self._load(f, source, loop.index, lanes), self._at(f, target, loop.index)
+                        if case:
+                            value = f.binary("fadd", self._load(f, target, loop.index, lanes), value)
+                        f.store(value, own, self.size)
+        f.ret()
+        return f
+
+    def square(self) -> Function:
+        """total + the sum of squares of array[:count], in double precision."""
+        f = define("double rnnc_square(ptr array, i64 count, double total)")
+        array, count, total = f.parameters
+        for lanes, low, high in self._spans(f, count):
+            type_ = vector(lanes, "double")
+            with f.loop(low, high, lanes, carried=(Val(type_, "zeroinitializer"),)) as loop:
+                value = self._load(f, array, loop.index, lanes)
+                wide = value if self.scalar == "double" else f.value(type_, f"fpext {value} to {type_}")
+                loop.next([f.fma(wide, wide, loop.values[0])])
+            for lane in range(lanes):
+                part = f.value("double", f"extractelement {loop.values[0]}, i64 {lane}")
+                total = f.binary("fadd", total, part)
+        f.ret(total)
+        return f
+
+    def _spans(self, f: Function, count: Val) -> list[tuple[int, Val, Val]]:
+        whole = f.binary("and", count, i64(-self.lanes))
+        return [(self.lanes, i64(0), whole), (1, whole, count)]
+
+    def _at(self, f: Function, pointer: Val, index: Val) -> Val:
+        return f.element(pointer, index, self.scalar)
+
+    def _load(self, f: Function, pointer: Val, index: Val, lanes: int) -> Val:
+        return f.load(vector(lanes, self.scalar), self._at(f, pointer, index), self.size)
+
+
+def _collect(dtype: str) -> Function:
+    f, scalar = define("i32 rnnc_collect(ptr given)"), SCALARS[dtype]
+    given = COLLECT.loads(f, f.parameters[0])
+    f.store(f.constant(0.0, "double"), given["squares"], 8)
+    with f.loop(0, given["many"]) as number:
+        segment = SEGMENT.loads(f, SEGMENT.element(f, given["segments"], number.index))
+        _collect_segment(f, scalar, given, segment)
+    with f.when(f.value("i1", f"icmp ne {given['places']}, null")):
+        _collect_rows(f, scalar, given)
+    f.ret(Val("i32", "0"))
+    return f
+
+
+def _collect_segment(f: Function, scalar: str, given: dict[str, Val], segment: dict[str, Val]) -> None:
+    """Block by block: what a block's sum and its squares read again is still in the cache."""
+    start, stop = share(f, segment["size"], given["member"], given["members"])
+    with f.loop(start, stop, BLOCK) as block:
+        count = f.minimum(f.sub(stop, block.index), i64(BLOCK))
+        own = f.element(given["gradient"], f.add(segment["target"], block.index), scalar)
+        with f.loop(0, given["shards"]) as shard:
+            term = f.load("ptr", f.element(given["terms"], shard.index, "ptr"), 8)
+            term = f.element(term, f.add(segment["source"], block.index), scalar)
+            add = f.select(f.compare("eq", shard.index, 0), given["keep"], i64(1))
+            with f.when(f.compare("ne", own, term)):
+                f.call_defined("void", "rnnc_put", own, term, count, add)
+        _add_squares(f, own, count, given["squares"])
+
+
+def _collect_rows(f: Function, scalar: str, given: dict[str, Val]) -> None:
+    """A share of the columns of all rows: members need not know of each other's steps."""
+    start, stop = share(f, given["width"], given["member"], given["members"])
+    count = f.sub(stop, start)
+    with f.loop(0, given["steps"]) as step:
+        place = f.load("i64", f.element(given["places"], step.index, "i64"), 8)
+        with f.when(f.value("i1", f"icmp sge {place}, 0")):
+            row = f.add(f.mul(f.udiv(place, 2), given["width"]), start)
+            term = f.add(f.mul(step.index, given["width"]), start)
+            pointers = (f.element(given["values"], row, scalar), f.element(given["from"], term, scalar))
+            f.call_defined("void", "rnnc_put", *pointers, count, f.sub(i64(1), f.binary("and", place, i64(1))))
+    with f.loop(0, f.load("i64", given["count"], 8)) as number:
+        row = f.add(f.mul(number.index, given["width"]), start)
+        _add_squares(f, f.element(given["values"], row, scalar), count, given["squares"])
+
+
+def _add_squares(f: Function, array: Val, count: Val, squares: Val) -> None:
+    total = f.call_defined("double", "rnnc_square", array, count, f.load("double", squares, 8))
+    f.store(total, squares, 8)

@@ -1,0 +1,533 @@
+"""The native call: a CPython function in LLVM, so that a plain call costs well under a microsecond of Python.
+
+    rnnc_call(x, state) -> the results, or None if the arguments need a closer look
+
+Plain means: x is a float array of the right dtype and sizes with a contiguous last axis, or, for a table, integers; and
+the states are C-contiguous. Everything else (and every error) is left to Python, which is told so by None. Buffers are
+taken through the buffer protocol and released on every path; the interpreter lock is released while the network runs.
+
+The code knows no network. What it needs of one is a record, BINDING, in the bytes object that is the function's `self`.
+It owns everything that it points to, and the function's definition too (`rnnc.backends.llvm.calls.quick`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, null
+from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.records import Record
+
+BINDING = Record(
+    "binding",
+    "ptr run, ptr context, i64 context_bytes, ptr empty, ptr dtype, ptr ndarray, ptr dict, i64 most_rows, "
+    "i64 batch_first, i64 input_size, ptr table, i64 height, i64 x_at, i64 output_size, i64 output_timed, "
+    "i64 output_at, i64 scale_at, i64 container, i64 returns_state, i64 states, ptr state_records, ptr slots",
+)
+"""run: the generated function. context: one of `context_bytes`, filled with what stays the same. empty, dtype, ndarray,
+dict: numpy.empty, a dtype object, and the types. most_rows: steps * batch beyond which a batch is left to Python, which
+may use more threads. x_at, output_at, scale_at: bytes from the beginning of a context to a field (-1: it has none);
+that of a value of each step is followed by its strides. table: (height, input_size), or null. container: one of
+CONTAINERS. states: how many arrays hold states, each with a record."""
+
+STATE = Record("state", "ptr key, i64 width, i64 slabs, i64 stacked, i64 first_slot")
+"""An array (slabs, B, width), or (B, width) if it is not stacked. first_slot: its slots follow one another."""
+SLOT = Record("slot", "i64 initial_at, i64 final_at")
+"""Where in a context a slab's two pointers go, or -1."""
+
+CONTAINERS = (None, "bare", "tuple", "dict")
+
+BUFFER = Record(
+    "buffer",
+    "ptr start, ptr object, i64 bytes, i64 item_size, i32 read_only, i32 axes, ptr format, ptr shape, ptr strides, "
+    "ptr suboffsets, ptr internal",
+)
+"""CPython's Py_buffer."""
+TIMED = Record("timed", "ptr array, i64 step, i64 row")
+"""Three fields of a context: a value of each step."""
+SIZES = Record("sizes", "i64 steps, i64 batch")
+"""The first fields of a context."""
+
+STRIDED, CONTIGUOUS = 0x1C, 0x3C  # PyBUF_STRIDES | PyBUF_FORMAT, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT
+
+_TRUE, _FALSE = Val("i1", "true"), Val("i1", "false")
+_NONE = Val("ptr", "@_Py_NoneStruct")
+
+
+def emit_native_call(module: Module, dtype: str) -> None:
+    """Adds `rnnc_call`, and what it calls."""
+    module.globals.append("@_Py_NoneStruct = external global i8")
+    for function in (_view_function(dtype), _new_function(), _look_up(dtype), _NativeCall(dtype).emit()):
+        module.add(function)
+
+
+def _both(f: Function, conditions: Sequence[Val]) -> Val:
+    result = conditions[0]
+    for condition in conditions[1:]:
+        result = f.binary("and", result, condition)
+    return result
+
+
+def _exists(f: Function, object_: Val) -> Val:
+    """Whether a call made an object: null says that it set an exception instead."""
+    return f.value("i1", f"icmp ne {object_}, null")
+
+
+def _not(f: Function, condition: Val) -> Val:
+    return f.binary("xor", condition, _TRUE)
+
+
+def _view_function(dtype: str) -> Function:
+    """Takes the buffer of an array: of floats of the dtype, or of 64-bit integers. What is taken is held either way."""
+    f = define("i1 rnnc_view(ptr object, ptr buffer, i32 flags, ptr type, i32 axes, i1 integers)")
+    object_, buffer, flags, type_, axes, integers = f.parameters
+    answer = f.alloca("i1", 1, 1)
+    f.store(_FALSE, answer, 1)
+    found = f.call("ptr", "PyObject_Type", object_)
+    f.call("void", "Py_DecRef", found)
+    taken = f.alloca("i1", 1, 1)
+    f.store(_FALSE, taken, 1)
+    with f.when(f.compare("eq", found, type_)):  # no subclass: a masked array would lose its mask
+        status = f.call("i32", "PyObject_GetBuffer", object_, buffer, flags)
+        f.store(f.value("i1", f"icmp eq {status}, 0"), taken, 1)
+    with f.when(f.load("i1", taken, 1)):
+        dimensions = f.value("i1", f"icmp eq {BUFFER.load(f, buffer, 'axes')}, {axes.name}")
+        # The two bytes of a native format: its letter and the end of the string.
+        letters = f.load("i16", BUFFER.load(f, buffer, "format"), 1)
+        is_float, *is_integer = (f.value("i1", f"icmp eq {letters}, {ord(c)}") for c in _LETTERS[dtype] + "lq")
+        format_ = f.select(integers, f.binary("or", *is_integer), is_float)
+        wanted = f.select(integers, i64(8), i64(ELEMENT_BYTES[dtype]))
+        size = f.compare("eq", BUFFER.load(f, buffer, "item_size"), wanted)
+        address = f.value("i64", f"ptrtoint {BUFFER.load(f, buffer, 'start')} to i64")
+        aligned = f.compare("eq", f.binary("and", address, f.sub(wanted, 1)), 0)
+        f.store(_both(f, [dimensions, format_, size, aligned]), answer, 1)
+    with f.when(_not(f, f.load("i1", taken, 1))):
+        f.call("void", "PyErr_Clear")
+    f.ret(f.load("i1", answer, 1))
+    return f
+
+
+_LETTERS = {"float32": "f", "float64": "d"}
+
+
+def _new_function() -> Function:
+    """numpy.empty((a, b, c), dtype), or of (b, c) for two axes; or null, with an exception set."""
+    f = define("ptr rnnc_new(ptr empty, ptr dtype, i64 axes, i64 a, i64 b, i64 c)")
+    empty, dtype, axes, *sizes = f.parameters
+    result, complete = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
+    f.store(null(), result, 8)
+    f.store(_TRUE, complete, 1)
+    shape = f.call("ptr", "PyTuple_New", axes)
+    with f.when(_exists(f, shape)):
+        for position, size in enumerate(sizes):
+            place = f.sub(axes, 3 - position)
+            with f.when(f.value("i1", f"icmp sge {place}, 0")):
+                number = f.call("ptr", "PyLong_FromSsize_t", size)
+                f.call("i32", "PyTuple_SetItem", shape, place, number)  # it takes the reference, and may hold null
+                f.store(f.binary("and", f.load("i1", complete, 1), _exists(f, number)), complete, 1)
+        with f.when(f.load("i1", complete, 1)):
+            arguments = f.alloca("ptr", 2, 8)
+            f.store(shape, arguments, 8)
+            f.store(dtype, f.element(arguments, 1, "ptr"), 8)
+            f.store(f.call("ptr", "PyObject_Vectorcall", empty, arguments, i64(2), null()), result, 8)
+        f.call("void", "Py_DecRef", shape)
+    f.ret(f.load("ptr", result, 8))
+    return f
+
+
+def _look_up(dtype: str) -> Function:
+    """Copies rows of a table, (T, B, width); strides in bytes. Whether the table has them all."""
+    f = define(
+        "i1 rnnc_look_up_all(ptr numbers, i64 steps, i64 batch, i64 step_stride, i64 row_stride, ptr table, "
+        "i64 height, i64 width, ptr values)"
+    )
+    numbers, steps, batch, step_stride, row_stride, table, height, width, values = f.parameters
+    answer, size = f.alloca("i1", 1, 1), f.mul(width, ELEMENT_BYTES[dtype])
+    f.store(_TRUE, answer, 1)
+    with f.loop(0, steps) as step, f.loop(0, batch) as row:
+        skipped = f.add(f.mul(step.index, step_stride), f.mul(row.index, row_stride))
+        number = f.load("i64", f.element(numbers, skipped, "i8"), 8)
+        there = f.compare("ult", number, height)
+        with f.when(there):
+            target = f.element(values, f.mul(f.add(f.mul(step.index, batch), row.index), size), "i8")
+            f.call(
+                "void", "llvm.memcpy.p0.p0.i64", target, f.element(table, f.mul(number, size), "i8"), size, _FALSE
+            )  # fmt: skip
+        with f.when(_not(f, there)):
+            f.store(_FALSE, answer, 1)
+    f.ret(f.load("i1", answer, 1))
+    return f
+
+
+class _NativeCall:
+    """rnnc_call itself. Values that are known at a point are attributes from there on."""
+
+    def __init__(self, dtype: str) -> None:
+        self.scalar, self.item = SCALARS[dtype], ELEMENT_BYTES[dtype]
+        self.f = define("ptr rnnc_call(ptr self, ptr arguments, i64 n)")
+
+    def emit(self) -> Function:
+        f = self.f
+        self.binding = f.call("ptr", "PyBytes_AsString", f.parameters[0])
+        self.states = self._bound("states")
+        # x, the output, then an initial and a final array of each state.
+        self.views = f.add(f.mul(self.states, 2), 2)
+        self.buffers = f.value("ptr", f"alloca {BUFFER.llvm_type}, {self.views}, align 16")
+        self.made = f.value("ptr", f"alloca ptr, {f.add(self.states, 1)}, align 16")
+        self.context = f.value("ptr", f"alloca i8, {self._bound('context_bytes')}, align 16")
+        self.result = f.alloca("ptr", 1, 8)
+        f.store(null(), self.result, 8)
+        with f.loop(0, self.views) as view:  # a buffer without an object may be released
+            f.store(null(), BUFFER.place(f, self._buffer(view.index), "object"), 8)
+        two = f.compare("eq", f.parameters[2], 2)
+        with f.when(two):
+            self._with_two_arguments()
+        with f.loop(0, self.views) as view:
+            f.call("void", "PyBuffer_Release", self._buffer(view.index))
+        self._return()
+        return f
+
+    def _with_two_arguments(self) -> None:
+        f, arguments = self.f, self.f.parameters[1]
+        self.table = self._bound("table")
+        self.integers = _exists(f, self.table)
+        self.state = f.load("ptr", f.element(arguments, 1, "ptr"), 8)
+        self.no_state = f.compare("eq", self.state, _NONE)
+        axes = f.select(self.integers, Val("i32", "2"), Val("i32", "3"))
+        with f.when(self._view(f.load("ptr", arguments, 8), i64(0), STRIDED, axes, self.integers)):
+            self._read_sizes()
+            with f.when(self._sizes_fit()), f.when(self._states_fit()):
+                self._make_arrays()
+
+    # ---- what Python's objects hold
+
+    def _bound(self, name: str) -> Val:
+        return BINDING.load(self.f, self.binding, name)
+
+    def _buffer(self, number: Val) -> Val:
+        return BUFFER.element(self.f, self.buffers, number)
+
+    def _view(self, object_: Val, number: Val, flags: int, axes: Val, integers: Val = _FALSE) -> Val:
+        place, type_ = self._buffer(number), self._bound("ndarray")
+        return self.f.call_defined("i1", "rnnc_view", object_, place, Val("i32", str(flags)), type_, axes, integers)
+
+    def _pointer(self, number: Val) -> Val:
+        return BUFFER.load(self.f, self._buffer(number), "start")
+
+    def _number(self, number: Val, field: str, axis: int) -> Val:
+        """One of the shape, or of the strides, of a buffer."""
+        table = BUFFER.load(self.f, self._buffer(number), field)
+        return self.f.load("i64", self.f.element(table, axis, "i64"), 8)
+
+    # ---- arguments
+
+    def _read_sizes(self) -> None:
+        f = self.f
+        self.batch_first = f.compare("ne", self._bound("batch_first"), 0)
+        outer, inner = (self._number(i64(0), "shape", axis) for axis in range(2))
+        self.steps = f.select(self.batch_first, inner, outer)
+        self.batch = f.select(self.batch_first, outer, inner)
+        self.outer, self.inner = outer, inner
+        first, second = (self._number(i64(0), "strides", axis) for axis in range(2))
+        self.x_step = f.select(self.batch_first, second, first)
+        self.x_row = f.select(self.batch_first, first, second)
+
+    def _sizes_fit(self) -> Val:
+        """Sizes and strides of x; the third axis is there where x holds no integers."""
+        f = self.f
+        fits = f.alloca("i1", 1, 1)
+        element = f.select(self.integers, i64(8), i64(self.item))
+        whole = [f.compare("eq", f.binary("and", s, f.sub(element, 1)), 0) for s in (self.x_step, self.x_row)]
+        few = f.compare("ule", f.mul(self.steps, self.batch), self._bound("most_rows"))
+        few = f.binary("or", f.compare("eq", self.batch, 1), few)
+        f.store(_both(f, [*whole, few, f.compare("ne", self.steps, 0), f.compare("ne", self.batch, 0)]), fits, 1)
+        with f.when(_not(f, self.integers)):
+            width = f.compare("eq", self._number(i64(0), "shape", 2), self._bound("input_size"))
+            contiguous = f.compare("eq", self._number(i64(0), "strides", 2), self.item)
+            f.store(_both(f, [f.load("i1", fits, 1), width, contiguous]), fits, 1)
+        return f.load("i1", fits, 1)
+
+    def _states_fit(self) -> Val:
+        """Takes the buffers of the states, if any, and tells whether they are as they should be."""
+        f = self.f
+        fits = f.alloca("i1", 1, 1)
+        f.store(self.no_state, fits, 1)
+        self.container = self._bound("container")
+        with f.when(_not(f, self.no_state)):
+            f.store(self._container_fits(), fits, 1)
+            with f.loop(0, self.states) as each, f.when(f.load("i1", fits, 1)):
+                f.store(self._state_fits(each.index), fits, 1)
+        return f.load("i1", fits, 1)
+
+    def _by_container(self, cases: dict[str, Callable[[], None]]) -> None:
+        """Runs the code of the container that the user's states are in, if it is one of the cases."""
+        for name, emit in cases.items():
+            with self._if_container(name):
+                emit()
+
+    def _if_container(self, name: str) -> AbstractContextManager[None]:
+        return self.f.when(self.f.compare("eq", self.container, CONTAINERS.index(name)))
+
+    def _container_fits(self) -> Val:
+        f = self.f
+        fits = f.alloca("i1", 1, 1)
+        f.store(_FALSE, fits, 1)
+
+        def is_tuple() -> None:
+            size = f.call("i64", "PyTuple_Size", self.state)
+            f.store(f.compare("eq", size, self.states), fits, 1)
+            with f.when(f.value("i1", f"icmp slt {size}, 0")):
+                f.call("void", "PyErr_Clear")  # not a tuple
+
+        def is_dict() -> None:
+            found = f.call("ptr", "PyObject_Type", self.state)
+            f.call("void", "Py_DecRef", found)
+            with f.when(f.compare("eq", found, self._bound("dict"))):
+                f.store(f.compare("eq", f.call("i64", "PyDict_Size", self.state), self.states), fits, 1)
+
+        self._by_container({"bare": lambda: f.store(_TRUE, fits, 1), "tuple": is_tuple, "dict": is_dict})
+        return f.load("i1", fits, 1)
+
+    def _state_fits(self, number: Val) -> Val:
+        f = self.f
+        item, fits = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
+        record = self._record(number)
+        f.store(null(), item, 8)
+        f.store(_FALSE, fits, 1)
+        self._by_container(
+            {
+                "bare": lambda: f.store(self.state, item, 8),
+                "tuple": lambda: f.store(f.call("ptr", "PyTuple_GetItem", self.state, number), item, 8),
+                "dict": lambda: f.store(
+                    f.call("ptr", "PyDict_GetItem", self.state, STATE.load(f, record, "key")), item, 8
+                ),
+            }
+        )
+        view = f.add(number, 2)
+        stacked = f.compare("ne", STATE.load(f, record, "stacked"), 0)
+        found = f.load("ptr", item, 8)
+        with f.when(_exists(f, found)):
+            axes = f.select(stacked, Val("i32", "3"), Val("i32", "2"))
+            with f.when(self._view(found, view, CONTIGUOUS, axes)):
+                f.store(self._state_sizes_fit(view, record, stacked), fits, 1)
+        return f.load("i1", fits, 1)
+
+    def _state_sizes_fit(self, view: Val, record: Val, stacked: Val) -> Val:
+        f = self.f
+        table = BUFFER.load(f, self._buffer(view), "shape")
+        first = f.select(stacked, i64(1), i64(0))
+        slabs = f.select(stacked, f.load("i64", table, 8), i64(1))
+        batch, width = (f.load("i64", f.element(table, f.add(first, n), "i64"), 8) for n in range(2))
+        wanted = (STATE.load(f, record, "slabs"), self.batch, STATE.load(f, record, "width"))
+        return _both(f, [f.compare("eq", a, b) for a, b in zip((slabs, batch, width), wanted, strict=True)])
+
+    def _record(self, number: Val) -> Val:
+        return STATE.element(self.f, self._bound("state_records"), number)
+
+    # ---- results
+
+    def _make_arrays(self) -> None:
+        """Makes the output and, if they are wanted, the last states, and goes on unless one fails."""
+        f = self.f
+        self.returns_state = f.compare("ne", self._bound("returns_state"), 0)
+        self.finals = f.select(self.returns_state, self.states, i64(0))
+        with f.loop(0, f.add(self.finals, 1)) as each:
+            f.store(null(), f.element(self.made, each.index, "ptr"), 8)
+        ok = f.alloca("i1", 1, 1)
+        timed = f.compare("ne", self._bound("output_timed"), 0)
+        axes = f.select(timed, i64(3), i64(2))
+        self.timed, inner = timed, f.select(timed, self.inner, self.batch)
+        f.store(self._new(i64(0), i64(1), axes, self.outer, inner, self._bound("output_size")), ok, 1)
+        with f.loop(0, self.finals) as each, f.when(f.load("i1", ok, 1)):
+            record = self._record(each.index)
+            slabs, stacked, width = (STATE.load(f, record, field) for field in ("slabs", "stacked", "width"))
+            view = f.add(f.add(self.states, 2), each.index)
+            axes = f.add(f.select(f.compare("ne", stacked, 0), i64(1), i64(0)), 2)
+            f.store(self._new(f.add(each.index, 1), view, axes, slabs, self.batch, width), ok, 1)
+        with f.when(f.load("i1", ok, 1)):
+            self._fill_context()
+            self._run()
+        with f.when(f.is_null(f.load("ptr", self.result, 8))), f.loop(0, f.add(self.finals, 1)) as each:
+            self._drop(f.load("ptr", f.element(self.made, each.index, "ptr"), 8))
+
+    def _new(self, number: Val, view: Val, axes: Val, a: Val, b: Val, c: Val) -> Val:
+        """A new array, and its buffer; whether there are both."""
+        f = self.f
+        taken = f.alloca("i1", 1, 1)
+        f.store(_FALSE, taken, 1)
+        new = f.call_defined("ptr", "rnnc_new", self._bound("empty"), self._bound("dtype"), axes, a, b, c)
+        f.store(new, f.element(self.made, number, "ptr"), 8)
+        with f.when(_exists(f, new)):
+            axes = f.value("i32", f"trunc {axes} to i32")
+            f.store(self._view(new, view, CONTIGUOUS, axes), taken, 1)
+        return f.load("i1", taken, 1)
+
+    def _drop(self, object_: Val) -> None:
+        with self.f.when(_exists(self.f, object_)):
+            self.f.call("void", "Py_DecRef", object_)
+
+    def _field_of_context(self, at: Val, value: Val) -> None:
+        """Sets a field, if the context has it."""
+        with self.f.when(self.f.value("i1", f"icmp sge {at}, 0")):
+            self.f.store(value, self.f.element(self.context, at, "i8"), 8)
+
+    def _fill_context(self) -> None:
+        f = self.f
+        template, size = self._bound("context"), self._bound("context_bytes")
+        f.call("void", "llvm.memcpy.p0.p0.i64", self.context, template, size, _FALSE)
+        f.store(self.steps, SIZES.place(f, self.context, "steps"), 8)
+        f.store(self.batch, SIZES.place(f, self.context, "batch"), 8)
+        strides = (f.binary("sdiv", stride, i64(self.item)) for stride in (self.x_step, self.x_row))
+        self._array("x_at", self._pointer(i64(0)), *strides)
+        width, output = self._bound("output_size"), self._pointer(i64(1))
+        with f.when(self.timed):
+            long_, short = f.mul(self.batch, width), f.mul(self.steps, width)
+            step, row = f.select(self.batch_first, width, long_), f.select(self.batch_first, short, width)
+            self._array("output_at", output, step, row)
+        with f.when(_not(f, self.timed)):
+            self._field_of_context(self._bound("output_at"), output)
+        with f.loop(0, self.states) as each:
+            self._fill_slots(each.index)
+
+    def _array(self, at: str, pointer: Val, step: Val, row: Val) -> None:
+        """A value of each step, if the context has it: its pointer and its strides, in elements."""
+        place = self._bound(at)
+        with self.f.when(self.f.value("i1", f"icmp sge {place}, 0")):
+            first = self.f.element(self.context, place, "i8")
+            for field, value in zip(TIMED.types, (pointer, step, row), strict=True):
+                self.f.store(value, TIMED.place(self.f, first, field), 8)
+
+    def _fill_slots(self, number: Val) -> None:
+        """A state's slabs: each initial and each final pointer."""
+        f = self.f
+        record = self._record(number)
+        slot = STATE.load(f, record, "first_slot")
+        size = f.mul(f.mul(self.batch, STATE.load(f, record, "width")), self.item)
+        with f.loop(0, STATE.load(f, record, "slabs")) as slab:
+            place = SLOT.element(f, self._bound("slots"), f.add(slot, slab.index))
+            skipped = f.mul(slab.index, size)
+            initial = (_not(f, self.no_state), "initial_at", i64(2))
+            final = (self.returns_state, "final_at", f.add(self.states, 2))
+            for given, field, first in (initial, final):
+                with f.when(given):
+                    pointer = f.element(self._pointer(f.add(first, number)), skipped, "i8")
+                    self._field_of_context(SLOT.load(f, place, field), pointer)
+
+    # ---- the run
+
+    def _run(self) -> None:
+        """What is computed of x and of the sizes, then the network, with the interpreter lock released."""
+        f = self.f
+        rows = f.mul(self.steps, self.batch)
+        looked_up = f.select(self.integers, f.mul(f.mul(rows, self._bound("input_size")), self.item), i64(0))
+        size = f.add(looked_up, f.mul(self.batch, self.item))
+        scaled = f.value("i1", f"icmp sge {self._bound('scale_at')}, 0")
+        needed = f.binary("or", self.integers, scaled)
+        memory, failed, plain = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1), f.alloca("i1", 1, 1)
+        f.store(null(), memory, 8)
+        f.store(_FALSE, failed, 1)
+        f.store(_TRUE, plain, 1)
+        with f.when(needed):
+            taken = f.call("ptr", "malloc", size)
+            f.store(taken, memory, 8)
+            f.store(f.is_null(taken), failed, 1)
+        thread = f.call("ptr", "PyEval_SaveThread")
+        own = f.load("ptr", memory, 8)
+        there = _not(f, f.load("i1", failed, 1))
+        with f.when(f.binary("and", self.integers, there)):
+            f.store(self._look_up(own), plain, 1)
+        with f.when(f.binary("and", scaled, there)):
+            self._fill_scale(f.element(own, looked_up, "i8"))
+        with f.when(f.binary("and", there, f.load("i1", plain, 1))):
+            function = self._bound("run")
+            status = f.value("i32", f"call i32 {function.name}({self.context})")
+            f.store(f.value("i1", f"icmp ne {status}, 0"), failed, 1)
+        f.call("void", "free", own)
+        f.call("void", "PyEval_RestoreThread", thread)
+        with f.when(f.load("i1", failed, 1)):
+            f.call("ptr", "PyErr_NoMemory")
+        with f.when(f.binary("and", f.load("i1", plain, 1), _not(f, f.load("i1", failed, 1)))):
+            self._pack()
+
+    def _look_up(self, values: Val) -> Val:
+        f, width = self.f, self._bound("input_size")
+        strides = (self.x_step, self.x_row, self.table, self._bound("height"), width, values)
+        found = f.call_defined(
+            "i1", "rnnc_look_up_all", self._pointer(i64(0)), self.steps, self.batch, *strides
+        )  # fmt: skip
+        self._array("x_at", values, f.mul(self.batch, width), width)
+        return found
+
+    def _fill_scale(self, scale: Val) -> None:
+        """One over the number of steps, for each row."""
+        f = self.f
+        steps = f.value("double", f"uitofp {self.steps} to double")
+        value = f.binary("fdiv", f.constant(1.0, "double"), steps)
+        value = value if self.scalar == "double" else f.value(self.scalar, f"fptrunc {value} to {self.scalar}")
+        with f.loop(0, self.batch) as row:
+            f.store(value, f.element(scale, row.index, self.scalar), self.item)
+        self._field_of_context(self._bound("scale_at"), scale)
+
+    def _pack(self) -> None:
+        """What the user gets: the output, or (output, state). It stays null if there is no memory for it."""
+        f = self.f
+        output = f.load("ptr", self.made, 8)
+        with f.when(_not(f, self.returns_state)):
+            f.store(output, self.result, 8)
+        with f.when(self.returns_state):
+            state, pair = f.alloca("ptr", 1, 8), f.call("ptr", "PyTuple_New", i64(2))
+            f.store(null(), state, 8)
+            with f.when(_exists(f, pair)):
+                self._by_container(
+                    {
+                        "bare": lambda: f.store(self._final(i64(0)), state, 8),
+                        "tuple": lambda: f.store(f.call("ptr", "PyTuple_New", self.states), state, 8),
+                        "dict": lambda: f.store(self._new_dict(), state, 8),
+                    }
+                )
+            found = f.load("ptr", state, 8)
+            with f.when(_exists(f, found)):
+                self._fill_results(pair, output, found)
+            with f.when(f.is_null(found)):
+                self._drop(pair)
+
+    def _new_dict(self) -> Val:
+        """The last states by their keys; null if there is no memory for it. It has references of its own."""
+        f = self.f
+        made, ok = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
+        new = f.call("ptr", "PyDict_New")
+        f.store(new, made, 8)
+        f.store(_exists(f, new), ok, 1)
+        with f.loop(0, self.states) as each, f.when(f.load("i1", ok, 1)):
+            key = STATE.load(f, self._record(each.index), "key")
+            status = f.call("i32", "PyDict_SetItem", new, key, self._final(each.index))
+            f.store(f.value("i1", f"icmp eq {status}, 0"), ok, 1)
+        with f.when(_not(f, f.load("i1", ok, 1))):
+            self._drop(new)
+            f.store(null(), made, 8)
+        return f.load("ptr", made, 8)
+
+    def _fill_results(self, pair: Val, output: Val, state: Val) -> None:
+        """The result takes all references to the arrays; nothing can fail any more."""
+        f = self.f
+        f.call("i32", "PyTuple_SetItem", pair, i64(0), output)
+        f.call("i32", "PyTuple_SetItem", pair, i64(1), state)
+        f.store(pair, self.result, 8)
+        with self._if_container("tuple"), f.loop(0, self.states) as each:
+            f.call("i32", "PyTuple_SetItem", state, each.index, self._final(each.index))
+        with self._if_container("dict"), f.loop(0, self.states) as each:
+            self._drop(self._final(each.index))
+
+    def _final(self, number: Val) -> Val:
+        return self.f.load("ptr", self.f.element(self.made, self.f.add(number, 1), "ptr"), 8)
+
+    def _return(self) -> None:
+        """The result; null if an exception is set; else None: look closer."""
+        f = self.f
+        result = f.load("ptr", self.result, 8)
+        failed = _exists(f, f.call("ptr", "PyErr_Occurred"))
+        decline = f.binary("and", f.is_null(result), _not(f, failed))
+        with f.when(decline):
+            f.call("void", "Py_IncRef", _NONE)
+        f.ret(f.select(decline, _NONE, result))

@@ -1,0 +1,459 @@
+"""The driver: one generated function that runs a whole plan, with the number of steps and rows known at run time.
+
+    allocate scratch, or take the caller's
+    gather inputs whose rows are not evenly spaced
+    for each region:
+        states = their initial values
+        for each chunk of time steps:
+            batched phases over the rows of the chunk
+            for each step of the chunk: step phases over the rows of the step
+        final states
+    sums over rows, such as gradients of weights
+    scatter outputs whose rows are not where the caller wants them
+
+A computation with two halves has two such functions over one scratch memory.
+
+The rows of step t are rows[t] .. rows[t+1] of every buffer over time. For a dense batch rows[t] = t * B. For a
+ragged batch the sequences are sorted by falling length and only the rows that are still running exist: the same
+code runs both, and no work is done on padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnnc.backends import fresh
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, i64, null
+from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.target import Target
+from rnnc.backends.llvm.kernels.context import Interface, array_field, row_field, step_field, sum_field
+from rnnc.backends.llvm.kernels.phase import emit_phase, signature
+from rnnc.backends.llvm.kernels.row_sums import K_BLOCK, outer_workspace
+from rnnc.backends.llvm.kernels.tile import choose_tile
+from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
+from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State
+from rnnc.ir import settings
+
+CHUNK_BYTES = 128 * 1024
+"""Room for the hoisted values of one chunk: they are written and read back while they are in the second-level cache."""
+
+LINE = 64
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A buffer at run time: its first row and its row stride in elements."""
+
+    pointer: Val
+    stride: Val
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """The module of a plan, what its context holds, and where its weights lie."""
+
+    module: Module
+    interface: Interface
+    layout: Layout
+    phases: tuple[PackedPhase, ...]
+    target: Target
+
+
+def emit_plan(plan: Plan, target: Target) -> Emitted:
+    """The module of a plan: phase functions, and what runs them.
+
+    `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half has `rnnc_finish(context)`, too,
+    and `rnnc_scratch(context)`, which returns how many bytes of scratch memory both need.
+    """
+    dtype = plan.program.dtype
+    module, layout, interface = Module(), Layout(dtype), Interface.of(plan)
+    names: dict[int, str] = {}
+    packed: dict[int, PackedPhase] = {}
+    for _, phase in plan.phases():
+        tile = choose_tile(phase, target, dtype)
+        packed[id(phase)] = layout.add(phase, tile)
+        names[id(phase)] = module.add(emit_phase(phase, f"phase_{phase.name}", tile, dtype))
+    for half in ("run", "scratch", "finish") if plan.late else ("run",):
+        module.add(_PlanFunction(plan, interface, names, packed, target, half).emit())
+    return Emitted(module, interface, layout, tuple(packed.values()), target)
+
+
+class _PlanFunction:
+    """One of the functions; all of them lay out scratch memory alike."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        interface: Interface,
+        names: dict[int, str],
+        packed: dict[int, PackedPhase],
+        target: Target,
+        part: str,
+    ) -> None:
+        self.plan = plan
+        self.interface = interface
+        self.names = names
+        self.packed = packed
+        self.target = target
+        self.part = part
+        self.late = part == "finish"
+        self.two_parts = bool(plan.late)
+        dtype = plan.program.dtype
+        self.dtype = dtype
+        self.scalar = SCALARS[dtype]
+        self.bytes = ELEMENT_BYTES[dtype]
+        result = "i64" if part == "scratch" else "i32"
+        self.f = Function(f"rnnc_{part}", [Val("ptr", "%context")], result=result, attributes=COLD)
+        self.context = interface.record
+        self.memory: dict[Buffer, Memory] = {}
+        self.direct: dict[Buffer, Val] = {}
+        self.steps_of: dict[Buffer, Val] = {}
+
+    def emit(self) -> Function:
+        f = self.f
+        self._read_context()
+        size = self._lay_out()
+        if self.part == "scratch":
+            f.ret(size)
+            return f
+        self._take_scratch(size)
+        self._gather_inputs()
+        for region in self.plan.regions:
+            if region.late == self.late:
+                f.comment(f"region {region.name}")
+                self._region(region)
+        for total in self.plan.sums:
+            if total.late == self.late:
+                self._sum(total)
+        self._scatter_outputs()
+        if not self.two_parts:
+            f.call("void", "free", self.scratch)
+        f.ret(Val("i32", "0"))
+        return f
+
+    def _mine(self, name: str) -> bool:
+        """Whether an input or output belongs to this part."""
+        return self.plan.is_late(name) == self.late
+
+    def _field(self, name: str) -> Val:
+        return self.context.load(self.f, Val("ptr", "%context"), name)
+
+    def _read_context(self) -> None:
+        f = self.f
+        self.steps, self.batch = self._field("steps"), self._field("batch")
+        self.rows, self.order = self._field("rows"), self._field("order")
+        self.weights = self._field("weights")
+        self.dense = f.is_null(self.rows)
+        self.total = self._first_row(self.steps)
+        self.one_row = f.compare("eq", self.batch, 1)
+
+    def _first_row(self, step: Val) -> Val:
+        """The first row of a step, in every buffer over time."""
+        return self.f.call("i64", "rnnc_first_row", self.rows, self.batch, step)
+
+    def _in_bytes(self, elements: Val | int) -> Val:
+        return i64(elements * self.bytes) if isinstance(elements, int) else self.f.mul(elements, self.bytes)
+
+    def _lay_out(self) -> Val:
+        """Where everything is in scratch memory: what lives through the call, then a part that regions use in turn.
+
+        Returns the number of bytes.
+        """
+        f = self.f
+        self._decide_direct()
+        self.offsets: dict[Buffer, Val] = {}
+        offset = i64(0)
+        for buffer in self.plan.buffers:
+            if buffer.space is Space.TIMED:
+                needed = f.mul(self.total, self._stride(buffer))
+            elif buffer.space is Space.ROWS:
+                needed = f.mul(self.batch, self._stride(buffer))
+            elif buffer in self.direct:
+                needed = f.mul(self.total, self._stride(buffer))
+                needed = needed if self.two_parts else f.select(self.direct[buffer], i64(0), needed)
+            else:
+                continue
+            self.offsets[buffer] = offset
+            offset = f.add(offset, needed)
+        self.region_start = offset
+        largest = i64(self._workspace())
+        for region in self.plan.regions:
+            largest = f.maximum(largest, self._region_size(region))
+        return f.add(f.mul(f.add(offset, largest), self.bytes), 2 * LINE)
+
+    def _workspace(self) -> int:
+        """Elements the sums over rows need besides."""
+        terms = [t for total in self.plan.sums for t in total.terms if t.rhs]
+        sizes = [outer_workspace(K_BLOCK, t.rows, t.units, self.dtype, self.target) for t in terms]
+        return max(sizes, default=0)
+
+    def _take_scratch(self, size: Val) -> None:
+        f = self.f
+        if self.two_parts:
+            self.scratch = self._field("scratch")
+        else:
+            self.scratch = f.call("ptr", "malloc", size)
+            with f.when(f.is_null(self.scratch)):
+                f.ret(Val("i32", "1"))
+                f._begin(f._label("dead"))
+            if settings.poison():
+                f.call("ptr", "memset", self.scratch, Val("i32", str(fresh.BYTE)), size)
+        address = f.value("i64", f"ptrtoint {self.scratch} to i64")
+        address = f.binary("and", f.add(address, LINE - 1), i64(-LINE))
+        self.base = f.value("ptr", f"inttoptr {address} to ptr")
+        for buffer, offset in self.offsets.items():
+            if buffer.space in (Space.TIMED, Space.ROWS):
+                self.memory[buffer] = Memory(self._at(offset), i64(self._stride(buffer)))
+
+    def _at(self, offset: Val) -> Val:
+        return self.f.element(self.base, offset, self.scalar)
+
+    def _stride(self, buffer: Buffer) -> int:
+        """Row stride: whole cache lines, with room for a vector stored over the end."""
+        line = LINE // self.bytes
+        return -(-(buffer.width + line - 1) // line) * line
+
+    def _decide_direct(self) -> None:
+        """Whether rows of an input can be read, and rows of an output written, where they are.
+
+        The first half of two copies its inputs: the caller may change them before the second reads them.
+        """
+        f = self.f
+        self.row_stride: dict[Buffer, Val] = {}
+        batched = self._batched_buffers()
+        for name, buffer in (*self.plan.inputs.items(), *self.plan.outputs.items()):
+            step, row = self._field(step_field(name)), self._field(row_field(name))
+            self.steps_of[buffer] = step
+            self.direct[buffer] = self.dense
+            self.row_stride[buffer] = row
+            if buffer in batched or buffer.space is Space.INPUT:
+                self.row_stride[buffer] = f.select(self.one_row, step, row)
+                even = f.binary("or", self.one_row, f.compare("eq", step, f.mul(self.batch, row)))
+                self.direct[buffer] = f.binary("and", self.dense, even)
+            if self.two_parts and buffer.space is Space.INPUT and not self.plan.is_late(name):
+                self.direct[buffer] = Val("i1", "false")
+
+    def _batched_buffers(self) -> set[Buffer]:
+        """Buffers that a phase over many steps at once, or a sum, touches."""
+        found = {p.buffer for s in self.plan.sums for t in s.terms for p in (t.lhs, t.rhs) if p is not None}
+        for region in self.plan.regions:
+            for phase in region.batched:
+                places = [*signature(phase).places, *(feed.lhs for feed in phase.feeds)]
+                found.update(p.buffer for p in places)
+        return found
+
+    def _gather_inputs(self) -> None:
+        """Inputs as evenly spaced rows: where they are, or copied, sorted and without padding."""
+        f = self.f
+        for name, buffer in self.plan.inputs.items():
+            if self.plan.is_late(name) and not self.late:
+                continue
+            copy, stride = self._at(self.offsets[buffer]), i64(self._stride(buffer))
+            array = self._field(array_field(name))
+            if self._mine(name):
+                with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
+                    self._copy_rows("true", copy, buffer, array, self.steps_of[buffer], self._field(row_field(name)))
+            pointer = f.select(self.direct[buffer], array, copy)
+            self.memory[buffer] = Memory(pointer, f.select(self.direct[buffer], self.row_stride[buffer], stride))
+        for name, buffer in self.plan.outputs.items():
+            array, copy = self._field(array_field(name)), self._at(self.offsets[buffer])
+            pointer = f.select(self.direct[buffer], array, copy)
+            stride = f.select(self.direct[buffer], self.row_stride[buffer], i64(self._stride(buffer)))
+            self.memory[buffer] = Memory(pointer, stride)
+        for name, place in self.plan.row_inputs:
+            if self._mine(name):
+                self._start_rows(self.memory[place.buffer], self._field(array_field(name)), place.buffer, 1)
+
+    def _scatter_outputs(self) -> None:
+        f = self.f
+        for name, buffer in self.plan.outputs.items():
+            if self._mine(name):
+                step, row = self.steps_of[buffer], self._field(row_field(name))
+                with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
+                    copy = self.memory[buffer].pointer
+                    self._copy_rows("false", copy, buffer, self._field(array_field(name)), step, row)
+        for name, place in self.plan.row_outputs:
+            if self._mine(name):
+                self._finish_rows(self._field(array_field(name)), self.memory[place.buffer], place.buffer, 1)
+
+    def _copy_rows(self, gather: str, packed: Val, buffer: Buffer, array: Val, step: Val, row: Val) -> None:
+        sizes = [self._in_bytes(v) for v in (step, row, buffer.width)]
+        stride = self._in_bytes(self._stride(buffer))
+        ends = [self.steps, self.batch, self.rows, self.order]
+        self.f.call("void", "rnnc_copy_rows", Val("i1", gather), packed, stride, array, *sizes, *ends)
+
+    def _region_size(self, region: Region) -> Val:
+        """Elements of scratch a region needs."""
+        f = self.f
+        size = i64(0)
+        for buffer in self._local(region):
+            size = f.add(size, f.mul(self._local_rows(region, buffer), self._stride(buffer)))
+        return size
+
+    def _local(self, region: Region) -> list[Buffer]:
+        """Buffers that live within a region: states, values of a chunk, values of a step."""
+        used = dict.fromkeys(s.buffer for s in region.states)
+        for phase in (*region.batched, *region.steps):
+            places = [*signature(phase).places, *(feed.lhs for feed in phase.feeds)]
+            used |= dict.fromkeys(p.buffer for p in places if p.buffer.space in (Space.CHUNK, Space.STEP))
+        return list(used)
+
+    def _local_rows(self, region: Region, buffer: Buffer) -> Val:
+        if buffer.space is Space.CHUNK:
+            return self.f.mul(self._chunk_steps(region), self.batch)
+        return self.f.mul(self.batch, 2 if buffer.double else 1)
+
+    def _chunk_steps(self, region: Region) -> Val:
+        """Steps a chunk: as many as keep its hoisted values in the cache, at least one."""
+        f = self.f
+        row_bytes = sum(self._stride(b) for b in self._local(region) if b.space is Space.CHUNK) * self.bytes
+        if not row_bytes:
+            return self.steps
+        fit = f.udiv(i64(max(1, CHUNK_BYTES // row_bytes)), self.batch)
+        return f.minimum(f.maximum(fit, i64(1)), self.steps)
+
+    def _region(self, region: Region) -> None:
+        f = self.f
+        offset = self.region_start
+        for buffer in self._local(region):
+            rows = self._local_rows(region, buffer)
+            self.memory[buffer] = Memory(self._at(offset), i64(self._stride(buffer)))
+            offset = f.add(offset, f.mul(rows, self._stride(buffer)))
+        for state in region.states:
+            self._start_state(state)
+        if region.steps:
+            chunk = self._chunk_steps(region)
+            with f.loop(0, self.steps, chunk) as loop:
+                self._chunk(region, loop.index, chunk)
+        else:  # time-batched work alone, or states that never change
+            for phase in region.batched:
+                self._call(phase, self.batch if region.per_sequence else self.total, i64(0), None, None)
+        for state in region.states:
+            self._finish_state(region, state)
+
+    def _chunk(self, region: Region, done: Val, chunk: Val) -> None:
+        """The steps done .. done + chunk in loop direction."""
+        f = self.f
+        count = f.minimum(chunk, f.sub(self.steps, done))
+        first_step = done if region.direction > 0 else f.sub(f.sub(self.steps, done), count)
+        first = self._first_row(first_step)
+        rows = f.sub(self._first_row(f.add(first_step, count)), first)
+        for phase in region.batched:
+            self._call(phase, rows, first, None, None)
+        with f.loop(0, count) as loop:
+            number = f.add(done, loop.index)
+            step = number if region.direction > 0 else f.sub(f.sub(self.steps, number), 1)
+            row = self._first_row(step)
+            count_rows = f.sub(self._first_row(f.add(step, 1)), row)
+            for phase in region.steps:
+                self._call(phase, count_rows, row, (step, f.sub(row, first)), number)
+
+    def _call(self, phase: Phase, rows: Val, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> None:
+        """Calls a phase on `rows` rows from row `row`. step: (t, row within the chunk). number: steps done before."""
+        f = self.f
+        packed = self.packed[id(phase)]
+        # Every other step walks the panels backwards, and so meets first the weights that are still in the cache.
+        backward = f.binary("and", number, i64(1)) if number is not None else i64(0)
+        arguments = [i64(packed.tile.panels(phase.width)), rows, backward]
+        for feed, start in zip(phase.feeds, packed.weights, strict=True):
+            pointer, stride = self._address(feed.lhs, row, step, number)
+            weights = f.element(self.weights, start, self.scalar)
+            arguments += [pointer, stride, i64(feed.inner), weights]
+        arguments.append(f.element(self.weights, packed.vectors, self.scalar))
+        for place in signature(phase).places:
+            arguments += self._address(place, row, step, number)
+        f.call_defined("void", self.names[id(phase)], *arguments)
+
+    def _address(self, place: Place, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> tuple[Val, Val]:
+        """The first row of a place for the rows at hand, and its row stride."""
+        f = self.f
+        memory = self.memory[place.buffer]
+        space = place.buffer.space
+        if space is Space.CHUNK:
+            start = f.mul(step[1], memory.stride) if step else i64(0)
+        elif space is Space.STATE and place.buffer.double:
+            assert number is not None
+            start = f.mul(self._half(number, place.previous), memory.stride)
+        elif space in (Space.STATE, Space.STEP):
+            start = i64(0)
+        elif space is Space.ROWS:
+            start = i64(0)
+        elif space in (Space.INPUT, Space.OUTPUT) and step:
+            direct = f.mul(step[0], self.steps_of[place.buffer])
+            start = f.select(self.direct[place.buffer], direct, f.mul(row, memory.stride))
+        else:
+            start = f.mul(row, memory.stride)
+        pointer = f.element(memory.pointer, start, self.scalar)
+        return f.element(pointer, place.column, self.scalar), memory.stride
+
+    def _half(self, number: Val, previous: bool) -> Val:
+        """First row of the half of a double buffer that is read (previous) or written in step `number`."""
+        parity = self.f.binary("and", number if previous else self.f.add(number, 1), i64(1))
+        return self.f.mul(parity, self.batch)
+
+    def _start_state(self, state: State) -> None:
+        memory, buffer = self.memory[state.buffer], state.buffer
+        halves = 2 if buffer.double else 1
+        if isinstance(state.initial, Place):
+            self._copy_sorted(memory, state.initial, buffer, halves)
+            return
+        source = null() if state.initial is None else self._field(array_field(state.initial))
+        self._start_rows(memory, source, buffer, halves)
+
+    def _copy_sorted(self, memory: Memory, source: Place, buffer: Buffer, halves: int) -> None:
+        """A state that starts at rows which are sorted already."""
+        rows = self.memory[source.buffer]
+        width, stride = self._in_bytes(buffer.width), self._in_bytes(self._stride(buffer))
+        source_stride = self._in_bytes(self._stride(source.buffer))
+        start = self.f.element(rows.pointer, source.column, self.scalar)
+        arguments = [memory.pointer, stride, i64(halves), start, width, self.batch, null(), source_stride]
+        self.f.call("void", "rnnc_start_state", *arguments)
+
+    def _start_rows(self, memory: Memory, source: Val, buffer: Buffer, halves: int) -> None:
+        stride, size = self._in_bytes(self._stride(buffer)), self._in_bytes(buffer.width)
+        arguments = [memory.pointer, stride, i64(halves), source, size, self.batch, self.order, size]
+        self.f.call("void", "rnnc_start_state", *arguments)
+
+    def _finish_state(self, region: Region, state: State) -> None:
+        memory, halves = self.memory[state.buffer], 2 if state.buffer.double else 1
+        # Running backward, every row ends with the loop; forward, a row ends at its own length.
+        lengths = self._field("lengths") if region.direction > 0 else null()
+        for final in state.finals:
+            self._finish_rows(self._field(array_field(final)), memory, state.buffer, halves, lengths)
+        if state.kept is not None:
+            kept = self.memory[state.kept.buffer]
+            stride = self._in_bytes(self._stride(state.kept.buffer))
+            self._finish_rows(kept.pointer, memory, state.buffer, halves, lengths, null(), stride)
+
+    def _finish_rows(
+        self,
+        target: Val,
+        memory: Memory,
+        buffer: Buffer,
+        halves: int,
+        lengths: Val | None = None,
+        order: Val | None = None,
+        target_stride: Val | None = None,
+    ) -> None:
+        stride, size = self._in_bytes(self._stride(buffer)), self._in_bytes(buffer.width)
+        arguments = [target, memory.pointer, stride, i64(halves), size, self.steps, self.batch]
+        arguments += [order or self.order, lengths or null(), target_stride or size]
+        self.f.call("void", "rnnc_finish_state", *arguments)
+
+    def _sum(self, total: RowSum) -> None:
+        """A sum over rows, term by term, into the caller's array."""
+        f = self.f
+        rows = self.batch if total.per_sequence else self.total
+        target = self._field(sum_field(total.target))
+        f.comment(f"sum over rows {total.target.name}")
+        for number, term in enumerate(total.terms):
+            pointer, stride = self._address(term.lhs, i64(0), None, None)
+            accumulate = i64(int(number > 0))
+            if term.rhs is None:
+                f.call("void", "rnnc_row_sum", rows, i64(term.units), pointer, stride, target, accumulate
+                )  # fmt: skip
+                continue
+            other, other_stride = self._address(term.rhs, i64(0), None, None)
+            sizes = [rows, i64(term.rows), i64(term.units)]
+            ends = [target, i64(term.units), accumulate, self._at(self.region_start)]
+            f.call("void", "rnnc_outer", *sizes, pointer, stride, other, other_stride, *ends)

@@ -1,0 +1,96 @@
+"""Row copies: rows between the caller's arrays and scratch memory. Sizes and strides are in bytes."""
+
+from __future__ import annotations
+
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64
+
+
+def emit_row_copies(module: Module) -> None:
+    """Adds `rnnc_first_row`, `rnnc_copy_rows`, `rnnc_start_state` and `rnnc_finish_state`."""
+    for function in (_first_row(), _copy_rows(), _start_state(), _finish_state()):
+        module.add(function)
+
+
+def _table(f: Function, table: Val, index: Val, otherwise: Val) -> Val:
+    """table[index], or another number if there is no table."""
+    found = f.alloca("i64", 1, 8)
+    f.store(otherwise, found, 8)
+    with f.when(f.value("i1", f"icmp ne {table}, null")):
+        f.store(f.load("i64", f.element(table, index, "i64"), 8), found, 8)
+    return f.load("i64", found, 8)
+
+
+def _copy(f: Function, target: Val, source: Val, size: Val) -> None:
+    f.call("void", "llvm.memcpy.p0.p0.i64", target, source, size, Val("i1", "false"))
+
+
+def _first_row() -> Function:
+    """The first row of a step: from the table of a ragged batch, or step * batch."""
+    f = define("i64 rnnc_first_row(ptr rows, i64 batch, i64 step)")
+    rows, batch, step = f.parameters
+    f.ret(_table(f, rows, step, f.mul(step, batch)))
+    return f
+
+
+def _copy_rows() -> Function:
+    """Rows of all steps, from the caller's strides to packed and sorted (gather), or back."""
+    f = define(
+        "void rnnc_copy_rows(i1 gather, ptr packed, i64 packed_row, ptr array, i64 array_step, i64 array_row, "
+        "i64 size, i64 steps, i64 batch, ptr rows, ptr order)",
+        COLD,
+    )
+    gather, packed, packed_row, array, array_step, array_row, size, steps, batch, rows, order = f.parameters
+    with f.loop(0, steps) as step:
+        first = f.call_defined("i64", "rnnc_first_row", rows, batch, step.index)
+        after = f.call_defined("i64", "rnnc_first_row", rows, batch, f.add(step.index, 1))
+        with f.loop(0, f.sub(after, first)) as row:
+            inside = f.element(packed, f.mul(f.add(first, row.index), packed_row), "i8")
+            place = f.mul(_table(f, order, row.index, row.index), array_row)
+            outside = f.element(array, f.add(f.mul(step.index, array_step), place), "i8")
+            _copy(f, f.select(gather, inside, outside), f.select(gather, outside, inside), size)
+    f.ret()
+    return f
+
+
+def _start_state() -> Function:
+    """The initial value of a state (zeros if there is no source) in every row, of both halves of a double buffer."""
+    f = define(
+        "void rnnc_start_state(ptr state, i64 stride, i64 halves, ptr source, i64 size, i64 batch, ptr order, "
+        "i64 source_stride)",
+        COLD,
+    )
+    state, stride, halves, source, size, batch, order, source_stride = f.parameters
+    given = f.value("i64", f"zext {f.value('i1', f'icmp ne {source}, null')} to i64")
+    with f.loop(0, halves) as half, f.loop(0, batch) as row:
+        target = f.element(state, f.mul(f.add(f.mul(half.index, batch), row.index), stride), "i8")
+        with f.switch(given, (0, 1)) as cases:
+            for case in cases:
+                if case:
+                    place = _table(f, order, row.index, row.index)
+                    _copy(f, target, f.element(source, f.mul(place, source_stride), "i8"), size)
+                else:
+                    f.call("void", "llvm.memset.p0.i64", target, Val("i8", "0"), size, Val("i1", "false"))
+    f.ret()
+    return f
+
+
+def _finish_state() -> Function:
+    """Each row's last value, to the caller's array, if he gave one.
+
+    In a double buffer it lies in the half written last: by the loop's last step or, if there are lengths, by the row's.
+    """
+    f = define(
+        "void rnnc_finish_state(ptr target, ptr state, i64 stride, i64 halves, i64 size, i64 steps, i64 batch, "
+        "ptr order, ptr lengths, i64 target_stride)",
+        COLD,
+    )
+    target, state, stride, halves, size, steps, batch, order, lengths, target_stride = f.parameters
+    wanted = f.select(f.is_null(target), i64(0), batch)
+    with f.loop(0, wanted) as row:
+        done = _table(f, lengths, row.index, steps)
+        half = f.binary("and", done, f.sub(halves, 1))
+        source = f.element(state, f.mul(f.add(f.mul(half, batch), row.index), stride), "i8")
+        place = _table(f, order, row.index, row.index)
+        _copy(f, f.element(target, f.mul(place, target_stride), "i8"), source, size)
+    f.ret()
+    return f

@@ -1,0 +1,362 @@
+"""Sums of outer products: the kernels that make gradients of weights and biases out of what a backward loop left.
+
+    result[m, n] (+)= sum over k of lhs[k, m] * rhs[k, n]          k: every row of every time step
+    result[n]    (+)= sum over k of lhs[k, n]
+
+The first is a matrix product whose left operand is transposed, so both operands are read in the order they lie in:
+
+    for each block of units, for each block of k, for each block of rows:
+      lhs is packed into columns of a tile's rows
+      for each panel of a tile's units:
+        the first time: rhs is packed
+        for each column:
+          for k: tile += broadcast(lhs[k, :]) * rhs[k, :]      in registers
+          result (+)= tile
+
+lhs is packed because rows whose stride is a power of two share a few sets of the caches: read where they lie, they are
+fetched anew for every tile (measured on AVX2: 10..25% slower). It also makes the columns' sizes equal: the last one
+is computed like the others, and of its tile only the rows that exist are added to the result.
+
+Rounding: at most K_BLOCK products are summed in one chain; the sums of the blocks are then added one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+from rnnc.backends.llvm.asm.builder import Function, Module, Val, i64, like, mangle, vector
+from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.target import Target
+from rnnc.backends.llvm.kernels.phase import LINE
+
+K_BLOCK = 256
+"""A panel of rhs stays in the first-level cache, and rounding errors small."""
+ROW_BLOCK = 192
+"""lhs, packed, stays in the second-level cache."""
+UNIT_BLOCK = 1024
+"""Bounds the workspace; large enough for packing lhs anew to cost nothing."""
+PACK_STEPS = 4
+SUMMED_ROWS = 8
+MOST_ROWS = 8
+MOST_VECTORS = 4
+
+
+@dataclass(frozen=True)
+class OuterTile:
+    """rows x (vectors x lanes) numbers of the result, in registers."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def units(self) -> int:
+        """Units of a panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def slot(self) -> int:
+        """Elements between packed rows of lhs: a vector's worth, so that one load and one store move a row."""
+        return 1 << (self.rows - 1).bit_length()
+
+    @property
+    def few(self) -> int:
+        """Rows of a smaller tile for the last column: with fewer, the latency of the sums would bind."""
+        return -(-self.rows * 2 // 3)
+
+
+def outer_tile(dtype: str, target: Target) -> OuterTile:
+    """The tile with the fewest loads a multiply-add of those that fit the registers.
+
+    One k needs its vectors of rhs and a broadcast beside the sums. Panels fill cache lines or divide them.
+    """
+    lanes = target.lanes(dtype)
+    tiles = []
+    for vectors, rows in product(range(1, MOST_VECTORS + 1), range(1, MOST_ROWS + 1)):
+        width = vectors * target.vector_bytes
+        if rows * vectors + vectors + 1 <= target.registers and (width % LINE == 0 or LINE % width == 0):
+            tiles.append(OuterTile(rows, vectors, lanes))
+    return min(tiles, key=lambda tile: (tile.rows + tile.vectors) / (tile.rows * tile.vectors))
+
+
+def outer_workspace(inner: int, rows: int, units: int, dtype: str, target: Target) -> int:
+    """Elements of workspace that a call with these sizes, or smaller ones, needs."""
+    tile = outer_tile(dtype, target)
+    k = min(inner, K_BLOCK)
+    panels = -(-min(units, UNIT_BLOCK) // tile.units)
+    columns = -(-min(rows, ROW_BLOCK) // tile.rows)
+    return panels * k * tile.units + columns * (k * tile.slot + LINE // ELEMENT_BYTES[dtype])
+
+
+class _Span(NamedTuple):
+    """A run of indices."""
+
+    start: Val
+    size: Val
+
+
+@contextmanager
+def _spans(f: Function, total: Val, most: int) -> Iterator[_Span]:
+    """Splits range(total) into spans of `most` and a smaller last one."""
+    with f.loop(0, total, most) as loop:
+        yield _Span(loop.index, f.minimum(f.sub(total, loop.index), i64(most)))
+
+
+class _Kernel:
+    """What the kernels share: arguments, addresses, masks."""
+
+    PARAMETERS: str
+
+    def __init__(self, name: str, dtype: str) -> None:
+        self.f = Function(name, [Val(*p.split()) for p in self.PARAMETERS.split(",")])
+        self.named = {p.name: p for p in self.f.parameters}
+        self.scalar = SCALARS[dtype]
+        self.bytes = ELEMENT_BYTES[dtype]
+
+    def arg(self, name: str) -> Val:
+        return self.named["%" + name]
+
+    def at(self, pointer: Val, index: Val | int) -> Val:
+        return self.f.element(pointer, index, self.scalar)
+
+    def mask(self, first: int, lanes: int, count: Val) -> Val:
+        """Which of the numbers first, first + 1, ... are less than a count."""
+        f = self.f
+        numbers = ", ".join(f"i32 {first + lane}" for lane in range(lanes))
+        limit = f.splat(f.value("i32", f"trunc {count} to i32"), lanes)
+        return f.value(like(limit.type, "i1"), f"icmp ult {limit.type} <{numbers}>, {limit.name}")
+
+    def load(self, type_: str, pointer: Val, mask: Val | None) -> Val:
+        """Reads a vector, or some lanes of it."""
+        if mask is None:
+            return self.f.load(type_, pointer, self.bytes)
+        return self.f.load_masked(type_, pointer, mask, self.bytes)
+
+    def store(self, value: Val, pointer: Val, mask: Val | None) -> None:
+        """Writes a vector, or some lanes of it."""
+        if mask is None:
+            self.f.store(value, pointer, self.bytes)
+            return
+        function = f"llvm.masked.store.{mangle(value.type)}.p0"
+        self.f.call("void", function, value, pointer, Val("i32", str(self.bytes)), mask)
+
+
+class _Outer(_Kernel):
+    PARAMETERS = (
+        "i64 %inner, i64 %rows, i64 %units, ptr %lhs, i64 %lhs_stride, ptr %rhs, i64 %rhs_stride, "
+        "ptr %result, i64 %result_stride, i64 %accumulate, ptr %workspace"
+    )
+
+    def __init__(self, name: str, dtype: str, target: Target) -> None:
+        super().__init__(name, dtype)
+        self.tile = outer_tile(dtype, target)
+        self.type = vector(self.tile.lanes, self.scalar)
+        self.align = self.tile.lanes * self.bytes
+        self.stack = self.f.alloca(self.type, self.tile.rows * self.tile.vectors, LINE)
+
+    def emit(self) -> Function:
+        f = self.f
+        # Without any k there is still one block, which leaves zeros.
+        total = f.maximum(self.arg("inner"), i64(1))
+        blocks = f.udiv(f.add(total, K_BLOCK - 1), K_BLOCK)
+        most = f.udiv(f.add(total, f.sub(blocks, 1)), blocks)
+        with _spans(f, self.arg("units"), UNIT_BLOCK) as units, f.loop(0, total, most) as k:
+            size = f.minimum(f.sub(self.arg("inner"), k.index), most)
+            self._block(units, _Span(k.index, size))
+        f.ret()
+        return f
+
+    def _block(self, units: _Span, k: _Span) -> None:
+        """One block of units and k, over all rows."""
+        f, tile = self.f, self.tile
+        add = f.binary("or", f.compare("ne", k.start, 0), f.compare("ne", self.arg("accumulate"), 0))
+        rhs = self.at(self.arg("rhs"), f.add(f.mul(k.start, self.arg("rhs_stride")), units.start))
+        panels = f.udiv(f.add(units.size, tile.units - 1), tile.units)
+        packed = self.at(self.arg("workspace"), f.mul(f.mul(panels, tile.units), k.size))
+        column_size = f.add(f.mul(k.size, tile.slot), LINE // self.bytes)  # columns share no sets of a cache
+        with _spans(f, self.arg("rows"), ROW_BLOCK) as rows:
+            lhs = self.at(self.arg("lhs"), f.add(f.mul(k.start, self.arg("lhs_stride")), rows.start))
+            self._pack_lhs(lhs, packed, column_size, rows, k.size)
+            with _spans(f, units.size, tile.units) as panel:
+                panel_rhs = self.at(self.arg("workspace"), f.mul(panel.start, k.size))
+                with f.when(f.compare("eq", rows.start, 0)):
+                    self._pack_panel(self.at(rhs, panel.start), panel_rhs, panel.size, k.size)
+                first = f.add(f.mul(rows.start, self.arg("result_stride")), f.add(units.start, panel.start))
+                start = [packed, self.at(self.arg("result"), first)]
+                with f.loop(0, rows.size, tile.rows, carried=start) as column:
+                    column_lhs, result = column.values
+                    count = f.minimum(f.sub(rows.size, column.index), i64(tile.rows))
+                    with self._either(f.compare("ugt", count, self.tile.few)) as variants:
+                        for many in variants:
+                            self._multiply(tile.rows if many else tile.few, column_lhs, panel_rhs, k.size, result)
+                    self._finish(result, add, count, panel.size)
+                    below = self.at(result, f.mul(self.arg("result_stride"), tile.rows))
+                    column.next([self.at(column_lhs, column_size), below])
+
+    def _pack_panel(self, rhs: Val, packed: Val, units: Val, inner: Val) -> None:
+        """[k][units of a panel], zeros past the last unit."""
+        f, tile = self.f, self.tile
+        for masks in self._cases(units):
+            with f.loop(0, inner) as k:
+                row = self.at(rhs, f.mul(k.index, self.arg("rhs_stride")))
+                to = self.at(packed, f.mul(k.index, tile.units))
+                for v, mask in enumerate(masks):
+                    value = self.load(self.type, self.at(row, v * tile.lanes), mask)
+                    f.store(value, self.at(to, v * tile.lanes), self.align)
+
+    def _cases(self, units: Val) -> Iterator[list[Val | None]]:
+        """The code for a full panel, whose vectors have no masks, and for one that is not."""
+        f, tile = self.f, self.tile
+        with self._either(f.compare("eq", units, tile.units)) as variants:
+            for full in variants:
+                starts = range(0, tile.units, tile.lanes)
+                yield [None if full else self.mask(start, tile.lanes, units) for start in starts]
+
+    def _either(self, condition: Val) -> AbstractContextManager[Iterator[int]]:
+        """The code for 1: the condition holds, and for 0: it does not."""
+        return self.f.switch(self.f.value("i64", f"zext {condition} to i64"), (1, 0))
+
+    def _pack_lhs(self, lhs: Val, packed: Val, column_size: Val, rows: _Span, inner: Val) -> None:
+        """[column][k][slot]: of a slot, the first rows count; the others are what lies behind them."""
+        f = self.f
+        whole = f.binary("and", inner, i64(-PACK_STEPS))
+        for start, stop, steps in ((i64(0), whole, PACK_STEPS), (whole, inner, 1)):
+            with f.loop(start, stop, steps) as k:
+                row = self.at(lhs, f.mul(k.index, self.arg("lhs_stride")))
+                self._pack_steps(row, self.at(packed, f.mul(k.index, self.tile.slot)), column_size, rows, steps)
+
+    def _pack_steps(self, lhs: Val, packed: Val, column_size: Val, rows: _Span, steps: int) -> None:
+        """A few k of every column. A slot is read whole as long as that much of the row is left."""
+        f, tile = self.f, self.tile
+        left = f.sub(self.arg("rows"), rows.start)
+        reach = tile.slot - tile.rows
+        stop = f.minimum(f.sub(f.maximum(left, i64(reach)), reach), rows.size)
+        whole = f.mul(f.udiv(stop, tile.rows), tile.rows)
+        with f.loop(0, whole, tile.rows, carried=[packed]) as column:
+            self._pack_slots(lhs, column.index, column.values[0], steps, None)
+            column.next([self.at(column.values[0], column_size)])
+        with f.loop(whole, rows.size, tile.rows, carried=list(column.values)) as rest:
+            mask = self.mask(0, tile.slot, f.sub(left, rest.index))
+            self._pack_slots(lhs, rest.index, rest.values[0], steps, mask)
+            rest.next([self.at(rest.values[0], column_size)])
+
+    def _pack_slots(self, lhs: Val, start: Val, packed: Val, steps: int, mask: Val | None) -> None:
+        f, tile = self.f, self.tile
+        type_ = vector(tile.slot, self.scalar)
+        for n in range(steps):
+            line = f.mul(self.arg("lhs_stride"), n)
+            value = self.load(type_, self.at(lhs, f.add(line, start)), mask)
+            f.store(value, self.at(packed, n * tile.slot), self.bytes)
+
+    def _multiply(self, rows: int, lhs: Val, rhs: Val, inner: Val, result: Val) -> None:
+        """Leaves a tile's sums in the stack tile, [row][vector]."""
+        f, tile = self.f, self.tile
+        for row in range(rows):  # needed after the loop: +10% where the result is not in the caches
+            f.prefetch(result, f.mul(self.arg("result_stride"), row), self.scalar)
+        zeros = [Val(self.type, "zeroinitializer")] * (rows * tile.vectors)
+        with f.loop(0, inner, carried=[lhs, *zeros]) as k:
+            line, *sums = k.values
+            k.next([self.at(line, tile.slot), *self._products(line, rhs, k.index, sums)])
+        for n, value in enumerate(k.values[1:]):
+            f.store(value, f.element(self.stack, n, self.type), self.align)
+
+    def _products(self, lhs: Val, rhs: Val, k: Val, sums: list[Val]) -> list[Val]:
+        """One k of a tile."""
+        f, tile = self.f, self.tile
+        line = f.mul(k, tile.units)
+        units = [f.load(self.type, self.at(rhs, f.add(line, v * tile.lanes)), self.align) for v in range(tile.vectors)]
+        result = []
+        for n, value in enumerate(sums):
+            row, v = divmod(n, tile.vectors)
+            if v == 0:
+                x = f.splat(f.load(self.scalar, self.at(lhs, row), self.bytes), tile.lanes)
+            result.append(f.fma(x, units[v], value))
+        return result
+
+    def _finish(self, result: Val, add: Val, rows: Val, units: Val) -> None:
+        """Adds the stack tile to the result, or overwrites it."""
+        f, tile = self.f, self.tile
+        for masks in self._cases(units):
+            with f.loop(0, rows) as row:
+                line = self.at(result, f.mul(row.index, self.arg("result_stride")))
+                sums = f.mul(row.index, tile.vectors)
+                for v, mask in enumerate(masks):
+                    place = self.at(line, v * tile.lanes)
+                    old = f.select(add, self.load(self.type, place, mask), Val(self.type, "zeroinitializer"))
+                    value = f.load(self.type, f.element(self.stack, f.add(sums, v), self.type), self.align)
+                    self.store(f.binary("fadd", old, value), place, mask)
+
+
+class _RowSum(_Kernel):
+    """Streams a few rows at a time along the whole of their length: memory is read in order, and the sum of rows is a
+    tree before it is added to the result."""
+
+    PARAMETERS = "i64 %inner, i64 %units, ptr %lhs, i64 %lhs_stride, ptr %result, i64 %accumulate"
+
+    def emit(self) -> Function:
+        f = self.f
+        line = LINE // self.bytes
+        whole = f.binary("and", self.arg("units"), i64(-line))
+        with f.when(f.compare("eq", self.arg("accumulate"), 0)), f.loop(0, self.arg("units")) as unit:
+            f.store(f.constant(0.0, self.scalar), self.at(self.arg("result"), unit.index), self.bytes)
+        groups = f.binary("and", self.arg("inner"), i64(-SUMMED_ROWS))
+        for start, stop, rows in ((i64(0), groups, SUMMED_ROWS), (groups, self.arg("inner"), 1)):
+            with f.loop(start, stop, rows) as k:
+                lhs = self.at(self.arg("lhs"), f.mul(k.index, self.arg("lhs_stride")))
+                self._add(lhs, rows, i64(0), whole, vector(line, self.scalar), line)
+                self._add(lhs, rows, whole, self.arg("units"), self.scalar, 1)
+        f.ret()
+        return f
+
+    def _add(self, lhs: Val, rows: int, start: Val, stop: Val, type_: str, step: int) -> None:
+        """Adds some units of a few rows to the result."""
+        f = self.f
+        lines = [self.at(lhs, f.mul(self.arg("lhs_stride"), row)) for row in range(rows)]
+        with f.loop(start, stop, step) as unit:
+            place = self.at(self.arg("result"), unit.index)
+            total = self._sum(type_, lines, unit.index)
+            f.store(f.binary("fadd", f.load(type_, place, self.bytes), total), place, self.bytes)
+
+    def _sum(self, type_: str, lines: list[Val], unit: Val) -> Val:
+        """The sum of one vector of each row, by halves."""
+        if len(lines) == 1:
+            return self.f.load(type_, self.at(lines[0], unit), self.bytes)
+        half = len(lines) // 2
+        return self.f.binary("fadd", self._sum(type_, lines[:half], unit), self._sum(type_, lines[half:], unit))
+
+
+def emit_outer(name: str, dtype: str, target: Target) -> Function:
+    """The function result[m, n] (+)= sum over k of lhs[k, m] * rhs[k, n].
+
+    Arguments (i64 or pointers; strides in elements of the dtype):
+
+        inner            k, 0 or more; with 0 the sums are zeros
+        rows             m, 0 or more
+        units            n, 0 or more
+        lhs, lhs_stride  (inner, rows), and from one row to the next; columns are contiguous
+        rhs, rhs_stride  (inner, units), likewise
+        result, result_stride   (rows, units), likewise
+        accumulate       0: the result is overwritten, whatever it held; anything else: it is added to
+        workspace        `outer_workspace` elements at a multiple of 64 bytes
+
+    Nothing outside the matrices is read or written. The result must not overlap anything else.
+    """
+    return _Outer(name, dtype, target).emit()
+
+
+def emit_row_sum(name: str, dtype: str) -> Function:
+    """The function result[n] (+)= sum over k of lhs[k, n], the same for every target.
+
+    Arguments: inner, units, lhs, lhs_stride, result, accumulate; as those of `emit_outer`.
+    """
+    return _RowSum(name, dtype).emit()
+
+
+def emit_row_sums(module: Module, dtype: str, target: Target) -> None:
+    """Adds `rnnc_outer` and `rnnc_row_sum`."""
+    module.add(emit_outer("rnnc_outer", dtype, target))
+    module.add(emit_row_sum("rnnc_row_sum", dtype))

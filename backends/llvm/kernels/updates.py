@@ -1,0 +1,170 @@
+"""Updates as machine code: the equations of an optimiser in one pass over flat arrays, in place.
+
+    for each vector of elements: load p, g, slots; the equations; store p, slots
+
+See `rnnc.optimizers.update_graph` for what an update is. At the end of a training step, the threads call `rnnc_apply`:
+the factor of clipping from the sums of squares, then a share of the dense parameters and of the rows. If
+the norm is too large, or the norm or the loss is no finite number, no member changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, vector
+from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.records import Record
+from rnnc.backends.llvm.asm.target import Target
+from rnnc.backends.llvm.asm.vectormath import VectorMath
+from rnnc.backends.llvm.kernels.gradients import share
+from rnnc.backends.training.protocol import EPSILON
+from rnnc.ir.errors import BackendError
+from rnnc.ir.graph import Graph, Node
+from rnnc.ir.ops import BATCH, Kind
+
+APPLY = Record(
+    "apply",
+    "i64 member, i64 members, ptr squares, ptr losses, ptr clip, ptr numbers, i64 dense, ptr arrays, ptr tables, "
+    "ptr rows, ptr count, i64 width, ptr updates",
+)
+"""squares: each member's sum, SQUARES_APART doubles from the next. losses: each member's loss, LOSSES_APART elements
+from the next. clip: the largest norm (infinity: any), and the largest norm after clipping that an update is made from;
+the result is NOT_FINITE if it is larger, or no number. numbers: those of the update. dense: elements of the arrays that
+`arrays` points to. tables: pointers to the tables and to the gradients of their rows, or null; rows: which ones, count:
+the address of how many, width: elements of one. updates: the address of how many updates there have been."""
+
+SQUARES_APART = 8
+LOSSES_APART = 16
+NOT_FINITE = 3
+
+
+def emit_update(graph: Graph, target: Target) -> tuple[Module, tuple[str, ...], tuple[str, ...]]:
+    """The module of an update, and in their order the names of its arrays and of its numbers.
+
+    graph: optimised. Raises BackendError if it is not elementwise.
+    """
+    inputs = [n for n in graph.nodes if n.op == "input"]
+    vectors = tuple(n.attr("name") for n in inputs if n.shape == (BATCH,))
+    numbers = tuple(n.attr("name") for n in inputs if n.shape != (BATCH,))
+    module = Module()
+    module.add(_emit(graph, vectors, numbers, target))
+    module.add(_emit_apply(graph.dtype, vectors, numbers))
+    return module, vectors, numbers
+
+
+def _emit(graph: Graph, vectors: tuple[str, ...], numbers: tuple[str, ...], target: Target) -> Function:
+    """All equations. arrays: pointers to `size` elements each. numbers: as the graph names them."""
+    f = define("void rnnc_update(i64 size, ptr arrays, ptr numbers)")
+    size, arrays, given = f.parameters
+    scalar, item, lanes = SCALARS[graph.dtype], ELEMENT_BYTES[graph.dtype], target.lanes(graph.dtype)
+    pointers = {name: f.load("ptr", f.element(arrays, n, "ptr"), 8) for n, name in enumerate(vectors)}
+    constants = {name: f.load(scalar, f.element(given, n, scalar), item) for n, name in enumerate(numbers)}
+    whole = f.binary("and", size, i64(-lanes))
+    for width, start, stop in ((lanes, i64(0), whole), (1, whole, size)):
+        one = _Pass(f, graph, pointers, constants, vector(width, scalar), item)
+        with f.loop(start, stop, width) as loop:
+            one.emit(loop.index)
+    f.ret()
+    return f
+
+
+def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) -> Function:
+    """A member's share of an update (APPLY)."""
+    f = define("i32 rnnc_apply(ptr given)")
+    scalar, item = SCALARS[dtype], ELEMENT_BYTES[dtype]
+    given = APPLY.loads(f, f.parameters[0])
+    own = f.alloca(scalar, len(numbers), 64)
+    for n, _ in enumerate(numbers):
+        f.store(f.load(scalar, f.element(given["numbers"], n, scalar), item), f.element(own, n, scalar), item)
+    norm, factor = _factor(f, given)
+    good = _usable(f, given, norm, factor, scalar, item)
+    factor = factor if scalar == "double" else f.value(scalar, f"fptrunc {factor} to {scalar}")
+    f.store(factor, f.element(own, numbers.index("scale"), scalar), item)
+    pointers = f.alloca("ptr", len(vectors), 64)
+
+    def update(size: Val, base: Val, starts: dict[str, Val]) -> None:
+        for n, name in enumerate(vectors):
+            array = f.load("ptr", f.element(base, n, "ptr"), 8)
+            f.store(f.element(array, starts.get(name, starts["p"]), scalar), f.element(pointers, n, "ptr"), 8)
+        f.call_defined("void", "rnnc_update", size, pointers, own)
+
+    with f.when(good):
+        start, stop = share(f, given["dense"], given["member"], given["members"])
+        update(f.sub(stop, start), given["arrays"], {"p": start})
+    with f.when(f.binary("and", good, f.value("i1", f"icmp ne {given['tables']}, null"))):
+        first, last = share(f, f.load("i64", given["count"], 8), given["member"], given["members"], 1)
+        with f.loop(first, last) as place:
+            row = f.load("i64", f.element(given["rows"], place.index, "i64"), 8)
+            width = given["width"]
+            update(width, given["tables"], {"p": f.mul(row, width), "g": f.mul(place.index, width)})
+    counts = f.binary("and", good, f.compare("eq", given["member"], 0))
+    with f.when(counts):  # here, so that nothing comes between an update and its count
+        f.store(f.add(f.load("i64", given["updates"], 8), 1), given["updates"], 8)
+    f.ret(f.select(good, Val("i32", "0"), Val("i32", str(NOT_FINITE))))
+    return f
+
+
+def _usable(f: Function, given: Mapping[str, Val], norm: Val, factor: Val, scalar: str, item: int) -> Val:
+    """Whether an update may be made: every member finds the same. What is no number compares as false."""
+    with f.loop(0, given["members"], carried=(f.constant(0.0, "double"),)) as loop:
+        place = f.element(given["losses"], f.mul(loop.index, LOSSES_APART), scalar)
+        loss = f.load(scalar, place, item)
+        loss = loss if scalar == "double" else f.value("double", f"fpext {loss} to double")
+        loop.next([f.binary("fadd", loop.values[0], loss)])
+    total = f.binary("fsub", loop.values[0], loop.values[0])  # no number, if the loss is none or infinite
+    most = f.load("double", f.element(given["clip"], 1, "double"), 8)
+    finite = f.value("i1", f"fcmp oeq {total}, 0.0")
+    return f.binary("and", finite, f.value("i1", f"fcmp ole {f.binary('fmul', norm, factor)}, {most.name}"))
+
+
+def _factor(f: Function, given: Mapping[str, Val]) -> tuple[Val, Val]:
+    """The norm of all gradients, and the factor that clips one of this norm."""
+    with f.loop(0, given["members"], carried=(f.constant(0.0, "double"),)) as loop:
+        place = f.element(given["squares"], f.mul(loop.index, SQUARES_APART), "double")
+        loop.next([f.binary("fadd", loop.values[0], f.load("double", place, 8))])
+    norm = f.call("double", "llvm.sqrt.f64", loop.values[0])
+    factor = f.binary("fdiv", f.load("double", given["clip"], 8), f.binary("fadd", norm, f.constant(EPSILON, "double")))
+    one = f.constant(1.0, "double")
+    return norm, f.select(f.value("i1", f"fcmp olt {factor}, {one.name}"), factor, one)
+
+
+class _Pass:
+    """The equations on one vector of elements."""
+
+    def __init__(
+        self, f: Function, graph: Graph, pointers: Mapping[str, Val], numbers: Mapping[str, Val], type_: str, item: int
+    ) -> None:
+        self.f = f
+        self.graph = graph
+        self.pointers = pointers
+        self.type = type_
+        self.item = item
+        self.lanes = int(type_.split(" ")[0][1:])
+        self.math = VectorMath(f, SCALARS[graph.dtype], self.lanes)
+        self.splats = {name: f.splat(value, self.lanes) for name, value in numbers.items()}
+
+    def emit(self, index: Val) -> None:
+        """Elements from `index` on: all is loaded before anything is stored."""
+        values: dict[Node, Val] = {}
+        for node in self.graph.nodes:
+            values[node] = self._value(node, values, index)
+        for name, output in self.graph.outputs.items():
+            assert isinstance(output, Node)
+            self.f.store(values[output], self._pointer(name, index), self.item)
+
+    def _pointer(self, name: str, index: Val) -> Val:
+        return self.f.element(self.pointers[name], index, SCALARS[self.graph.dtype])
+
+    def _value(self, node: Node, values: Mapping[Node, Val], index: Val) -> Val:
+        if node.op == "input":
+            name = node.attr("name")
+            if name in self.splats:
+                return self.splats[name]
+            return self.f.load(self.type, self._pointer(name, index), self.item)
+        if node.op in ("const", "zeros"):
+            return self.math.constant(node.attr("value") if node.op == "const" else 0.0)
+        if node.spec.kind is not Kind.ELEMENTWISE:
+            raise BackendError(f"{node}: an update is elementwise, {node.op} is not")
+        assert node.spec.emit is not None
+        made: Val = node.spec.emit(self.math, *(values[i] for i in node.inputs))
+        return made

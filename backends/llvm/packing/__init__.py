@@ -1,0 +1,1 @@
+"""Packed weights: where each of them lies, and where it comes from."""

@@ -1,0 +1,135 @@
+"""Packing: bind-time values -> one aligned arena in the order the kernels read it.
+
+A feed's weights are [panel][group][k][block][unit]: the gates that one pass over k computes lie together, so it streams
+them with unit stride. Vectors are [panel][vector][unit]. Units past the width are zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnnc.backends.fresh import enough_memory, spoiled
+from rnnc.backends.llvm.kernels.tile import Tile, blocks_of
+from rnnc.backends.planning.plan import Feed, Phase, Weight
+from rnnc.ir.families import Family
+from rnnc.ir.ops import Array
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class PackedPhase:
+    """Where a phase's operands start in the arena, in elements."""
+
+    phase: Phase
+    tile: Tile
+    vectors: int
+    weights: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PackedBlock:
+    """A run of the arena that is packed at once: the weights of a feed, or, without one, the vectors of a phase."""
+
+    packed: PackedPhase
+    feed: Feed | None
+    start: int
+
+
+class Layout:
+    """Assigns arena offsets, phase by phase. What several phases read in the same layout lies there once."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+        self.size = 0
+        self.blocks: list[PackedBlock] = []
+        self._starts: dict[Hashable, int] = {}
+
+    def add(self, phase: Phase, tile: Tile) -> PackedPhase:
+        """Room for one phase."""
+        units = tile.panels(phase.width) * tile.units
+        shape = (tile.units, phase.width)
+        keys: list[Hashable] = [(*shape, tuple(phase.vectors))]
+        keys += [(*shape, _layout_key(feed, tile, phase)) for feed in phase.feeds]
+        sizes = [len(phase.vectors) * units, *(feed.inner * len(feed.blocks) * units for feed in phase.feeds)]
+        new = [key not in self._starts for key in keys]
+        for key, size in zip(keys, sizes, strict=True):
+            if key not in self._starts:
+                self._starts[key] = self._take(size)
+        vectors, *weights = (self._starts[key] for key in keys)
+        packed = PackedPhase(phase, tile, vectors, tuple(weights))
+        places = zip((None, *phase.feeds), (vectors, *weights), new, strict=True)
+        self.blocks += [PackedBlock(packed, feed, start) for feed, start, is_new in places if is_new]
+        return packed
+
+    def _take(self, count: int) -> int:
+        start = self.size
+        step = ALIGNMENT // self.dtype.itemsize
+        self.size += -(-count // step) * step
+        return start
+
+    def pack(self, values: Mapping[Family, Array]) -> Array:
+        """The arena: 64-byte aligned, filled from bind-time values."""
+        arena = aligned(self.size, self.dtype)
+        for block in self.blocks:
+            if block.feed is None:
+                _pack_vectors(arena, block.packed, values)
+            else:
+                _pack_feed(arena, block.packed, block.feed, block.start, values)
+        return arena
+
+
+def _layout_key(feed: Feed, tile: Tile, phase: Phase) -> Hashable:
+    """The weights of each loop over k, in the order they are read."""
+    groups = tile.groups(len(phase.accumulators))
+    return feed.inner, tuple(tuple(feed.blocks[b][1] for b in blocks_of(feed, group)) for group in groups)
+
+
+def aligned(count: int, dtype: np.dtype[np.generic]) -> Array:
+    """Elements, not cleared, that start at a cache line."""
+    with enough_memory("packed weights"):
+        raw = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    spoiled(raw)
+    skip = -raw.ctypes.data % ALIGNMENT
+    return raw[skip : skip + count * dtype.itemsize].view(dtype)
+
+
+def _pack_vectors(arena: Array, packed: PackedPhase, values: Mapping[Family, Array]) -> None:
+    phase, tile = packed.phase, packed.tile
+    panels = tile.panels(phase.width)
+    count = len(phase.vectors)
+    target = arena[packed.vectors : packed.vectors + panels * count * tile.units].reshape(panels, count, tile.units)
+    for number, family in enumerate(phase.vectors):
+        row = np.broadcast_to(values[family], (1, phase.width))
+        target[:, number, :] = _panels(row, tile, panels)[:, 0, :]
+
+
+def _pack_feed(arena: Array, packed: PackedPhase, feed: Feed, start: int, values: Mapping[Family, Array]) -> None:
+    tile = packed.tile
+    panels = tile.panels(packed.phase.width)
+    blocks = len(feed.blocks)
+    stop = start + panels * feed.inner * blocks * tile.units
+    target = arena[start:stop].reshape(panels, feed.inner * blocks * tile.units)
+    for group in tile.groups(len(packed.phase.accumulators)):
+        members = [_panels(_matrix(feed.blocks[b][1], values), tile, panels) for b in blocks_of(feed, group)]
+        size = feed.inner * len(members) * tile.units
+        if members:
+            target[:, :size] = np.stack(members, axis=2).reshape(panels, size)
+        target = target[:, size:]
+
+
+def _matrix(weight: Weight, values: Mapping[Family, Array]) -> Array:
+    """The (K, N) right operand."""
+    matrix = values[weight.family]
+    return (matrix.T if weight.transposed else matrix)[:, weight.start : weight.stop]
+
+
+def _panels(matrix: Array, tile: Tile, panels: int) -> Array:
+    """(K, N) -> (panel, K, unit), padded with zeros."""
+    inner, width = matrix.shape
+    padded = np.zeros((inner, panels * tile.units), matrix.dtype)
+    padded[:, :width] = matrix
+    return padded.reshape(inner, panels, tile.units).transpose(1, 0, 2)

@@ -1,0 +1,151 @@
+"""The runtime: functions that do not depend on a network, compiled once for a dtype and a target, and linked by name.
+
+    module of a network            runtime unit, from the disk cache
+    declare @rnnc_copy_rows   ->   @rnnc_copy_rows.float32.1f0c
+
+A unit is compiled when the first module needs one of its functions. Its symbols hold for the whole process, so their
+names tell what the unit was made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import llvmlite.binding as llvm
+
+from rnnc.backends.llvm.asm.builder import Module
+from rnnc.backends.llvm.asm.jit import compile_assembly
+from rnnc.backends.llvm.asm.library import use
+from rnnc.backends.llvm.asm.target import Target
+from rnnc.backends.llvm.kernels.gradients import emit_gradient_sums
+from rnnc.backends.llvm.kernels.lockstep import emit_lockstep
+from rnnc.backends.llvm.kernels.native_call import emit_native_call
+from rnnc.backends.llvm.kernels.noise import emit_noise
+from rnnc.backends.llvm.kernels.packers import emit_packer
+from rnnc.backends.llvm.kernels.row_copies import emit_row_copies
+from rnnc.backends.llvm.kernels.row_sums import emit_row_sums
+
+
+def _calls(module: Module, dtype: str, target: Target) -> None:
+    emit_row_copies(module)
+    emit_packer(module, dtype, target)
+    emit_native_call(module, dtype)
+
+
+def _threads(module: Module, dtype: str, target: Target) -> None:
+    emit_lockstep(module)
+
+
+def _sums(module: Module, dtype: str, target: Target) -> None:
+    emit_row_sums(module, dtype, target)
+
+
+def _training(module: Module, dtype: str, target: Target) -> None:
+    emit_gradient_sums(module, dtype, target)
+    emit_noise(module, dtype)
+
+
+_UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
+    _calls: (
+        "rnnc_first_row",
+        "rnnc_copy_rows",
+        "rnnc_start_state",
+        "rnnc_finish_state",
+        "rnnc_sweep",
+        "rnnc_sweep_share",
+        "rnnc_call",
+    ),
+    _threads: ("rnnc_lockstep",),
+    _sums: ("rnnc_outer", "rnnc_row_sum"),
+    _training: ("rnnc_look_up", "rnnc_group", "rnnc_collect", "rnnc_noise"),
+}
+"""What fills each unit -> the functions that others call."""
+
+
+class Unit:
+    """One compiled unit."""
+
+    def __init__(self, emit: Callable[[Module, str, Target], None], dtype: str, target: Target) -> None:
+        self.module = Module()
+        emit(self.module, dtype, target)
+        text = self.module.text()
+        digest = hashlib.sha256(f"{text}{target!r}".encode()).hexdigest()[:8]
+        names = [function.name for function in self.module.functions]
+        self.symbols = {name: f"{name}.{dtype}.{digest}" for name in names}
+        self._code = compile_assembly(renamed(text, self.symbols), target)
+        exported = {symbol: self._code.address(symbol) for symbol in self.symbols.values()}
+        use(lambda: [llvm.add_symbol(symbol, address) for symbol, address in exported.items()])
+
+    def address(self, name: str) -> int:
+        """Of one of its functions."""
+        return self._code.address(self.symbols[name])
+
+
+@cache
+def _unit(emit: Callable[[Module, str, Target], None], dtype: str, target: Target) -> Unit:
+    return Unit(emit, dtype, target)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The units of a dtype and a target."""
+
+    dtype: str
+    target: Target
+
+    def address(self, name: str) -> int:
+        """The address of one of the functions."""
+        return self._with(name).address(name)
+
+    def units(self, module: Module) -> list[Unit]:
+        """The units that a module calls."""
+        every = {name for names in _UNITS.values() for name in names}
+        return list(dict.fromkeys(self._with(name) for name in module.declarations() if name in every))
+
+    def _with(self, name: str) -> Unit:
+        return _unit(next(emit for emit, names in _UNITS.items() if name in names), self.dtype, self.target)
+
+
+class Linked:
+    """A module that calls the runtime, compiled."""
+
+    def __init__(self, module: Module, runtime: Runtime) -> None:
+        units = runtime.units(module)
+        symbols = {name: symbol for unit in units for name, symbol in unit.symbols.items()}
+        self._code = compile_assembly(renamed(module.text(), symbols), runtime.target)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the network's own object code came from the cache."""
+        return self._code.cached
+
+    def address(self, name: str) -> int:
+        """The address of a function of the module. Raises KeyError if it does not define it."""
+        return self._code.address(name)
+
+    def object_code(self) -> bytes:
+        """The position-independent object file of the module itself."""
+        return self._code.object_code()
+
+    def assembly(self) -> str:
+        """The machine code of the module itself, as text."""
+        return self._code.assembly()
+
+
+def shown(module: Module, runtime: Runtime) -> str:
+    """A module and the units that it calls, as one module."""
+    modules = [module, *(unit.module for unit in runtime.units(module))]
+    functions = [function for each in modules for function in each.functions]
+    lines = list(dict.fromkeys(line for each in modules for line in each.globals))
+    return Module(functions, lines).text()
+
+
+def renamed(text: str, symbols: dict[str, str]) -> str:
+    """A module's text with other names for some functions."""
+    if not symbols:
+        return text
+    return re.sub(rf"@({'|'.join(symbols)})\(", lambda found: f"@{symbols[found[1]]}(", text)

@@ -1,0 +1,1 @@
+"""A step of a training as one call of machine code on each thread."""

@@ -1,0 +1,59 @@
+"""Memory of a training step: what it uses again, and the rows of a table that batches name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from rnnc.backends import fresh
+from rnnc.backends.training.protocol import Memory
+from rnnc.backends.training.sparse import SparseRows
+from rnnc.ir.ops import Array
+
+
+class Space:
+    """Arrays that are used again, and grow when they must: a fresh one costs page faults."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Array] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, keep: bool = False) -> Array:
+        """An array, not cleared; keep: what the last one of this name held is there, if it had to grow."""
+        count = math.prod(shape)
+        block = self._blocks.get(name)
+        if block is None or block.size < count:
+            larger = fresh.empty(max(count, 2 * block.size if block is not None else 0), dtype)
+            if keep and block is not None:
+                larger[: block.size] = block
+            self._blocks[name] = block = larger
+        return block[:count].reshape(shape)
+
+
+class Table:
+    """The rows of a table that batches name, and their gradients."""
+
+    def __init__(self, memory: Memory) -> None:
+        assert memory.table is not None
+        self.arrays = memory.tables()
+        self.height, self.width = self.arrays["p"].shape
+        self.padding = -1 if memory.padding is None else memory.padding
+        self.slots = np.zeros(self.height, np.int64)
+        self.count = np.zeros(1, np.int64)
+        self.space = Space()
+        self.values, self.rows, self.places = np.empty((0, self.width), memory.dtype), np.empty(0), np.empty(0)
+
+    def make_room(self, steps: int, batch: int, first: bool) -> None:
+        """For the rows of a batch, which may all be new."""
+        most = steps * batch + (0 if first else int(self.count[0]))
+        self.values = self.space.take("values", (most, self.width), self.values.dtype, keep=not first)
+        # Forgetting the rows of the step before reads their numbers: these are kept in any case.
+        self.rows = self.space.take("rows", (most,), np.dtype(np.int64), keep=True)
+        self.places = self.space.take("places", (steps * batch,), np.dtype(np.int64))
+
+    def rows_of(self) -> SparseRows:
+        """Copies, sorted by row."""
+        count = int(self.count[0])
+        order = np.argsort(self.rows[:count])
+        return SparseRows(self.rows[:count][order], self.values[:count][order])

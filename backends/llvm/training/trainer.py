@@ -1,0 +1,141 @@
+"""A step of a training as one call of machine code on each thread.
+
+    1  masks, a share of each; which rows of the table the batch names (the last thread)
+    2  weights packed, a share of them
+    3  loss and gradients of this thread's sequences
+    4  a share of: gradients summed over the threads, rows' gradients over steps; their squares
+    5  a share of the update, with the factor of clipping; parameters, and rows of the table
+
+Between the stages the threads meet (`rnnc.backends.llvm.calls.lockstep`). Python fills in addresses and sizes before,
+and reads loss and norm after. What a step needs besides stays allocated from step to step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rnnc.backends import fresh
+from rnnc.backends.llvm.asm.records import address
+from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
+from rnnc.backends.llvm.calls.shards import split_batch
+from rnnc.backends.llvm.calls.threads import MOST_WORKERS
+from rnnc.backends.llvm.kernels.derived import NAME, elements, emit_derived, is_derivable, leaves
+from rnnc.backends.llvm.runtime import Linked
+from rnnc.backends.llvm.training.table import Table
+from rnnc.backends.llvm.training.threaded_step import ThreadedStep
+from rnnc.backends.reference.interpreter import evaluate
+from rnnc.backends.training.protocol import SEED, Change, Memory, Report, Work
+from rnnc.backends.training.sparse import SparseRows
+from rnnc.ir.families import Family, operands_first
+from rnnc.ir.ops import Array
+
+if TYPE_CHECKING:
+    from rnnc.backends.llvm.code import LlvmCode
+    from rnnc.backends.llvm.training.noise import LlvmNoise
+    from rnnc.backends.llvm.training.update import LlvmUpdate
+
+
+class LlvmTrainer:
+    """See `rnnc.backends.training.protocol.Trainer`. The code's outputs without a batch axis are sums over rows."""
+
+    def __init__(self, code: LlvmCode, update: LlvmUpdate, noise: LlvmNoise, memory: Memory) -> None:
+        self.code, self.update, self.noise, self.memory = code, update, noise, memory
+        self.members = min(code.threads, MOST_WORKERS)
+        self.gradient = np.zeros(memory.dense, memory.dtype)
+        block = fresh.block(code.layout.size * memory.dtype.itemsize + ALIGNMENT)
+        self.weights = aligned_view(block, code.layout.size, memory.dtype)
+        self.numbers = np.zeros(len(update.numbers), memory.dtype)
+        self.clip = np.zeros(2)
+        self.sources = _Sources(code, memory)
+        self.table = Table(memory) if memory.table is not None else None
+        self._steps: dict[int, ThreadedStep] = {}
+
+    def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
+        """See `Trainer.run`."""
+        code = self.code
+        count = min(code.members(work.steps, work.batch), self.members)
+        if count not in self._steps:
+            self._steps[count] = ThreadedStep(self, count)
+        step = self._steps[count]
+        self.sources.refresh(work.seed)
+        ragged = work.lengths is not None and code.ragged
+        lengths = np.ascontiguousarray(work.lengths, np.int64) if ragged else None
+        if change is not None:
+            self.numbers[:] = [change.scalars.get(name, 1.0) for name in self.update.numbers]
+            self.clip[:] = math.inf if change.clip is None else change.clip, change.most
+        shards = split_batch(work.steps, work.batch, lengths, count)
+        return step.run(work, shards, lengths, first=first, change=change is not None)
+
+    def fetch(self) -> None:
+        """See `Trainer.fetch`."""
+
+    def rows(self) -> SparseRows:
+        """See `Trainer.rows`."""
+        assert self.table is not None
+        return self.table.rows_of()
+
+    def explain(self) -> str:
+        """See `Trainer.explain`."""
+        changing = ", ".join(self.sources.changing) or "nothing"
+        return (
+            "a step: one call of machine code on each thread: masks and rows of the table, packing, loss and "
+            f"gradients, sums and norm, update; computed by NumPy before it: {changing}\n"
+        )
+
+
+class _Sources:
+    """The arrays that packing reads: parameters, constants, and what is made of them.
+
+    What depends on parameters is made anew for each step: by generated code where it can be (`derive`: the function and
+    what it is given), or else by NumPy (`changing`).
+    """
+
+    def __init__(self, code: LlvmCode, memory: Memory) -> None:
+        self._dtype = code.program.dtype
+        self._seed = np.ones(1, memory.dtype)
+        given = {**memory.constants, **memory.views(memory.flat["p"]), SEED: self._seed}
+        inputs = {name: family for name, family in code.parameters.items() if name in given}
+        self._known = {family: np.ascontiguousarray(given[name], memory.dtype) for name, family in inputs.items()}
+        fixed = {code.parameters[name] for name in memory.constants if name in code.parameters}
+        moved = _moved(code.sources, fixed)
+        moving = [f for f in code.sources if f.op != "input" and f in moved]
+        derived = [family for family in moving if is_derivable(family)]
+        self._changing = {n: f for n, f in enumerate(code.sources) if f in moving and f not in derived}
+        self.changing = [family.name for family in self._changing.values()]
+        results = {family: fresh.empty(elements(family), memory.dtype) for family in derived}
+        self._held = [
+            results[family] if family in results else self._made(family, dict(self._known)) for family in code.sources
+        ]
+        self.pointers = np.array([address(array) for array in self._held] or [0], np.int64)
+        self._given = np.array(
+            [address(array) for array in (*(self._known[f] for f in leaves(derived)), *results.values())], np.int64
+        )
+        self._linked = Linked(emit_derived(derived, self._dtype, code.target), code.runtime) if derived else None
+        self.derive = [(self._linked.address(NAME), address(self._given))] if self._linked else []
+
+    def refresh(self, seed: float) -> None:
+        """Before a step: the factor of the loss, and what NumPy makes."""
+        self._seed[0] = seed
+        known = dict(self._known) if self._changing else {}
+        for number, family in self._changing.items():
+            self._held[number] = self._made(family, known)
+            self.pointers[number] = address(self._held[number])
+
+    def _made(self, family: Family, known: dict[Family, Array]) -> Array:
+        for made in operands_first([family], known):
+            if made is family or made.spec.arity != 0:
+                known[made] = np.ascontiguousarray(evaluate(made, known, self._dtype), self._dtype)
+        return known[family]
+
+
+def _moved(values: Iterable[Family], fixed: set[Family]) -> set[Family]:
+    """All that values are made of, themselves included, as far as it depends on an input that is not fixed."""
+    moved: set[Family] = set()
+    for family in operands_first(values):
+        if family.op == "input" and family not in fixed or any(operand in moved for operand in family.inputs):
+            moved.add(family)
+    return moved

@@ -1,0 +1,34 @@
+"""The reference backend: the meaning of a Graph and of a Program in NumPy. The oracle of all others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rnnc.backends.reference.code import ReferenceCode
+    from rnnc.backends.reference.training import NumpyNoise, NumpyUpdate
+    from rnnc.ir.computation import Computation
+    from rnnc.ir.graph import Graph
+
+__all__ = ["compile", "compile_noise", "compile_update"]
+
+
+def compile(computation: Computation, *, threads: int | None = None) -> ReferenceCode:
+    """Rolls a computation; `threads` does not matter here, NumPy's own libraries decide."""
+    from rnnc.backends.reference.code import ReferenceCode
+
+    return ReferenceCode(computation)
+
+
+def compile_update(graph: Graph) -> NumpyUpdate:
+    """The equations of an optimiser, interpreted."""
+    from rnnc.backends.reference import training
+
+    return training.compile_update(graph)
+
+
+def compile_noise(dtype: str) -> NumpyNoise:
+    """The masks of dropout and zoneout."""
+    from rnnc.backends.reference import training
+
+    return training.compile_noise(dtype)

@@ -1,0 +1,92 @@
+"""Noise: masks for dropout and zoneout, from a generator without a state.
+
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3") turns a counter and a key
+into 128 bits. The counter is a number's place, so it does not matter who computes it, in which order, or on how many
+threads; every backend gives the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Words = NDArray[np.uint64]
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+LANES = 8
+"""16-bit numbers in one block of 128 bits: the units that share a counter."""
+NUMBER_SHIFT = 20
+"""The first word of a counter: the block of a row, plus the mask's number times 2^20."""
+LOW = 0xFFFFFFFF
+
+
+class Where(NamedTuple):
+    """The place of a mask. row, step: those of its first number, the others follow.
+
+    seed: 64 bits, the key. update: which update of a training; number: which mask of a network.
+    """
+
+    seed: int
+    update: int
+    number: int
+    row: int = 0
+    step: int = 0
+
+
+class Noise(Protocol):
+    """A compiled source of masks. May be called from many threads at once."""
+
+    def fill(self, out: Array, where: Where, p: float, low: float, high: float) -> None:
+        """Sets out (steps, rows, units), C-contiguous: low with probability p, rounded to 2^-16, and else high."""
+
+
+def threshold(p: float) -> int:
+    """Of how many of the 65,536 numbers a mask says yes."""
+    return round(p * 65536)
+
+
+def key(seed: int) -> tuple[int, int]:
+    """The two words of a seed."""
+    return seed & LOW, (seed >> 32) & LOW
+
+
+def bits16(shape: tuple[int, ...], where: Where) -> Array:
+    """Uniform 16-bit numbers (steps, rows, units), each a function of its place alone."""
+    steps, rows, units = shape
+    blocks = -(-units // LANES)
+    first = np.arange(blocks) + (where.number << NUMBER_SHIFT)
+    step, row = where.step + np.arange(steps), where.row + np.arange(rows)
+    counter = (first[None, None, :], step[:, None, None], row[None, :, None], where.update & LOW)
+    words = np.empty((steps, rows, blocks, 4), "<u4")
+    for lane, word in enumerate(philox(counter, key(where.seed))):
+        words[..., lane] = word
+    return words.view("<u2").reshape(steps, rows, blocks * LANES)[..., :units]
+
+
+def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
+    """Philox4x32-10 of four counter words, each a number or an array of those; all in 0..2^32-1."""
+    a, b, c, d = (
+        np.array(word, order="C") for word in np.broadcast_arrays(*(np.asarray(w, np.uint64) for w in counter))
+    )
+    left, right = np.empty_like(a), np.empty_like(a)
+    k, m = key
+    for _ in range(ROUNDS):  # in place: these are large arrays
+        np.multiply(a, np.uint64(MULTIPLIERS[0]), out=left)
+        np.multiply(c, np.uint64(MULTIPLIERS[1]), out=right)
+        _mix(right, b, k, high=a, low=b)
+        _mix(left, d, m, high=c, low=d)
+        k, m = (k + WEYL[0]) & LOW, (m + WEYL[1]) & LOW
+    return a, b, c, d
+
+
+def _mix(product: Words, word: Words, key: int, *, high: Words, low: Words) -> None:
+    """high = the product's high half ^ word ^ key; low = its low half."""
+    np.right_shift(product, np.uint64(32), out=high)
+    np.bitwise_xor(high, word, out=high)
+    np.bitwise_xor(high, np.uint64(key), out=high)
+    np.bitwise_and(product, np.uint64(LOW), out=low)

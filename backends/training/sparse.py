@@ -1,0 +1,68 @@
+"""Sparse gradients of a table: only the rows that a batch names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class SparseRows(NamedTuple):
+    """rows: numbers, each once, rising. values: (rows, N), the gradient of each."""
+
+    rows: Array
+    values: Array
+
+
+class Groups(NamedTuple):
+    """Equal numbers of rows, put together: `order[starts[g] : starts[g + 1]]` are the places of number `rows[g]`."""
+
+    rows: Array
+    order: Array
+    starts: Array
+
+
+def counted(numbers: Array, lengths: Array | None, padding: int | None) -> Array:
+    """(T * B,): the number of each row that was looked up; -1 where its gradient does not count.
+
+    numbers: (T, B). Steps past a row's length, and the row `padding` of the table, do not count.
+    """
+    found = np.array(numbers, np.int64)
+    if lengths is not None:
+        found[np.arange(len(found))[:, None] >= np.asarray(lengths)[None, :]] = -1
+    if padding is not None:
+        found[found == padding] = -1
+    return found.reshape(-1)
+
+
+def grouped(numbers: Array) -> Groups:
+    """The groups of some numbers, in the order in which they come; without those below 0."""
+    order = np.argsort(numbers, kind="stable")
+    order = order[np.searchsorted(numbers[order], 0) :]
+    rows, starts = np.unique(numbers[order], return_index=True)
+    return Groups(rows, order, np.append(starts, len(order)))
+
+
+class HostRows:
+    """Sums and updates of rows with NumPy, for an update that runs on arrays of the host."""
+
+    def run(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
+        """See `rnnc.backends.training.protocol.Update.run`."""
+        raise NotImplementedError
+
+    def run_rows(self, tables: Mapping[str, Array], values: Array, rows: Array, scalars: Mapping[str, float]) -> None:
+        """See `rnnc.backends.training.protocol.Update.run_rows`."""
+        taken = {name: table[rows] for name, table in tables.items()}
+        self.run({name: part.reshape(-1) for name, part in taken.items()} | {"g": values.reshape(-1)}, scalars)
+        for name, table in tables.items():
+            table[rows] = taken[name]
+
+    def sum_rows(self, gradients: Array, groups: Groups) -> Array:
+        """See `rnnc.backends.training.protocol.Update.sum_rows`."""
+        if not len(groups.rows):
+            return np.empty((0, gradients.shape[-1]), gradients.dtype)
+        return np.asarray(np.add.reduceat(gradients[groups.order], groups.starts[:-1], axis=0))

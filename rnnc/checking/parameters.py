@@ -1,0 +1,121 @@
+"""Binding parameters: a mapping of arrays, checked against a spec and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from rnnc.backends.arrays import NUMPY
+from rnnc.backends.fresh import enough_memory
+from rnnc.checking import checks
+from rnnc.checking.arrays import as_array, attribute, check_dtype, check_shape, reader
+from rnnc.ir.errors import ArgumentTypeError, ParameterError, ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from rnnc.backends.arrays import Array, ArrayLibrary
+
+MAX_LISTED = 8
+
+
+class Parameterized(Protocol):
+    """What has parameters: a spec, a network."""
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """The dtype of all of them."""
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+
+
+def bind_parameters(spec: Parameterized, params: Mapping[str, Any], arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
+    """Copies of `read_parameters` that nobody writes to."""
+    with enough_memory("a copy of the parameters"):
+        return {name: arrays.keep(array) for name, array in read_parameters(spec, params, arrays).items()}
+
+
+def read_parameters(
+    spec: Parameterized,
+    params: object,
+    arrays: ArrayLibrary = NUMPY,
+    name: str = "params",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, Array]:
+    """The arrays of `params` in the order of `spec.parameter_shapes()`: C-contiguous, copied only if they must be.
+
+    shapes: those shapes, if they are known already.
+
+    params: name -> array of exactly the spec's dtype and shape: NumPy arrays, torch tensors (a module's
+    state_dict() as it is), or anything with __array__ or DLPack, on the host or where `arrays` are. Those on the
+    host are copied to there. Raises ParameterError for names that are missing or unknown, ShapeError, DtypeError.
+    """
+    if not isinstance(params, Mapping):
+        hint = "; pass module.state_dict()" if hasattr(params, "state_dict") else ""
+        raise ArgumentTypeError(f"{name}: expected a mapping of names to arrays, got {type(params).__name__}{hint}")
+    shapes = spec.parameter_shapes() if shapes is None else shapes
+    _check_names(name, params, shapes)
+    dtype = np.dtype(spec.dtype)
+    return {key: _read(f"{name}[{key!r}]", params[key], dtype, shape, arrays) for key, shape in shapes.items()}
+
+
+def _read(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...], arrays: ArrayLibrary) -> Array:
+    source = reader(value, arrays)
+    array = as_array(name, value, source)
+    check_dtype(name, array, dtype)
+    if array.shape == shape[::-1] and array.shape != shape:
+        raise ShapeError(
+            f"{name}: expected shape {shape}, got {array.shape}; transpose it: weights are (rows out, columns in)"
+        )
+    check_shape(name, array, shape)
+    return arrays.compact(name, array if source is arrays else arrays.from_host(array))
+
+
+def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    missing = [name for name in expected if name not in params]
+    extra = [name for name in params if name not in expected]
+    if not missing and not extra:
+        return
+    prefix = _prefix(params, expected)
+    if prefix:
+        raise ParameterError(
+            f"{what}: the names start with {prefix!r}; pass "
+            f"{{name.removeprefix({prefix!r}): a for name, a in params.items() if name.startswith({prefix!r})}}"
+        )
+    parts = []
+    if missing:
+        parts.append("missing " + _listed(f"{name!r} {expected[name]}" for name in missing))
+    if extra:
+        parts.append(
+            "unknown " + _listed(f"{checks.shown(name)}{_meant(name, params, missing, expected)}" for name in extra)
+        )
+    raise ParameterError(f"{what}: " + "; ".join(parts))
+
+
+def _meant(name: object, params: Mapping[str, Any], missing: list[str], expected: Mapping[str, Any]) -> str:
+    """The missing parameter that an unknown name may stand for: like it, and of the same shape."""
+    if not isinstance(name, str):
+        return ""
+    shape = attribute(params[name], "shape")
+    fitting = [other for other in missing if not isinstance(shape, tuple) or tuple(shape) == tuple(expected[other])]
+    return checks.suggestion(name, fitting)
+
+
+def _prefix(params: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """A prefix under which all expected names are there, such as "lstm." in the state_dict of a larger model."""
+    first = next(iter(expected))
+    for name in params:
+        if isinstance(name, str) and name.endswith(first):
+            prefix = name.removesuffix(first)
+            if prefix and all(prefix + other in params for other in expected):
+                return prefix
+    return ""
+
+
+def _listed(items: Iterable[str]) -> str:
+    shown = list(items)
+    more = f" and {len(shown) - MAX_LISTED} more" if len(shown) > MAX_LISTED else ""
+    return ", ".join(shown[:MAX_LISTED]) + more

@@ -1,0 +1,94 @@
+"""Compiled: what everything that has been compiled shows, whatever it is called with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained
+from rnnc.ir.errors import ArgumentError
+from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
+
+if TYPE_CHECKING:
+    from rnnc.backends.arrays import ArrayLibrary
+    from rnnc.backends.base import Code
+    from rnnc.ir.computation import Computation
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to compile for: a backend, and how it is to compute."""
+
+    backend: str
+    threads: int | None = None
+    matmul: str | None = None
+
+    @staticmethod
+    def of(backend: object, threads: object, matmul: str | None) -> Target:
+        """The checked target. Raises BackendError, ArgumentError or ArgumentTypeError."""
+        from rnnc import backends
+
+        name = backends.check_name(backend)
+        count = None if threads is None else checks.integer("threads", threads, 1)
+        backends.options(name, matmul)  # raises for operands that the backend does not have
+        return Target(name, count, matmul)
+
+    def compile(self, computation: Computation) -> Code:
+        """Compiles for any number of steps and any batch."""
+        from rnnc import backends
+
+        options = backends.options(self.backend, self.matmul)
+        return backends.get(self.backend).compile(computation, threads=self.threads, **options)
+
+    @property
+    def arrays(self) -> ArrayLibrary:
+        """The library of the arrays that calls take and return."""
+        from rnnc import backends
+
+        return backends.arrays_of(self.backend)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `rnnc.compile` that stand for it."""
+        return {"backend": self.backend, "threads": self.threads, "matmul": self.matmul}
+
+
+class Compiled:
+    """Base of Program, Model, Network, the derivatives, TrainingStep and Evaluation: the stages of a computation."""
+
+    def __init__(self, computation: Computation, target: Target, code: Code | None = None) -> None:
+        """code: what the target made of the computation; it is compiled if there is none."""
+        self._computation = computation
+        self._target = target
+        self._code = target.compile(computation) if code is None else code
+        self._arrays = target.arrays
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend."""
+        return self._target.backend
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names `ir` takes, in the order of the pipeline."""
+        return (*SHARED_STAGES, *self._code.stages)
+
+    @explained
+    def ir(self, stage: str, steps: int = 3) -> str:
+        """The text of a stage. "lowered" and "optimized" show `steps` unrolled time steps, the others loops.
+
+        Raises ArgumentError for a stage that the backend does not have.
+        """
+        steps = checks.integer("steps", steps, 1)
+        if stage not in self.stages:
+            hint = checks.suggestion(stage, self.stages) if isinstance(stage, str) else ""
+            names = ", ".join(self.stages)
+            raise ArgumentError(f"stage: backend {self.backend!r} has {names}; got {checks.came(stage)}{hint}")
+        if stage in SHARED_STAGES:
+            return Artefacts(PIPELINE, self._computation, steps=steps).text(stage)
+        return self._code.text(stage)
+
+    def explain(self) -> str:
+        """Which paths the backend took, and why it did not take faster ones."""
+        return self._code.explain()

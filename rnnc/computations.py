@@ -1,0 +1,66 @@
+"""What there is to compile of a model: the network itself, or a derivative of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rnnc.array_names import ArrayNames
+from rnnc.ir.computation import Computation
+from rnnc.ir.graph import Graph
+from rnnc.ir.lower import lower
+from rnnc.plain_data import PlainData
+from rnnc.specs import Spec
+
+
+def forward(model: PlainData) -> Computation:
+    """A recurrent spec, or a `rnnc.Sequential`, as it is called."""
+    if isinstance(model, Spec):
+        return Computation.of_stack(model.stack())
+    from rnnc.network_graph import lower_network
+    from rnnc.sequential import Sequential
+
+    assert isinstance(model, Sequential)
+    return Computation(lambda steps, lengths: lower_network(model, steps, lengths=lengths))
+
+
+def vjp(spec: Spec) -> Computation:
+    """A forward pass, and its pullback as the second half."""
+    names = ArrayNames.of(spec)
+    late = frozenset((*names.adjoints, *names.gradients))
+    return Computation(lambda steps, lengths: _reverse(spec, names, steps, lengths), late)
+
+
+def jvp(spec: Spec) -> Computation:
+    """A forward pass beside its tangent."""
+    names = ArrayNames.of(spec)
+
+    def build(steps: int, lengths: bool) -> Graph:
+        from rnnc.ir.autodiff import jvp as forward_mode
+
+        return forward_mode(lower(spec.stack(), steps, lengths=lengths), names.inputs)
+
+    return Computation(build)
+
+
+def hvp(spec: Spec) -> Computation:
+    """Gradients beside their tangents: forward mode over reverse mode."""
+    names = ArrayNames.of(spec)
+
+    def build(steps: int, lengths: bool) -> Graph:
+        from rnnc.ir.autodiff import jvp as forward_mode
+
+        gradient = _reverse(spec, names, steps, lengths)
+        gradient.outputs = {k: gradient.outputs[k] for k in names.gradients if k in gradient.outputs}
+        read = {n.attr("name") for n in gradient.nodes if n.op == "input"}
+        return forward_mode(gradient, [name for name in (*names.inputs, *names.adjoints) if name in read])
+
+    return Computation(build)
+
+
+def _reverse(spec: Spec, names: ArrayNames, steps: int, lengths: bool) -> Graph:
+    from rnnc.ir.autodiff import vjp as reverse_mode
+
+    return reverse_mode(lower(spec.stack(), steps, lengths=lengths), names.inputs)
+
+
+DERIVATIVES: dict[str, Callable[[Spec], Computation]] = {"vjp": vjp, "jvp": jvp, "hvp": hvp}
