@@ -27,9 +27,12 @@ BYTE = 0xFF
 
 def empty(shape: int | tuple[int, ...] | list[int], dtype: Any, xp: ModuleType | Any = np) -> Any:
     """A new array, not cleared. xp: the module of arrays. Raises SizeError if there is no memory for it."""
-    with enough_memory("results and buffers"):
+    try:
         array = xp.empty(shape, dtype)
-    return spoiled(array)
+    except (MemoryError, ValueError) as error:
+        _say("results and buffers", error)
+        raise
+    return spoiled(array) if settings.poison() else array
 
 
 @contextmanager
@@ -37,13 +40,15 @@ def enough_memory(what: str) -> Iterator[None]:
     """Raises SizeError, naming what the memory is for, where an array within cannot be had."""
     try:
         yield
-    except SizeError:
+    except (MemoryError, ValueError) as error:
+        _say(what, error)
         raise
-    except MemoryError as error:
-        raise SizeError(f"no memory for {what}: {error}; {HINT}") from error
-    except ValueError as error:
-        if "too big" not in str(error) and "Maximum allowed" not in str(error):
-            raise
+
+
+def _say(what: str, error: Exception) -> None:
+    """Raises SizeError if an error means that memory for something cannot be had."""
+    short = isinstance(error, MemoryError) or "too big" in str(error) or "Maximum allowed" in str(error)
+    if short and not isinstance(error, SizeError):
         raise SizeError(f"no memory for {what}: {error}; {HINT}") from error
 
 

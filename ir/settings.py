@@ -1,9 +1,10 @@
-"""Settings from outside: every environment variable rnnc reads is read here, at the time of use."""
+"""Settings from outside: every environment variable rnnc reads is read here, when it is first used."""
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from rnnc.ir.errors import ArgumentError
@@ -22,8 +23,12 @@ def threads() -> int:
     return int(text)
 
 
+@cache
 def poison() -> bool:
-    """RNNC_POISON=1: memory that nobody has written holds NaN, to find what reads it (`rnnc.backends.fresh`)."""
+    """RNNC_POISON=1: memory that nobody has written holds NaN, to find what reads it (`rnnc.backends.fresh`).
+
+    Looked at once: a call asks a dozen times.
+    """
     return os.environ.get("RNNC_POISON", "") == "1"
 
 

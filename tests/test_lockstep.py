@@ -182,7 +182,8 @@ def _evaluated(family: Any, known: dict[Any, Any], dtype: str) -> Any:
     for operand in family.inputs:
         if operand.op != "const" and operand not in known:
             known[operand] = _evaluated(operand, known, dtype)
-    return known[family] if family in known else evaluate(family, known, dtype)
+    evaluate([family], known, dtype)
+    return known[family]
 
 
 def test_products_of_parameters_are_left_to_numpy() -> None:

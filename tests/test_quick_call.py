@@ -17,11 +17,13 @@ import pytest
 import rnnc
 from rnnc.backends.llvm.asm.jit import compile_assembly
 from rnnc.backends.llvm.asm.target import host
+from rnnc.ir import settings
 
 OUTLIVES = """
 import gc, sys
 import numpy as np
 import rnnc
+from rnnc.ir import settings
 
 spec = rnnc.GRU(3, 4)
 model = rnnc.compile(spec, spec.init(seed=0), threads=1)
@@ -140,7 +142,7 @@ def outcomes(function: Callable[[Any, Any], Any], x: Any, state: Any, own: Any) 
 @pytest.mark.parametrize("spec", (rnnc.GRU(3, 4), rnnc.LSTM(3, 4)), ids=("gru", "lstm"))
 def test_any_allocation_may_fail(spec: rnnc.Spec, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out is a MemoryError, or the call declines: no other exception, no leak, no wrong number."""
-    monkeypatch.setenv("RNNC_POISON", "0")  # results from numpy.empty itself, as users get them
+    monkeypatch.setattr(settings, "poison", lambda: False)  # results from numpy.empty itself, as users get them
     model = rnnc.compile(spec, spec.init(seed=0), threads=1)
     x = np.ones((300, 1, 3), np.float32)  # larger than the numbers that CPython keeps
     state = model(x)[1]

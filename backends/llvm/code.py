@@ -172,6 +172,11 @@ class LlvmCode:
         return sources(self.sweeps)
 
     @cached_property
+    def computed(self) -> list[Family]:
+        """What has to be computed of the parameters before packing, operands first."""
+        return operands_first(self.sources, set(self.parameters.values()))
+
+    @cached_property
     def packed_parameters(self) -> frozenset[str]:
         """The names of all parameters that packing depends on."""
         return frozenset(str(family.name) for family in leaves(self.sources))

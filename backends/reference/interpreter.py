@@ -62,11 +62,16 @@ def _apply(node: Node, values: Mapping[Node, Array]) -> Array:
 
 
 def _meaning(node: Node | Family, operands: Sequence[Array]) -> Array:
+    with np.errstate(all="ignore"):
+        return _result(node, operands)
+
+
+def _result(node: Node | Family, operands: Sequence[Array]) -> Array:
+    """The meaning of an op on operands, whatever NumPy warns of."""
     meaning = node.spec.meaning
     if meaning is None:
         raise IRError(f"{node!r} has no meaning of its own")
-    with np.errstate(all="ignore"):
-        return np.asarray(meaning(*operands, **({} if node.op == "carry" else dict(node.attrs))))
+    return np.asarray(meaning(*operands, **({} if node.op == "carry" else dict(node.attrs))))
 
 
 def evaluate_bind(program: Program, parameters: Feeds) -> dict[Family, Array]:
@@ -74,17 +79,19 @@ def evaluate_bind(program: Program, parameters: Feeds) -> dict[Family, Array]:
     values: dict[Family, Array] = {
         f: parameters[f.name] for f in program.inputs if is_parameter(f) and f.name in parameters
     }
-    for family in program.bind:
-        values[family] = evaluate(family, values, program.dtype)
+    evaluate(program.bind, values, program.dtype)
     return values
 
 
-def evaluate(family: Family, values: Mapping[Family, Array], dtype: str) -> Array:
-    """A value without a batch axis, of operands that are known."""
-    if family.spec.kind is Kind.LEAF:
-        return _number(family, dtype, 0)
-    operands = [values[i] if i in values else _number(i, dtype, 0) for i in family.inputs]
-    return _meaning(family, operands)
+def evaluate(made: Iterable[Family], values: dict[Family, Array], dtype: str) -> None:
+    """Adds values without a batch axis, operands first, to those that are known."""
+    with np.errstate(all="ignore"):
+        for family in made:
+            if family.spec.kind is Kind.LEAF:
+                values[family] = _number(family, dtype, 0)
+            else:
+                operands = [values[i] if i in values else _number(i, dtype, 0) for i in family.inputs]
+                values[family] = _result(family, operands)
 
 
 def run_program(program: Program, bound: Mapping[Family, Array], feeds: Feeds, steps: int) -> dict[str, Array]:

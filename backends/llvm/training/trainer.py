@@ -126,9 +126,8 @@ class _Sources:
             self.pointers[number] = address(self._held[number])
 
     def _made(self, family: Family, known: dict[Family, Array]) -> Array:
-        for made in operands_first([family], known):
-            if made is family or made.spec.arity != 0:
-                known[made] = np.ascontiguousarray(evaluate(made, known, self._dtype), self._dtype)
+        evaluate(operands_first([family], known), known, self._dtype)
+        known[family] = np.ascontiguousarray(known[family], self._dtype)
         return known[family]
 
 
