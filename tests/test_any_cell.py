@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from rnnc.backends.llvm import compile
-from rnnc.backends.llvm.kernels.phase import signature
+from rnnc.backends.llvm.kernels.epilogue import signature
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Space
 from rnnc.backends.planning.planner import plan
 from rnnc.backends.reference.interpreter import run_graph

@@ -21,30 +21,36 @@ from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.jit import compile_assembly
 from rnnc.backends.llvm.asm.library import use
 from rnnc.backends.llvm.asm.target import Target
-from rnnc.backends.llvm.kernels.gradients import emit_gradient_sums
-from rnnc.backends.llvm.kernels.lockstep import emit_lockstep
-from rnnc.backends.llvm.kernels.native_call import emit_native_call
-from rnnc.backends.llvm.kernels.noise import emit_noise
-from rnnc.backends.llvm.kernels.packers import emit_packer
-from rnnc.backends.llvm.kernels.row_copies import emit_row_copies
-from rnnc.backends.llvm.kernels.row_sums import emit_row_sums
+
+# What a unit is made of is imported with the first module that needs it.
 
 
 def _calls(module: Module, dtype: str, target: Target) -> None:
+    from rnnc.backends.llvm.kernels.native_call import emit_native_call
+    from rnnc.backends.llvm.kernels.packers import emit_packer
+    from rnnc.backends.llvm.kernels.row_copies import emit_row_copies
+
     emit_row_copies(module)
     emit_packer(module, dtype, target)
     emit_native_call(module, dtype)
 
 
 def _threads(module: Module, dtype: str, target: Target) -> None:
+    from rnnc.backends.llvm.kernels.lockstep import emit_lockstep
+
     emit_lockstep(module)
 
 
 def _sums(module: Module, dtype: str, target: Target) -> None:
+    from rnnc.backends.llvm.kernels.row_sums import emit_row_sums
+
     emit_row_sums(module, dtype, target)
 
 
 def _training(module: Module, dtype: str, target: Target) -> None:
+    from rnnc.backends.llvm.kernels.gradients import emit_gradient_sums
+    from rnnc.backends.llvm.kernels.noise import emit_noise
+
     emit_gradient_sums(module, dtype, target)
     emit_noise(module, dtype)
 

@@ -11,8 +11,8 @@ import numpy as np
 from rnnc.backends import fresh
 from rnnc.backends.base import PlainCall
 from rnnc.backends.llvm.asm.records import Struct
+from rnnc.backends.llvm.kernels.binding import BINDING, CONTAINERS, SLOT, STATE
 from rnnc.backends.llvm.kernels.context import array_field
-from rnnc.backends.llvm.kernels.native_call import BINDING, CONTAINERS, SLOT, STATE
 from rnnc.ir import settings
 from rnnc.ir.names import OUTPUT, SCALE, X
 

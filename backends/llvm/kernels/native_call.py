@@ -6,134 +6,40 @@ Plain means: x is a float array of the right dtype and sizes with a contiguous l
 the states are C-contiguous. Everything else (and every error) is left to Python, which is told so by None. Buffers are
 taken through the buffer protocol and released on every path; the interpreter lock is released while the network runs.
 
-The code knows no network. What it needs of one is a record, BINDING, in the bytes object that is the function's `self`.
-It owns everything that it points to, and the function's definition too (`rnnc.backends.llvm.calls.quick`).
+The code knows no network. What it needs of one is a record, `binding.BINDING`, in the bytes object that is the
+function's `self`. It owns everything that it points to, and the function's definition too
+(`rnnc.backends.llvm.calls.quick`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
-from rnnc.backends.llvm.asm.records import Record
-
-BINDING = Record(
-    "binding",
-    "ptr run, ptr context, i64 context_bytes, ptr empty, ptr dtype, ptr ndarray, ptr dict, i64 most_rows, "
-    "i64 batch_first, i64 input_size, ptr table, i64 height, i64 x_at, i64 output_size, i64 output_timed, "
-    "i64 output_at, i64 scale_at, i64 container, i64 returns_state, i64 states, ptr state_records, ptr slots",
+from rnnc.backends.llvm.kernels.binding import BINDING, CONTAINERS, SIZES, SLOT, STATE, TIMED
+from rnnc.backends.llvm.kernels.python_objects import (
+    BUFFER,
+    CONTIGUOUS,
+    FALSE,
+    STRIDED,
+    TRUE,
+    both,
+    emit_new,
+    emit_view,
+    exists,
+    negated,
 )
-"""run: the generated function. context: one of `context_bytes`, filled with what stays the same. empty, dtype, ndarray,
-dict: numpy.empty, a dtype object, and the types. most_rows: steps * batch beyond which a batch is left to Python, which
-may use more threads. x_at, output_at, scale_at: bytes from the beginning of a context to a field (-1: it has none);
-that of a value of each step is followed by its strides. table: (height, input_size), or null. container: one of
-CONTAINERS. states: how many arrays hold states, each with a record."""
 
-STATE = Record("state", "ptr key, i64 width, i64 slabs, i64 stacked, i64 first_slot")
-"""An array (slabs, B, width), or (B, width) if it is not stacked. first_slot: its slots follow one another."""
-SLOT = Record("slot", "i64 initial_at, i64 final_at")
-"""Where in a context a slab's two pointers go, or -1."""
-
-CONTAINERS = (None, "bare", "tuple", "dict")
-
-BUFFER = Record(
-    "buffer",
-    "ptr start, ptr object, i64 bytes, i64 item_size, i32 read_only, i32 axes, ptr format, ptr shape, ptr strides, "
-    "ptr suboffsets, ptr internal",
-)
-"""CPython's Py_buffer."""
-TIMED = Record("timed", "ptr array, i64 step, i64 row")
-"""Three fields of a context: a value of each step."""
-SIZES = Record("sizes", "i64 steps, i64 batch")
-"""The first fields of a context."""
-
-STRIDED, CONTIGUOUS = 0x1C, 0x3C  # PyBUF_STRIDES | PyBUF_FORMAT, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT
-
-_TRUE, _FALSE = Val("i1", "true"), Val("i1", "false")
 _NONE = Val("ptr", "@_Py_NoneStruct")
 
 
 def emit_native_call(module: Module, dtype: str) -> None:
     """Adds `rnnc_call`, and what it calls."""
     module.globals.append("@_Py_NoneStruct = external global i8")
-    for function in (_view_function(dtype), _new_function(), _look_up(dtype), _NativeCall(dtype).emit()):
+    for function in (emit_view(dtype), emit_new(), _look_up(dtype), _NativeCall(dtype).emit()):
         module.add(function)
-
-
-def _both(f: Function, conditions: Sequence[Val]) -> Val:
-    result = conditions[0]
-    for condition in conditions[1:]:
-        result = f.binary("and", result, condition)
-    return result
-
-
-def _exists(f: Function, object_: Val) -> Val:
-    """Whether a call made an object: null says that it set an exception instead."""
-    return f.value("i1", f"icmp ne {object_}, null")
-
-
-def _not(f: Function, condition: Val) -> Val:
-    return f.binary("xor", condition, _TRUE)
-
-
-def _view_function(dtype: str) -> Function:
-    """Takes the buffer of an array: of floats of the dtype, or of 64-bit integers. What is taken is held either way."""
-    f = define("i1 rnnc_view(ptr object, ptr buffer, i32 flags, ptr type, i32 axes, i1 integers)")
-    object_, buffer, flags, type_, axes, integers = f.parameters
-    answer = f.alloca("i1", 1, 1)
-    f.store(_FALSE, answer, 1)
-    found = f.call("ptr", "PyObject_Type", object_)
-    f.call("void", "Py_DecRef", found)
-    taken = f.alloca("i1", 1, 1)
-    f.store(_FALSE, taken, 1)
-    with f.when(f.compare("eq", found, type_)):  # no subclass: a masked array would lose its mask
-        status = f.call("i32", "PyObject_GetBuffer", object_, buffer, flags)
-        f.store(f.value("i1", f"icmp eq {status}, 0"), taken, 1)
-    with f.when(f.load("i1", taken, 1)):
-        dimensions = f.value("i1", f"icmp eq {BUFFER.load(f, buffer, 'axes')}, {axes.name}")
-        # The two bytes of a native format: its letter and the end of the string.
-        letters = f.load("i16", BUFFER.load(f, buffer, "format"), 1)
-        is_float, *is_integer = (f.value("i1", f"icmp eq {letters}, {ord(c)}") for c in _LETTERS[dtype] + "lq")
-        format_ = f.select(integers, f.binary("or", *is_integer), is_float)
-        wanted = f.select(integers, i64(8), i64(ELEMENT_BYTES[dtype]))
-        size = f.compare("eq", BUFFER.load(f, buffer, "item_size"), wanted)
-        address = f.value("i64", f"ptrtoint {BUFFER.load(f, buffer, 'start')} to i64")
-        aligned = f.compare("eq", f.binary("and", address, f.sub(wanted, 1)), 0)
-        f.store(_both(f, [dimensions, format_, size, aligned]), answer, 1)
-    with f.when(_not(f, f.load("i1", taken, 1))):
-        f.call("void", "PyErr_Clear")
-    f.ret(f.load("i1", answer, 1))
-    return f
-
-
-_LETTERS = {"float32": "f", "float64": "d"}
-
-
-def _new_function() -> Function:
-    """numpy.empty((a, b, c), dtype), or of (b, c) for two axes; or null, with an exception set."""
-    f = define("ptr rnnc_new(ptr empty, ptr dtype, i64 axes, i64 a, i64 b, i64 c)")
-    empty, dtype, axes, *sizes = f.parameters
-    result, complete = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
-    f.store(null(), result, 8)
-    f.store(_TRUE, complete, 1)
-    shape = f.call("ptr", "PyTuple_New", axes)
-    with f.when(_exists(f, shape)):
-        for position, size in enumerate(sizes):
-            place = f.sub(axes, 3 - position)
-            with f.when(f.value("i1", f"icmp sge {place}, 0")):
-                number = f.call("ptr", "PyLong_FromSsize_t", size)
-                f.call("i32", "PyTuple_SetItem", shape, place, number)  # it takes the reference, and may hold null
-                f.store(f.binary("and", f.load("i1", complete, 1), _exists(f, number)), complete, 1)
-        with f.when(f.load("i1", complete, 1)):
-            arguments = f.alloca("ptr", 2, 8)
-            f.store(shape, arguments, 8)
-            f.store(dtype, f.element(arguments, 1, "ptr"), 8)
-            f.store(f.call("ptr", "PyObject_Vectorcall", empty, arguments, i64(2), null()), result, 8)
-        f.call("void", "Py_DecRef", shape)
-    f.ret(f.load("ptr", result, 8))
-    return f
 
 
 def _look_up(dtype: str) -> Function:
@@ -144,7 +50,7 @@ def _look_up(dtype: str) -> Function:
     )
     numbers, steps, batch, step_stride, row_stride, table, height, width, values = f.parameters
     answer, size = f.alloca("i1", 1, 1), f.mul(width, ELEMENT_BYTES[dtype])
-    f.store(_TRUE, answer, 1)
+    f.store(TRUE, answer, 1)
     with f.loop(0, steps) as step, f.loop(0, batch) as row:
         skipped = f.add(f.mul(step.index, step_stride), f.mul(row.index, row_stride))
         number = f.load("i64", f.element(numbers, skipped, "i8"), 8)
@@ -152,10 +58,10 @@ def _look_up(dtype: str) -> Function:
         with f.when(there):
             target = f.element(values, f.mul(f.add(f.mul(step.index, batch), row.index), size), "i8")
             f.call(
-                "void", "llvm.memcpy.p0.p0.i64", target, f.element(table, f.mul(number, size), "i8"), size, _FALSE
+                "void", "llvm.memcpy.p0.p0.i64", target, f.element(table, f.mul(number, size), "i8"), size, FALSE
             )  # fmt: skip
-        with f.when(_not(f, there)):
-            f.store(_FALSE, answer, 1)
+        with f.when(negated(f, there)):
+            f.store(FALSE, answer, 1)
     f.ret(f.load("i1", answer, 1))
     return f
 
@@ -191,7 +97,7 @@ class _NativeCall:
     def _with_two_arguments(self) -> None:
         f, arguments = self.f, self.f.parameters[1]
         self.table = self._bound("table")
-        self.integers = _exists(f, self.table)
+        self.integers = exists(f, self.table)
         self.state = f.load("ptr", f.element(arguments, 1, "ptr"), 8)
         self.no_state = f.compare("eq", self.state, _NONE)
         axes = f.select(self.integers, Val("i32", "2"), Val("i32", "3"))
@@ -208,7 +114,7 @@ class _NativeCall:
     def _buffer(self, number: Val) -> Val:
         return BUFFER.element(self.f, self.buffers, number)
 
-    def _view(self, object_: Val, number: Val, flags: int, axes: Val, integers: Val = _FALSE) -> Val:
+    def _view(self, object_: Val, number: Val, flags: int, axes: Val, integers: Val = FALSE) -> Val:
         place, type_ = self._buffer(number), self._bound("ndarray")
         return self.f.call_defined("i1", "rnnc_view", object_, place, Val("i32", str(flags)), type_, axes, integers)
 
@@ -241,11 +147,11 @@ class _NativeCall:
         whole = [f.compare("eq", f.binary("and", s, f.sub(element, 1)), 0) for s in (self.x_step, self.x_row)]
         few = f.compare("ule", f.mul(self.steps, self.batch), self._bound("most_rows"))
         few = f.binary("or", f.compare("eq", self.batch, 1), few)
-        f.store(_both(f, [*whole, few, f.compare("ne", self.steps, 0), f.compare("ne", self.batch, 0)]), fits, 1)
-        with f.when(_not(f, self.integers)):
+        f.store(both(f, [*whole, few, f.compare("ne", self.steps, 0), f.compare("ne", self.batch, 0)]), fits, 1)
+        with f.when(negated(f, self.integers)):
             width = f.compare("eq", self._number(i64(0), "shape", 2), self._bound("input_size"))
             contiguous = f.compare("eq", self._number(i64(0), "strides", 2), self.item)
-            f.store(_both(f, [f.load("i1", fits, 1), width, contiguous]), fits, 1)
+            f.store(both(f, [f.load("i1", fits, 1), width, contiguous]), fits, 1)
         return f.load("i1", fits, 1)
 
     def _states_fit(self) -> Val:
@@ -254,7 +160,7 @@ class _NativeCall:
         fits = f.alloca("i1", 1, 1)
         f.store(self.no_state, fits, 1)
         self.container = self._bound("container")
-        with f.when(_not(f, self.no_state)):
+        with f.when(negated(f, self.no_state)):
             f.store(self._container_fits(), fits, 1)
             with f.loop(0, self.states) as each, f.when(f.load("i1", fits, 1)):
                 f.store(self._state_fits(each.index), fits, 1)
@@ -272,7 +178,7 @@ class _NativeCall:
     def _container_fits(self) -> Val:
         f = self.f
         fits = f.alloca("i1", 1, 1)
-        f.store(_FALSE, fits, 1)
+        f.store(FALSE, fits, 1)
 
         def is_tuple() -> None:
             size = f.call("i64", "PyTuple_Size", self.state)
@@ -286,7 +192,7 @@ class _NativeCall:
             with f.when(f.compare("eq", found, self._bound("dict"))):
                 f.store(f.compare("eq", f.call("i64", "PyDict_Size", self.state), self.states), fits, 1)
 
-        self._by_container({"bare": lambda: f.store(_TRUE, fits, 1), "tuple": is_tuple, "dict": is_dict})
+        self._by_container({"bare": lambda: f.store(TRUE, fits, 1), "tuple": is_tuple, "dict": is_dict})
         return f.load("i1", fits, 1)
 
     def _state_fits(self, number: Val) -> Val:
@@ -294,7 +200,7 @@ class _NativeCall:
         item, fits = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
         record = self._record(number)
         f.store(null(), item, 8)
-        f.store(_FALSE, fits, 1)
+        f.store(FALSE, fits, 1)
         self._by_container(
             {
                 "bare": lambda: f.store(self.state, item, 8),
@@ -307,7 +213,7 @@ class _NativeCall:
         view = f.add(number, 2)
         stacked = f.compare("ne", STATE.load(f, record, "stacked"), 0)
         found = f.load("ptr", item, 8)
-        with f.when(_exists(f, found)):
+        with f.when(exists(f, found)):
             axes = f.select(stacked, Val("i32", "3"), Val("i32", "2"))
             with f.when(self._view(found, view, CONTIGUOUS, axes)):
                 f.store(self._state_sizes_fit(view, record, stacked), fits, 1)
@@ -320,7 +226,7 @@ class _NativeCall:
         slabs = f.select(stacked, f.load("i64", table, 8), i64(1))
         batch, width = (f.load("i64", f.element(table, f.add(first, n), "i64"), 8) for n in range(2))
         wanted = (STATE.load(f, record, "slabs"), self.batch, STATE.load(f, record, "width"))
-        return _both(f, [f.compare("eq", a, b) for a, b in zip((slabs, batch, width), wanted, strict=True)])
+        return both(f, [f.compare("eq", a, b) for a, b in zip((slabs, batch, width), wanted, strict=True)])
 
     def _record(self, number: Val) -> Val:
         return STATE.element(self.f, self._bound("state_records"), number)
@@ -355,16 +261,16 @@ class _NativeCall:
         """A new array, and its buffer; whether there are both."""
         f = self.f
         taken = f.alloca("i1", 1, 1)
-        f.store(_FALSE, taken, 1)
+        f.store(FALSE, taken, 1)
         new = f.call_defined("ptr", "rnnc_new", self._bound("empty"), self._bound("dtype"), axes, a, b, c)
         f.store(new, f.element(self.made, number, "ptr"), 8)
-        with f.when(_exists(f, new)):
+        with f.when(exists(f, new)):
             axes = f.value("i32", f"trunc {axes} to i32")
             f.store(self._view(new, view, CONTIGUOUS, axes), taken, 1)
         return f.load("i1", taken, 1)
 
     def _drop(self, object_: Val) -> None:
-        with self.f.when(_exists(self.f, object_)):
+        with self.f.when(exists(self.f, object_)):
             self.f.call("void", "Py_DecRef", object_)
 
     def _field_of_context(self, at: Val, value: Val) -> None:
@@ -375,7 +281,7 @@ class _NativeCall:
     def _fill_context(self) -> None:
         f = self.f
         template, size = self._bound("context"), self._bound("context_bytes")
-        f.call("void", "llvm.memcpy.p0.p0.i64", self.context, template, size, _FALSE)
+        f.call("void", "llvm.memcpy.p0.p0.i64", self.context, template, size, FALSE)
         f.store(self.steps, SIZES.place(f, self.context, "steps"), 8)
         f.store(self.batch, SIZES.place(f, self.context, "batch"), 8)
         strides = (f.binary("sdiv", stride, i64(self.item)) for stride in (self.x_step, self.x_row))
@@ -385,7 +291,7 @@ class _NativeCall:
             long_, short = f.mul(self.batch, width), f.mul(self.steps, width)
             step, row = f.select(self.batch_first, width, long_), f.select(self.batch_first, short, width)
             self._array("output_at", output, step, row)
-        with f.when(_not(f, self.timed)):
+        with f.when(negated(f, self.timed)):
             self._field_of_context(self._bound("output_at"), output)
         with f.loop(0, self.states) as each:
             self._fill_slots(each.index)
@@ -407,7 +313,7 @@ class _NativeCall:
         with f.loop(0, STATE.load(f, record, "slabs")) as slab:
             place = SLOT.element(f, self._bound("slots"), f.add(slot, slab.index))
             skipped = f.mul(slab.index, size)
-            initial = (_not(f, self.no_state), "initial_at", i64(2))
+            initial = (negated(f, self.no_state), "initial_at", i64(2))
             final = (self.returns_state, "final_at", f.add(self.states, 2))
             for given, field, first in (initial, final):
                 with f.when(given):
@@ -426,15 +332,15 @@ class _NativeCall:
         needed = f.binary("or", self.integers, scaled)
         memory, failed, plain = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1), f.alloca("i1", 1, 1)
         f.store(null(), memory, 8)
-        f.store(_FALSE, failed, 1)
-        f.store(_TRUE, plain, 1)
+        f.store(FALSE, failed, 1)
+        f.store(TRUE, plain, 1)
         with f.when(needed):
             taken = f.call("ptr", "malloc", size)
             f.store(taken, memory, 8)
             f.store(f.is_null(taken), failed, 1)
         thread = f.call("ptr", "PyEval_SaveThread")
         own = f.load("ptr", memory, 8)
-        there = _not(f, f.load("i1", failed, 1))
+        there = negated(f, f.load("i1", failed, 1))
         with f.when(f.binary("and", self.integers, there)):
             f.store(self._look_up(own), plain, 1)
         with f.when(f.binary("and", scaled, there)):
@@ -447,7 +353,7 @@ class _NativeCall:
         f.call("void", "PyEval_RestoreThread", thread)
         with f.when(f.load("i1", failed, 1)):
             f.call("ptr", "PyErr_NoMemory")
-        with f.when(f.binary("and", f.load("i1", plain, 1), _not(f, f.load("i1", failed, 1)))):
+        with f.when(f.binary("and", f.load("i1", plain, 1), negated(f, f.load("i1", failed, 1)))):
             self._pack()
 
     def _look_up(self, values: Val) -> Val:
@@ -473,12 +379,12 @@ class _NativeCall:
         """What the user gets: the output, or (output, state). It stays null if there is no memory for it."""
         f = self.f
         output = f.load("ptr", self.made, 8)
-        with f.when(_not(f, self.returns_state)):
+        with f.when(negated(f, self.returns_state)):
             f.store(output, self.result, 8)
         with f.when(self.returns_state):
             state, pair = f.alloca("ptr", 1, 8), f.call("ptr", "PyTuple_New", i64(2))
             f.store(null(), state, 8)
-            with f.when(_exists(f, pair)):
+            with f.when(exists(f, pair)):
                 self._by_container(
                     {
                         "bare": lambda: f.store(self._final(i64(0)), state, 8),
@@ -487,7 +393,7 @@ class _NativeCall:
                     }
                 )
             found = f.load("ptr", state, 8)
-            with f.when(_exists(f, found)):
+            with f.when(exists(f, found)):
                 self._fill_results(pair, output, found)
             with f.when(f.is_null(found)):
                 self._drop(pair)
@@ -498,12 +404,12 @@ class _NativeCall:
         made, ok = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
         new = f.call("ptr", "PyDict_New")
         f.store(new, made, 8)
-        f.store(_exists(f, new), ok, 1)
+        f.store(exists(f, new), ok, 1)
         with f.loop(0, self.states) as each, f.when(f.load("i1", ok, 1)):
             key = STATE.load(f, self._record(each.index), "key")
             status = f.call("i32", "PyDict_SetItem", new, key, self._final(each.index))
             f.store(f.value("i1", f"icmp eq {status}, 0"), ok, 1)
-        with f.when(_not(f, f.load("i1", ok, 1))):
+        with f.when(negated(f, f.load("i1", ok, 1))):
             self._drop(new)
             f.store(null(), made, 8)
         return f.load("ptr", made, 8)
@@ -526,8 +432,8 @@ class _NativeCall:
         """The result; null if an exception is set; else None: look closer."""
         f = self.f
         result = f.load("ptr", self.result, 8)
-        failed = _exists(f, f.call("ptr", "PyErr_Occurred"))
-        decline = f.binary("and", f.is_null(result), _not(f, failed))
+        failed = exists(f, f.call("ptr", "PyErr_Occurred"))
+        decline = f.binary("and", f.is_null(result), negated(f, failed))
         with f.when(decline):
             f.call("void", "Py_IncRef", _NONE)
         f.ret(f.select(decline, _NONE, result))

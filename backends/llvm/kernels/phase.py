@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask, vector
-from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
-from rnnc.backends.llvm.asm.vectormath import VectorMath
+from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
+from rnnc.backends.llvm.kernels.epilogue import Epilogue, number_of
 from rnnc.backends.llvm.kernels.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
-from rnnc.backends.planning.plan import Feed, Phase, Place, Space
+from rnnc.backends.llvm.kernels.unit_reductions import UnitReduction
+from rnnc.backends.planning.plan import Feed, Phase, Space
 from rnnc.ir.families import Family
 
 UNROLL = 4
@@ -40,129 +40,13 @@ class Stream:
     vectors: int
 
 
-@dataclass(frozen=True)
-class Signature:
-    """The order of a phase function's arguments.
-
-    panels, rows, backward (1: the last panel first); then for each feed: lhs, its row stride, the size of k, packed
-    weights; the packed vectors; then for each place: pointer, row stride. Strides count elements.
-    """
-
-    feeds: int
-    places: tuple[Place, ...]
-
-    def parameters(self) -> list[Val]:
-        names = ["i64 %panels", "i64 %rows", "i64 %backward"]
-        for n in range(self.feeds):
-            names += [f"ptr %lhs{n}", f"i64 %lhs_stride{n}", f"i64 %inner{n}", f"ptr %weights{n}"]
-        names.append("ptr %vectors")
-        for n in range(len(self.places)):
-            names += [f"ptr %place{n}", f"i64 %place_stride{n}"]
-        return [Val(*name.split(" ")) for name in names]
-
-
-def signature(phase: Phase) -> Signature:
-    """Places in order of first use, each once."""
-    used = dict.fromkeys([*phase.loads.values(), *(place for _, place in phase.stores)])
-    return Signature(len(phase.feeds), tuple(used))
-
-
-def _number(family: Family) -> float:
-    """The value of a constant, or of zeros."""
-    return float(family.attr("value")) if family.op == "const" else 0.0
-
-
 def emit_phase(phase: Phase, name: str, tile: Tile, dtype: str) -> Function:
     """The function of a phase."""
-    emitter = _SumEmitter if phase.sums else _TileEmitter
+    emitter = UnitReduction if phase.sums else _TilePhase
     return emitter(phase, name, tile, dtype).emit()
 
 
-class _Emitter:
-    """What tiles and sums share: addresses, and the epilogue of one row."""
-
-    def __init__(self, phase: Phase, name: str, tile: Tile, dtype: str) -> None:
-        self.phase = phase
-        self.tile = tile
-        self.scalar = SCALARS[dtype]
-        self.bytes = ELEMENT_BYTES[dtype]
-        self.type = vector(tile.lanes, self.scalar)
-        self.signature = signature(phase)
-        self.f = Function(name, self.signature.parameters())
-        self.math = VectorMath(self.f, self.scalar, tile.lanes)
-        self.named = {p.name: p for p in self.f.parameters}
-
-    def arg(self, name: str) -> Val:
-        return self.named["%" + name]
-
-    def place_pointer(self, place: Place, row: Val, panel: Val, width: int) -> Val:
-        """The address of a place's first unit of a panel, in a row."""
-        number = self.signature.places.index(place)
-        start = self.f.mul(row, self.arg(f"place_stride{number}"))
-        if width > 1:
-            start = self.f.add(start, self.f.mul(panel, self.tile.units))
-        return self.f.element(self.arg(f"place{number}"), start, self.scalar)
-
-    def vector_at(self, family: Family, panel: Val, v: int) -> Val:
-        """A time-free operand, one number a unit."""
-        number = self.phase.vectors.index(family)
-        start = self.f.mul(panel, len(self.phase.vectors) * self.tile.units)
-        index = self.f.add(start, number * self.tile.units + v * self.tile.lanes)
-        loaded = self.f.load(self.type, self.f.element(self.arg("vectors"), index, self.scalar), self.bytes)
-        return self._as_kept(family, loaded)
-
-    def load_at(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
-        """A value kept in a buffer: a vector of units, or one number a row in all lanes."""
-        return self._as_kept(family, self._load_floats(family, row, panel, v, lanes))
-
-    def _as_kept(self, family: Family, loaded: Val) -> Val:
-        """A mask is kept as 0 and 1."""
-        return self.math.greater(loaded, self.math.constant(0.0)) if family.dtype == "bool" else loaded
-
-    def _load_floats(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
-        place = self.phase.loads[family]
-        width = int(family.shape[-1])
-        pointer = self.place_pointer(place, row, panel, width)
-        if width == 1:
-            return self.f.splat(self.f.load(self.scalar, pointer, self.bytes), self.tile.lanes)
-        pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)
-        count = self.tile.lanes if place.buffer.padded else lanes
-        return self.f.load_lanes(self.type, pointer, count, self.bytes)
-
-    def values(self, row: Val, panel: Val, v: int, lanes: int, known: dict[Family, Val]) -> dict[Family, Val]:
-        """Runs the equations on one vector of units of one row; `known` holds the accumulators."""
-        known = dict(known)
-
-        def operand(family: Family) -> Val:
-            if family not in known:
-                if family.op in ("const", "zeros"):
-                    return self.math.constant(_number(family))
-                loaded = family in self.phase.loads
-                known[family] = (
-                    self.load_at(family, row, panel, v, lanes) if loaded else self.vector_at(family, panel, v)
-                )
-            return known[family]
-
-        for value in self.phase.values:
-            if value in self.phase.late:
-                operands = [known[value], *map(operand, self.phase.late[value])]
-            else:
-                operands = [operand(i) for i in value.inputs]
-            assert value.spec.emit is not None
-            known[value] = value.spec.emit(self.math, *operands)
-        for family in self.phase.sums:
-            operand(family.inputs[0])
-        for family, _ in self.phase.stores:  # a value that is only copied
-            if family not in self.phase.sums:
-                operand(family)
-        return known
-
-    def lanes_of(self, v: int, tail: int) -> int:
-        """Units in use of vector v of a panel that is full (tail 0) or has `tail` units."""
-        return self.tile.lanes if tail == 0 else max(0, min(self.tile.lanes, tail - v * self.tile.lanes))
-
-
-class _TileEmitter(_Emitter):
+class _TilePhase(Epilogue):
     """Matmuls and elementwise phases."""
 
     def emit(self) -> Function:
@@ -272,7 +156,7 @@ class _TileEmitter(_Emitter):
 
     def _initial(self, term: Family, row: Val, panel: Val, v: int) -> Val:
         if term.op in ("const", "zeros"):
-            return self.math.constant(_number(term))
+            return self.math.constant(number_of(term))
         if term in self.phase.loads:
             return self._load_start(term, row, panel, v)
         return self.vector_at(term, panel, v)
@@ -442,66 +326,7 @@ class _TileEmitter(_Emitter):
                 pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)
                 ends = place.column + self.phase.width == place.buffer.width
                 count = self.tile.lanes if place.buffer.padded and ends else lanes
-                value = known[family] if family in known else self.math.constant(_number(family))
+                value = known[family] if family in known else self.math.constant(number_of(family))
                 if family.dtype == "bool":
                     value = self.math.select(value, self.math.constant(1.0), self.math.constant(0.0))
                 self.f.store_lanes(value, pointer, count, self.bytes)
-
-
-class _SumEmitter(_Emitter):
-    """Reductions over units: rows outside, panels inside, one vector accumulator a reduction."""
-
-    def emit(self) -> Function:
-        f = self.f
-        tail = self.tile.tail(self.phase.width)
-        panels = self.arg("panels")
-        whole = f.sub(panels, 1) if tail else panels
-        with f.loop(0, self.arg("rows")) as rows:
-            start = [self._identity(family) for family in self.phase.sums]
-            with f.loop(0, whole, carried=start) as loop:
-                loop.next(self._combine(rows.index, loop.index, loop.values, 0))
-            totals = list(loop.values)
-            if tail:
-                totals = self._combine(rows.index, whole, totals, tail)
-            for family, total in zip(self.phase.sums, totals, strict=True):
-                self._store(family, rows.index, total)
-        f.ret()
-        return f
-
-    def _identity(self, family: Family) -> Val:
-        """What changes nothing: 0 for a sum, -inf for a maximum."""
-        assert family.spec.identity is not None
-        return self.math.constant(family.spec.identity)
-
-    def _combine(self, row: Val, panel: Val, totals: Sequence[Val], tail: int) -> list[Val]:
-        result = list(totals)
-        for v in range(self.tile.vectors):
-            lanes = self.lanes_of(v, tail)
-            if lanes == 0:
-                continue
-            known = self.values(row, panel, v, lanes, {})
-            for n, family in enumerate(self.phase.sums):
-                assert family.spec.emit is not None
-                value = self._valid(family, known[family.inputs[0]], lanes)
-                result[n] = family.spec.emit(self.math, result[n], value)
-        return result
-
-    def _valid(self, family: Family, value: Val, lanes: int) -> Val:
-        """Lanes past the last unit change nothing."""
-        if lanes == self.tile.lanes:
-            return value
-        return self.f.select(lane_mask(self.tile.lanes, lanes), value, self._identity(family))
-
-    def _store(self, family: Family, row: Val, total: Val) -> None:
-        """Combines the lanes, halving their number each time, and stores the result."""
-        f, lanes = self.f, self.tile.lanes
-        assert family.spec.emit is not None
-        while lanes > 1:
-            lanes //= 2
-            order = ", ".join(f"i32 {(n + lanes) % self.tile.lanes}" for n in range(self.tile.lanes))
-            turned = f.value(self.type, f"shufflevector {total}, {total}, <{self.tile.lanes} x i32> <{order}>")
-            total = family.spec.emit(self.math, total, turned)
-        first = f.value(self.scalar, f"extractelement {total}, i64 0")
-        for stored, place in self.phase.stores:
-            if stored is family:
-                f.store(first, self.place_pointer(place, row, i64(0), 1), self.bytes)

@@ -27,7 +27,9 @@ from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, i64, nul
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.context import Interface, array_field, row_field, step_field, sum_field
-from rnnc.backends.llvm.kernels.phase import emit_phase, signature
+from rnnc.backends.llvm.kernels.epilogue import signature
+from rnnc.backends.llvm.kernels.phase import emit_phase
+from rnnc.backends.llvm.kernels.row_copies import RowCopies, Rows
 from rnnc.backends.llvm.kernels.row_sums import K_BLOCK, outer_workspace
 from rnnc.backends.llvm.kernels.tile import choose_tile
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
@@ -38,14 +40,6 @@ CHUNK_BYTES = 128 * 1024
 """Room for the hoisted values of one chunk: they are written and read back while they are in the second-level cache."""
 
 LINE = 64
-
-
-@dataclass(frozen=True)
-class Memory:
-    """A buffer at run time: its first row and its row stride in elements."""
-
-    pointer: Val
-    stride: Val
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ class _PlanFunction:
         result = "i64" if part == "scratch" else "i32"
         self.f = Function(f"rnnc_{part}", [Val("ptr", "%context")], result=result, attributes=COLD)
         self.context = interface.record
-        self.memory: dict[Buffer, Memory] = {}
+        self.memory: dict[Buffer, Rows] = {}
         self.direct: dict[Buffer, Val] = {}
         self.steps_of: dict[Buffer, Val] = {}
 
@@ -143,6 +137,7 @@ class _PlanFunction:
         self.steps, self.batch = self._field("steps"), self._field("batch")
         self.rows, self.order = self._field("rows"), self._field("order")
         self.weights = self._field("weights")
+        self.copies = RowCopies(f, self.bytes, self.steps, self.batch, self.rows, self.order)
         self.dense = f.is_null(self.rows)
         self.total = self._first_row(self.steps)
         self.one_row = f.compare("eq", self.batch, 1)
@@ -150,9 +145,6 @@ class _PlanFunction:
     def _first_row(self, step: Val) -> Val:
         """The first row of a step, in every buffer over time."""
         return self.f.call("i64", "rnnc_first_row", self.rows, self.batch, step)
-
-    def _in_bytes(self, elements: Val | int) -> Val:
-        return i64(elements * self.bytes) if isinstance(elements, int) else self.f.mul(elements, self.bytes)
 
     def _lay_out(self) -> Val:
         """Where everything is in scratch memory: what lives through the call, then a part that regions use in turn.
@@ -203,7 +195,7 @@ class _PlanFunction:
         self.base = f.value("ptr", f"inttoptr {address} to ptr")
         for buffer, offset in self.offsets.items():
             if buffer.space in (Space.TIMED, Space.ROWS):
-                self.memory[buffer] = Memory(self._at(offset), i64(self._stride(buffer)))
+                self.memory[buffer] = Rows(self._at(offset), i64(self._stride(buffer)))
 
     def _at(self, offset: Val) -> Val:
         return self.f.element(self.base, offset, self.scalar)
@@ -252,17 +244,20 @@ class _PlanFunction:
             array = self._field(array_field(name))
             if self._mine(name):
                 with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
-                    self._copy_rows("true", copy, buffer, array, self.steps_of[buffer], self._field(row_field(name)))
+                    step, row = self.steps_of[buffer], self._field(row_field(name))
+                    self.copies.gather(Rows(copy, stride), array, step, row, buffer.width)
             pointer = f.select(self.direct[buffer], array, copy)
-            self.memory[buffer] = Memory(pointer, f.select(self.direct[buffer], self.row_stride[buffer], stride))
+            self.memory[buffer] = Rows(pointer, f.select(self.direct[buffer], self.row_stride[buffer], stride))
         for name, buffer in self.plan.outputs.items():
             array, copy = self._field(array_field(name)), self._at(self.offsets[buffer])
             pointer = f.select(self.direct[buffer], array, copy)
             stride = f.select(self.direct[buffer], self.row_stride[buffer], i64(self._stride(buffer)))
-            self.memory[buffer] = Memory(pointer, stride)
+            self.memory[buffer] = Rows(pointer, stride)
         for name, place in self.plan.row_inputs:
             if self._mine(name):
-                self._start_rows(self.memory[place.buffer], self._field(array_field(name)), place.buffer, 1)
+                width = place.buffer.width
+                source = Rows(self._field(array_field(name)), i64(width))
+                self.copies.start(self.memory[place.buffer], 1, source, width)
 
     def _scatter_outputs(self) -> None:
         f = self.f
@@ -270,17 +265,13 @@ class _PlanFunction:
             if self._mine(name):
                 step, row = self.steps_of[buffer], self._field(row_field(name))
                 with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
-                    copy = self.memory[buffer].pointer
-                    self._copy_rows("false", copy, buffer, self._field(array_field(name)), step, row)
+                    packed = Rows(self.memory[buffer].pointer, i64(self._stride(buffer)))
+                    self.copies.scatter(packed, self._field(array_field(name)), step, row, buffer.width)
         for name, place in self.plan.row_outputs:
             if self._mine(name):
-                self._finish_rows(self._field(array_field(name)), self.memory[place.buffer], place.buffer, 1)
-
-    def _copy_rows(self, gather: str, packed: Val, buffer: Buffer, array: Val, step: Val, row: Val) -> None:
-        sizes = [self._in_bytes(v) for v in (step, row, buffer.width)]
-        stride = self._in_bytes(self._stride(buffer))
-        ends = [self.steps, self.batch, self.rows, self.order]
-        self.f.call("void", "rnnc_copy_rows", Val("i1", gather), packed, stride, array, *sizes, *ends)
+                width = place.buffer.width
+                target = Rows(self._field(array_field(name)), i64(width))
+                self.copies.finish(target, self.memory[place.buffer], 1, width, null())
 
     def _region_size(self, region: Region) -> Val:
         """Elements of scratch a region needs."""
@@ -317,7 +308,7 @@ class _PlanFunction:
         offset = self.region_start
         for buffer in self._local(region):
             rows = self._local_rows(region, buffer)
-            self.memory[buffer] = Memory(self._at(offset), i64(self._stride(buffer)))
+            self.memory[buffer] = Rows(self._at(offset), i64(self._stride(buffer)))
             offset = f.add(offset, f.mul(rows, self._stride(buffer)))
         for state in region.states:
             self._start_state(state)
@@ -394,51 +385,25 @@ class _PlanFunction:
     def _start_state(self, state: State) -> None:
         memory, buffer = self.memory[state.buffer], state.buffer
         halves = 2 if buffer.double else 1
-        if isinstance(state.initial, Place):
-            self._copy_sorted(memory, state.initial, buffer, halves)
+        if isinstance(state.initial, Place):  # rows that are sorted already
+            rows = self.memory[state.initial.buffer]
+            start = self.f.element(rows.pointer, state.initial.column, self.scalar)
+            stride = self._stride(state.initial.buffer)
+            self.copies.start(memory, halves, Rows(start, i64(stride)), buffer.width, sorted_rows=True)
             return
         source = null() if state.initial is None else self._field(array_field(state.initial))
-        self._start_rows(memory, source, buffer, halves)
-
-    def _copy_sorted(self, memory: Memory, source: Place, buffer: Buffer, halves: int) -> None:
-        """A state that starts at rows which are sorted already."""
-        rows = self.memory[source.buffer]
-        width, stride = self._in_bytes(buffer.width), self._in_bytes(self._stride(buffer))
-        source_stride = self._in_bytes(self._stride(source.buffer))
-        start = self.f.element(rows.pointer, source.column, self.scalar)
-        arguments = [memory.pointer, stride, i64(halves), start, width, self.batch, null(), source_stride]
-        self.f.call("void", "rnnc_start_state", *arguments)
-
-    def _start_rows(self, memory: Memory, source: Val, buffer: Buffer, halves: int) -> None:
-        stride, size = self._in_bytes(self._stride(buffer)), self._in_bytes(buffer.width)
-        arguments = [memory.pointer, stride, i64(halves), source, size, self.batch, self.order, size]
-        self.f.call("void", "rnnc_start_state", *arguments)
+        self.copies.start(memory, halves, Rows(source, i64(buffer.width)), buffer.width)
 
     def _finish_state(self, region: Region, state: State) -> None:
         memory, halves = self.memory[state.buffer], 2 if state.buffer.double else 1
+        width = state.buffer.width
         # Running backward, every row ends with the loop; forward, a row ends at its own length.
         lengths = self._field("lengths") if region.direction > 0 else null()
         for final in state.finals:
-            self._finish_rows(self._field(array_field(final)), memory, state.buffer, halves, lengths)
+            target = Rows(self._field(array_field(final)), i64(width))
+            self.copies.finish(target, memory, halves, width, lengths)
         if state.kept is not None:
-            kept = self.memory[state.kept.buffer]
-            stride = self._in_bytes(self._stride(state.kept.buffer))
-            self._finish_rows(kept.pointer, memory, state.buffer, halves, lengths, null(), stride)
-
-    def _finish_rows(
-        self,
-        target: Val,
-        memory: Memory,
-        buffer: Buffer,
-        halves: int,
-        lengths: Val | None = None,
-        order: Val | None = None,
-        target_stride: Val | None = None,
-    ) -> None:
-        stride, size = self._in_bytes(self._stride(buffer)), self._in_bytes(buffer.width)
-        arguments = [target, memory.pointer, stride, i64(halves), size, self.steps, self.batch]
-        arguments += [order or self.order, lengths or null(), target_stride or size]
-        self.f.call("void", "rnnc_finish_state", *arguments)
+            self.copies.finish(self.memory[state.kept.buffer], memory, halves, width, lengths, sorted_rows=True)
 
     def _sum(self, total: RowSum) -> None:
         """A sum over rows, term by term, into the caller's array."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64
+from dataclasses import dataclass
+
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 
 
 def emit_row_copies(module: Module) -> None:
@@ -94,3 +96,54 @@ def _finish_state() -> Function:
         _copy(f, f.element(target, f.mul(place, target_stride), "i8"), source, size)
     f.ret()
     return f
+
+
+# ---- calls of these functions
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows at run time: the first one, and the elements from one to the next."""
+
+    pointer: Val
+    stride: Val
+
+
+class RowCopies:
+    """Calls of the functions above within one run; sizes and strides in elements."""
+
+    def __init__(self, f: Function, item: int, steps: Val, batch: Val, rows: Val, order: Val) -> None:
+        """item: bytes of an element. rows, order: the tables of a ragged batch, or null (`kernels.context`)."""
+        self._f, self._item = f, item
+        self._steps, self._batch, self._rows, self._order = steps, batch, rows, order
+
+    def gather(self, packed: Rows, array: Val, step: Val, row: Val, width: int) -> None:
+        """Rows of all steps of a caller's array, packed and sorted."""
+        self._all_steps("true", packed, array, step, row, width)
+
+    def scatter(self, packed: Rows, array: Val, step: Val, row: Val, width: int) -> None:
+        """Packed and sorted rows of all steps, to where the caller wants them."""
+        self._all_steps("false", packed, array, step, row, width)
+
+    def _all_steps(self, gather: str, packed: Rows, array: Val, step: Val, row: Val, width: int) -> None:
+        places = [packed.pointer, self._bytes(packed.stride), array, self._bytes(step), self._bytes(row)]
+        ends = [self._bytes(width), self._steps, self._batch, self._rows, self._order]
+        self._f.call("void", "rnnc_copy_rows", Val("i1", gather), *places, *ends)
+
+    def start(self, state: Rows, halves: int, source: Rows, width: int, *, sorted_rows: bool = False) -> None:
+        """The first value of a state, in all halves of its buffer. A null source means zeros."""
+        order = null() if sorted_rows else self._order
+        places = [state.pointer, self._bytes(state.stride), i64(halves), source.pointer, self._bytes(width)]
+        self._f.call("void", "rnnc_start_state", *places, self._batch, order, self._bytes(source.stride))
+
+    def finish(
+        self, target: Rows, state: Rows, halves: int, width: int, lengths: Val, *, sorted_rows: bool = False
+    ) -> None:
+        """The last value of a state, each row's own if there are lengths. A null target is not written."""
+        order = null() if sorted_rows else self._order
+        places = [target.pointer, state.pointer, self._bytes(state.stride), i64(halves), self._bytes(width)]
+        ends = [self._steps, self._batch, order, lengths, self._bytes(target.stride)]
+        self._f.call("void", "rnnc_finish_state", *places, *ends)
+
+    def _bytes(self, elements: Val | int) -> Val:
+        return i64(elements * self._item) if isinstance(elements, int) else self._f.mul(elements, self._item)

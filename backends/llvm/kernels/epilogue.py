@@ -1,0 +1,128 @@
+"""The equations of a phase at one vector of units of one row: what tiles and reductions share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnnc.backends.llvm.asm.builder import Function, Val, vector
+from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.vectormath import VectorMath
+from rnnc.backends.llvm.kernels.tile import Tile
+from rnnc.backends.planning.plan import Phase, Place
+from rnnc.ir.families import Family
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The order of a phase function's arguments.
+
+    panels, rows, backward (1: the last panel first); then for each feed: lhs, its row stride, the size of k, packed
+    weights; the packed vectors; then for each place: pointer, row stride. Strides count elements.
+    """
+
+    feeds: int
+    places: tuple[Place, ...]
+
+    def parameters(self) -> list[Val]:
+        names = ["i64 %panels", "i64 %rows", "i64 %backward"]
+        for n in range(self.feeds):
+            names += [f"ptr %lhs{n}", f"i64 %lhs_stride{n}", f"i64 %inner{n}", f"ptr %weights{n}"]
+        names.append("ptr %vectors")
+        for n in range(len(self.places)):
+            names += [f"ptr %place{n}", f"i64 %place_stride{n}"]
+        return [Val(*name.split(" ")) for name in names]
+
+
+def signature(phase: Phase) -> Signature:
+    """Places in order of first use, each once."""
+    used = dict.fromkeys([*phase.loads.values(), *(place for _, place in phase.stores)])
+    return Signature(len(phase.feeds), tuple(used))
+
+
+def number_of(family: Family) -> float:
+    """The value of a constant, or of zeros."""
+    return float(family.attr("value")) if family.op == "const" else 0.0
+
+
+class Epilogue:
+    """A phase function under construction: its arguments, addresses, and the equations of one row."""
+
+    def __init__(self, phase: Phase, name: str, tile: Tile, dtype: str) -> None:
+        self.phase = phase
+        self.tile = tile
+        self.scalar = SCALARS[dtype]
+        self.bytes = ELEMENT_BYTES[dtype]
+        self.type = vector(tile.lanes, self.scalar)
+        self.signature = signature(phase)
+        self.f = Function(name, self.signature.parameters())
+        self.math = VectorMath(self.f, self.scalar, tile.lanes)
+        self.named = {p.name: p for p in self.f.parameters}
+
+    def arg(self, name: str) -> Val:
+        return self.named["%" + name]
+
+    def place_pointer(self, place: Place, row: Val, panel: Val, width: int) -> Val:
+        """The address of a place's first unit of a panel, in a row."""
+        number = self.signature.places.index(place)
+        start = self.f.mul(row, self.arg(f"place_stride{number}"))
+        if width > 1:
+            start = self.f.add(start, self.f.mul(panel, self.tile.units))
+        return self.f.element(self.arg(f"place{number}"), start, self.scalar)
+
+    def vector_at(self, family: Family, panel: Val, v: int) -> Val:
+        """A time-free operand, one number a unit."""
+        number = self.phase.vectors.index(family)
+        start = self.f.mul(panel, len(self.phase.vectors) * self.tile.units)
+        index = self.f.add(start, number * self.tile.units + v * self.tile.lanes)
+        loaded = self.f.load(self.type, self.f.element(self.arg("vectors"), index, self.scalar), self.bytes)
+        return self._as_kept(family, loaded)
+
+    def load_at(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
+        """A value kept in a buffer: a vector of units, or one number a row in all lanes."""
+        return self._as_kept(family, self._load_floats(family, row, panel, v, lanes))
+
+    def _as_kept(self, family: Family, loaded: Val) -> Val:
+        """A mask is kept as 0 and 1."""
+        return self.math.greater(loaded, self.math.constant(0.0)) if family.dtype == "bool" else loaded
+
+    def _load_floats(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
+        place = self.phase.loads[family]
+        width = int(family.shape[-1])
+        pointer = self.place_pointer(place, row, panel, width)
+        if width == 1:
+            return self.f.splat(self.f.load(self.scalar, pointer, self.bytes), self.tile.lanes)
+        pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)
+        count = self.tile.lanes if place.buffer.padded else lanes
+        return self.f.load_lanes(self.type, pointer, count, self.bytes)
+
+    def values(self, row: Val, panel: Val, v: int, lanes: int, known: dict[Family, Val]) -> dict[Family, Val]:
+        """Runs the equations on one vector of units of one row; `known` holds the accumulators."""
+        known = dict(known)
+
+        def operand(family: Family) -> Val:
+            if family not in known:
+                if family.op in ("const", "zeros"):
+                    return self.math.constant(number_of(family))
+                loaded = family in self.phase.loads
+                known[family] = (
+                    self.load_at(family, row, panel, v, lanes) if loaded else self.vector_at(family, panel, v)
+                )
+            return known[family]
+
+        for value in self.phase.values:
+            if value in self.phase.late:
+                operands = [known[value], *map(operand, self.phase.late[value])]
+            else:
+                operands = [operand(i) for i in value.inputs]
+            assert value.spec.emit is not None
+            known[value] = value.spec.emit(self.math, *operands)
+        for family in self.phase.sums:
+            operand(family.inputs[0])
+        for family, _ in self.phase.stores:  # a value that is only copied
+            if family not in self.phase.sums:
+                operand(family)
+        return known
+
+    def lanes_of(self, v: int, tail: int) -> int:
+        """Units in use of vector v of a panel that is full (tail 0) or has `tail` units."""
+        return self.tile.lanes if tail == 0 else max(0, min(self.tile.lanes, tail - v * self.tile.lanes))
