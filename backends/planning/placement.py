@@ -1,0 +1,304 @@
+"""Placement: the buffers of a program, before anything is scheduled.
+
+    outputs and inputs over time -> values of one row a sequence -> states -> outputs -> contexts -> values over time
+
+A **context** is the loop that a value outside loops serves alone: it is computed chunk by chunk, beside that loop.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from rnnc.backends.planning.plan import Buffer, Place, Space, State
+from rnnc.backends.planning.reading import Reading
+from rnnc.backends.planning.storage import Copy, Storage
+from rnnc.ir.computation import members
+from rnnc.ir.errors import BackendError
+from rnnc.ir.families import Family
+from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.program import Loop, Program, Statement
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Which statements, values, inputs and outputs belong to the second half of a computation, if it has two."""
+
+    statements: frozenset[Statement]
+    names: frozenset[str]
+    values: frozenset[Family]
+
+    @staticmethod
+    def of(second: list[Statement], late: frozenset[str]) -> Halves:
+        """second: the statements of the second half; late: its inputs and outputs."""
+        return Halves(frozenset(second), late, frozenset(f for s in second for f in members(s)))
+
+    def crosses(self, name: str, output: Family) -> bool:
+        """Whether a last value of the first half is an output of the second."""
+        return output.op == "exit" and name in self.names and output not in self.values
+
+
+@dataclass
+class Placement:
+    """Where everything is that is not within one group of values.
+
+    inputs, outputs, row_inputs, row_outputs: see `plan.Plan`. states: of each loop, by its number. copies: what is
+    stored as it was read, by loop, of each step; None: of all steps. row_copies: once a sequence. context: each
+    computed value outside loops -> the loop that it serves alone, or None. late_buffers: what the second half alone
+    writes of them.
+    """
+
+    storage: Storage = field(default_factory=Storage)
+    inputs: dict[str, Buffer] = field(default_factory=dict)
+    outputs: dict[str, Buffer] = field(default_factory=dict)
+    row_inputs: list[tuple[str, Place]] = field(default_factory=list)
+    row_outputs: list[tuple[str, Place]] = field(default_factory=list)
+    states: dict[int, list[State]] = field(default_factory=dict)
+    copies: dict[int | None, list[Copy]] = field(default_factory=lambda: defaultdict(list))
+    row_copies: list[Copy] = field(default_factory=list)
+    context: dict[Family, int | None] = field(default_factory=dict)
+    late_buffers: set[Buffer] = field(default_factory=set)
+
+    def is_late(self, place: Place) -> bool:
+        """Whether a place is written by the second half only."""
+        return place.buffer in self.late_buffers
+
+    def copied(self, reading: Reading, number: int | None) -> set[Family]:
+        """What the copies of a loop, or of none, read."""
+        return {reading.base(family)[0] for family, _ in self.copies[number]}
+
+
+def place(program: Program, reading: Reading, halves: Halves) -> Placement:
+    """Decides where values are. Raises BackendError, naming the value, for what compiled code cannot express."""
+    return _Placer(program, reading, halves).run()
+
+
+def _loops_before(program: Program) -> dict[Family, int]:
+    """Each value outside loops -> how many loops run before it: values of one number are computed together."""
+    before: dict[Family, int] = {}
+    loops = 0
+    for statement in program.statements:
+        if isinstance(statement, Loop):
+            loops += 1
+        else:
+            before[statement] = loops
+    return before
+
+
+class _Placer:
+    def __init__(self, program: Program, reading: Reading, halves: Halves) -> None:
+        self.program = program
+        self.reading = reading
+        self.halves = halves
+        self.found = Placement()
+        self.storage = self.found.storage
+        self.loops = list(program.loops())
+        self.loop_of = reading.loop_of
+        self.loops_before = _loops_before(program)
+        self.summed = {reading.base(f)[0] for f in self._read_by_sums()}
+
+    def run(self) -> Placement:
+        self._place_arrays()
+        self._place_rows()
+        for number, loop in enumerate(self.loops):
+            self.found.states[number] = [self._state(carry, number) for carry in loop.carries]
+        self._place_outputs()
+        self.found.context = self._contexts()
+        self._place_timed(self.found.context)
+        return self.found
+
+    def _place_arrays(self) -> None:
+        """The caller's arrays with a value of each step."""
+        for name, family in self.program.outputs.items():
+            if family.timed:
+                buffer = self.storage.buffer(name, Space.OUTPUT, int(family.shape[-1]))
+                self.found.outputs[name] = buffer
+                self.found.late_buffers |= {buffer} if name in self.halves.names else set()
+        for family in self.program.inputs:
+            if family.timed:
+                buffer = self.storage.buffer(family.name, Space.INPUT, int(family.shape[-1]))
+                self.found.inputs[family.name] = buffer
+                self.storage.places[family] = Place(buffer)
+
+    # ---- values of one row a sequence
+
+    def _place_rows(self) -> None:
+        """Initial states and last values that something computes with."""
+        read = {self.reading.base(r)[0] for r in self._read_by_sums()}
+        returned = {f for n, f in self.program.outputs.items() if f.op == "input" or self.halves.crosses(n, f)}
+        first = self._read_by_starts()
+        for family in self.reading.all:
+            if self.reading.computed(family):
+                read.update(r.operand for r in self.reading.reads(family))
+        for family in (*self.program.inputs, *self.reading.all):
+            rows = not family.timed and BATCH in family.shape
+            read |= {family} if family in returned else set()
+            starts = family in first
+            if rows and (family in read or starts) and (family.op in ("input", "exit") or starts):
+                self.storage.places[family] = self.storage.new("r", family, Space.ROWS)
+                if family.op == "input":
+                    self.found.row_inputs.append((family.name, self.storage.places[family]))
+
+    def _read_by_starts(self) -> set[Family]:
+        """What states start at, but for whole inputs: those are read where the caller has them."""
+        initial = [c.initial for loop in self.loops for c in loop.carries if c.initial is not None]
+        return {self.reading.base(family)[0] for family in initial if family.op != "input"}
+
+    def _read_by_sums(self) -> list[Family]:
+        return [i for f in self.reading.all if self.reading.sums_rows(f) for i in f.inputs]
+
+    # ---- states
+
+    def _state(self, carry: Family, number: int) -> State:
+        assert carry.initial is not None and carry.source is not None
+        buffer = self.storage.buffer(str(carry.attr("state")), Space.STATE, int(carry.shape[-1]))
+        self.storage.places[carry] = Place(buffer, 0, previous=True)
+        current = Place(buffer)
+        if self.reading.computed(carry.source) and self.loop_of.get(carry.source) == number:
+            self.storage.extra[carry.source].append(current)
+        elif carry.source is not carry:  # a state that only moves: a delay, a shift
+            self.found.copies[number].append((carry.source, current))
+        exits = self.reading.exits[carry.attr("state")]
+        finals = tuple(n for n, f in self.program.outputs.items() if f in exits and not self.halves.crosses(n, f))
+        kept = next((self.storage.places[f] for f in exits if f in self.storage.places), None)
+        return State(carry, buffer, self._initial(carry.initial), finals, kept)
+
+    def _initial(self, family: Family) -> str | Place | None:
+        """What a state starts at."""
+        if family.op == "input":
+            return family.name
+        if family.op == "zeros":
+            return None
+        base, column = self.reading.base(family)
+        if base not in self.storage.places:
+            raise BackendError(f"{family!r}: compiled code cannot start a state at it")
+        return Place(self.storage.places[base].buffer, self.storage.places[base].column + column)
+
+    # ---- where values over time are
+
+    def _contexts(self) -> dict[Family, int | None]:
+        """Each computed value outside loops -> the loop it serves alone, or None."""
+        context: dict[Family, int | None] = {}
+        serves: dict[Family, set[int | None]] = defaultdict(set)
+        outputs = set(self.program.outputs.values())
+        for number in list(self.found.copies):
+            for family in self.found.copied(self.reading, number):
+                serves[family].add(number)
+        for family in reversed(self.reading.all):
+            if not self.reading.computed(family):
+                continue
+            if family in self.loop_of:
+                target: int | None = self.loop_of[family]
+            else:
+                returned = family in outputs
+                wanted = serves[family]
+                alone = len(wanted) == 1 and not returned and family.timed and family not in self.summed
+                target = next(iter(wanted)) if alone else None
+                context[family] = target
+            for read in self.reading.reads(family):
+                serves[read.operand].add(target)
+        return context
+
+    def _place_outputs(self) -> None:
+        for name, output in self.program.outputs.items():
+            if output.timed:
+                self._place_output(output, Place(self.found.outputs[name]))
+            elif BATCH in output.shape and (output.op != "exit" or self.halves.crosses(name, output)):
+                self._place_row_output(name, output)
+
+    def _place_output(self, output: Family, target: Place) -> None:
+        base, column = self.reading.base(output)
+        if base is not output or not self.reading.computed(output):
+            # The output is the input, an old state, or a part of another value.
+            number = None if self.found.is_late(target) and base not in self.halves.values else self.loop_of.get(base)
+            self.found.copies[number].append((output, target))
+            # An old state over time, for whoever reads it outside its loop.
+            if output.op == "carry" and not self.halves.names:
+                self.storage.over_time[output] = target
+        elif output in self.storage.places or self._read_late(output):
+            self.storage.extra[output].append(target)
+        else:
+            self.storage.places[output] = Place(target.buffer, column)
+
+    def _read_late(self, output: Family) -> bool:
+        """Whether the second half reads an output of the first: not from the caller's array, which may change."""
+        parts, todo = set[Family](), [output]  # of nested concats
+        while todo:
+            part = todo.pop()
+            if part not in self.halves.values and part not in parts:
+                parts.add(part)
+                todo += part.inputs if part.op == "concat" else ()
+        return any(map(self._read_itself_late, parts))
+
+    def _read_itself_late(self, part: Family) -> bool:
+        views = [r for r in self.reading.readers[part] if r.op in ("slice", "concat", "carry")]
+        readers = self.reading.readers[part] + [r for v in views for r in self.reading.readers[v]]
+        return any(r in self.halves.values or r.spec.kind is Kind.OUTER for r in readers)
+
+    def _place_row_output(self, name: str, output: Family) -> None:
+        base = self.reading.base(output)[0]
+        place = self.storage.places.get(output)
+        if place is None:
+            place = self.storage.new("r", output, Space.ROWS)
+            if base is output and self.reading.computed(output):
+                self.storage.places[output] = place
+            else:
+                self.found.row_copies.append((output, place))
+                self.found.late_buffers |= {place.buffer} if name in self.halves.names else set()
+        self.found.row_outputs.append((name, place))
+
+    def _place_timed(self, context: dict[Family, int | None]) -> None:
+        """Buffers over time: concats first, since their parts live inside them."""
+        for family in reversed(self.reading.all):
+            outside = family not in self.loop_of and not self.reading.time_free(family)
+            if family.op == "concat" and outside and BATCH in family.shape:
+                self._place_concat(family)
+        copied = set(self.summed)
+        for number in list(self.found.copies):
+            copied |= self.found.copied(self.reading, number)
+        places = self.storage.places
+        returned = {f for f in self.program.outputs.values() if f in places and places[f].buffer.space is Space.OUTPUT}
+        stored = {self.reading.base(f)[0] for f in self.program.stored if f not in returned}
+        for family in self.reading.all:
+            if family.op == "carry" and family in stored and family not in self.storage.over_time:
+                self.storage.over_time[family] = self.storage.new("y", family, Space.TIMED)
+                self.found.copies[self.loop_of[family]].append((family, self.storage.over_time[family]))
+            if not self.reading.computed(family) or family in self.storage.places:
+                continue
+            if family in self.loop_of:
+                if family in stored:
+                    self.storage.places[family] = self.storage.new("y", family, Space.TIMED)
+            elif context[family] is None and (family in copied or self._needs_buffer(family, context)):
+                self.storage.places[family] = self._new_outside(family)
+
+    def _needs_buffer(self, family: Family, context: dict[Family, int | None]) -> bool:
+        """An off-cycle value read by a loop, after a loop or across a barrier; others stay in registers."""
+        return any(
+            (barrier and family.timed)
+            or (reader in self.halves.values) != (family in self.halves.values)
+            or reader in self.loop_of
+            or context.get(reader) is not None
+            or self.loops_before[reader] != self.loops_before[family]
+            for reader, barrier in self.reading.read_by[family]
+        )
+
+    def _new_outside(self, family: Family) -> Place:
+        """A buffer for a value that no loop computes."""
+        if family.timed:
+            return self.storage.new("y", family, Space.TIMED)
+        return self.storage.new("r", family, Space.ROWS)
+
+    def _place_concat(self, family: Family) -> None:
+        if family not in self.storage.places:
+            self.storage.places[family] = self._new_outside(family)
+        for home in self.storage.homes(family):
+            column = home.column
+            for part in family.inputs:
+                place = Place(home.buffer, column)
+                if self.reading.computed(part) and part not in self.storage.places:
+                    self.storage.places[part] = place
+                elif self.reading.computed(part):
+                    self.storage.extra[part].append(place)
+                else:
+                    self.storage.concat_copies[family].append((part, place))
+                column += int(part.shape[-1])
