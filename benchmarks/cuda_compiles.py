@@ -65,13 +65,13 @@ def kernels(outcomes: Sequence[tuple[Unit, Outcome]]) -> list[str]:
     for unit, made in outcomes:
         if isinstance(made, str):
             continue
-        for name, ways in made.recurrences():
-            usage, way = made.usage[name], ways[0]
+        for name, layouts in made.recurrences():
+            usage, layout = made.usage[name], layouts[0]
             kernel = next(k for k in made.code.kernels if k.name == name)
             lines.append(
-                f"{unit.cell:16} {unit.hidden_size:>5} {unit.operands or unit.dtype:8} {way.home.value:13} "
-                f"{way.slices:>6} {usage.registers:>9} {usage.spill_stores:>6} {kernel.shared + usage.shared:>8,} "
-                f"{made.seconds:>7.2f} {max(w.microseconds for w in ways):>9.2f}   {name}"
+                f"{unit.cell:16} {unit.hidden_size:>5} {unit.operands or unit.dtype:8} {layout.weights_in.value:13} "
+                f"{layout.slices:>6} {usage.registers:>9} {usage.spill_stores:>6} {kernel.shared + usage.shared:>8,} "
+                f"{made.seconds:>7.2f} {max(w.microseconds for w in layouts):>9.2f}   {name}"
             )
     return lines
 

@@ -43,7 +43,7 @@ def values_of(given: SimpleNamespace) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Layer:
+class Direction:
     """One direction of one layer.
 
     suffix: "_l0", "_l0_reverse", ...: ends the name of each parameter and state.
@@ -68,10 +68,10 @@ class Stack:
 
     input_size: int
     dtype: str
-    layers: tuple[tuple[Layer, ...], ...]
+    layers: tuple[tuple[Direction, ...], ...]
 
     @property
-    def flat(self) -> tuple[Layer, ...]:
+    def flat(self) -> tuple[Direction, ...]:
         """All directions of all layers, in the order of the first axis of h_n: layer outermost."""
         return tuple(layer for directions in self.layers for layer in directions)
 
@@ -101,7 +101,7 @@ def lower(stack: Stack, steps: int, *, lengths: bool = False) -> Graph:
     return graph
 
 
-def lower_direction(graph: Graph, layer: Layer, xs: list[Node], valid: list[Node] | None, site: Site) -> list[Node]:
+def lower_direction(graph: Graph, layer: Direction, xs: list[Node], valid: list[Node] | None, site: Site) -> list[Node]:
     """One direction of one layer over all steps; returns its output at each step, in absolute time."""
     graph.site = site
     delta = -1 if layer.reverse else 1
@@ -120,7 +120,7 @@ def lower_direction(graph: Graph, layer: Layer, xs: list[Node], valid: list[Node
     return [outputs[t] for t in range(len(xs))]
 
 
-def _parameters(graph: Graph, layer: Layer) -> Names:
+def _parameters(graph: Graph, layer: Direction) -> Names:
     named: dict[str, Value | None] = dict.fromkeys(layer.optional)
     for base, shape in layer.parameters.items():
         named[base] = Value(graph, graph.input(base + layer.suffix, shape))
@@ -128,7 +128,7 @@ def _parameters(graph: Graph, layer: Layer) -> Names:
 
 
 def _step(
-    graph: Graph, layer: Layer, x: Node, carried: Mapping[str, Node], parameters: Names
+    graph: Graph, layer: Direction, x: Node, carried: Mapping[str, Node], parameters: Names
 ) -> tuple[Node, dict[str, Node]]:
     """Runs the equations once and checks what they return."""
     symbols = Names("state", {k: Value(graph, n) for k, n in carried.items()})
@@ -137,7 +137,7 @@ def _step(
     return output.node, {k: value.node for k, value in states.items()}
 
 
-def check_returned(layer: Layer, returned: object) -> tuple[Value, dict[str, Value]]:
+def check_returned(layer: Direction, returned: object) -> tuple[Value, dict[str, Value]]:
     """What the equations of a layer return, output and states, if it is what the layer declares. Raises IRError."""
     if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
         raise IRError(f"the cell must return (output, {{state name: new state}}), it returned {returned!r}")

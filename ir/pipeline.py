@@ -19,7 +19,7 @@ from rnnc.ir import settings
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph
 from rnnc.ir.masking import mask_padding
-from rnnc.ir.passes import Record, optimize
+from rnnc.ir.passes import PassRecord, optimize
 from rnnc.ir.roll import roll
 from rnnc.ir.text import print_graph
 
@@ -79,7 +79,7 @@ class Optimized:
     """A graph after all passes, and what each pass did."""
 
     graph: Graph
-    records: tuple[Record, ...]
+    records: tuple[PassRecord, ...]
 
     def text(self) -> str:
         """What each pass did, as comments, then the graph."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from rnnc.checking import checks
 from rnnc.compile import check_spec, compile
-from rnnc.compiled import Compiled, Target
+from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import DERIVATIVES, forward
 from rnnc.ir.errors import ArgumentError, RnncError
 from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(options: argparse.Namespace) -> None:
     model = load_model(options.spec, options.trust)
     steps = checks.integer("--steps", options.steps, 1)
-    target = Target.of(options.backend, options.threads, None)
+    target = CompileOptions.of(options.backend, options.threads, None)
     computation = forward(model)
     if options.derivative is not None:
         if not isinstance(model, Spec):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.parameters import bind_parameters
-from rnnc.compiled import Compiled, Target
+from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
 from rnnc.copies import Unchanging
 from rnnc.ir.errors import ArgumentTypeError
@@ -26,7 +26,7 @@ class Program(Compiled, Unchanging):
     A pickle of it holds the spec and the options, and is compiled where it is read.
     """
 
-    def __init__(self, spec: Spec, target: Target) -> None:
+    def __init__(self, spec: Spec, target: CompileOptions) -> None:
         super().__init__(forward(spec), target)
         self.spec = spec
 
@@ -47,7 +47,7 @@ class Program(Compiled, Unchanging):
         return Model(self, bind_parameters(self.spec, params, self._arrays))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(compile, **self._target.options), (self.spec,)
+        return partial(compile, **self._options.arguments), (self.spec,)
 
 
 @overload
@@ -81,7 +81,7 @@ def compile(
     matmul: "float16", "bfloat16" or "tf32": what matrix products round their operands to, for a GPU's tensor cores;
         they still add up, and all else is computed, in float32. Default: the spec's dtype. Only "cuda" has it.
     """
-    program = Program(check_spec(spec), Target.of(backend, threads, matmul))
+    program = Program(check_spec(spec), CompileOptions.of(backend, threads, matmul))
     return program if params is None else program.bind(params)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Target:
+class CompileOptions:
     """What to compile for: a backend, and how it is to compute."""
 
     backend: str
@@ -25,14 +25,14 @@ class Target:
     matmul: str | None = None
 
     @staticmethod
-    def of(backend: object, threads: object, matmul: str | None) -> Target:
+    def of(backend: object, threads: object, matmul: str | None) -> CompileOptions:
         """The checked target. Raises BackendError, ArgumentError or ArgumentTypeError."""
         from rnnc import backends
 
         name = backends.check_name(backend)
         count = None if threads is None else checks.integer("threads", threads, 1)
         backends.options(name, matmul)  # raises for operands that the backend does not have
-        return Target(name, count, matmul)
+        return CompileOptions(name, count, matmul)
 
     def compile(self, computation: Computation) -> Code:
         """Compiles for any number of steps and any batch."""
@@ -49,7 +49,7 @@ class Target:
         return backends.arrays_of(self.backend)
 
     @property
-    def options(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The arguments of `rnnc.compile` that stand for it."""
         return {"backend": self.backend, "threads": self.threads, "matmul": self.matmul}
 
@@ -57,17 +57,17 @@ class Target:
 class Compiled:
     """Base of Program, Model, Network, the derivatives, TrainingStep and Evaluation: the stages of a computation."""
 
-    def __init__(self, computation: Computation, target: Target, code: Code | None = None) -> None:
+    def __init__(self, computation: Computation, target: CompileOptions, code: Code | None = None) -> None:
         """code: what the target made of the computation; it is compiled if there is none."""
         self._computation = computation
-        self._target = target
+        self._options = target
         self._code = target.compile(computation) if code is None else code
         self._arrays = target.arrays
 
     @property
     def backend(self) -> str:
         """The name of the backend."""
-        return self._target.backend
+        return self._options.backend
 
     @property
     def stages(self) -> tuple[str, ...]:

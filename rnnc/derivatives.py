@@ -18,7 +18,7 @@ from rnnc.checking.arguments import explained
 from rnnc.checking.calls import Call, Signature
 from rnnc.checking.parameters import read_parameters
 from rnnc.compile import check_spec
-from rnnc.compiled import Compiled, Target
+from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import DERIVATIVES
 from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
@@ -61,7 +61,7 @@ def vjp(
         "sqrt" keeps the states of every sqrt(T)-th step and computes the rest again, one more forward pass, in memory
         that grows like sqrt(T); a number of steps sets the size of these segments. Not for bidirectional networks.
     """
-    return VJP(check_spec(spec), Target.of(backend, threads, matmul), remat)
+    return VJP(check_spec(spec), CompileOptions.of(backend, threads, matmul), remat)
 
 
 @explained
@@ -73,7 +73,7 @@ def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul
 
     state and every tangent may be None, which stands for zeros.
     """
-    return JVP(check_spec(spec), Target.of(backend, threads, matmul))
+    return JVP(check_spec(spec), CompileOptions.of(backend, threads, matmul))
 
 
 @explained
@@ -93,7 +93,7 @@ def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul
     calls. Reverse over reverse (differentiating a `vjp` graph once more, `rnnc.ir.autodiff`) costs the same arithmetic,
     but keeps the values of both passes and runs two more loops backward.
     """
-    return HVP(check_spec(spec), Target.of(backend, threads, matmul))
+    return HVP(check_spec(spec), CompileOptions.of(backend, threads, matmul))
 
 
 class _Derivative(Compiled, Unchanging):
@@ -104,7 +104,7 @@ class _Derivative(Compiled, Unchanging):
 
     _kind: str
 
-    def __init__(self, spec: Spec, target: Target) -> None:
+    def __init__(self, spec: Spec, target: CompileOptions) -> None:
         super().__init__(DERIVATIVES[self._kind](spec), target)
         self.spec = spec
         self._names = ArrayNames.of(spec)
@@ -117,7 +117,7 @@ class _Derivative(Compiled, Unchanging):
         return f"rnnc.{self._kind}({self.spec!r}, backend={self.backend!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(_FUNCTIONS[self._kind], **self._target.options), (self.spec,)
+        return partial(_FUNCTIONS[self._kind], **self._options.arguments), (self.spec,)
 
     def saved_bytes(self, steps: int, batch: int) -> int:
         """Bytes kept between a call and its pullback (0 if there is no pullback), inputs included."""
@@ -193,12 +193,12 @@ class VJP(_Derivative):
 
     _kind = "vjp"
 
-    def __init__(self, spec: Spec, target: Target, remat: Remat = None) -> None:
+    def __init__(self, spec: Spec, target: CompileOptions, remat: Remat = None) -> None:
         self.remat = check_remat(spec, remat)
         super().__init__(spec, target)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(vjp, remat=self.remat, **self._target.options), (self.spec,)
+        return partial(vjp, remat=self.remat, **self._options.arguments), (self.spec,)
 
     @explained
     def __call__(

@@ -30,7 +30,7 @@ class Model(Compiled, Unchanging):
 
     def __init__(self, program: Program, params: Mapping[str, Array]) -> None:
         """params: checked, and nobody writes to them."""
-        super().__init__(program._computation, program._target, program._code)
+        super().__init__(program._computation, program._options, program._code)
         self._program = program
         self._params = params
         self._bound = self._code.bind(params)

@@ -14,7 +14,7 @@ from rnnc.backends.base import PlainCall, StateArray
 from rnnc.checking.arrays import as_array, check_dtype, check_shape
 from rnnc.checking.calls import check_lengths
 from rnnc.checking.parameters import bind_parameters, read_parameters
-from rnnc.compiled import Compiled, Target
+from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir import names
@@ -50,7 +50,7 @@ class Network(Compiled, Unchanging):
     ) -> None:
         """See `Sequential.compile`."""
         self.model = model
-        super().__init__(forward(model), Target.of(backend, threads, matmul))
+        super().__init__(forward(model), CompileOptions.of(backend, threads, matmul))
         given = bind_parameters(model, params, self._arrays)
         self._table = None if model.table is None else given.pop(model.table)
         self._params = given
@@ -83,7 +83,7 @@ class Network(Compiled, Unchanging):
     def __reduce__(self) -> tuple[Any, ...]:
         table = {} if self._table is None else {str(self.model.table): self._table}
         params = on_host(table | self._params, self._arrays)
-        return partial(Network, **self._target.options), (self.model, params)
+        return partial(Network, **self._options.arguments), (self.model, params)
 
     @quick_first("_quick_call")
     def __call__(self, x: Array, *, lengths: ArrayLike | None = None) -> Array:

@@ -16,8 +16,7 @@ from typing import Any
 from rnnc.ir import names
 from rnnc.ir.equations import Value, greater, linear, select
 from rnnc.ir.graph import Graph, Node, Site
-from rnnc.ir.lower import Layer as Direction
-from rnnc.ir.lower import Names, Step, check_returned, lower_direction, values_of
+from rnnc.ir.lower import Direction, Names, Step, check_returned, lower_direction, values_of
 from rnnc.ir.ops import BATCH
 from rnnc.layers import Dropout, Layer, Linear, Regularized
 from rnnc.sequential import Sequential, recurrent

@@ -22,7 +22,7 @@ from rnnc.checking.arguments import explained_class
 from rnnc.checking.declarations import cell_from_dict, cell_to_dict, check_cell
 from rnnc.initializers import Uniform, default, started
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncWarning
-from rnnc.ir.lower import Layer, Stack
+from rnnc.ir.lower import Direction, Stack
 from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
 
@@ -121,10 +121,10 @@ class Spec(PlainData):
             width = self.output_size
         return Stack(self.input_size, cast(str, self.dtype), tuple(layers))
 
-    def _layer(self, width: int, suffix: str, reverse: bool) -> Layer:
+    def _layer(self, width: int, suffix: str, reverse: bool) -> Direction:
         cell, size = self.cell, self.hidden_size
         parameters = cell.parameters(width, size, self.bias)
-        return Layer(
+        return Direction(
             suffix=suffix,
             parameters=parameters,
             states=cell.states(size),

@@ -11,12 +11,12 @@ from functools import partial
 from itertools import cycle
 from typing import Any
 
-from rnnc.backends.cuda.code import Code, Launches, Whole, generate
+from rnnc.backends.cuda.code import GpuCode, PersistentKernel, StepLaunches, generate
 from rnnc.backends.cuda.emit.tensor_products import KINDS as OPERANDS
 from rnnc.backends.cuda.run.execution import flat
 from rnnc.backends.cuda.schedule.chip import A100, B200, H100, Chip, Usage, usage_fits
-from rnnc.backends.cuda.schedule.home import Home
-from rnnc.backends.cuda.schedule.layouts import Schedule, Wish
+from rnnc.backends.cuda.schedule.layouts import RecurrenceLayout, Restriction
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 from rnnc.backends.cuda.tools.nvrtc import compile_cubin
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.autodiff import jvp, vjp
@@ -44,17 +44,21 @@ class Unit:
     bidirectional: bool = False
     dtype: str = "float32"
     operands: str | None = None
-    home: Home | None = None
+    weights_in: WeightMemory | None = None
     chip: Chip = H100
 
     def __str__(self) -> str:
         said = [self.cell, self.kind, *(["lengths"] if self.lengths else []), f"H={self.hidden_size}"]
         said += [f"{self.num_layers} layers"] if self.num_layers > 1 else []
         said += ["both directions"] if self.bidirectional else []
-        said += [self.operands or self.dtype, self.home.value if self.home else "the model's choice", self.chip.arch]
+        said += [
+            self.operands or self.dtype,
+            self.weights_in.value if self.weights_in else "the model's choice",
+            self.chip.arch,
+        ]
         return ", ".join(said)
 
-    def code(self) -> Code:
+    def code(self) -> GpuCode:
         stack = stack_of(
             self.cell,
             self.num_layers,
@@ -65,7 +69,7 @@ class Unit:
         )
         computation = Computation(partial(build, stack, self.kind), late(stack, self.kind))
         planned = plan(computation.program(lengths=self.lengths), computation.late)
-        return generate(planned, self.chip, self.operands, Wish(home=self.home))
+        return generate(planned, self.chip, self.operands, Restriction(weights_in=self.weights_in))
 
 
 def build(stack: Stack, kind: str, steps: int, lengths: bool) -> Graph:
@@ -96,7 +100,7 @@ class Made:
     """A compiled unit: what its kernels use, and how long NVRTC took for it."""
 
     unit: Unit
-    code: Code
+    code: GpuCode
     usage: dict[str, Usage]
     seconds: float
 
@@ -107,16 +111,16 @@ class Made:
             reason = usage_fits(usage, kernel.threads, self.code.chip, kernel.shared)
             if reason is not None:
                 yield f"{kernel.name}: {reason}"
-            if max(usage.spill_stores, usage.spill_loads) > (0 if self.unit.home is None else MOST_SPILLS):
+            if max(usage.spill_stores, usage.spill_loads) > (0 if self.unit.weights_in is None else MOST_SPILLS):
                 yield f"{kernel.name} spills: {usage}"
 
-    def recurrences(self) -> Iterator[tuple[str, tuple[Schedule, ...]]]:
+    def recurrences(self) -> Iterator[tuple[str, tuple[RecurrenceLayout, ...]]]:
         """The kernels that run steps, with their ways."""
         for command in flat([*self.code.first, *self.code.second]):
-            if isinstance(command, Whole):
-                yield command.kernel.name, command.ways
-            elif isinstance(command, Launches):
-                yield from ((kernel.name, (command.way,)) for kernel in command.kernels[1:-1])
+            if isinstance(command, PersistentKernel):
+                yield command.kernel.name, command.layouts
+            elif isinstance(command, StepLaunches):
+                yield from ((kernel.name, (command.layout,)) for kernel in command.kernels[1:-1])
 
 
 def compiled(unit: Unit) -> Made:
@@ -131,7 +135,7 @@ def compiled(unit: Unit) -> Made:
 OPTIONS: Mapping[str, Sequence[Any]] = {
     "kind": KINDS,
     "numbers": ("float32", "float64", *OPERANDS),
-    "home": tuple(Home),
+    "weights_in": tuple(WeightMemory),
     "chip": CHIPS,
     "lengths": (False, True),
     "bidirectional": (False, True),

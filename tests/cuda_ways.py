@@ -25,8 +25,8 @@ from rnnc.backends.cuda.emulated import EmulatedDevice
 from rnnc.backends.cuda.emulator import Module
 from rnnc.backends.cuda.run import execution as run
 from rnnc.backends.cuda.schedule.chip import EMULATED, Chip
-from rnnc.backends.cuda.schedule.home import Home
-from rnnc.backends.cuda.schedule.layouts import Schedule, Wish
+from rnnc.backends.cuda.schedule.layouts import RecurrenceLayout, Restriction
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 from rnnc.ir.computation import Computation
 
 Array = np.ndarray[Any, Any]
@@ -49,15 +49,15 @@ FIRST, REVERSED = 0, 1
 
 
 @dataclass(frozen=True)
-class Divided(Wish):
+class Divided(Restriction):
     """Wishes for so many slices, as far as a recurrence has units for them."""
 
     divided: str = "one slice"
 
-    def allows(self, way: Schedule) -> bool:
-        most = max((shape.phase.width for shape in way.phases), default=1)
+    def allows(self, layout: RecurrenceLayout) -> bool:
+        most = max((shape.phase.width for shape in layout.phases), default=1)
         least = min(SLICES[self.divided], most)
-        return super().allows(way) and way.slices >= least and (self.divided == "many" or way.slices == least)
+        return super().allows(layout) and layout.slices >= least and (self.divided == "many" or layout.slices == least)
 
 
 @dataclass(frozen=True)
@@ -65,29 +65,29 @@ class Way:
     """A way of recurrences, and the order of threads. slices: of `SLICES`. wave: layers, as far as they can, run as a
     wavefront, in chunks of one step."""
 
-    home: Home = Home.REGISTERS
+    weights_in: WeightMemory = WeightMemory.REGISTERS
     slices: str = "one slice"
     order: int = FIRST
     wave: bool = False
     chip: Chip = ROOMY
 
     def __str__(self) -> str:
-        return f"{self.home.value}, {self.slices}, order {self.order}{', wave' * self.wave}"
+        return f"{self.weights_in.value}, {self.slices}, order {self.order}{', wave' * self.wave}"
 
     @staticmethod
     def of(number: int) -> Way:
         """Any 12 numbers in a row have all pairs of homes and slices."""
         orders = (FIRST, REVERSED, 2 + number)
         return Way(
-            list(Home)[number % 4],
+            list(WeightMemory)[number % 4],
             list(SLICES)[number // 4 % 3],
             orders[(number + number // 4 + number // 12) % 3],
             (number // 2) % 2 == 0,
         )
 
     @property
-    def wish(self) -> Wish:
-        return Divided(home=self.home, wave=self.wave, divided=self.slices)
+    def restriction(self) -> Restriction:
+        return Divided(weights_in=self.weights_in, wave=self.wave, divided=self.slices)
 
     def backend(self, monkeypatch: pytest.MonkeyPatch) -> str:
         """The name of a backend that goes this way, known to rnnc for the time of a test."""
@@ -99,7 +99,7 @@ class Way:
 
     def code(self, computation: Computation, operands: str | None = None) -> PoisonedCode:
         """A compiled computation."""
-        return PoisonedCode(computation, self.chip, self.device, operands, self.wish)
+        return PoisonedCode(computation, self.chip, self.device, operands, self.restriction)
 
     def device(self) -> GuardedDevice:
         return GuardedDevice(self.order, self.chip)
@@ -110,8 +110,8 @@ class WishedBackend:
 
     OPERANDS = tuple(KINDS)
 
-    def __init__(self, way: Way) -> None:
-        self._way = way
+    def __init__(self, layout: Way) -> None:
+        self._way = layout
 
     def compile(self, computation: Computation, *, threads: int | None, operands: str | None = None) -> CudaCode:
         return self._way.code(computation, operands)
@@ -159,29 +159,29 @@ def _nans(number: int, words: int) -> NDArray[np.uint8]:
 class GuardedDevice(EmulatedDevice):
     """An emulated device that guards the arrays of each launch, and whose order of threads may be changed.
 
-    Unless threads run in order, a lane of a wavefront runs as far ahead of the others as it may: all that was queued on
-    the first, then on the second.
+    Unless threads run in order, a stream of a wavefront runs as far ahead of the others as it may: all that was queued
+    on the first, then on the second.
     """
 
     def __init__(self, order: int = FIRST, chip: Chip = ROOMY) -> None:
         super().__init__(order)
         self.chip = chip
-        self._lane: list[Callable[[], None]] | None = None
+        self._stream: list[Callable[[], None]] | None = None
         self._queued: list[list[Callable[[], None]]] = []
 
     def load(self, source: str, kernels: Sequence[Kernel]) -> GuardedUnit:
         return GuardedUnit(Module(source, shared_limit=self.chip.shared_per_block), self)
 
     def queue(self, work: Callable[[], None]) -> None:
-        """Does it, at once or in its lane."""
-        if self._lane is None:
+        """Does it, at once or in its stream."""
+        if self._stream is None:
             work()
         else:
-            self._lane.append(work)
+            self._stream.append(work)
 
     def narrow(self, array: Array, operands: str | None) -> Array:
         if operands is not None:  # a new array: what it is made of must be there
-            self._run_lanes()
+            self._run_streams()
         narrowed: Array = super().narrow(array, operands)
         return narrowed
 
@@ -192,30 +192,30 @@ class GuardedDevice(EmulatedDevice):
         self.queue(partial(super().sum_rows, out, a, accumulate))
 
     @contextmanager
-    def lanes(self, count: int) -> Iterator[Any]:
+    def streams(self, count: int) -> Iterator[Any]:
         if self.order == FIRST:
-            with super().lanes(count) as lanes:
-                yield lanes
+            with super().streams(count) as streams:
+                yield streams
             return
         self._queued = [[] for _ in range(count)]
         yield self
-        self._run_lanes()
+        self._run_streams()
 
     @contextmanager
     def use(self, number: int, after: int | None) -> Iterator[None]:
-        """See `rnnc.backends.cuda.run.device.Lanes.use`. A lane waits for those before it only: they have been run."""
+        """See `rnnc.backends.cuda.run.device.Streams.use`. It waits for those before it only: they have run."""
         assert after is None or after < number
-        self._lane = self._queued[number]
+        self._stream = self._queued[number]
         yield
-        self._lane = None
+        self._stream = None
 
-    def _run_lanes(self) -> None:
-        lane, self._lane = self._lane, None
+    def _run_streams(self) -> None:
+        stream, self._stream = self._stream, None
         for queued in self._queued:
             for work in queued:
                 work()
             queued.clear()
-        self._lane = lane
+        self._stream = stream
 
 
 class GuardedUnit:

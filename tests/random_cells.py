@@ -39,7 +39,7 @@ from rnnc.ir.equations import (
     where,
 )
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Layer, Stack
+from rnnc.ir.lower import Direction, Stack
 from rnnc.ir.ops import BATCH
 
 UNARY: Mapping[str, Callable[[Value], Value]] = {
@@ -201,7 +201,7 @@ def stacks(draw: st.DrawFn, dtype: str = "float64") -> Stack:
     return Stack(input_size, dtype, tuple(layers))
 
 
-def layer_of(cell: RandomCell, width: int, suffix: str) -> Layer:
+def layer_of(cell: RandomCell, width: int, suffix: str) -> Direction:
     """A layer of a random cell that reads `width` columns."""
     shapes: dict[str, tuple[int, ...]] = {}
     graph = Graph("float64", 1)
@@ -213,4 +213,4 @@ def layer_of(cell: RandomCell, width: int, suffix: str) -> Layer:
     values = {"x": width, **cell.widths}
     dry = {name: Value(graph, graph.input(name, (BATCH, size), 0)) for name, size in values.items()}
     cell.equations(dry.pop("x"), SimpleNamespace(**dry), declare)
-    return Layer(suffix, shapes, cell.widths, cell.output_size, suffix.endswith("_reverse"), cell)
+    return Direction(suffix, shapes, cell.widths, cell.output_size, suffix.endswith("_reverse"), cell)

@@ -21,7 +21,7 @@ from rnnc.backends.planning.planner import plan
 from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.computation import Computation
 from rnnc.ir.equations import Value, concat, linear, mean, sigmoid, tanh
-from rnnc.ir.lower import Layer, Stack, lower
+from rnnc.ir.lower import Direction, Stack, lower
 from tests.cases import TOLERANCE, error
 from tests.forward_calls import run_stack
 from tests.networks import CELLS, Feeds, data_of, lengths_of, parameters_of, stack_of
@@ -270,7 +270,7 @@ def test_odd_cells_in_two_layers_and_directions(step: Equations) -> None:
         shapes = {"ih": (H, width), "tall": (2 * H, width), "hh": (H, H)}
         shapes |= {"wide": (H, 2 * H), "wide2": (H, 2 * H), "wide3": (H, 3 * H)}
         names = (f"_l{k}", f"_l{k}_reverse")
-        layers.append(tuple(Layer(n, shapes, states, output_size, n.endswith("reverse"), step) for n in names))
+        layers.append(tuple(Direction(n, shapes, states, output_size, n.endswith("reverse"), step) for n in names))
         width = 2 * output_size
     for stack in (Stack(3, "float32", tuple(layers)), Stack(3, "float32", (layers[0][:1],))):
         assert_plan_is_complete(stack)

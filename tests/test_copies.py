@@ -110,11 +110,11 @@ def test_options_are_kept() -> None:
     spec = rnnc.LSTM(3, 4)
     program = rnnc.compile(spec, backend="cuda", threads=3, matmul="float16")
     for other in round_trips(program):
-        assert (other._target.threads, other._target.matmul) == (3, "float16")
+        assert (other._options.threads, other._options.matmul) == (3, "float16")
         assert other.ir("cuda") == program.ir("cuda")
         assert other.ir("cuda") != rnnc.compile(spec, backend="cuda").ir("cuda")
     for other in round_trips(rnnc.vjp(spec, threads=2, remat="sqrt")):
-        assert (other.remat, other._target.threads, other._target.matmul) == ("sqrt", 2, None)
+        assert (other.remat, other._options.threads, other._options.matmul) == ("sqrt", 2, None)
         assert other.saved_bytes(100, 1) == rnnc.vjp(spec, remat="sqrt").saved_bytes(100, 1)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from rnnc.backends.cuda.schedule.chip import A100, B200, H100, Usage, usage_fits
-from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 from rnnc.backends.cuda.tools import nvrtc as toolkit
 from tests.cuda_units import MOST_SPILLS, Unit, compiled, some_units
 
@@ -37,7 +37,7 @@ def test_units_compile_and_fit(unit: Unit) -> None:
 
 def test_a_kernel_that_does_not_fit_is_a_problem() -> None:
     """The checks themselves can fail: on a chip of fewer registers, and with spills."""
-    made = compiled(Unit("rnn", hidden_size=16, home=Home.REGISTERS))
+    made = compiled(Unit("rnn", hidden_size=16, weights_in=WeightMemory.REGISTERS))
     (name, _), *_ = made.recurrences()
     small = replace(made, usage={**made.usage, name: Usage(256)})
     assert [problem.split(":")[0] for problem in small.problems()] == [name]

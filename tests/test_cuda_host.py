@@ -28,8 +28,8 @@ from rnnc.backends.cuda.run import gemm as cublas
 from rnnc.backends.cuda.run.device import CupyDevice
 from rnnc.backends.cuda.run.execution import Loaded
 from rnnc.backends.cuda.schedule.chip import EMULATED, H100, Chip
-from rnnc.backends.cuda.schedule.home import Home
-from rnnc.backends.cuda.schedule.layouts import Wish
+from rnnc.backends.cuda.schedule.layouts import Restriction
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 from rnnc.cells import linear, sigmoid, tanh
 from rnnc.ir.computation import Computation
 from rnnc.optimizers import Adam
@@ -293,7 +293,7 @@ def test_a_training_step_waits_once(gpu: FakeGpu) -> None:
 LARGE: Chip = replace(EMULATED, shared_per_sm=200 * 1024, shared_per_block=160 * 1024)
 
 
-def run(gpu: FakeGpu, wish: Wish, hidden_size: int = 20, chip: Chip | None = None, batch: int = 9) -> Any:
+def run(gpu: FakeGpu, restriction: Restriction, hidden_size: int = 20, chip: Chip | None = None, batch: int = 9) -> Any:
     """Runs a stack as one wishes; output, states."""
     stack = stack_of("gru", input_size=3, hidden_size=hidden_size, dtype="float32")
     rng = np.random.default_rng(0)
@@ -302,7 +302,7 @@ def run(gpu: FakeGpu, wish: Wish, hidden_size: int = 20, chip: Chip | None = Non
     results = []
     for device, there in ((CupyDevice, chip or gpu.chip), (EmulatedDevice, EMULATED)):
         on_gpu = device is CupyDevice
-        code = CudaCode(Computation.of_stack(stack), there, device, None, wish if on_gpu else None)
+        code = CudaCode(Computation.of_stack(stack), there, device, None, restriction if on_gpu else None)
         move: Any = partial(up, gpu=gpu) if on_gpu else lambda a: a
         states = tuple(map(move, given))
         output, (final,) = run_stack(code.bind(move(params)), stack, move(data["x"]), states, move=move)
@@ -313,7 +313,7 @@ def run(gpu: FakeGpu, wish: Wish, hidden_size: int = 20, chip: Chip | None = Non
 
 @pytest.mark.parametrize("slices", (1, 2, 4))
 def test_a_launch_is_cooperative_exactly_if_its_blocks_wait_for_each_other(slices: int, gpu: FakeGpu) -> None:
-    run(gpu, Wish(slices, Home.REGISTERS))
+    run(gpu, Restriction(slices, WeightMemory.REGISTERS))
     loops = [launch for launch in gpu.launches if launch.name.startswith("loop")]
     assert {launch.cooperative for launch in loops} == {slices > 1}
     for launch in loops:
@@ -322,7 +322,7 @@ def test_a_launch_is_cooperative_exactly_if_its_blocks_wait_for_each_other(slice
 
 
 def test_a_launch_a_phase(gpu: FakeGpu) -> None:
-    run(gpu, Wish(2, Home.MEMORY))
+    run(gpu, Restriction(2, WeightMemory.MEMORY))
     names = [launch.name for launch in gpu.launches if launch.name.startswith("loop")]
     assert names[0].endswith("begin") and names[-1].endswith("end") and len(names) == 2 + 4
     assert not any(launch.cooperative for launch in gpu.launches)
@@ -330,12 +330,12 @@ def test_a_launch_a_phase(gpu: FakeGpu) -> None:
 
 def test_much_shared_memory_is_asked_for(gpu: FakeGpu) -> None:
     gpu.chip = LARGE
-    run(gpu, Wish(1, Home.SHARED), hidden_size=70)
+    run(gpu, Restriction(1, WeightMemory.SHARED), hidden_size=70)
     assert max(launch.shared for launch in gpu.launches) > 48 * 1024
 
 
 def test_a_batch_of_many_tiles_stays_within_resident_blocks(gpu: FakeGpu) -> None:
-    run(gpu, Wish(2, Home.REGISTERS), batch=40)
+    run(gpu, Restriction(2, WeightMemory.REGISTERS), batch=40)
     assert any(launch.cooperative for launch in gpu.launches)
 
 
@@ -343,10 +343,10 @@ def test_code_for_a_larger_chip_is_refused_rather_than_left_to_hang(gpu: FakeGpu
     """CuPy would launch as many blocks as fit, and they would wait for the others for ever."""
     gpu.chip = replace(EMULATED, sms=1, blocks_per_sm=1)
     with raises_saying(rnnc.BackendError, "loop0", "must be resident", "holds 1", "larger chip"):
-        run(gpu, Wish(4, Home.REGISTERS), chip=EMULATED)
+        run(gpu, Restriction(4, WeightMemory.REGISTERS), chip=EMULATED)
     gpu.chip = EMULATED
     with raises_saying(rnnc.BackendError, "loop0", "bytes of shared memory", "24,576", "larger chip"):
-        run(gpu, Wish(1, Home.SHARED), chip=LARGE, hidden_size=70)
+        run(gpu, Restriction(1, WeightMemory.SHARED), chip=LARGE, hidden_size=70)
 
 
 def test_the_chip_may_be_any(gpu: FakeGpu) -> None:
@@ -419,22 +419,23 @@ def test_work_goes_to_the_callers_stream(gpu: FakeGpu) -> None:
         assert stream.clock[stream] > 0 and default.clock[default] == before
 
 
-def test_lanes_are_between_what_the_caller_queues_before_and_after(gpu: FakeGpu) -> None:
+def test_streams_are_between_what_the_caller_queues_before_and_after(gpu: FakeGpu) -> None:
     device, caller = CupyDevice(), gpu.stream
     for failing in (False, True):
         caller.work()
         used = []
-        with pytest.raises(ZeroDivisionError) if failing else nullcontext(), device.lanes(2) as lanes:
+        with pytest.raises(ZeroDivisionError) if failing else nullcontext(), device.streams(2) as streams:
             for number, after in ((0, None), (1, 0)):
-                with lanes.use(number, after):
-                    lane = gpu.stream
-                    assert lane is not caller and lane.knows(caller) and (after is None or lane.knows(used[after]))
-                    lane.work()
-                    used.append(lane)
+                with streams.use(number, after):
+                    forked = gpu.stream
+                    assert forked is not caller and forked.knows(caller)
+                    assert after is None or forked.knows(used[after])
+                    forked.work()
+                    used.append(forked)
             assert not caller.knows(used[1])
             if failing:
                 raise ZeroDivisionError
-        assert gpu.stream is caller and all(caller.knows(lane) for lane in used)
+        assert gpu.stream is caller and all(caller.knows(forked) for forked in used)
 
 
 def test_layers_as_a_wavefront_come_back_to_the_callers_stream(gpu: FakeGpu) -> None:
@@ -443,8 +444,8 @@ def test_layers_as_a_wavefront_come_back_to_the_callers_stream(gpu: FakeGpu) -> 
     caller = gpu.stream
     found = result_of(model(up(case.x, gpu), up(case.state, gpu)))
     assert worst_error(found, case.expected()) <= TOLERANCE["float32"]
-    lanes = [stream for stream in gpu.streams if stream is not caller]
-    assert len(lanes) == 3 and all(lane.clock[lane] and caller.knows(lane) for lane in lanes)
+    others = [stream for stream in gpu.streams if stream is not caller]
+    assert len(others) == 3 and all(other.clock[other] and caller.knows(other) for other in others)
 
 
 def test_a_call_can_be_captured(gpu: FakeGpu) -> None:

@@ -18,7 +18,7 @@ import rnnc
 from rnnc import backends
 from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emulator import EmulatorError, find_compiler
-from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 from rnnc.computations import forward as forward_of
 from tests.cases import TOLERANCE, Case, Result, arrays, worst_error
 from tests.cuda_ways import (
@@ -42,7 +42,7 @@ class Setting:
     """A network and the way it goes, on so few blocks that a group has several tiles of rows."""
 
     case: Case
-    way: Way
+    layout: Way
     operands: str | None = None
 
     @property
@@ -54,20 +54,24 @@ FEW = replace(ROOMY, name="few blocks", sms=2)
 # Warps have columns of different number: one goes ahead where a barrier is missing.
 TWO_PRODUCTS = Case("gru_before", steps=3, batch=11, hidden_size=9, seed=2)
 SETTINGS = {
-    "one slice": Setting(TWO_PRODUCTS, Way(Home.SHARED, "one slice", chip=FEW)),
-    "two slices": Setting(replace(TWO_PRODUCTS, hidden_size=17), Way(Home.REGISTERS, "two", chip=FEW)),
-    "two groups": Setting(replace(TWO_PRODUCTS, hidden_size=17), Way(Home.REGISTERS, "two", chip=replace(FEW, sms=4))),
-    "more units than threads": Setting(replace(TWO_PRODUCTS, hidden_size=33), Way(Home.SHARED, "two", chip=FEW)),
+    "one slice": Setting(TWO_PRODUCTS, Way(WeightMemory.SHARED, "one slice", chip=FEW)),
+    "two slices": Setting(replace(TWO_PRODUCTS, hidden_size=17), Way(WeightMemory.REGISTERS, "two", chip=FEW)),
+    "two groups": Setting(
+        replace(TWO_PRODUCTS, hidden_size=17), Way(WeightMemory.REGISTERS, "two", chip=replace(FEW, sms=4))
+    ),
+    "more units than threads": Setting(
+        replace(TWO_PRODUCTS, hidden_size=33), Way(WeightMemory.SHARED, "two", chip=FEW)
+    ),
     "sums over units": Setting(
         UserCase("layer_norm_lstm", steps=3, batch=6, hidden_size=40, seed=4),
-        Way(Home.SHARED, "many", chip=replace(FEW, sms=4)),
+        Way(WeightMemory.SHARED, "many", chip=replace(FEW, sms=4)),
     ),
-    "launches": Setting(Case(steps=3, batch=11, hidden_size=17, seed=2), Way(Home.MEMORY, "two", chip=FEW)),
+    "launches": Setting(Case(steps=3, batch=11, hidden_size=17, seed=2), Way(WeightMemory.MEMORY, "two", chip=FEW)),
     "operands": Setting(
-        Case(steps=3, batch=20, hidden_size=19, seed=2), Way(Home.REGISTERS, "two", chip=FEW), "float16"
+        Case(steps=3, batch=20, hidden_size=19, seed=2), Way(WeightMemory.REGISTERS, "two", chip=FEW), "float16"
     ),
     "parts": Setting(
-        Case("rnn_tanh", steps=2, batch=3, hidden_size=33, seed=2), Way(Home.SHARED, "many", chip=ROOMY), "tf32"
+        Case("rnn_tanh", steps=2, batch=3, hidden_size=33, seed=2), Way(WeightMemory.SHARED, "many", chip=ROOMY), "tf32"
     ),
 }
 
@@ -78,7 +82,7 @@ class MutatedDevice(GuardedDevice):
     """A device that changes what it compiles."""
 
     def __init__(self, setting: Setting, mutation: Mutation) -> None:
-        super().__init__(0, setting.way.chip)
+        super().__init__(0, setting.layout.chip)
         self._mutation = mutation
 
     def load(self, source: str, kernels: Sequence[Kernel]) -> GuardedUnit:
@@ -89,11 +93,11 @@ class MutatedBackend(WishedBackend):
     """A backend of one device."""
 
     def __init__(self, setting: Setting, device: GuardedDevice) -> None:
-        super().__init__(setting.way)
+        super().__init__(setting.layout)
         self._device = device
 
     def compile(self, computation: Any, *, threads: int | None, operands: str | None = None) -> PoisonedCode:
-        return PoisonedCode(computation, self._way.chip, lambda: self._device, operands, self._way.wish)
+        return PoisonedCode(computation, self._way.chip, lambda: self._device, operands, self._way.restriction)
 
 
 def signs(setting: Setting, mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -146,7 +150,7 @@ def without_each(source: str, text: str) -> Iterator[str]:
 
 
 def source_of(setting: Setting) -> str:
-    return setting.way.code(forward_of(setting.case.spec()), setting.operands).code.source()
+    return setting.layout.code(forward_of(setting.case.spec()), setting.operands).code.source()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -158,7 +162,9 @@ def test_every_barrier_of_a_block_is_missed(name: str, monkeypatch: pytest.Monke
     assert len(silent) == len(UNNEEDED.get(name, ()))
 
 
-@pytest.mark.parametrize("name", [n for n, setting in SETTINGS.items() if setting.way.home is not Home.MEMORY][1:])
+@pytest.mark.parametrize(
+    "name", [n for n, setting in SETTINGS.items() if setting.layout.weights_in is not WeightMemory.MEMORY][1:]
+)
 def test_every_barrier_of_a_group_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = SETTINGS[name]
     source = source_of(setting)

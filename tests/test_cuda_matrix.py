@@ -20,7 +20,7 @@ import rnnc
 from rnnc.backends.cuda.emit.tensor_products import KINDS
 from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.backends.cuda.schedule.chip import Chip
-from rnnc.backends.cuda.schedule.home import Home
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
@@ -64,9 +64,13 @@ def numbered(selection: Sequence[Case]) -> pytest.MarkDecorator:
 def test_the_matrix_takes_all_ways() -> None:
     """Each home with each number of slices; in order, reversed and shuffled, each layer by layer and as a wavefront."""
     for selection in (MATRIX, FIRST_ORDER):
-        ways = [Way.of(number) for number in range(len(selection))]
-        assert {(way.home, way.slices) for way in ways} == {(home, slices) for home in Home for slices in SLICES}
-        assert {(min(way.order, 2), way.wave) for way in ways} == {(n, w) for n in (0, 1, 2) for w in (False, True)}
+        layouts = [Way.of(number) for number in range(len(selection))]
+        assert {(layout.weights_in, layout.slices) for layout in layouts} == {
+            (weights_in, slices) for weights_in in WeightMemory for slices in SLICES
+        }
+        assert {(min(layout.order, 2), layout.wave) for layout in layouts} == {
+            (n, w) for n in (0, 1, 2) for w in (False, True)
+        }
 
 
 # ------------------------------------------------------------------------------------------ the numbers
@@ -137,16 +141,19 @@ def few_blocks(case: Case) -> Chip:
 
 def ways_of(number: int, case: Case) -> list[Way]:
     """Three, with all homes and all slices among them."""
-    return [Way(home, list(SLICES)[(n + number) % 3], chip=few_blocks(case)) for n, home in enumerate(Home)]
+    return [
+        Way(weights_in, list(SLICES)[(n + number) % 3], chip=few_blocks(case))
+        for n, weights_in in enumerate(WeightMemory)
+    ]
 
 
-EACH_ORDER = [(name, way) for number, name in enumerate(SEVERAL) for way in ways_of(number, SEVERAL[name])]
+EACH_ORDER = [(name, layout) for number, name in enumerate(SEVERAL) for layout in ways_of(number, SEVERAL[name])]
 
 
-@pytest.mark.parametrize(("name", "way"), EACH_ORDER, ids=str)
-def test_results_do_not_depend_on_the_order_of_threads(name: str, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "layout"), EACH_ORDER, ids=str)
+def test_results_do_not_depend_on_the_order_of_threads(name: str, layout: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     case = SEVERAL[name]
-    model: Any = rnnc.compile(case.spec(), case.params, backend=way.backend(monkeypatch))
+    model: Any = rnnc.compile(case.spec(), case.params, backend=layout.backend(monkeypatch))
     device = model._code.device
     results = []
     for device.order in ORDERS:
@@ -160,7 +167,7 @@ def test_results_do_not_depend_on_the_order_of_threads(name: str, way: Way, monk
 @pytest.mark.parametrize("name", ("lengths", "sums over units"))
 def test_gradients_do_not_depend_on_the_order_of_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = SEVERAL[name]
-    backend = Way(Home.SHARED, "many", chip=few_blocks(case)).backend(monkeypatch)
+    backend = Way(WeightMemory.SHARED, "many", chip=few_blocks(case)).backend(monkeypatch)
     adjoints = seeds(case, 1)
     device = compiled("vjp", case.spec(), backend)._code.device
     results = []
@@ -199,8 +206,10 @@ class Products:
             self.cell, self.num_layers, self.bidirectional, input_size=5, hidden_size=self.hidden_size, dtype="float32"
         )
 
-    def way(self, home: Home, slices: str, order: int) -> Way:
-        return Way(home, slices, order, chip=replace(ROOMY, name=str(self), block_threads=self.threads, sms=self.sms))
+    def layout(self, weights_in: WeightMemory, slices: str, order: int) -> Way:
+        return Way(
+            weights_in, slices, order, chip=replace(ROOMY, name=str(self), block_threads=self.threads, sms=self.sms)
+        )
 
 
 ROUNDED_FORWARD = (
@@ -239,7 +248,7 @@ def random_feeds(products: Products, graph: Graph, steps: int) -> dict[str, Arra
     return feeds
 
 
-def assert_rounded(products: Products, operands: str, way: Way, *, gradients: bool, steps: int) -> None:
+def assert_rounded(products: Products, operands: str, layout: Way, *, gradients: bool, steps: int) -> None:
     """More steps would leave hardly a result that does not hang on some operand near the turn of its rounding."""
     graph = build(products.stack(), gradients, steps, products.ragged)
     feeds = random_feeds(products, graph, steps)
@@ -248,7 +257,7 @@ def assert_rounded(products: Products, operands: str, way: Way, *, gradients: bo
     if lengths is not None:
         wide["valid"] = np.arange(steps)[:, None, None] < lengths[None, :, None]
     expected = steady(graph, wide, products.batch, operands, OFF)
-    bound = way.code(Computation(partial(build, products.stack(), gradients)), operands).bind({})
+    bound = layout.code(Computation(partial(build, products.stack(), gradients)), operands).bind({})
     found = {name: np.empty(value.shape, np.float32) for name, value in expected.items()}
     bound.start(feeds, found, steps, products.batch, lengths)
     for name, value in expected.items():
@@ -266,21 +275,21 @@ def each_way(selection: tuple[Products, ...]) -> list[tuple[Products, str, Way]]
     """Each kind of operands in each home and with each number of slices; the networks take turns."""
     found: list[tuple[Products, str, Way]] = []
     for kind, operands in enumerate(KINDS):
-        for home in Home:
+        for weights_in in WeightMemory:
             for number, slices in enumerate(SLICES):
                 products = selection[(len(found) + kind) % len(selection)]
-                found.append((products, operands, products.way(home, slices, (0, 1, 5)[(number + kind) % 3])))
+                found.append((products, operands, products.layout(weights_in, slices, (0, 1, 5)[(number + kind) % 3])))
     return found
 
 
-@pytest.mark.parametrize(("products", "operands", "way"), each_way(ROUNDED_FORWARD), ids=str)
-def test_rounded_operands(products: Products, operands: str, way: Way) -> None:
-    assert_rounded(products, operands, way, gradients=False, steps=2)
+@pytest.mark.parametrize(("products", "operands", "layout"), each_way(ROUNDED_FORWARD), ids=str)
+def test_rounded_operands(products: Products, operands: str, layout: Way) -> None:
+    assert_rounded(products, operands, layout, gradients=False, steps=2)
 
 
-@pytest.mark.parametrize(("products", "operands", "way"), each_way(ROUNDED_GRADIENTS)[::3], ids=str)
-def test_rounded_operands_of_gradients(products: Products, operands: str, way: Way) -> None:
-    assert_rounded(products, operands, way, gradients=True, steps=1)
+@pytest.mark.parametrize(("products", "operands", "layout"), each_way(ROUNDED_GRADIENTS)[::3], ids=str)
+def test_rounded_operands_of_gradients(products: Products, operands: str, layout: Way) -> None:
+    assert_rounded(products, operands, layout, gradients=True, steps=1)
 
 
 def test_the_oracle_of_rounded_operands_tells_formats_apart() -> None:
@@ -297,7 +306,7 @@ def test_the_oracle_of_rounded_operands_tells_formats_apart() -> None:
 def test_rounded_operands_through_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     """compile and vjp hand `matmul` on: float16 results are near those without it, and not the same."""
     case = Case("lstm", bidirectional=True, steps=4, hidden_size=16, lengths="mixed")
-    backend = Way(Home.REGISTERS, "two").backend(monkeypatch)
+    backend = Way(WeightMemory.REGISTERS, "two").backend(monkeypatch)
     model = rnnc.compile(case.spec(), case.params, backend=backend, matmul="float16")
     off = worst_error(case.call(model), case.expected())
     assert 1e-5 < off < 3e-3

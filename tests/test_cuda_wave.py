@@ -18,7 +18,7 @@ from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emulated import EmulatedDevice
 from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.backends.cuda.schedule.chip import EMULATED
-from rnnc.backends.cuda.schedule.layouts import Wish
+from rnnc.backends.cuda.schedule.layouts import Restriction
 from rnnc.computations import forward
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
@@ -61,7 +61,7 @@ class DeferredDevice(EmulatedDevice):
         self.later(lambda: whole(out, a, b, accumulate, operands))
 
     @contextmanager
-    def lanes(self, count: int) -> Iterator[DeferredDevice]:
+    def streams(self, count: int) -> Iterator[DeferredDevice]:
         self.queues = [[] for _ in range(count)]
         yield self
         done = [0] * count
@@ -110,7 +110,9 @@ def gradients(spec: Any, device: EmulatedDevice, wave: bool, lengths: Any = None
 
     names = [name for name in build(1, False).outputs if name.startswith("d:")]
     seeds = ["d:" + name for name in build(1, False).outputs if not name.startswith("d:")]
-    code = CudaCode(Computation(build, frozenset(names + seeds)), EMULATED, lambda: device, wish=Wish(wave=wave))
+    code = CudaCode(
+        Computation(build, frozenset(names + seeds)), EMULATED, lambda: device, restriction=Restriction(wave=wave)
+    )
     assert ("wave " in code.text("commands")) == wave
     random = np.random.default_rng(0)
     arrays = {}
@@ -158,7 +160,7 @@ def test_few_steps(steps: int) -> None:
     x = np.random.default_rng(0).standard_normal((steps, 2, 4)).astype("float32")
     results = []
     for wave in (False, True):
-        code = CudaCode(forward(spec), EMULATED, EmulatedDevice, wish=Wish(wave=wave))
+        code = CudaCode(forward(spec), EMULATED, EmulatedDevice, restriction=Restriction(wave=wave))
         output, (final,) = run_stack(code.bind(spec.init(seed=0)), spec.stack(), x)
         results.append((output, final))
     for one, other in zip(*results, strict=True):
@@ -171,7 +173,7 @@ def test_layers_side_by_side_are_resident_together() -> None:
     chip, spec, batch = replace(EMULATED, sms=12), rnnc.LSTM(3, 8, 3), 40
     device = GridDevice()
     device.chip = chip
-    code = CudaCode(forward(spec), chip, lambda: device, wish=Wish(slices=2, wave=True))
+    code = CudaCode(forward(spec), chip, lambda: device, restriction=Restriction(slices=2, wave=True))
     run_stack(code.bind(spec.init(seed=0)), spec.stack(), np.zeros((4, batch, 3), "float32"))
     assert device.blocks == [4, 4, 4]  # two groups of two slices each
 

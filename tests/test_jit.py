@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import rnnc
-from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import host, processor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +24,7 @@ def adder(amount: int) -> str:
     return f"define i64 @adder(i64 %x) {{\n  %y = add i64 %x, {amount}\n  ret i64 %y\n}}\n"
 
 
-def call(compiled: Compiled, x: int) -> int:
+def call(compiled: MachineCode, x: int) -> int:
     return int(ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(compiled.address("adder"))(x))
 
 

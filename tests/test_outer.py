@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnc.backends.llvm.asm.builder import Module
-from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import ISAS, Target, host, legalized
 from rnnc.backends.llvm.kernels import row_sums as outer
 from rnnc.ir.errors import BackendError
@@ -36,7 +36,7 @@ def target_of(isa: str, layout: bool) -> Target | None:
 
 
 @cache
-def kernels(isa: str, layout: bool, dtype: str) -> Compiled:
+def kernels(isa: str, layout: bool, dtype: str) -> MachineCode:
     target = target_of(isa, layout)
     if target is None:
         pytest.skip(f"this machine lacks {isa}")
@@ -98,7 +98,7 @@ class Guarded:
         return found
 
 
-def call(compiled: Compiled, name: str, *arguments: int) -> None:
+def call(compiled: MachineCode, name: str, *arguments: int) -> None:
     """Arguments are 64-bit integers or addresses, which are passed alike."""
     types = [ctypes.c_int64] * len(arguments)
     ctypes.CFUNCTYPE(None, *types)(compiled.address(name))(*arguments)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 import rnnc
 from rnnc.backends.llvm.asm.builder import Module
-from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import ISAS, Target, host, legalized
 from rnnc.backends.llvm.kernels import packers
 from rnnc.backends.llvm.kernels.packers import emit_packer, sources, sweeps_of, tables
 from rnnc.backends.llvm.kernels.tile import Tile, choose_tile
 from rnnc.backends.llvm.packing.layout import Layout, aligned
-from rnnc.backends.llvm.packing.rectangles import Piece, resolve, window
+from rnnc.backends.llvm.packing.rectangles import Rectangle, resolve, window
 from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Plan, Space, Weight
 from rnnc.backends.planning.planner import plan
 from rnnc.backends.reference.interpreter import evaluate_bind
@@ -73,24 +73,24 @@ def leaves(value: Family) -> list[Family]:
 def test_a_slice_of_a_concat_of_slices_is_parts_of_parameters() -> None:
     w, v = parameter(12, 5), parameter(8, 5, name="v")
     value = cut(join(0, cut(w, 0, 4, 8), cut(v, 0, 2, 6)), 0, 3, 7)
-    assert resolve(value) == [Piece(w, 7, 0, 1, 5, 0, 0), Piece(v, 2, 0, 3, 5, 1, 0)]
+    assert resolve(value) == [Rectangle(w, 7, 0, 1, 5, 0, 0), Rectangle(v, 2, 0, 3, 5, 1, 0)]
 
 
 def test_axes_of_a_matrix_and_of_a_vector() -> None:
     w, b = parameter(4, 6), parameter(6, name="b")
-    assert resolve(cut(w, -1, 2, 5)) == [Piece(w, 0, 2, 4, 3)]
-    assert resolve(cut(w, 0, 2, 3)) == [Piece(w, 2, 0, 1, 6)]
-    assert resolve(cut(b, 0, 2, 5)) == resolve(cut(b, -1, 2, 5)) == [Piece(b, 0, 2, 1, 3)]
-    assert resolve(join(0, b, b)) == [Piece(b, 0, 0, 1, 6), Piece(b, 0, 0, 1, 6, 0, 6)]
+    assert resolve(cut(w, -1, 2, 5)) == [Rectangle(w, 0, 2, 4, 3)]
+    assert resolve(cut(w, 0, 2, 3)) == [Rectangle(w, 2, 0, 1, 6)]
+    assert resolve(cut(b, 0, 2, 5)) == resolve(cut(b, -1, 2, 5)) == [Rectangle(b, 0, 2, 1, 3)]
+    assert resolve(join(0, b, b)) == [Rectangle(b, 0, 0, 1, 6), Rectangle(b, 0, 0, 1, 6, 0, 6)]
     number = parameter()
-    assert resolve(number) == [Piece(number, 0, 0, 1, 1)]
+    assert resolve(number) == [Rectangle(number, 0, 0, 1, 1)]
 
 
 def test_arithmetic_is_a_source_of_its_own() -> None:
     a, b = parameter(6, name="a"), parameter(6, name="b")
     total = family("add", [a, b], (6,))
     (piece,) = resolve(cut(total, -1, 2, 5))
-    assert piece == Piece(total, 0, 2, 1, 3)
+    assert piece == Rectangle(total, 0, 2, 1, 3)
     assert piece.computed
     assert not resolve(a)[0].computed
 
@@ -139,20 +139,20 @@ def test_pieces_cover_a_value_once(data: st.DataObject, rows: int, columns: int)
 
 def test_a_window_has_no_empty_pieces() -> None:
     w = parameter(4, 4)
-    assert window([Piece(w, 0, 0, 2, 4), Piece(w, 2, 0, 2, 4, 2, 0)], 2, 1, 2, 2) == [Piece(w, 2, 1, 2, 2)]
+    assert window([Rectangle(w, 0, 0, 2, 4), Rectangle(w, 2, 0, 2, 4, 2, 0)], 2, 1, 2, 2) == [Rectangle(w, 2, 1, 2, 2)]
 
 
 # Packing
 
 
 @cache
-def kernels(isa: str, dtype: str) -> Compiled:
+def kernels(isa: str, dtype: str) -> MachineCode:
     module, target = Module(), legalized(isa)
     emit_packer(module, dtype, target)
     return compile_assembly(module.text(), target)
 
 
-def function(code: Compiled, name: str, parameters: str) -> Callable[..., None]:
+def function(code: MachineCode, name: str, parameters: str) -> Callable[..., None]:
     types = [{"p": ctypes.c_void_p, "i": ctypes.c_int64}[p] for p in parameters]
     return ctypes.CFUNCTYPE(None, *types)(code.address(name))
 

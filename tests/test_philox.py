@@ -101,7 +101,7 @@ def test_permutations_are_permutations_and_differ() -> None:
 
 def test_every_instruction_set_of_this_machine() -> None:
     from rnnc.backends.llvm.asm.target import host
-    from rnnc.backends.llvm.training.noise import compile_noise
+    from rnnc.backends.llvm.training.masks import compile_noise
 
     found = []
     for target in (host(), host("generic")):

@@ -19,7 +19,7 @@ from rnnc.ir.computation import Computation
 from rnnc.ir.equations import Value, linear, sigmoid, tanh
 from rnnc.ir.errors import RollError
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.lower import Layer, Stack, lower
+from rnnc.ir.lower import Direction, Stack, lower
 from rnnc.ir.passes import PASSES, Pass
 from rnnc.ir.passes.common_subexpressions import common_subexpressions
 from rnnc.ir.passes.dead_code import dead_code
@@ -203,7 +203,7 @@ Equations = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, dic
 
 def stack_from(step: Equations) -> Stack:
     """One layer that computes `step`, which may use the weights w and v."""
-    layer = Layer("_l0", {"w": (4, 3), "v": (4, 4)}, {"h": 4}, 4, False, step)
+    layer = Direction("_l0", {"w": (4, 3), "v": (4, 4)}, {"h": 4}, 4, False, step)
     return Stack(3, "float64", ((layer,),))
 
 
@@ -353,7 +353,7 @@ def test_a_state_that_is_written_but_never_read_keeps_its_carry() -> None:
         c = tanh(linear(x, p.w) + state.c)
         return c, {"c": c, "seen": 2 * c}
 
-    layer = Layer("_l0", {"w": (4, 3)}, {"c": 4, "seen": 4}, 4, False, step)
+    layer = Direction("_l0", {"w": (4, 3)}, {"c": 4, "seen": 4}, 4, False, step)
     program = Computation.of_stack(Stack(3, "float64", ((layer,),))).program()
     (loop,) = program.loops()
     assert sorted(f.attr("state") for f in loop.carries) == ["c_l0", "seen_l0"]

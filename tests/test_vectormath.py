@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rnnc.backends.llvm.asm.builder import Function, Module, Val
-from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import ISAS, host
 from rnnc.backends.llvm.asm.vectormath import VectorMath
 from rnnc.ir.errors import BackendError
@@ -106,7 +106,7 @@ class Kernels:
 
     text: str
     names: Mapping[str, str]
-    compiled: Compiled
+    compiled: MachineCode
 
     def address(self, name: str) -> int:
         return self.compiled.address(self.names[name])

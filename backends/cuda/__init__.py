@@ -1,10 +1,12 @@
-"""The cuda backend: a Program becomes CUDA C for NVIDIA GPUs, and runs there by CuPy.
+"""The cuda backend: a computation becomes CUDA C for NVIDIA GPUs, and runs there by CuPy.
 
-Reading order, after `rnnc.backends.planning` (a step scheduled into phases): chip (what a GPU has), dots and schedule
-(how recurrences are laid on a chip), text, kernel and equations (C of one phase at one row and unit), prelude (device
-functions of every unit), batched, barriers and recurrence (kernels), packs (weights), code (all kernels, and the host's
-commands); then device and run (what carries commands out), executable (calls of a bound model), function (calls of a
-derivative).
+    compiled.py   Code: plan -> commands and kernels -> PTX, and its texts
+    code.py       all kernels of a plan, and the host's commands
+    schedule/     what a chip has; how recurrences are laid on it; where weights stay
+    emit/         CUDA C: of one phase at one row and unit, of kernels, of what every unit begins with
+    run/          from CuPy's arrays to launches: the device, calls, training
+    tools/        NVRTC without a GPU
+    emulator/     the same source on the CPU (`emulated.py` is the backend of it)
 
 Compiling, the texts of all stages and `explain()` need neither a GPU nor CuPy; binding parameters or calling does.
 """

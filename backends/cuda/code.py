@@ -2,7 +2,7 @@
 
 product  loop0_sums = x @ weight_ih_l0'             the library's Gemm
 map      loop0_batched0                             equations at every row and unit
-whole    loop0                                      all steps of a recurrence in one launch
+loop     loop0                                      all steps of a recurrence in one launch
 sum      %42 = y' @ d                               over the rows of all steps
 """
 
@@ -16,17 +16,17 @@ from rnnc.backends.cuda.emit.batched import emit_map, emit_reduction
 from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emit.packs import PACK_PRELUDE, Pack, pack_kernel
 from rnnc.backends.cuda.emit.prelude import PRELUDE
-from rnnc.backends.cuda.emit.recurrence import emit_launches, emit_whole
+from rnnc.backends.cuda.emit.recurrence import emit_persistent, emit_step_launches
 from rnnc.backends.cuda.emit.tensor_products import KINDS, TENSOR_PRELUDE
 from rnnc.backends.cuda.schedule.chip import Chip
-from rnnc.backends.cuda.schedule.layouts import Schedule, Wish, schedule, wave_pays
-from rnnc.backends.cuda.schedule.products import dots, merged
+from rnnc.backends.cuda.schedule.layouts import RecurrenceLayout, Restriction, choose_layouts, wave_pays
+from rnnc.backends.cuda.schedule.products import merged, products
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, Weight
 from rnnc.ir.errors import BackendError
 
 
 @dataclass(frozen=True)
-class Product:
+class BatchedProduct:
     """target = lhs @ weight, or += ; over the rows of all steps, or one row a sequence."""
 
     lhs: Place
@@ -56,27 +56,27 @@ class Map:
 
 
 @dataclass(frozen=True)
-class Whole:
+class PersistentKernel:
     """All steps of recurrences, side by side, in one launch."""
 
     kernel: Kernel
-    ways: tuple[Schedule, ...]
+    layouts: tuple[RecurrenceLayout, ...]
 
     @property
     def cooperative(self) -> bool:
         """Whether blocks wait for each other."""
-        return any(way.slices > 1 for way in self.ways)
+        return any(layout.slices > 1 for layout in self.layouts)
 
     def __str__(self) -> str:
-        return f"whole    {self.kernel}"
+        return f"loop     {self.kernel}"
 
 
 @dataclass(frozen=True)
-class Launches:
+class StepLaunches:
     """A recurrence whose phases are launches: begin, the phases of each step, end."""
 
     kernels: tuple[Kernel, ...]
-    way: Schedule
+    layout: RecurrenceLayout
 
     def __str__(self) -> str:
         return f"steps    {', '.join(map(str, self.kernels))}"
@@ -94,7 +94,7 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Wave:
+class Wavefront:
     """Recurrences of one direction that read one another, as a wavefront: while one works on a chunk of steps, the next
     one works on the chunk before."""
 
@@ -106,11 +106,11 @@ class Wave:
         return "\n".join(lines + [f"  {n}: {command}" for n, stage in enumerate(self.stages) for command in stage])
 
 
-Command = Product | Map | Whole | Launches | Wave | Sum
+Command = BatchedProduct | Map | PersistentKernel | StepLaunches | Wavefront | Sum
 
 
 @dataclass
-class Code:
+class GpuCode:
     """What is compiled: kernels, and commands of the first and of the second half.
 
     operands: what tensor cores take, or None.
@@ -123,7 +123,7 @@ class Code:
     first: list[Command] = field(default_factory=list)
     second: list[Command] = field(default_factory=list)
     packs: list[Pack] = field(default_factory=list)
-    ways: list[Schedule] = field(default_factory=list)
+    layouts: list[RecurrenceLayout] = field(default_factory=list)
 
     @property
     def dtype(self) -> str:
@@ -152,25 +152,25 @@ class Code:
         return "".join("\n".join([f"{name}:", *part, ""]) for name, part in lines)
 
 
-def generate(plan: Plan, chip: Chip, operands: str | None = None, wish: Wish | None = None) -> Code:
+def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: Restriction | None = None) -> GpuCode:
     """The code of a plan for a chip.
 
-    operands: "float16", "bfloat16" or "tf32", what matrix products take; None: what the plan has. wish: ways of all
+    operands: "float16", "bfloat16" or "tf32", what matrix products take; None: what the plan has. restriction: of all
     recurrences, instead of the fastest by the model.
     """
     if operands is not None and (operands not in KINDS or plan.program.dtype != "float32"):
         kinds = ", ".join(map(repr, KINDS))
         raise BackendError(f"matmul: expected {kinds} with dtype float32, got {operands!r} with {plan.program.dtype}")
-    code = Code(plan, chip, operands)
+    code = GpuCode(plan, chip, operands)
     for chain in _chains(_side_by_side(plan.regions)):
         commands = code.second if chain[0][0].late else code.first
-        alone, shared = (_schedules(code, chain, number, wish) for number in (1, len(chain)))
-        if _as_wave(alone, shared, wish):
-            stages = [tuple(_stage(code, group, ways)) for group, ways in zip(chain, shared, strict=True)]
-            commands.append(Wave(tuple(stages), chain[0][0].direction))
+        alone, shared = (_schedules(code, chain, number, restriction) for number in (1, len(chain)))
+        if _as_wave(alone, shared, restriction):
+            stages = [tuple(_stage(code, group, layouts)) for group, layouts in zip(chain, shared, strict=True)]
+            commands.append(Wavefront(tuple(stages), chain[0][0].direction))
         else:
-            for group, ways in zip(chain, alone, strict=True):
-                commands += _stage(code, group, ways)
+            for group, layouts in zip(chain, alone, strict=True):
+                commands += _stage(code, group, layouts)
     for total in plan.sums:
         (code.second if total.late else code.first).append(Sum(total))
     for name in dict.fromkeys(pack.shape.pack for pack in code.packs):
@@ -178,19 +178,19 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, wish: Wish | N
     return code
 
 
-def _stage(code: Code, group: Sequence[Region], ways: Sequence[Schedule]) -> Iterator[Command]:
+def _stage(code: GpuCode, group: Sequence[Region], layouts: Sequence[RecurrenceLayout]) -> Iterator[Command]:
     """The commands of regions side by side: what they have of all steps, then their recurrences."""
     for region in group:
         for phase in region.batched:
             yield from _batched(code, phase, region.per_sequence)
-    if ways:
-        yield from _recurrences(code, ways)
+    if layouts:
+        yield from _recurrences(code, layouts)
 
 
 # ---- batched phases
 
 
-def _batched(code: Code, phase: Phase, per_sequence: bool) -> Iterator[Command]:
+def _batched(code: GpuCode, phase: Phase, per_sequence: bool) -> Iterator[Command]:
     name = f"map_{phase.name}"
     if phase.sums:
         kernel = code.add(emit_reduction(phase, name, code.dtype))
@@ -219,17 +219,17 @@ def _direct(phase: Phase) -> list[Place] | None:
     return [targets[a] for a in phase.accumulators] if all(a in targets for a in phase.accumulators) else None
 
 
-def _products(phase: Phase, targets: Sequence[Place], per_sequence: bool) -> Iterator[Product]:
+def _products(phase: Phase, targets: Sequence[Place], per_sequence: bool) -> Iterator[BatchedProduct]:
     """One Gemm for neighbouring columns that go to neighbouring columns."""
-    for dot in dots(phase):
-        number = dot.first
-        for weight, count in merged(dot.weights):
+    for product in products(phase):
+        number = product.first
+        for weight, count in merged(product.weights):
             runs = _neighbours(targets[number : number + count], phase.width)
             start = weight.start
             for target, blocks in runs:
                 width = blocks * phase.width
                 part = Weight(weight.family, weight.transposed, start, start + width)
-                yield Product(dot.lhs, dot.inner, part, target, width, per_sequence, not dot.fresh)
+                yield BatchedProduct(product.lhs, product.inner, part, target, width, per_sequence, not product.fresh)
                 start += width
             number += count
 
@@ -293,49 +293,53 @@ def _may_follow(before: Sequence[Region], group: Sequence[Region]) -> bool:
     return alike and not any(made & _read(region) for region in group)
 
 
-def _schedules(code: Code, chain: Sequence[Sequence[Region]], layers: int, wish: Wish | None) -> list[list[Schedule]]:
-    """The ways of each group, with so many layers on the chip at a time."""
+def _schedules(
+    code: GpuCode, chain: Sequence[Sequence[Region]], layers: int, restriction: Restriction | None
+) -> list[list[RecurrenceLayout]]:
+    """The layouts of each group, with so many layers on the chip at a time."""
     result = []
     for group in chain:
         looped = [region for region in group if region.steps or region.states]
-        ways = [_schedule(code, region, layers * len(group), wish) for region in looped]
-        if any(way.launches for way in ways):
-            ways = [_schedule(code, region, 1, wish) for region in looped]
-        result.append(ways)
+        layouts = [_schedule(code, region, layers * len(group), restriction) for region in looped]
+        if any(layout.launches for layout in layouts):
+            layouts = [_schedule(code, region, 1, restriction) for region in looped]
+        result.append(layouts)
     return result
 
 
-def _schedule(code: Code, region: Region, together: int, wish: Wish | None) -> Schedule:
-    return schedule(region, code.dtype, code.chip, code.operands, together, wish)
+def _schedule(code: GpuCode, region: Region, together: int, restriction: Restriction | None) -> RecurrenceLayout:
+    return choose_layouts(region, code.dtype, code.chip, code.operands, together, restriction)
 
 
-def _as_wave(alone: list[list[Schedule]], shared: list[list[Schedule]], wish: Wish | None) -> bool:
-    if len(shared) == 1 or any(way.launches for ways in shared for way in ways):
+def _as_wave(
+    alone: list[list[RecurrenceLayout]], shared: list[list[RecurrenceLayout]], restriction: Restriction | None
+) -> bool:
+    if len(shared) == 1 or any(layout.launches for layouts in shared for layout in layouts):
         return False
-    wanted = None if wish is None else wish.wave
+    wanted = None if restriction is None else restriction.wave
     return wave_pays(alone, shared) if wanted is None else wanted
 
 
-def _recurrences(code: Code, ways: Sequence[Schedule]) -> Iterator[Command]:
-    code.ways += ways
-    numbers = _pack(code, ways)
-    whole = [way for way in ways if not way.launches]
+def _recurrences(code: GpuCode, layouts: Sequence[RecurrenceLayout]) -> Iterator[Command]:
+    code.layouts += layouts
+    numbers = _pack(code, layouts)
+    whole = [layout for layout in layouts if not layout.launches]
     if whole:
-        name = "_".join(way.region.name for way in whole)
-        kernel = code.add(emit_whole(whole, numbers, name))
-        yield Whole(kernel, tuple(whole))
-    for way in ways:
-        if way.launches:
-            kernels = map(code.add, emit_launches(way, numbers, way.region.name))
-            yield Launches(tuple(kernels), way)
+        name = "_".join(layout.region.name for layout in whole)
+        kernel = code.add(emit_persistent(whole, numbers, name))
+        yield PersistentKernel(kernel, tuple(whole))
+    for layout in layouts:
+        if layout.launches:
+            kernels = map(code.add, emit_step_launches(layout, numbers, layout.region.name))
+            yield StepLaunches(tuple(kernels), layout)
 
 
-def _pack(code: Code, ways: Sequence[Schedule]) -> dict[int, int]:
-    """Numbers the packed weights of these recurrences: id of a dot's shape -> number."""
+def _pack(code: GpuCode, layouts: Sequence[RecurrenceLayout]) -> dict[int, int]:
+    """Numbers the packed weights of these recurrences: id of a product's shape -> number."""
     numbers = {}
-    for way in ways:
-        for shape in way.phases:
-            for dot in shape.dots:
-                numbers[id(dot)] = len(code.packs)
-                code.packs.append(Pack(dot, way.slices, shape.phase.width))
+    for layout in layouts:
+        for shape in layout.phases:
+            for product in shape.products:
+                numbers[id(product)] = len(code.packs)
+                code.packs.append(Pack(product, layout.slices, shape.phase.width))
     return numbers

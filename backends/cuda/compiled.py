@@ -9,14 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from rnnc.backends.base import PlainCall
-from rnnc.backends.cuda.code import Code, Wave, generate
+from rnnc.backends.cuda.code import GpuCode, Wavefront, generate
 from rnnc.backends.cuda.emit.kernel import TIMED
 from rnnc.backends.cuda.emit.text import BYTES
 from rnnc.backends.cuda.run.calls import collect, give, give_lengths, values_of
 from rnnc.backends.cuda.run.device import Array, Device
 from rnnc.backends.cuda.run.execution import Loaded, Run, Values
 from rnnc.backends.cuda.schedule.chip import Chip
-from rnnc.backends.cuda.schedule.layouts import Wish
+from rnnc.backends.cuda.schedule.layouts import Restriction
 from rnnc.backends.planning.keeping import kept_buffers
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.computation import Computation
@@ -32,12 +32,12 @@ class _Given:
 
     chip: Chip
     operands: str | None
-    wish: Wish | None
+    restriction: Restriction | None
 
 
-def _generate(made: Artefacts) -> Code:
+def _generate(made: Artefacts) -> GpuCode:
     given: _Given = made.given
-    return generate(made["plan"], given.chip, given.operands, given.wish)
+    return generate(made["plan"], given.chip, given.operands, given.restriction)
 
 
 def _ptx(made: Artefacts) -> str:
@@ -49,7 +49,7 @@ def _ptx(made: Artefacts) -> str:
 STAGES = (
     *PIPELINE,
     Stage("plan", lambda made: plan(made["rolled"], made.computation.late), lambda planned: str(planned.text())),
-    Stage("commands", _generate, Code.commands_text),
+    Stage("commands", _generate, GpuCode.commands_text),
     Stage("cuda", lambda made: made["commands"].source(), str),
     Stage("ptx", _ptx, str),
 )
@@ -59,7 +59,8 @@ STAGES = (
 class CudaCode:
     """See `rnnc.backends.base.Code`. Code without and with lengths; nothing asks for the GPU before the first call.
 
-    operands: of matrix products on tensor cores, or None. wish: see `rnnc.backends.cuda.schedule.layouts.Wish`.
+    operands: of matrix products on tensor cores, or None. restriction: see
+    `rnnc.backends.cuda.schedule.layouts.Restriction`.
     """
 
     stages = own_stages(STAGES)
@@ -70,19 +71,19 @@ class CudaCode:
         chip: Chip,
         device: Callable[[], Device],
         operands: str | None = None,
-        wish: Wish | None = None,
+        restriction: Restriction | None = None,
     ) -> None:
         self.computation = computation
         self.chip = chip
         self.operands = operands
         self._device = device
-        self._wish = wish
+        self._restriction = restriction
         self._artefacts = self._generate(lengths=False)
-        self.code: Code = self._artefacts["commands"]
+        self.code: GpuCode = self._artefacts["commands"]
 
     def _generate(self, lengths: bool) -> Artefacts:
         """lengths: whether it masks rows past their length."""
-        given = _Given(self.chip, self.operands, self._wish)
+        given = _Given(self.chip, self.operands, self._restriction)
         return Artefacts(STAGES, self.computation, lengths=lengths, given=given)
 
     @cached_property
@@ -116,7 +117,7 @@ class CudaCode:
         return self._artefacts.text(stage)
 
     def explain(self) -> str:
-        """The chip, what is kept between both halves, and the way of each recurrence."""
+        """The chip, what is kept between both halves, and the layout of each recurrence."""
         chip = self.chip
         operands = f", matrix products of {self.code.operands}" if self.code.operands else ""
         lines = [f"chip {chip.name} ({chip.arch}): {chip.sms} multiprocessors; {self.code.dtype}{operands}"]
@@ -124,11 +125,11 @@ class CudaCode:
             size = sum(b.width for b in kept) * BYTES[self.code.dtype]
             listed = ", ".join(f"{b.name} {b.width}" for b in kept)
             lines.append(f"saved for the second half: {size:,} bytes a row of each step ({listed})")
-        for wave in (c for c in (*self.code.first, *self.code.second) if isinstance(c, Wave)):
+        for wave in (c for c in (*self.code.first, *self.code.second) if isinstance(c, Wavefront)):
             lines.append(
                 f"wavefront: {len(wave.stages)} layers side by side, each a chunk of steps behind the one below"
             )
-        lines += [way.line() for way in self.code.ways]
+        lines += [layout.line() for layout in self.code.layouts]
         lines += [
             f"kernel {k.name}: {k.threads} threads, {k.shared:,} bytes of shared memory" for k in self.code.kernels
         ]

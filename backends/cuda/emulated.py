@@ -15,7 +15,7 @@ import numpy as np
 from rnnc.backends.cuda.compiled import CudaCode
 from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emit.tensor_products import KINDS
-from rnnc.backends.cuda.run.device import Array, Unit
+from rnnc.backends.cuda.run.device import Array, LoadedUnit
 from rnnc.backends.cuda.run.training import CudaNoise, CudaUpdate
 from rnnc.backends.cuda.schedule.chip import EMULATED
 from rnnc.ir.computation import Computation
@@ -63,7 +63,7 @@ class EmulatedDevice:
         self.xp: Any = PoisonedNumpy()
         self.order = order
 
-    def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
+    def load(self, source: str, kernels: Sequence[Kernel]) -> LoadedUnit:
         return EmulatedUnit(source, self.order)
 
     def to_device(self, array: Array) -> Array:
@@ -76,8 +76,8 @@ class EmulatedDevice:
         """Nothing is queued."""
 
     @contextmanager
-    def lanes(self, count: int) -> Iterator[EmulatedLanes]:
-        yield EmulatedLanes()
+    def streams(self, count: int) -> Iterator[EmulatedStreams]:
+        yield EmulatedStreams()
 
     def narrow(self, array: Array, operands: str | None) -> Array:
         if operands is None:
@@ -100,12 +100,12 @@ class EmulatedDevice:
             out[...] = a.sum(axis=0)
 
 
-class EmulatedLanes:
+class EmulatedStreams:
     """All is done when it is asked for, in this order."""
 
     @contextmanager
     def use(self, number: int, after: int | None) -> Iterator[None]:
-        """See `rnnc.backends.cuda.run.device.Lanes.use`."""
+        """See `rnnc.backends.cuda.run.device.Streams.use`."""
         yield
 
 

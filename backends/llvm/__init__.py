@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rnnc.backends.llvm.code import LlvmCode, compile
 
 if TYPE_CHECKING:
-    from rnnc.backends.llvm.training.noise import LlvmNoise
+    from rnnc.backends.llvm.training.masks import LlvmNoise
     from rnnc.backends.llvm.training.update import LlvmUpdate
     from rnnc.ir.graph import Graph
 
@@ -32,6 +32,6 @@ def compile_update(graph: Graph) -> LlvmUpdate:
 
 def compile_noise(dtype: str) -> LlvmNoise:
     """Compiles the masks of dropout and zoneout."""
-    from rnnc.backends.llvm.training import noise
+    from rnnc.backends.llvm.training import masks
 
-    return noise.compile_noise(dtype)
+    return masks.compile_noise(dtype)

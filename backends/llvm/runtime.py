@@ -36,7 +36,7 @@ def _calls(module: Module, dtype: str, target: Target) -> None:
 
 
 def _threads(module: Module, dtype: str, target: Target) -> None:
-    from rnnc.backends.llvm.kernels.lockstep import emit_lockstep
+    from rnnc.backends.llvm.kernels.lockstep_loop import emit_lockstep
 
     emit_lockstep(module)
 
@@ -72,7 +72,7 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
 """What fills each unit -> the functions that others call."""
 
 
-class Unit:
+class RuntimeUnit:
     """One compiled unit."""
 
     def __init__(self, emit: Callable[[Module, str, Target], None], dtype: str, target: Target) -> None:
@@ -92,8 +92,8 @@ class Unit:
 
 
 @cache
-def _unit(emit: Callable[[Module, str, Target], None], dtype: str, target: Target) -> Unit:
-    return Unit(emit, dtype, target)
+def _unit(emit: Callable[[Module, str, Target], None], dtype: str, target: Target) -> RuntimeUnit:
+    return RuntimeUnit(emit, dtype, target)
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ class Runtime:
         """The address of one of the functions."""
         return self._with(name).address(name)
 
-    def units(self, module: Module) -> list[Unit]:
+    def units(self, module: Module) -> list[RuntimeUnit]:
         """The units that a module calls."""
         every = {name for names in _UNITS.values() for name in names}
         return list(dict.fromkeys(self._with(name) for name in module.declarations() if name in every))
 
-    def _with(self, name: str) -> Unit:
+    def _with(self, name: str) -> RuntimeUnit:
         return _unit(next(emit for emit, names in _UNITS.items() if name in names), self.dtype, self.target)
 
 

@@ -17,13 +17,13 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Access:
-    """One access to a buffer. moment: which of its values, where it has several. lanes: the columns that one thread
+    """One access to a buffer. moment: which of its values, where it has several. columns: those that one thread
     touches, if it is the thread of the same row and unit (first column, width), or None: any thread."""
 
     place: Place
     moment: int
     written: bool
-    lanes: tuple[int, int] | None
+    columns: tuple[int, int] | None
 
 
 def barriers(region: Region) -> set[int]:
@@ -50,10 +50,10 @@ def _first_conflict(region: Region, known: set[int]) -> int | None:
 def _conflict(a: Access, b: Access) -> bool:
     if a.place.buffer is not b.place.buffer or a.moment != b.moment or not (a.written or b.written):
         return False
-    if a.lanes is None or b.lanes is None:
+    if a.columns is None or b.columns is None:
         return True
-    (first, width), (other, more) = a.lanes, b.lanes
-    return a.lanes != b.lanes and first < other + more and other < first + width
+    (first, width), (other, more) = a.columns, b.columns
+    return a.columns != b.columns and first < other + more and other < first + width
 
 
 def _accesses(phase: Phase, step: int) -> Iterator[Access]:

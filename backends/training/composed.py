@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-class Device(Protocol):
+class ArrayDevice(Protocol):
     """Where a code's arrays are. xp: the array library; on_host: whether they are the host's own."""
 
     xp: Any
@@ -77,8 +77,8 @@ class ComposedTrainer:
         self._looked_up: list[tuple[Array, Array]] = []  # numbers (R,), on the host, and gradients (R, N)
 
     @cached_property
-    def _device(self) -> Device:
-        device: Device = getattr(self._code, "device", None) or Host()
+    def _device(self) -> ArrayDevice:
+        device: ArrayDevice = getattr(self._code, "device", None) or Host()
         return device
 
     @cached_property

@@ -18,7 +18,7 @@ Words = NDArray[np.uint64]
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
-LANES = 8
+BLOCK_NUMBERS = 8
 """16-bit numbers in one block of 128 bits: the units that share a counter."""
 NUMBER_SHIFT = 20
 """The first word of a counter: the block of a row, plus the mask's number times 2^20."""
@@ -58,14 +58,14 @@ def key(seed: int) -> tuple[int, int]:
 def bits16(shape: tuple[int, ...], where: Where) -> Array:
     """Uniform 16-bit numbers (steps, rows, units), each a function of its place alone."""
     steps, rows, units = shape
-    blocks = -(-units // LANES)
+    blocks = -(-units // BLOCK_NUMBERS)
     first = np.arange(blocks) + (where.number << NUMBER_SHIFT)
     step, row = where.step + np.arange(steps), where.row + np.arange(rows)
     counter = (first[None, None, :], step[:, None, None], row[None, :, None], where.update & LOW)
     words = np.empty((steps, rows, blocks, 4), "<u4")
-    for lane, word in enumerate(philox(counter, key(where.seed))):
-        words[..., lane] = word
-    return words.view("<u2").reshape(steps, rows, blocks * LANES)[..., :units]
+    for number, word in enumerate(philox(counter, key(where.seed))):
+        words[..., number] = word
+    return words.view("<u2").reshape(steps, rows, blocks * BLOCK_NUMBERS)[..., :units]
 
 
 def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:

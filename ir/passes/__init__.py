@@ -31,7 +31,7 @@ PASSES: tuple[Pass, ...] = (
 
 
 @dataclass(frozen=True)
-class Record:
+class PassRecord:
     """What one pass did, in nodes and matmuls."""
 
     name: str
@@ -43,7 +43,7 @@ class Record:
         return f"{self.name:<24} nodes {nodes:<14} matmuls {matmuls}"
 
 
-def optimize(graph: Graph, check: Callable[[Graph], object] | None = None) -> tuple[Graph, list[Record]]:
+def optimize(graph: Graph, check: Callable[[Graph], object] | None = None) -> tuple[Graph, list[PassRecord]]:
     """Runs all passes; `check` (the verifier, say) sees the graph before the first and after each.
 
     Returns the optimised graph and one record a pass.
@@ -54,7 +54,7 @@ def optimize(graph: Graph, check: Callable[[Graph], object] | None = None) -> tu
     for run in PASSES:
         before = graph
         graph = run(graph)
-        records.append(Record(run.__name__, _sizes(before, graph, None), _sizes(before, graph, "matmul")))
+        records.append(PassRecord(run.__name__, _sizes(before, graph, None), _sizes(before, graph, "matmul")))
         if check:
             check(graph)
     return graph, records

@@ -24,7 +24,7 @@ LINE = 64
 """Bytes of a cache line: where each parameter begins."""
 
 
-class Layout(NamedTuple):
+class FlatLayout(NamedTuple):
     """Where each parameter lies: name -> first element and shape. The embedding, which is sparse, comes last.
 
     dense: elements before the embedding. size: all elements. Gaps between parameters are zeros and stay so.
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
     size: int
 
     @staticmethod
-    def of(model: Sequential) -> Layout:
+    def of(model: Sequential) -> FlatLayout:
         """The layout of a network's parameters."""
         dtype = np.dtype(model.dtype)
         places: dict[str, tuple[int, Shape]] = {}
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
         table = {model.table: shapes.pop(model.table)} if model.table else {}
         end = _place(places, shapes, 0, LINE // dtype.itemsize)
         dense, end = end, _place(places, table, end, LINE // dtype.itemsize)
-        return Layout(dtype, {name: places[name] for name in model.parameter_shapes()}, dense, end)
+        return FlatLayout(dtype, {name: places[name] for name in model.parameter_shapes()}, dense, end)
 
     def zeros(self, *, dense: bool = False) -> Array:
         """A new flat array; dense: without the embedding."""
@@ -65,7 +65,7 @@ class Views(Mapping[str, Array]):
     A view is made when it is asked for, so that what happens to its shape touches no other reader.
     """
 
-    def __init__(self, layout: Layout, flat: Array) -> None:
+    def __init__(self, layout: FlatLayout, flat: Array) -> None:
         self._layout, self._flat = layout, flat
 
     def __getitem__(self, name: str) -> Array:

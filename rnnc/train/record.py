@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rnnc.train.checkpoint import Checkpoint
-    from rnnc.train.flat import Layout
+    from rnnc.train.flat import FlatLayout
 
     Array = NDArray[Any]
 
@@ -65,7 +65,7 @@ class Record(NamedTuple):
     updates: int
     history: list[Epoch]
 
-    def arrays(self, layout: Layout) -> dict[str, Array]:
+    def arrays(self, layout: FlatLayout) -> dict[str, Array]:
         """The arrays of a checkpoint, by name."""
         found = layout.views(self.params)
         for slot, flat in self.slots.items():
@@ -85,7 +85,12 @@ class Record(NamedTuple):
 
 
 def restored(
-    path: str, saved: Checkpoint, identity: Mapping[str, Any], layout: Layout, slots: tuple[str, ...], positions: int
+    path: str,
+    saved: Checkpoint,
+    identity: Mapping[str, Any],
+    layout: FlatLayout,
+    slots: tuple[str, ...],
+    positions: int,
 ) -> Record:
     """The record in a checkpoint. CheckpointError if it is of another training, or not such as `fit` writes.
 
@@ -123,7 +128,9 @@ def _check_identity(check: _Check, data: Mapping[str, Any], identity: Mapping[st
             check.fail(f"it is of a training with {name} = {found.get(name)}, this one has {value}; give another name")
 
 
-def _flats(check: _Check, arrays: Mapping[str, Array], layout: Layout, groups: Mapping[str, str]) -> dict[str, Array]:
+def _flats(
+    check: _Check, arrays: Mapping[str, Array], layout: FlatLayout, groups: Mapping[str, str]
+) -> dict[str, Array]:
     """Flat arrays by the name of their group, copied from arrays that are there, fit, and hold finite numbers."""
     names = {prefix + name: name for prefix in groups for name in layout.places}
     check.names("the file", arrays, tuple(names))

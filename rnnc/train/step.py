@@ -15,7 +15,7 @@ from rnnc.backends.locks import new_lock
 from rnnc.backends.training.noise import LOW, Where
 from rnnc.backends.training.protocol import Change, Draw, Memory, Report, Trainer, Work
 from rnnc.checking import checks
-from rnnc.compiled import Compiled, Target
+from rnnc.compiled import Compiled, CompileOptions
 from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
 from rnnc.ir.autodiff import vjp
@@ -28,7 +28,7 @@ from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, upd
 from rnnc.references import reference
 from rnnc.train.batch import Batch
 from rnnc.train.check import Rules, check_model, check_untied, reason
-from rnnc.train.flat import Layout, Views
+from rnnc.train.flat import FlatLayout, Views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,11 +56,11 @@ class Outcome(NamedTuple):
 class _OfBatches(Compiled):
     """A function of a batch: what training and evaluation have in common."""
 
-    def __init__(self, model: Sequential, loss: Loss | str, target: Target) -> None:
+    def __init__(self, model: Sequential, loss: Loss | str, target: CompileOptions) -> None:
         self.model = check_model(model)
         self.loss = check_loss(loss)
         self._rules = Rules(model, self.loss)
-        self.layout = Layout.of(model)
+        self.layout = FlatLayout.of(model)
         self._states = state_shapes(model)
         self._zeros = np.zeros(0, self.layout.dtype)
         self._constants = self.loss.constants(model.output_size, model.dtype)
@@ -107,12 +107,12 @@ class Evaluation(_OfBatches, Unchanging):
         threads: int | None = None,
         matmul: str | None = None,
     ) -> None:
-        super().__init__(model, loss, Target.of(backend, threads, matmul))
+        super().__init__(model, loss, CompileOptions.of(backend, threads, matmul))
         self._bound = self._code.bind({})
 
     def __reduce__(self) -> tuple[Any, ...]:
         reference(type(self.loss))  # raises if it has no name to import
-        return partial(Evaluation, **self._target.options), (self.model, self.loss)
+        return partial(Evaluation, **self._options.arguments), (self.model, self.loss)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         graph = lower_network(self.model, steps, lengths=lengths)
@@ -212,7 +212,7 @@ class TrainingStep(_OfBatches):
         self._carry = carry
         self._lock, self._running = new_lock(), False
         self._updates = np.zeros(1, np.int64)
-        super().__init__(model, loss, Target.of(backend, threads, matmul))
+        super().__init__(model, loss, CompileOptions.of(backend, threads, matmul))
         self._masks = masks(model)
         self.skipped = 0
         self._flat = self.layout.zeros()

@@ -25,7 +25,7 @@ import numpy as np
 import rnnc
 from rnnc import train
 from rnnc.backends.llvm import code
-from rnnc.backends.llvm.asm.jit import Compiled, compile_assembly
+from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import host
 from rnnc.optimizers import Adam
 from tests.user_cells import FastAndSlow, LayerNormLSTM
@@ -85,7 +85,7 @@ end:
 
 
 @cache
-def _branches() -> Compiled:
+def _branches() -> MachineCode:
     return compile_assembly(_BRANCHES, host())
 
 

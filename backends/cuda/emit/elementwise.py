@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emit.text import REALS, Scalars, Text
-from rnnc.backends.training.noise import LANES, MULTIPLIERS, NUMBER_SHIFT, ROUNDS, WEYL
+from rnnc.backends.training.noise import BLOCK_NUMBERS, MULTIPLIERS, NUMBER_SHIFT, ROUNDS, WEYL
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.ops import Kind
@@ -98,7 +98,7 @@ def noise_kernel(dtype: str) -> Kernel:
     text = f"""\
 extern "C" __global__ void __launch_bounds__({THREADS}) {NOISE}({real}* to, int steps, int rows, int units,
                                                          {words}, {real} low, {real} high) {{
-  const int blocks = (units + {LANES - 1}) / {LANES}, count = steps * rows * blocks;
+  const int blocks = (units + {BLOCK_NUMBERS - 1}) / {BLOCK_NUMBERS}, count = steps * rows * blocks;
   for (int i = blockIdx.x * {THREADS} + threadIdx.x; i < count; i += gridDim.x * {THREADS}) {{
     const int block = i % blocks, r = i / blocks % rows, t = i / blocks / rows;
     unsigned a = (number << {NUMBER_SHIFT}) + block, b = step + t, c = row + r, d = update, k = key0, m = key1;
@@ -112,9 +112,9 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {NOISE}({real}* to, int 
       m += {WEYL[1]}u;
     }}
     const unsigned word[4] = {{a, b, c, d}};
-    for (int lane = 0; lane < {LANES} && block * {LANES} + lane < units; lane++) {{
-      const unsigned drawn = word[lane / 2] >> (lane % 2 * 16) & 0xffffu;
-      to[((size_t)t * rows + r) * units + block * {LANES} + lane] = drawn < threshold ? low : high;
+    for (int number = 0; number < {BLOCK_NUMBERS} && block * {BLOCK_NUMBERS} + number < units; number++) {{
+      const unsigned drawn = word[number / 2] >> (number % 2 * 16) & 0xffffu;
+      to[((size_t)t * rows + r) * units + block * {BLOCK_NUMBERS} + number] = drawn < threshold ? low : high;
     }}
   }}
 }}

@@ -73,7 +73,7 @@ class Equations:
         self.scalars = Scalars(text, self.real)
 
     def declare_loads(self) -> dict[Family, str]:
-        """Variables for all that is read from buffers, to be filled before the dots are computed."""
+        """Variables for all that is read from buffers, to be filled before the products are computed."""
         names = {}
         for family in (*self.phase.loads, *self.phase.vectors):
             names[family] = self.text.name("in")

@@ -25,7 +25,7 @@ def stride_of(buffer: Buffer, dtype: str) -> int:
 
 @dataclass(frozen=True)
 class Weights:
-    """Packed weights of one dot: its number, and the C type of an element."""
+    """Packed weights of one product: its number, and the C type of an element."""
 
     number: int
     element: str
@@ -55,7 +55,7 @@ Source = Buffer | Family | Weights | Named | Size | Counter
 
 
 @dataclass(frozen=True)
-class Parameter:
+class KernelArgument:
     """A parameter of a kernel: its C declaration, and where its value comes from."""
 
     declaration: str
@@ -67,7 +67,7 @@ class Parameters:
     """The parameters of a kernel that is being written: each source is declared when it is first used."""
 
     dtype: str
-    listed: dict[Source, Parameter] = field(default_factory=dict)
+    listed: dict[Source, KernelArgument] = field(default_factory=dict)
 
     def use(self, source: Source, written: bool = False) -> str:
         """The name of the parameter for this source."""
@@ -83,7 +83,7 @@ class Parameters:
             # Never __restrict__: a kernel that runs all steps reads what other threads of it wrote.
             changed = written or (known is not None and not known.declaration.startswith("const"))
             declaration = f"{'' if changed else 'const '}{REALS[self.dtype]}* {name}"
-        self.listed[source] = Parameter(declaration, source)
+        self.listed[source] = KernelArgument(declaration, source)
         return name
 
     def _name(self, source: Source) -> str:

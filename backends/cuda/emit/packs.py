@@ -10,9 +10,9 @@ import numpy as np
 from rnnc.backends.cuda.emit import tensor_products as tensor
 from rnnc.backends.cuda.emit import warp_products as lanes
 from rnnc.backends.cuda.emit.kernel import Kernel
-from rnnc.backends.cuda.emit.tensor_products import TensorDot
+from rnnc.backends.cuda.emit.tensor_products import TensorProduct
 from rnnc.backends.cuda.emit.text import REALS
-from rnnc.backends.cuda.emit.warp_products import LaneDot
+from rnnc.backends.cuda.emit.warp_products import WarpProduct
 from rnnc.backends.cuda.schedule.products import merged
 from rnnc.ir.families import Family
 
@@ -21,9 +21,9 @@ PACK_THREADS = 256
 
 @dataclass(frozen=True)
 class Pack:
-    """The weights of one dot. width: units of its phase."""
+    """The weights of one product. width: units of its phase."""
 
-    shape: LaneDot | TensorDot
+    shape: WarpProduct | TensorProduct
     slices: int
     width: int
 
@@ -36,10 +36,10 @@ class Pack:
         """The launches that fill it: the matrix, and the numbers that the kernel takes."""
         found = []
         column = 0
-        for weight, blocks in merged(self.shape.dot.weights):
+        for weight, blocks in merged(self.shape.product.weights):
             matrix = (int(weight.family.shape[-1]), int(weight.transposed), weight.start, self.width)
             place = (blocks, self.shape.units, self.shape.columns, column, self.slices)
-            numbers = (*matrix, self.shape.dot.inner, *place, *self.shape.layout())
+            numbers = (*matrix, self.shape.product.inner, *place, *self.shape.layout())
             found.append((weight.family, tuple(np.int32(n) for n in numbers)))
             column += blocks * self.shape.units
         return found

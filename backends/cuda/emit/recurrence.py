@@ -5,7 +5,7 @@ for each step:
     for each phase:
         for each tile of the group's rows:
             stage rows of the left operand in shared memory
-            dots: the columns of this slice's units
+            products: the columns of this slice's units
             the equations at each row and unit; stores
         barrier, if another block reads what was stored
 the last states
@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from rnnc.backends.cuda.emit.equations import Addresses, Equations, Frame
 from rnnc.backends.cuda.emit.kernel import VECTOR_BYTES, Counter, Kernel, Named, Parameters, Size, Weights, stride_of
 from rnnc.backends.cuda.emit.reductions import emit_row_reduction
-from rnnc.backends.cuda.emit.tensor_products import TensorDot
+from rnnc.backends.cuda.emit.tensor_products import TensorProduct
 from rnnc.backends.cuda.emit.text import BYTES, REALS, Text
-from rnnc.backends.cuda.emit.warp_products import LaneDot
-from rnnc.backends.cuda.schedule.home import Home
-from rnnc.backends.cuda.schedule.layouts import PhaseShape, Schedule
+from rnnc.backends.cuda.emit.warp_products import WarpProduct
+from rnnc.backends.cuda.schedule.layouts import PhaseShape, RecurrenceLayout
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 from rnnc.backends.planning.hazards import barriers
 from rnnc.backends.planning.plan import Place, State
 from rnnc.ir.families import Family
@@ -32,35 +32,35 @@ COUNTER_STRIDE = 32
 """Barrier counters lie a cache line apart."""
 
 
-def emit_whole(ways: Sequence[Schedule], numbers: dict[int, int], name: str) -> Kernel:
+def emit_persistent(layouts: Sequence[RecurrenceLayout], numbers: dict[int, int], name: str) -> Kernel:
     """One kernel that runs the steps from .. to of recurrences side by side: blockIdx.z tells which.
 
-    numbers: id of a dot's shape -> number of its packed weights.
+    numbers: id of a product's shape -> number of its packed weights.
     """
-    text, parameters = Text(), Parameters(ways[0].dtype)
+    text, parameters = Text(), Parameters(layouts[0].dtype)
     _sizes(parameters, "from", "to")
-    for number, way in enumerate(ways):
-        with text.block(f"if (blockIdx.z == {number})" if len(ways) > 1 else ""):
-            if len({w.slices for w in ways}) > 1:
-                text.line(f"if (blockIdx.x >= {way.slices}) return;")
-            _Writer(way, numbers, text, parameters).whole(number)
-    return _kernel(ways, name, text, parameters)
+    for number, layout in enumerate(layouts):
+        with text.block(f"if (blockIdx.z == {number})" if len(layouts) > 1 else ""):
+            if len({w.slices for w in layouts}) > 1:
+                text.line(f"if (blockIdx.x >= {layout.slices}) return;")
+            _Writer(layout, numbers, text, parameters).whole(number)
+    return _kernel(layouts, name, text, parameters)
 
 
-def emit_launches(way: Schedule, numbers: dict[int, int], name: str) -> list[Kernel]:
+def emit_step_launches(layout: RecurrenceLayout, numbers: dict[int, int], name: str) -> list[Kernel]:
     """Kernels of a recurrence whose phases are launches: what starts it, one for each phase, what ends it."""
     kernels = []
-    for part in ("begin", *range(len(way.phases)), "end"):
-        text, parameters = Text(), Parameters(way.dtype)
+    for part in ("begin", *range(len(layout.phases)), "end"):
+        text, parameters = Text(), Parameters(layout.dtype)
         _sizes(parameters)
-        writer = _Writer(way, numbers, text, parameters)
+        writer = _Writer(layout, numbers, text, parameters)
         if part == "begin":
             writer.begin()
         elif part == "end":
             writer.end()
         else:
             writer.one(int(part))
-        kernels.append(_kernel([way], f"{name}_{part}", text, parameters))
+        kernels.append(_kernel([layout], f"{name}_{part}", text, parameters))
     return kernels
 
 
@@ -69,28 +69,28 @@ def _sizes(parameters: Parameters, *more: str) -> None:
         parameters.use(Size(size))
 
 
-def _kernel(ways: Sequence[Schedule], name: str, text: Text, parameters: Parameters) -> Kernel:
-    threads = ways[0].threads
+def _kernel(layouts: Sequence[RecurrenceLayout], name: str, text: Text, parameters: Parameters) -> Kernel:
+    threads = layouts[0].threads
     whole = Text()
     head = f'extern "C" __global__ void __launch_bounds__({threads}, 1) {name}({parameters.declared()})'
     with whole.block(head):
         whole.line(str(text).rstrip())
-    shared = max(way.shared for way in ways)
+    shared = max(layout.shared for layout in layouts)
     return Kernel(name, str(whole), parameters.sources(), threads, shared, parameters.names())
 
 
 class _Writer:
     """Writes one recurrence into a kernel."""
 
-    def __init__(self, way: Schedule, numbers: dict[int, int], text: Text, parameters: Parameters) -> None:
-        self.way = way
+    def __init__(self, layout: RecurrenceLayout, numbers: dict[int, int], text: Text, parameters: Parameters) -> None:
+        self.layout = layout
         self.numbers = numbers
         self.text = text
         self.parameters = parameters
-        self.real = REALS[way.dtype]
-        self.barriers = barriers(way.region)
-        stored = {place.buffer for shape in way.phases for _, place in shape.phase.stores}
-        fresh = frozenset({*stored, *(state.buffer for state in way.region.states)})
+        self.real = REALS[layout.dtype]
+        self.barriers = barriers(layout.region)
+        stored = {place.buffer for shape in layout.phases for _, place in shape.phase.stores}
+        fresh = frozenset({*stored, *(state.buffer for state in layout.region.states)})
         self.addresses = Addresses(parameters, fresh)
         self.weights: dict[int, str] = {}
 
@@ -98,7 +98,7 @@ class _Writer:
 
     def whole(self, number: int) -> None:
         self._places()
-        if self.way.slices > 1:
+        if self.layout.slices > 1:
             counters = self.parameters.use(Counter())
             index = f"({number} * gridDim.y + blockIdx.y) * {COUNTER_STRIDE}" if number else (
                 f"blockIdx.y * {COUNTER_STRIDE}"
@@ -111,13 +111,13 @@ class _Writer:
             self._barrier()
         with self.text.block("for (int n = from; n < to; n++)"):
             self._moment()
-            for position, shape in enumerate(self.way.phases):
+            for position, shape in enumerate(self.layout.phases):
                 if position and position in self.barriers:
                     self._barrier()
                 self._phase(shape)
             if 0 in self.barriers:
                 self._barrier()
-        if any(s.finals or s.kept for s in self.way.region.states):
+        if any(s.finals or s.kept for s in self.layout.region.states):
             with self.text.block("if (to == T)"):
                 if 0 not in self.barriers:
                     self._barrier()
@@ -132,8 +132,8 @@ class _Writer:
         self.parameters.use(Size("n"))
         self._moment()
         self._shared()
-        self._hold_weights([self.way.phases[number]])
-        self._phase(self.way.phases[number])
+        self._hold_weights([self.layout.phases[number]])
+        self._phase(self.layout.phases[number])
 
     def end(self) -> None:
         self._places()
@@ -145,13 +145,13 @@ class _Writer:
         self.text.line("const int slice = blockIdx.x, group = blockIdx.y, groups = gridDim.y;")
 
     def _moment(self) -> None:
-        step = "n" if self.way.region.direction > 0 else "(T - 1 - n)"
+        step = "n" if self.layout.region.direction > 0 else "(T - 1 - n)"
         self.text.line(f"const int at = {step} * B, was = n & 1, now = was ^ 1;")
 
     def _shared(self) -> None:
         """Rows first, then accumulators, then weights."""
         self.text.line("extern __shared__ __align__(16) unsigned char staged[];")
-        self.text.line(f"{self.real}* const sums = ({self.real}*)(staged + {self.way.staged});")
+        self.text.line(f"{self.real}* const sums = ({self.real}*)(staged + {self.layout.staged});")
 
     @contextmanager
     def _tiles(self) -> Iterator[None]:
@@ -160,10 +160,10 @@ class _Writer:
             yield
 
     def _barrier(self) -> None:
-        if self.way.slices == 1:
+        if self.layout.slices == 1:
             self.text.line("__syncthreads();")
         else:
-            self.text.line(f"rnnc_barrier(counter, arrived += {self.way.slices});")
+            self.text.line(f"rnnc_barrier(counter, arrived += {self.layout.slices});")
 
     def _frame(self, row: str, unit: str) -> Frame:
         return Frame(unit, f"at + {row}", row, "was", "now")
@@ -172,30 +172,30 @@ class _Writer:
 
     def _hold_weights(self, phases: Sequence[PhaseShape] | None = None) -> None:
         """Registers are filled, or shared memory is; or it is only said where a slice's weights begin."""
-        offset = self.way.staged + self.way.sums
-        for shape in self.way.phases if phases is None else phases:
-            for dot in shape.dots:
-                number = self.numbers[id(dot)]
+        offset = self.layout.staged + self.layout.sums
+        for shape in self.layout.phases if phases is None else phases:
+            for product in shape.products:
+                number = self.numbers[id(product)]
                 own = len(self.weights)
-                name = self.weights[id(dot)] = f"weights{own}"
-                packed = self.parameters.use(Weights(number, dot.element))
-                source = f"{packed} + (size_t)slice * {dot.weight_bytes} / sizeof({dot.element})"
-                if self.way.home is Home.REGISTERS:
-                    dot.hold(self.text, name, source)
+                name = self.weights[id(product)] = f"weights{own}"
+                packed = self.parameters.use(Weights(number, product.element))
+                source = f"{packed} + (size_t)slice * {product.weight_bytes} / sizeof({product.element})"
+                if self.layout.weights_in is WeightMemory.REGISTERS:
+                    product.hold(self.text, name, source)
                     continue
-                if self.way.home is Home.SHARED:
-                    self.text.line(f"{dot.element}* const shared{own} = ({dot.element}*)(staged + {offset});")
-                    count = f"{dot.weight_bytes} / sizeof({dot.element})"
-                    with self.text.block(f"for (int i = threadIdx.x; i < {count}; i += {self.way.threads})"):
+                if self.layout.weights_in is WeightMemory.SHARED:
+                    self.text.line(f"{product.element}* const shared{own} = ({product.element}*)(staged + {offset});")
+                    count = f"{product.weight_bytes} / sizeof({product.element})"
+                    with self.text.block(f"for (int i = threadIdx.x; i < {count}; i += {self.layout.threads})"):
                         self.text.line(f"shared{own}[i] = __ldg({source} + i);")
                     source = f"shared{own}"
-                    offset += dot.weight_bytes
-                self.text.line(f"const {dot.vector_type}* const {name} = (const {dot.vector_type}*)({source});")
+                    offset += product.weight_bytes
+                self.text.line(f"const {product.vector_type}* const {name} = (const {product.vector_type}*)({source});")
 
     # ---- states
 
     def _start_states(self) -> None:
-        for state in self.way.region.states:
+        for state in self.layout.region.states:
             width = state.buffer.width
             with self._elements(width):
                 frame = Frame("j", "row", "row", "0", "1")
@@ -213,7 +213,7 @@ class _Writer:
         return f"{name} ? __ldg({name} + (size_t)row * {state.buffer.width} + j) : 0"
 
     def _finish_states(self) -> None:
-        for state in self.way.region.states:
+        for state in self.layout.region.states:
             if not state.finals and state.kept is None:
                 continue
             with self._elements(state.buffer.width):
@@ -230,11 +230,11 @@ class _Writer:
     @contextmanager
     def _elements(self, width: int) -> Iterator[None]:
         """Every element of one row a sequence of the group, by all threads of its blocks."""
-        threads = self.way.threads
+        threads = self.layout.threads
         with self._tiles():
             start, step = ("threadIdx.x", threads)
-            if self.way.slices > 1:
-                start, step = f"slice * {threads} + threadIdx.x", threads * self.way.slices
+            if self.layout.slices > 1:
+                start, step = f"slice * {threads} + threadIdx.x", threads * self.layout.slices
             with self.text.block(f"for (int i = {start}; i < count * {width}; i += {step})"):
                 self.text.line(f"const int row = first + i / {width}, j = i % {width};")
                 yield
@@ -247,23 +247,23 @@ class _Writer:
             equations = Equations(shape.phase, self.text, self.addresses)
             if shape.phase.sums:
                 self._reduction(equations)
-            elif self.way.rows * shape.units <= self.way.threads:
+            elif self.layout.rows * shape.units <= self.layout.threads:
                 self._item_each(shape, equations)
             else:
                 self._items(shape, equations)
 
     def _reduction(self, equations: Equations) -> None:
         """Rows are dealt out to the warps of all slices."""
-        warps = self.way.threads // 32
+        warps = self.layout.threads // 32
         start, step = "threadIdx.x / 32", warps
-        if self.way.slices > 1:
-            start, step = f"slice * {warps} + threadIdx.x / 32", warps * self.way.slices
+        if self.layout.slices > 1:
+            start, step = f"slice * {warps} + threadIdx.x / 32", warps * self.layout.slices
         with self.text.block(f"for (int r = {start}; r < count; r += {step})"):
             self.text.line("const int row = first + r;")
             emit_row_reduction(equations, self._frame("row", "0"))
 
     def _item_each(self, shape: PhaseShape, equations: Equations) -> None:
-        """A thread has one row and unit at most, and loads what the equations read while the dots are computed."""
+        """A thread has one row and unit at most, and loads what the equations read while the products are."""
         text = self.text
         text.line(f"const int r = threadIdx.x / {shape.units}, row = first + r;")
         text.line(f"const int u = slice * {shape.units} + threadIdx.x % {shape.units};")
@@ -282,7 +282,7 @@ class _Writer:
         """More rows and units than threads."""
         text, units = self.text, shape.units
         self._dots(shape)
-        with text.block(f"for (int i = threadIdx.x; i < count * {units}; i += {self.way.threads})"):
+        with text.block(f"for (int i = threadIdx.x; i < count * {units}; i += {self.layout.threads})"):
             text.line(f"const int r = i / {units}, row = first + r, u = slice * {units} + i % {units};")
             text.line(f"if (u >= {shape.phase.width}) continue;")
             frame = self._frame("row", "u")
@@ -291,7 +291,7 @@ class _Writer:
 
     def _accumulators(self, shape: PhaseShape, row: str, unit: str) -> dict[Family, str]:
         """The expression of each accumulator: its parts, added up."""
-        part = self.way.rows * shape.width
+        part = self.layout.rows * shape.width
         return {
             family: " + ".join(
                 f"sums[{part * n + number * shape.units} + {row} * {shape.width} + {unit}]" for n in range(shape.parts)
@@ -302,29 +302,33 @@ class _Writer:
     def _dots(self, shape: PhaseShape) -> None:
         """Stages each left operand once, and leaves all accumulators in shared memory."""
         text = self.text
-        if not shape.dots:
+        if not shape.products:
             return
-        if shape.parts > 1 or shape.dots[0].element == "unsigned":
-            text.line(f"const int part = {self.way.rows * shape.width};")
+        if shape.parts > 1 or shape.products[0].element == "unsigned":
+            text.line(f"const int part = {self.layout.rows * shape.width};")
         staged: tuple[Place, int, int] | None = None
-        for dot in shape.dots:
-            wanted = (dot.dot.lhs, dot.dot.inner, dot.row_bytes)  # rows of other widths may be padded to one size
-            if staged is not None and (staged != wanted or not dot.dot.fresh):
+        for product in shape.products:
+            wanted = (
+                product.product.lhs,
+                product.product.inner,
+                product.row_bytes,
+            )  # rows of other widths may be padded to one size
+            if staged is not None and (staged != wanted or not product.product.fresh):
                 text.line("__syncthreads();")
             if staged != wanted:
                 with text.block():
-                    self._stage(dot)
+                    self._stage(product)
                 text.line("__syncthreads();")
             with text.block():
-                target = f"sums + {dot.dot.first * shape.units}"
-                dot.compute(text, self.weights[id(dot)], self.way.home, target, shape.width)
+                target = f"sums + {product.product.first * shape.units}"
+                product.compute(text, self.weights[id(product)], self.layout.weights_in, target, shape.width)
             staged = wanted
         text.line("__syncthreads();")
 
-    def _stage(self, dot: LaneDot | TensorDot) -> None:
-        place = dot.dot.lhs
-        stride = stride_of(place.buffer, self.way.dtype)
-        vector = VECTOR_BYTES // BYTES[self.way.dtype]
+    def _stage(self, product: WarpProduct | TensorProduct) -> None:
+        place = product.product.lhs
+        stride = stride_of(place.buffer, self.layout.dtype)
+        vector = VECTOR_BYTES // BYTES[self.layout.dtype]
         aligned = place.buffer.padded and place.column % vector == 0
         source = self.addresses.pointer(place, self._frame("first", "0"), None)
-        dot.stage(self.text, source, stride, aligned)
+        product.stage(self.text, source, stride, aligned)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from rnnc.backends.cuda.emit.text import Text
 from rnnc.backends.cuda.schedule.chip import WARP, Chip
-from rnnc.backends.cuda.schedule.home import Home
-from rnnc.backends.cuda.schedule.products import Dot
+from rnnc.backends.cuda.schedule.products import StepProduct
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 
 PACK = "rnnc_pack_tensor"
 KINDS = {"float16": 0, "bfloat16": 1, "tf32": 2}
@@ -28,13 +28,13 @@ MMA_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class TensorDot:
-    """One dot on one block. units: of its slice. rows: of a tile, at most, a multiple of 8. tiles: of 16 columns.
+class TensorProduct:
+    """One product on one block. units: of its slice. rows: of a tile, at most, a multiple of 8. tiles: of 16 columns.
 
     A warp computes `passes` tiles over one of `splits` ranges of k, `length` instructions each; the ranges' sums are
     parts of the accumulators. Packed weights: [slice][tile][instruction][lane][4 words]."""
 
-    dot: Dot
+    product: StepProduct
     operands: str
     units: int
     threads: int
@@ -49,25 +49,25 @@ class TensorDot:
     vector_type = "uint4"
 
     @staticmethod
-    def of(dot: Dot, operands: str, units: int, threads: int, rows: int) -> TensorDot:
-        """The dot for so many units a block, with as many ranges of k as keep all warps busy."""
-        tiles = -(-len(dot.weights) * units // COLUMNS)
+    def of(product: StepProduct, operands: str, units: int, threads: int, rows: int) -> TensorProduct:
+        """The product for so many units a block, with as many ranges of k as keep all warps busy."""
+        tiles = -(-len(product.weights) * units // COLUMNS)
         splits = 1
-        while splits * 2 * tiles <= threads // WARP and splits * 2 * COLUMNS <= dot.inner:
+        while splits * 2 * tiles <= threads // WARP and splits * 2 * COLUMNS <= product.inner:
             splits *= 2
-        return TensorDot(dot, operands, units, threads, rows, tiles, 1, 1).split(splits)
+        return TensorProduct(product, operands, units, threads, rows, tiles, 1, 1).split(splits)
 
-    def split(self, splits: int) -> TensorDot:
+    def split(self, splits: int) -> TensorProduct:
         """The same, with so many ranges of k."""
         depth = 8 if self.operands == "tf32" else 16
-        return replace(self, splits=splits, length=-(-self.dot.inner // (depth * splits)))
+        return replace(self, splits=splits, length=-(-self.product.inner // (depth * splits)))
 
     # ---- sizes
 
     @property
     def columns(self) -> int:
         """Of a slice."""
-        return len(self.dot.weights) * self.units
+        return len(self.product.weights) * self.units
 
     @property
     def parts(self) -> int:
@@ -108,14 +108,14 @@ class TensorDot:
         """The numbers that the packing kernel needs besides."""
         return (self.tiles, self.splits * self.length, KINDS[self.operands])
 
-    def cycles(self, rows: int, chip: Chip, home: Home) -> float:
+    def cycles(self, rows: int, chip: Chip, weights_in: WeightMemory) -> float:
         """Clocks that `rows` rows take at least, by arithmetic or by reading shared memory."""
         padded = -(-rows // ROWS) * ROWS
         warps = self.threads // WARP
         products = self.passes * warps * COLUMNS * self.words * (1 if self.operands == "tf32" else 2) / self.splits
         flops = chip.tf32_flops if self.operands == "tf32" else chip.half_flops
         read = self.passes * warps * self.length * WORDS * 4 * padded
-        held = self.weight_bytes * -(-rows // self.rows) if home is Home.SHARED else 0
+        held = self.weight_bytes * -(-rows // self.rows) if weights_in is WeightMemory.SHARED else 0
         return max(2 * padded * products / (flops * MMA_SHARE), (held + read) / chip.shared_bytes_per_clock)
 
     # ---- code
@@ -128,12 +128,12 @@ class TensorDot:
 
     def stage(self, text: Text, source: str, stride: int, aligned: bool) -> None:
         """Copies `count` rows to shared memory as operands, zeros up to a multiple of 8 rows."""
-        sizes = f"{KINDS[self.operands]}, {self.dot.inner}, {self.words}, {self.threads}"
+        sizes = f"{KINDS[self.operands]}, {self.product.inner}, {self.words}, {self.threads}"
         text.line(f"rnnc_stage_tensor<{sizes}>((unsigned*)staged, {source}, {stride}, count, (count + 7) / 8 * 8);")
 
-    def compute(self, text: Text, weights: str, home: Home, sums: str, width: int) -> None:
+    def compute(self, text: Text, weights: str, weights_in: WeightMemory, sums: str, width: int) -> None:
         """Adds to the parts of the sums of the staged rows."""
-        held, fresh = str(home is Home.REGISTERS).lower(), str(self.dot.fresh).lower()
+        held, fresh = str(weights_in is WeightMemory.REGISTERS).lower(), str(self.product.fresh).lower()
         sizes = f"{self.passes}, {self.tiles}, {self.splits}, {self.length}, {self.columns}, {self.threads}"
         with text.block("switch ((count + 7) / 8)"):
             for blocks in range(1, self.rows // ROWS + 1):

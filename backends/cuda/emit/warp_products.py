@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 from rnnc.backends.cuda.emit.text import BYTES, REALS, Text
 from rnnc.backends.cuda.schedule.chip import WARP, Chip
-from rnnc.backends.cuda.schedule.home import Home
-from rnnc.backends.cuda.schedule.products import Dot
+from rnnc.backends.cuda.schedule.products import StepProduct
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 
 PACK = "rnnc_pack"
 
 
 @dataclass(frozen=True)
-class LaneDot:
-    """One dot on one block. units: of its slice. rows: of a tile, at most, a power of two. padded: inner, in whole
+class WarpProduct:
+    """One product on one block. units: of its slice. rows: of a tile, at most, a power of two. padded: inner, in whole
     vectors of all lanes. vector: elements a load. passes x group: columns a warp computes, `group` of them at once.
 
     Packed weights: [slice][column][k]."""
 
-    dot: Dot
+    product: StepProduct
     dtype: str
     units: int
     threads: int
@@ -37,25 +37,25 @@ class LaneDot:
     pack = PACK
 
     @staticmethod
-    def of(dot: Dot, dtype: str, units: int, threads: int, rows: int) -> LaneDot:
-        """The dot for so many units a block."""
-        columns = len(dot.weights) * units
+    def of(product: StepProduct, dtype: str, units: int, threads: int, rows: int) -> WarpProduct:
+        """The product for so many units a block."""
+        columns = len(product.weights) * units
         vector = 16 // BYTES[dtype]
-        while vector > 1 and WARP * vector > -(-dot.inner // WARP) * WARP:
+        while vector > 1 and WARP * vector > -(-product.inner // WARP) * WARP:
             vector //= 2
-        padded = -(-dot.inner // (WARP * vector)) * WARP * vector
+        padded = -(-product.inner // (WARP * vector)) * WARP * vector
         each = -(-columns // (threads // WARP))
         group = 1
         while group < each and group < 4 and group * rows < WARP:
             group *= 2
-        return LaneDot(dot, dtype, units, threads, rows, padded, vector, -(-each // group), group)
+        return WarpProduct(product, dtype, units, threads, rows, padded, vector, -(-each // group), group)
 
     # ---- sizes
 
     @property
     def columns(self) -> int:
         """Of a slice."""
-        return len(self.dot.weights) * self.units
+        return len(self.product.weights) * self.units
 
     @property
     def registers(self) -> int:
@@ -81,11 +81,11 @@ class LaneDot:
         """The numbers that the packing kernel needs besides: the length of a column."""
         return (self.padded,)
 
-    def cycles(self, rows: int, chip: Chip, home: Home) -> float:
+    def cycles(self, rows: int, chip: Chip, weights_in: WeightMemory) -> float:
         """Clocks that `rows` rows take at least, by arithmetic or by reading shared memory."""
         lanes = chip.fp32_lanes if self.dtype == "float32" else chip.fp64_lanes
         products = self.passes * self.group * self.threads // WARP * self.padded
-        held = products * -(-rows // self.rows) if home is Home.SHARED else 0
+        held = products * -(-rows // self.rows) if weights_in is WeightMemory.SHARED else 0
         read = products // self.group * rows
         return max(rows * products / lanes, (held + read) * BYTES[self.dtype] / chip.shared_bytes_per_clock)
 
@@ -116,13 +116,13 @@ class LaneDot:
     def stage(self, text: Text, source: str, stride: int, aligned: bool) -> None:
         """Copies `count` rows to shared memory, padded to the next variant."""
         text.line(f"const int padded = {_at_least('count', self._variants())};")
-        vector = self.vector if aligned and self.dot.inner % self.vector == 0 else 1
-        sizes = f"{self.dot.inner}, {self.padded}, {vector}, {self.threads}"
+        vector = self.vector if aligned and self.product.inner % self.vector == 0 else 1
+        sizes = f"{self.product.inner}, {self.padded}, {vector}, {self.threads}"
         text.line(f"rnnc_stage<{self.real}, {sizes}>(({self.real}*)staged, {source}, {stride}, count, padded);")
 
-    def compute(self, text: Text, weights: str, home: Home, sums: str, width: int) -> None:
+    def compute(self, text: Text, weights: str, weights_in: WeightMemory, sums: str, width: int) -> None:
         """Adds to the sums of the staged rows."""
-        held, fresh = str(home is Home.REGISTERS).lower(), str(self.dot.fresh).lower()
+        held, fresh = str(weights_in is WeightMemory.REGISTERS).lower(), str(self.product.fresh).lower()
         rest = f"{self.passes}, {self.columns}, {self.padded}, {self.vector}, {self.threads}, {held}, {fresh}"
         text.line(f"const int padded = {_at_least('count', self._variants())};")
         with text.block("switch (padded)"):

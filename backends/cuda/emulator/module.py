@@ -28,7 +28,7 @@ _running = new_lock()
 
 
 @dataclass(frozen=True)
-class Parameter:
+class KernelParameter:
     """A parameter of a kernel: a pointer ('*', or 'c' to const) or a value ('='), and the letter of its type."""
 
     kind: str
@@ -68,11 +68,11 @@ def _described(argument: object) -> str:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class EmulatedKernel:
     """A kernel: how to call it, and what it takes."""
 
     entry: int
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[KernelParameter, ...]
     threads: int | None
 
 
@@ -147,15 +147,17 @@ class Module:
         if failed:
             raise EmulatorError(f"{name}: {message.value.decode(errors='replace')}")
 
-    def _kernel(self, name: str, threads: int | None) -> Kernel:
+    def _kernel(self, name: str, threads: int | None) -> EmulatedKernel:
         letters = _function(self._library, f"rnnc_signature_{name}", ctypes.c_char_p)().decode()
         half = len(letters) // 2
-        parameters = tuple(Parameter(kind, letter) for kind, letter in zip(letters[:half], letters[half:], strict=True))
+        parameters = tuple(
+            KernelParameter(kind, letter) for kind, letter in zip(letters[:half], letters[half:], strict=True)
+        )
         entry = ctypes.cast(getattr(self._library, f"rnnc_call_{name}"), ctypes.c_void_p).value
         assert entry is not None
-        return Kernel(entry, parameters, threads)
+        return EmulatedKernel(entry, parameters, threads)
 
-    def _check(self, name: str, kernel: Kernel, sizes: tuple[int, ...], shared: int, order: int) -> None:
+    def _check(self, name: str, kernel: EmulatedKernel, sizes: tuple[int, ...], shared: int, order: int) -> None:
         blocks, threads = math.prod(sizes[:3]), math.prod(sizes[3:])
         if blocks >= 2**31:
             raise EmulatorError(f"{name}: {blocks} blocks; the most is {2**31 - 1}")
@@ -175,7 +177,7 @@ def _sizes(name: str, what: str, size: int | Sequence[int]) -> tuple[int, int, i
     return x, y, z
 
 
-def _values(name: str, kernel: Kernel, arguments: Sequence[object]) -> list[np.ndarray[Any, Any]]:
+def _values(name: str, kernel: EmulatedKernel, arguments: Sequence[object]) -> list[np.ndarray[Any, Any]]:
     """Each argument's bits in memory; pointers as addresses."""
     if len(arguments) != len(kernel.parameters):
         expected = ", ".join(map(str, kernel.parameters))

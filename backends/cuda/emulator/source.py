@@ -22,7 +22,7 @@ _KERNEL = re.compile(
 
 
 @dataclass(frozen=True)
-class Unit:
+class TranslatedUnit:
     """A translation unit for the C++ compiler."""
 
     text: str
@@ -34,7 +34,7 @@ class SourceError(ValueError):
     """The source uses something the emulator does not have."""
 
 
-def translate(source: str) -> Unit:
+def translate(source: str) -> TranslatedUnit:
     """The source with its dynamic shared memory rewritten, and with an entry for the host behind each kernel."""
     plain = _COMMENT.sub(_blank, source)
     plain = _DYNAMIC.sub(_shared, plain)
@@ -44,7 +44,9 @@ def translate(source: str) -> Unit:
         raise SourceError(f"{NAME}:{line}: shared memory must be dynamic: `extern __shared__ type name[];`")
     kernels = {match["name"]: _bound(match) for match in _KERNEL.finditer(plain)}
     entries = [f"RNNC_KERNEL({name})" for name in kernels]
-    return Unit("\n".join([f'#line 1 "{NAME}"', plain, '#line 1 "entries"', "RNNC_UNIT", *entries, ""]), kernels)
+    return TranslatedUnit(
+        "\n".join([f'#line 1 "{NAME}"', plain, '#line 1 "entries"', "RNNC_UNIT", *entries, ""]), kernels
+    )
 
 
 def explain(diagnostics: str, source: str) -> str:

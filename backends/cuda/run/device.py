@@ -19,7 +19,7 @@ Array = Any
 """A CuPy array, or a NumPy one where kernels are emulated."""
 
 
-class Unit(Protocol):
+class LoadedUnit(Protocol):
     """A loaded translation unit."""
 
     def launch(
@@ -28,11 +28,11 @@ class Unit(Protocol):
         """Launches on the caller's current stream. arguments: arrays, None (a null pointer), NumPy scalars."""
 
 
-class Lanes(Protocol):
+class Streams(Protocol):
     """Streams side by side, all behind the caller's: it goes on when they have finished."""
 
     def use(self, number: int, after: int | None) -> AbstractContextManager[None]:
-        """What is queued inside goes to a lane; it waits for all that lane `after` has been given so far."""
+        """What is queued inside goes to a stream; it waits for all that stream `after` has been given so far."""
 
 
 class Device(Protocol):
@@ -42,7 +42,7 @@ class Device(Protocol):
     chip: Chip
     on_host: bool
 
-    def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
+    def load(self, source: str, kernels: Sequence[Kernel]) -> LoadedUnit:
         """Compiles and loads a translation unit."""
 
     def to_device(self, array: Any) -> Array:
@@ -54,8 +54,8 @@ class Device(Protocol):
     def settle(self) -> None:
         """Waits for all that is queued: what a model keeps of its parameters may then be read on any stream."""
 
-    def lanes(self, count: int) -> AbstractContextManager[Lanes]:
-        """So many lanes."""
+    def streams(self, count: int) -> AbstractContextManager[Streams]:
+        """So many streams."""
 
     def narrow(self, array: Array, operands: str | None) -> Array:
         """An array as `gemm` takes it: rounded to "float16", "bfloat16" or "tf32", or itself (None)."""
@@ -105,7 +105,7 @@ class CupyDevice:
         self.chip = of_device()
         self._streams: dict[int, list[Any]] = {}
 
-    def load(self, source: str, kernels: Sequence[Kernel]) -> Unit:
+    def load(self, source: str, kernels: Sequence[Kernel]) -> LoadedUnit:
         return CupyUnit(self.xp, source)
 
     def to_device(self, array: Any) -> Array:
@@ -118,17 +118,17 @@ class CupyDevice:
         self.xp.cuda.get_current_stream().synchronize()
 
     @contextmanager
-    def lanes(self, count: int) -> Iterator[Lanes]:
+    def streams(self, count: int) -> Iterator[Streams]:
         streams = self._streams.setdefault(self.xp.cuda.runtime.getDevice(), [])
         while len(streams) < count:
             streams.append(self.xp.cuda.Stream(non_blocking=True))
         caller = self.xp.cuda.get_current_stream()
-        lanes = CupyLanes(self.xp, streams[:count])
-        lanes.fork(caller)
+        forked = CupyStreams(self.xp, streams[:count])
+        forked.fork(caller)
         try:
-            yield lanes
+            yield forked
         finally:  # after an error, too: memory goes back to the caller's stream, which must not use it too early
-            lanes.join(caller)
+            forked.join(caller)
 
     def narrow(self, array: Array, operands: str | None) -> Array:
         if operands in (None, "tf32"):
@@ -153,7 +153,7 @@ class CupyDevice:
 _TO_BFLOAT16 = "unsigned u = __float_as_uint(x); y = x != x ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16"
 
 
-class CupyLanes:
+class CupyStreams:
     """Streams, and events between them."""
 
     def __init__(self, cupy: Any, streams: Sequence[Any]) -> None:
@@ -161,7 +161,7 @@ class CupyLanes:
 
     @contextmanager
     def use(self, number: int, after: int | None) -> Iterator[None]:
-        """See `Lanes.use`."""
+        """See `Streams.use`."""
         stream = self._streams[number]
         if after is not None:
             stream.wait_event(self._streams[after].record(self._event()))
@@ -169,13 +169,13 @@ class CupyLanes:
             yield
 
     def fork(self, caller: Any) -> None:
-        """Lets all lanes wait for the caller's stream."""
+        """Lets all streams wait for the caller's stream."""
         event = caller.record(self._event())
         for stream in self._streams:
             stream.wait_event(event)
 
     def join(self, caller: Any) -> None:
-        """Lets the caller's stream wait for all lanes."""
+        """Lets the caller's stream wait for all streams."""
         for stream in self._streams:
             caller.wait_event(stream.record(self._event()))
 

@@ -8,11 +8,20 @@ from typing import Any
 import numpy as np
 
 from rnnc.backends import fresh
-from rnnc.backends.cuda.code import Code, Command, Launches, Map, Product, Sum, Wave, Whole
+from rnnc.backends.cuda.code import (
+    BatchedProduct,
+    Command,
+    GpuCode,
+    Map,
+    PersistentKernel,
+    StepLaunches,
+    Sum,
+    Wavefront,
+)
 from rnnc.backends.cuda.emit.kernel import TIMED, Counter, Kernel, Named, Size, Source, Weights, stride_of
 from rnnc.backends.cuda.emit.recurrence import COUNTER_STRIDE
-from rnnc.backends.cuda.run.device import Array, Device, Unit, blocks_for
-from rnnc.backends.cuda.schedule.layouts import WAVE_CHUNKS, Schedule
+from rnnc.backends.cuda.run.device import Array, Device, LoadedUnit, blocks_for
+from rnnc.backends.cuda.schedule.layouts import WAVE_CHUNKS, RecurrenceLayout
 from rnnc.backends.planning.plan import Buffer, Place, RowSum, Weight
 from rnnc.ir.errors import ArgumentError
 from rnnc.ir.families import Family, operands_first
@@ -30,10 +39,10 @@ MOST_GROUPS = 65535
 class Loaded:
     """Code on a device, without parameters. May be used from many threads at once."""
 
-    def __init__(self, code: Code, device: Device) -> None:
+    def __init__(self, code: GpuCode, device: Device) -> None:
         self.code = code
         self.device = device
-        self.unit: Unit = device.load(code.source(), code.kernels)
+        self.unit: LoadedUnit = device.load(code.source(), code.kernels)
 
     def pack(self, values: Values) -> list[Array]:
         """The packed weights of all recurrences."""
@@ -52,7 +61,7 @@ class Loaded:
     def make(self, values: Values) -> None:
         """Computes all values that commands read, so that calls find them there."""
         for command in flat([*self.code.first, *self.code.second]):
-            if isinstance(command, Product):
+            if isinstance(command, BatchedProduct):
                 values.narrowed(command.weight.family, self.device, self.code.operands)
             for kernel in launched(command):
                 for source in kernel.arguments:
@@ -103,7 +112,7 @@ class Values:
 def flat(commands: Iterable[Command]) -> Iterator[Command]:
     """Commands, and those within waves."""
     for command in commands:
-        if isinstance(command, Wave):
+        if isinstance(command, Wavefront):
             for stage in command.stages:
                 yield from flat(stage)
         else:
@@ -112,9 +121,9 @@ def flat(commands: Iterable[Command]) -> Iterator[Command]:
 
 def launched(command: Command) -> tuple[Kernel, ...]:
     """The kernels of a command; none if a library carries it out."""
-    if isinstance(command, (Map, Whole)):
+    if isinstance(command, (Map, PersistentKernel)):
         return (command.kernel,)
-    return command.kernels if isinstance(command, Launches) else ()
+    return command.kernels if isinstance(command, StepLaunches) else ()
 
 
 class Run:
@@ -144,15 +153,15 @@ class Run:
         """Carries out commands, in order."""
         for command in commands:
             match command:
-                case Product():
+                case BatchedProduct():
                     self._product(command)
                 case Map():
                     self._map(command)
-                case Whole():
+                case PersistentKernel():
                     self._whole(command)
-                case Launches():
+                case StepLaunches():
                     self._launches(command)
-                case Wave():
+                case Wavefront():
                     self._wave(command)
                 case Sum():
                     self._sum(command.total)
@@ -183,14 +192,14 @@ class Run:
 
     # ---- commands
 
-    def _product(self, product: Product) -> None:
+    def _product(self, product: BatchedProduct) -> None:
         operands = self.code.operands
         start, rows = self._rows_of(product)
         out = self.view(product.target, product.width)[start : start + rows]
         lhs = self.device.narrow(self.view(product.lhs, product.inner)[start : start + rows], operands)
         self.device.gemm(out, lhs, self._matrix(product.weight), product.accumulate, operands)
 
-    def _rows_of(self, command: Product | Map) -> tuple[int, int]:
+    def _rows_of(self, command: BatchedProduct | Map) -> tuple[int, int]:
         """The first row, and how many: all, or those of the span of steps."""
         if command.per_sequence:
             return 0, self.batch
@@ -207,20 +216,20 @@ class Run:
         blocks = blocks_for(self.device.chip, rows * command.elements, command.kernel.threads)
         self._launch(command.kernel, (blocks, 1, 1), {"start": start, "rows": rows})
 
-    def _whole(self, command: Whole) -> None:
-        slices = max(way.slices for way in command.ways)
-        width = slices * len(command.ways) * self.layers  # a grid is as wide as its widest part
+    def _whole(self, command: PersistentKernel) -> None:
+        slices = max(layout.slices for layout in command.layouts)
+        width = slices * len(command.layouts) * self.layers  # a grid is as wide as its widest part
         once = max(1, self.device.chip.sms // width)
-        tile, groups = self._tiles(command.ways[0], once, once if command.cooperative else MOST_GROUPS)
-        grid = (slices, groups, len(command.ways))
-        counters = len(command.ways) * groups * COUNTER_STRIDE
+        tile, groups = self._tiles(command.layouts[0], once, once if command.cooperative else MOST_GROUPS)
+        grid = (slices, groups, len(command.layouts))
+        counters = len(command.layouts) * groups * COUNTER_STRIDE
         start, stop = self.span
         self._launch(command.kernel, grid, {"tile": tile, "from": start, "to": stop}, counters, command.cooperative)
 
-    def _launches(self, command: Launches) -> None:
-        once = max(1, self.device.chip.sms // command.way.slices)
-        tile, groups = self._tiles(command.way, once, MOST_GROUPS)
-        grid = (command.way.slices, groups, 1)
+    def _launches(self, command: StepLaunches) -> None:
+        once = max(1, self.device.chip.sms // command.layout.slices)
+        tile, groups = self._tiles(command.layout, once, MOST_GROUPS)
+        grid = (command.layout.slices, groups, 1)
         begin, *phases, end = command.kernels
         self._launch(begin, grid, {"tile": tile})
         prepared = [self._arguments(kernel, {"tile": tile, "n": 0}, 0) for kernel in phases]
@@ -231,27 +240,27 @@ class Run:
                 self.unit.launch(kernel, grid, arguments)
         self._launch(end, grid, {"tile": tile})
 
-    def _wave(self, wave: Wave) -> None:
+    def _wave(self, wave: Wavefront) -> None:
         """Chunk by chunk; in each round later stages come first, so that what they wait for is what they need."""
         chunks = max(1, min(WAVE_CHUNKS, self.steps // LEAST_CHUNK))
         bounds = [self.steps * n // chunks for n in range(chunks + 1)]
         self._prepare(wave)
         self.direction, self.layers = wave.direction, len(wave.stages)
-        with self.device.lanes(len(wave.stages)) as lanes:
+        with self.device.streams(len(wave.stages)) as streams:
             for round_ in range(chunks + len(wave.stages) - 1):
                 for number in reversed(range(len(wave.stages))):
                     chunk = round_ - number
                     if 0 <= chunk < chunks:
                         self.span = (bounds[chunk], bounds[chunk + 1])
-                        with lanes.use(number, after=number - 1 if number else None):
+                        with streams.use(number, after=number - 1 if number else None):
                             self.run(wave.stages[number])
         self.span, self.direction, self.layers = (0, self.steps), 1, 1
 
-    def _prepare(self, wave: Wave) -> None:
+    def _prepare(self, wave: Wavefront) -> None:
         """Makes all that several stages read, before they run side by side."""
         self.loaded.make(self.values)
         for command in flat([wave]):
-            if isinstance(command, Product):
+            if isinstance(command, BatchedProduct):
                 self.array(command.lhs.buffer)
                 self.array(command.target.buffer)
             for kernel in launched(command):
@@ -259,9 +268,9 @@ class Run:
                     if isinstance(source, Buffer):
                         self.array(source)
 
-    def _tiles(self, way: Schedule, once: int, most: int) -> tuple[int, int]:
+    def _tiles(self, layout: RecurrenceLayout, once: int, most: int) -> tuple[int, int]:
         """Rows of a tile, and groups, at most `most`. once: groups that fill the chip."""
-        tile = min(way.rows, -(-self.batch // min(once, self.batch)))
+        tile = min(layout.rows, -(-self.batch // min(once, self.batch)))
         return tile, min(most, -(-self.batch // tile))
 
     def _launch(

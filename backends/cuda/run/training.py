@@ -11,9 +11,9 @@ from rnnc.backends import fresh
 from rnnc.backends.base import Code
 from rnnc.backends.cuda.emit.elementwise import SUM_ROWS, UPDATE, noise_kernel, sum_rows_kernel, update_kernel
 from rnnc.backends.cuda.emit.prelude import PRELUDE
-from rnnc.backends.cuda.run.device import Array, Device, Unit, blocks_for
+from rnnc.backends.cuda.run.device import Array, Device, LoadedUnit, blocks_for
 from rnnc.backends.training.composed import ComposedTrainer
-from rnnc.backends.training.noise import LANES, LOW, Noise, Where, key, threshold
+from rnnc.backends.training.noise import BLOCK_NUMBERS, LOW, Noise, Where, key, threshold
 from rnnc.backends.training.protocol import Memory
 from rnnc.backends.training.sparse import Groups
 from rnnc.ir.graph import Graph
@@ -38,7 +38,7 @@ class CudaUpdate:
         self._kernels = {kernel.name: kernel for kernel in kernels}
 
     @cached_property
-    def _loaded(self) -> tuple[Device, Unit]:
+    def _loaded(self) -> tuple[Device, LoadedUnit]:
         device = self._device()
         source = "\n".join([PRELUDE, *(kernel.text for kernel in self._kernels.values())])
         return device, device.load(source, list(self._kernels.values()))
@@ -91,7 +91,7 @@ class CudaNoise:
         self._kernel = noise_kernel(dtype)
 
     @cached_property
-    def _loaded(self) -> tuple[Device, Unit]:
+    def _loaded(self) -> tuple[Device, LoadedUnit]:
         device = self._device()
         return device, device.load(self._kernel.text, [self._kernel])
 
@@ -99,7 +99,7 @@ class CudaNoise:
         """See `rnnc.backends.training.noise.Noise.fill`."""
         device, unit = self._loaded
         steps, rows, units = out.shape
-        count = steps * rows * -(-units // LANES)
+        count = steps * rows * -(-units // BLOCK_NUMBERS)
         if not count:
             return
         place = (where.number, where.step, where.row, where.update, *key(where.seed), threshold(p))

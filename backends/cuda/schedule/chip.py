@@ -194,7 +194,7 @@ B200 = Chip(
     barrier_us=1.3,
     launch_us=2.2,
 )
-# Small enough that networks of a test's size take every way: whole in one block, spread over blocks, from memory.
+# Small enough that networks of a test's size take every layout: whole in one block, spread over blocks, from memory.
 EMULATED = Chip(
     name="emulated",
     arch="sm_80",

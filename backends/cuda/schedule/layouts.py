@@ -9,7 +9,7 @@ The blocks of a recurrence form groups. A group takes tiles of batch rows throug
 
 Weights that do not fit on the chip are read again in every step, through the second-level cache.
 
-A model of the chip (`rnnc.backends.cuda.schedule.chip`) estimates the time of a step for each way; the fastest is
+A model of the chip (`rnnc.backends.cuda.schedule.chip`) estimates the time of a step for each layout; the fastest is
 taken.
 """
 
@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from rnnc.backends.cuda.emit.tensor_products import TensorDot
+from rnnc.backends.cuda.emit.tensor_products import TensorProduct
 from rnnc.backends.cuda.emit.text import BYTES
-from rnnc.backends.cuda.emit.warp_products import LaneDot
+from rnnc.backends.cuda.emit.warp_products import WarpProduct
 from rnnc.backends.cuda.schedule.chip import Chip
-from rnnc.backends.cuda.schedule.home import Home
-from rnnc.backends.cuda.schedule.products import dots
+from rnnc.backends.cuda.schedule.products import products
+from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 from rnnc.backends.planning.hazards import barriers
 from rnnc.backends.planning.plan import Phase, Region
 from rnnc.ir.errors import BackendError
@@ -54,7 +54,7 @@ class PhaseShape:
 
     phase: Phase
     units: int
-    dots: tuple[LaneDot | TensorDot, ...]
+    products: tuple[WarpProduct | TensorProduct, ...]
 
     @property
     def width(self) -> int:
@@ -64,11 +64,11 @@ class PhaseShape:
     @property
     def parts(self) -> int:
         """Partial sums of each accumulator."""
-        return max((dot.parts for dot in self.dots), default=1)
+        return max((product.parts for product in self.products), default=1)
 
 
 @dataclass(frozen=True)
-class Schedule:
+class RecurrenceLayout:
     """A region on a chip. slices: blocks of a group. threads: of a block. rows: of a tile, at most."""
 
     region: Region
@@ -76,7 +76,7 @@ class Schedule:
     slices: int
     threads: int
     rows: int
-    home: Home
+    weights_in: WeightMemory
     phases: tuple[PhaseShape, ...]
     microseconds: float
     reason: str
@@ -84,12 +84,12 @@ class Schedule:
     @property
     def launches(self) -> bool:
         """Whether every phase of every step is a launch of its own."""
-        return self.home is Home.MEMORY
+        return self.weights_in is WeightMemory.MEMORY
 
     @cached_property
     def staged(self) -> int:
         """Bytes of shared memory for rows of a left operand."""
-        return _line(max((self.rows * d.row_bytes for p in self.phases for d in p.dots), default=0))
+        return _line(max((self.rows * d.row_bytes for p in self.phases for d in p.products), default=0))
 
     @cached_property
     def sums(self) -> int:
@@ -99,17 +99,17 @@ class Schedule:
     @cached_property
     def weights(self) -> int:
         """Bytes of the weights of a block."""
-        return sum(d.weight_bytes for p in self.phases for d in p.dots)
+        return sum(d.weight_bytes for p in self.phases for d in p.products)
 
     @property
     def shared(self) -> int:
         """Bytes of shared memory of a block."""
-        return self.staged + self.sums + (self.weights if self.home is Home.SHARED else 0)
+        return self.staged + self.sums + (self.weights if self.weights_in is WeightMemory.SHARED else 0)
 
     def line(self) -> str:
         """For a reader of `explain()`."""
-        held = self.home in (Home.REGISTERS, Home.SHARED)
-        where = f"held in {self.home.value}" if held else "read through the second-level cache in every step"
+        held = self.weights_in in (WeightMemory.REGISTERS, WeightMemory.SHARED)
+        where = f"held in {self.weights_in.value}" if held else "read through the second-level cache in every step"
         slices = f"{self.slices} slice{'s' * (self.slices > 1)} x {self.threads} threads"
         return (
             f"recurrence {self.region.name}: {self.reason}; {slices}, tiles of up to {self.rows} rows; "
@@ -119,52 +119,61 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Restriction:
     """Ways to be taken whatever the model says, to compare or to test them; None: any. wave: see `wave_pays`."""
 
     slices: int | None = None
-    home: Home | None = None
+    weights_in: WeightMemory | None = None
     wave: bool | None = None
 
-    def allows(self, way: Schedule) -> bool:
-        """Whether a way is wished for."""
-        return self.home in (None, way.home) and self.slices in (None, way.slices)
+    def allows(self, layout: RecurrenceLayout) -> bool:
+        """Whether a layout may be chosen."""
+        return self.weights_in in (None, layout.weights_in) and self.slices in (None, layout.slices)
 
 
-def schedule(
-    region: Region, dtype: str, chip: Chip, operands: str | None, together: int = 1, wish: Wish | None = None
-) -> Schedule:
-    """The fastest way for a region by the model.
+def choose_layouts(
+    region: Region,
+    dtype: str,
+    chip: Chip,
+    operands: str | None,
+    together: int = 1,
+    restriction: Restriction | None = None,
+) -> RecurrenceLayout:
+    """The fastest layout of a region, by the model.
 
     operands: of tensor cores, or None. together: recurrences that run side by side and share the chip.
     """
-    ways = _ways(region, dtype, chip, operands, together)
-    found = [way for way in ways if wish is None or wish.allows(way)]
+    layouts = _candidates(region, dtype, chip, operands, together)
+    found = [layout for layout in layouts if restriction is None or restriction.allows(layout)]
     if not found:
         raise BackendError(
             f"region {region.name}: a block's rows and accumulators do not fit into the {chip.shared_per_block:,} "
             f"bytes of shared memory of {chip.name}; fewer units, or float32, would"
         )
-    return min(found, key=lambda way: (way.microseconds, way.slices))
+    return min(found, key=lambda layout: (layout.microseconds, layout.slices))
 
 
-def wave_pays(alone: Sequence[Sequence[Schedule]], shared: Sequence[Sequence[Schedule]]) -> bool:
+def wave_pays(alone: Sequence[Sequence[RecurrenceLayout]], shared: Sequence[Sequence[RecurrenceLayout]]) -> bool:
     """Whether layers that read one another are faster as a wavefront, each a chunk of steps behind the one below.
 
-    alone: the ways of each layer with the chip to itself, one layer after the other. shared: with all of them on it.
+    alone: the layouts of each layer with the chip to itself, one layer after the other. shared: with all of them on it.
     """
-    one_by_one = sum(max(way.microseconds for way in layer) for layer in alone)
-    slowest = max(way.microseconds for layer in shared for way in layer)
+    one_by_one = sum(max(layout.microseconds for layout in layer) for layer in alone)
+    slowest = max(layout.microseconds for layer in shared for layout in layer)
     return slowest * (1 + (len(shared) - 1) / WAVE_CHUNKS) < WAVE_GAIN * one_by_one
 
 
-def _ways(region: Region, dtype: str, chip: Chip, operands: str | None, together: int) -> Iterator[Schedule]:
+def _candidates(
+    region: Region, dtype: str, chip: Chip, operands: str | None, together: int
+) -> Iterator[RecurrenceLayout]:
     widest = max((phase.width for phase in region.steps), default=1)
     rows = chip.tile_rows if operands is None else TENSOR_ROWS
     for slices in _slice_counts(widest, max(1, chip.sms // together)):
         phases = tuple(_phase_shape(p, dtype, operands, slices, chip.block_threads, rows) for p in region.steps)
-        for home in Home:
-            found = Schedule(region, dtype, slices, chip.block_threads, rows, home, phases, 0.0, _reason(slices, home))
+        for weights_in in WeightMemory:
+            found = RecurrenceLayout(
+                region, dtype, slices, chip.block_threads, rows, weights_in, phases, 0.0, _reason(slices, weights_in)
+            )
             if _fits(found, chip):
                 yield replace(found, microseconds=_estimate(found, chip, together))
 
@@ -175,16 +184,16 @@ def _slice_counts(width: int, most: int) -> list[int]:
     return sorted({-(-width // u) for u in units})
 
 
-def _fits(way: Schedule, chip: Chip) -> bool:
-    every = [dot for phase in way.phases for dot in phase.dots]
-    registers = OTHER_REGISTERS + max((dot.working for dot in every), default=0)
-    if way.home is Home.REGISTERS:
-        registers += sum(dot.registers for dot in every)
-    return chip.resident_blocks(way.threads, registers, way.shared) > 0
+def _fits(layout: RecurrenceLayout, chip: Chip) -> bool:
+    every = [product for phase in layout.phases for product in phase.products]
+    registers = OTHER_REGISTERS + max((product.working for product in every), default=0)
+    if layout.weights_in is WeightMemory.REGISTERS:
+        registers += sum(product.registers for product in every)
+    return chip.resident_blocks(layout.threads, registers, layout.shared) > 0
 
 
-def _reason(slices: int, home: Home) -> str:
-    if home is Home.MEMORY:
+def _reason(slices: int, weights_in: WeightMemory) -> str:
+    if weights_in is WeightMemory.MEMORY:
         return "a launch a phase, which is faster here than a barrier of all blocks"
     if slices == 1:
         return "one launch for all steps, a block for each tile of rows"
@@ -194,40 +203,42 @@ def _reason(slices: int, home: Home) -> str:
 def _phase_shape(phase: Phase, dtype: str, operands: str | None, slices: int, threads: int, rows: int) -> PhaseShape:
     units = -(-phase.width // slices)
     if operands is None:
-        return PhaseShape(phase, units, tuple(LaneDot.of(dot, dtype, units, threads, rows) for dot in dots(phase)))
-    tensor = [TensorDot.of(dot, operands, units, threads, rows) for dot in dots(phase)]
-    splits = min((dot.splits for dot in tensor), default=1)  # all dots of a phase add to the same parts
-    return PhaseShape(phase, units, tuple(dot.split(splits) for dot in tensor))
+        return PhaseShape(
+            phase, units, tuple(WarpProduct.of(product, dtype, units, threads, rows) for product in products(phase))
+        )
+    tensor = [TensorProduct.of(product, operands, units, threads, rows) for product in products(phase)]
+    splits = min((product.splits for product in tensor), default=1)  # all of a phase add to the same parts
+    return PhaseShape(phase, units, tuple(product.split(splits) for product in tensor))
 
 
-def _estimate(way: Schedule, chip: Chip, together: int) -> float:
+def _estimate(layout: RecurrenceLayout, chip: Chip, together: int) -> float:
     """Microseconds of a step."""
-    rows = -(-NOMINAL_BATCH // max(1, chip.sms // (way.slices * together)))  # of a group
+    rows = -(-NOMINAL_BATCH // max(1, chip.sms // (layout.slices * together)))  # of a group
     total = 0.0
-    for phase in way.phases:
-        cycles = sum(dot.cycles(rows, chip, way.home) for dot in phase.dots)
+    for phase in layout.phases:
+        cycles = sum(product.cycles(rows, chip, layout.weights_in) for product in phase.products)
         total += cycles / (chip.clock_ghz * 1e3) + STEP_LATENCY_US
-        total += _fetch(way, phase, chip, rows)
-    return total + _waiting(way, chip)
+        total += _fetch(layout, phase, chip, rows)
+    return total + _waiting(layout, chip)
 
 
-def _fetch(way: Schedule, phase: PhaseShape, chip: Chip, rows: int) -> float:
+def _fetch(layout: RecurrenceLayout, phase: PhaseShape, chip: Chip, rows: int) -> float:
     """Microseconds of reading rows, and weights that are not on the chip: what all blocks read, or what one does."""
-    size = sum(d.dot.inner for d in phase.dots) * rows * BYTES[way.dtype]  # of a block
+    size = sum(d.product.inner for d in phase.products) * rows * BYTES[layout.dtype]  # of a block
     rate = chip.l2_gbs
-    if way.home in (Home.CACHE, Home.MEMORY):
-        weights = sum(d.weight_bytes for d in phase.dots)
-        size += weights * -(-rows // way.rows)
-        rate = chip.l2_gbs if weights * way.slices < chip.l2_bytes else chip.dram_gbs
+    if layout.weights_in in (WeightMemory.CACHE, WeightMemory.MEMORY):
+        weights = sum(d.weight_bytes for d in phase.products)
+        size += weights * -(-rows // layout.rows)
+        rate = chip.l2_gbs if weights * layout.slices < chip.l2_bytes else chip.dram_gbs
     groups = -(-NOMINAL_BATCH // rows)
-    return max(size * way.slices * groups / rate, size / (BLOCK_BYTES_PER_CLOCK * chip.clock_ghz)) / 1e3
+    return max(size * layout.slices * groups / rate, size / (BLOCK_BYTES_PER_CLOCK * chip.clock_ghz)) / 1e3
 
 
-def _waiting(way: Schedule, chip: Chip) -> float:
+def _waiting(layout: RecurrenceLayout, chip: Chip) -> float:
     """Microseconds of a step's barriers, or launches."""
-    if way.launches:
-        return chip.launch_us * len(way.phases)
-    return len(barriers(way.region)) * (chip.barrier_us if way.slices > 1 else BLOCK_BARRIER_US)
+    if layout.launches:
+        return chip.launch_us * len(layout.phases)
+    return len(barriers(layout.region)) * (chip.barrier_us if layout.slices > 1 else BLOCK_BARRIER_US)
 
 
 def _line(size: int) -> int:

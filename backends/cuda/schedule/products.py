@@ -1,6 +1,6 @@
-"""Dots: the matrix products of a phase, split into runs that one Gemm, or one set of warps, computes at once.
+"""Step products: the matrix products of a phase, split into runs that one Gemm, or one set of warps, computes at once.
 
-for k < 8: i, f, g, o += h[k] * weights      ->   dot: accumulators 0..3 of h, inner 8
+for k < 8: i, f, g, o += h[k] * weights      ->   product: accumulators 0..3 of h, inner 8
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rnnc.backends.planning.plan import Phase, Place, Weight
 
 
 @dataclass(frozen=True)
-class Dot:
+class StepProduct:
     """Accumulators first .. first + len(weights) of a phase, each plus rows of lhs times one block of columns.
 
     inner: the size of the sum. fresh: nothing has been added to these accumulators before.
@@ -30,13 +30,13 @@ class Dot:
         return self.first + len(self.weights)
 
 
-def dots(phase: Phase) -> list[Dot]:
-    """The dots of a phase, in order."""
+def products(phase: Phase) -> list[StepProduct]:
+    """The products of a phase, in order."""
     seen: set[int] = set()
-    found: list[Dot] = []
+    found: list[StepProduct] = []
     for feed in phase.feeds:
         for run in _runs(sorted(feed.blocks, key=lambda block: block[0]), seen):
-            found.append(Dot(feed.lhs, feed.inner, run[0][0], tuple(w for _, w in run), run[0][0] not in seen))
+            found.append(StepProduct(feed.lhs, feed.inner, run[0][0], tuple(w for _, w in run), run[0][0] not in seen))
         seen.update(number for number, _ in feed.blocks)
     return found
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from rnnc.backends.cuda.schedule.chip import Usage
 from rnnc.ir.errors import BackendError, BackendUnavailable
 
-__all__ = ["Compiled", "CudaCompileError", "Usage", "architectures", "available", "compile_cubin", "ptx"]
+__all__ = ["NvrtcResult", "CudaCompileError", "Usage", "architectures", "available", "compile_cubin", "ptx"]
 
 _OPTIONS = ("-std=c++17",)
 _INSTALL = "pip install nvidia-cuda-nvrtc"
@@ -36,7 +36,7 @@ class CudaCompileError(BackendError):
 
 
 @dataclass(frozen=True)
-class Compiled:
+class NvrtcResult:
     """Machine code of a translation unit. kernels: by name (C++ names are mangled). functions: device functions that
     were not inlined, with their stack and spills; their registers are counted in the kernels that call them."""
 
@@ -67,7 +67,7 @@ def architectures() -> tuple[str, ...]:
     return tuple(f"sm_{number}" for number in found)
 
 
-def compile_cubin(source: str, arch: str = "sm_90", options: Sequence[str] = ()) -> Compiled:
+def compile_cubin(source: str, arch: str = "sm_90", options: Sequence[str] = ()) -> NvrtcResult:
     """Compiles a translation unit to machine code of an architecture. options: more of NVRTC's, such as "-lineinfo".
 
     Raises CudaCompileError with the compiler's log, BackendUnavailable if there is no NVRTC.
@@ -75,7 +75,7 @@ def compile_cubin(source: str, arch: str = "sm_90", options: Sequence[str] = ())
     with _Program(_nvrtc(), source) as program:
         log = program.compile((f"--gpu-architecture={arch}", "--ptxas-options=-v", *_OPTIONS, *options))
         kernels, functions = parse_usage(log)
-        return Compiled(program.output("CUBIN"), log, kernels, functions)
+        return NvrtcResult(program.output("CUBIN"), log, kernels, functions)
 
 
 def ptx(source: str, arch: str = "sm_90", options: Sequence[str] = ()) -> str:

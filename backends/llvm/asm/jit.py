@@ -16,7 +16,7 @@ from rnnc.backends.llvm.asm.library import Engine, use
 from rnnc.backends.llvm.asm.target import Target, processor
 
 
-class Compiled:
+class MachineCode:
     """A compiled module. Its addresses stay valid for as long as this object lives.
 
     cached: whether its object code came from the cache.
@@ -45,9 +45,9 @@ class Compiled:
         return self._object
 
 
-def compile_assembly(text: str, target: Target) -> Compiled:
+def compile_assembly(text: str, target: Target) -> MachineCode:
     """Compiles a module of LLVM assembly. Raises RuntimeError if LLVM rejects it: a bug in the generator."""
-    return Compiled(text, target)
+    return MachineCode(text, target)
 
 
 def emit_assembly(text: str, target: Target, triple: str) -> str:

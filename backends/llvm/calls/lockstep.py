@@ -26,7 +26,7 @@ import numpy as np
 
 from rnnc.backends.llvm.asm.records import address
 from rnnc.backends.llvm.calls.threads import offer
-from rnnc.backends.llvm.kernels.lockstep import TAKEN
+from rnnc.backends.llvm.kernels.lockstep_loop import TAKEN
 from rnnc.backends.llvm.runtime import Runtime
 
 Call = tuple[int, int]

@@ -13,7 +13,7 @@ from rnnc.ir.families import Family
 
 
 @dataclass(frozen=True)
-class Signature:
+class PhaseSignature:
     """The order of a phase function's arguments.
 
     panels, rows, backward (1: the last panel first); then for each feed: lhs, its row stride, the size of k, packed
@@ -33,10 +33,10 @@ class Signature:
         return [Val(*name.split(" ")) for name in names]
 
 
-def signature(phase: Phase) -> Signature:
+def signature(phase: Phase) -> PhaseSignature:
     """Places in order of first use, each once."""
     used = dict.fromkeys([*phase.loads.values(), *(place for _, place in phase.stores)])
-    return Signature(len(phase.feeds), tuple(used))
+    return PhaseSignature(len(phase.feeds), tuple(used))
 
 
 def number_of(family: Family) -> float:

@@ -48,13 +48,13 @@ double) of this member's share goes."""
 SEGMENT = Record("segment", "i64 target, i64 source, i64 size")
 """A parameter: its first element in `gradient` and in each shard's, and its elements."""
 
-LINE = 16
+CACHE_LINE = 16
 """Elements: what members write lies a line apart."""
 BLOCK = 2048
 """Elements that are summed, then squared."""
 
 
-def share(f: Function, size: Val, member: Val, members: Val, unit: int = LINE) -> tuple[Val, Val]:
+def share(f: Function, size: Val, member: Val, members: Val, unit: int = CACHE_LINE) -> tuple[Val, Val]:
     """The first element of a member's share, and that after it: whole units, but for the last one."""
     units = f.udiv(f.add(size, unit - 1), unit)
     bounds = [f.mul(f.udiv(f.mul(units, number), members), unit) for number in (member, f.add(member, 1))]

@@ -8,11 +8,21 @@ from __future__ import annotations
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, vector
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.records import Record
-from rnnc.backends.training.noise import LANES, LOW, MULTIPLIERS, NUMBER_SHIFT, ROUNDS, WEYL, Where, key, threshold
+from rnnc.backends.training.noise import (
+    BLOCK_NUMBERS,
+    LOW,
+    MULTIPLIERS,
+    NUMBER_SHIFT,
+    ROUNDS,
+    WEYL,
+    Where,
+    key,
+    threshold,
+)
 
 BLOCKS = 8
 """Blocks side by side, one in each lane of a vector."""
-GROUP = BLOCKS * LANES
+GROUP = BLOCKS * BLOCK_NUMBERS
 """Numbers of one pass."""
 NOISE = Record(
     "noise",
@@ -51,7 +61,7 @@ def _emit(dtype: str) -> Function:
     with f.loop(0, given["steps"]) as step, f.loop(0, given["rows"]) as row:
         place = f.mul(f.add(f.mul(step.index, given["rows"]), row.index), given["units"])
         with f.loop(0, given["units"], GROUP) as unit:
-            block = f.add(given["first"], f.udiv(unit.index, LANES))
+            block = f.add(given["first"], f.udiv(unit.index, BLOCK_NUMBERS))
             lanes = Val(_WIDE, f"<{', '.join(f'i64 {n}' for n in range(BLOCKS))}>")
             counter = (
                 f.binary("add", f.splat(block, BLOCKS), lanes),
@@ -63,8 +73,10 @@ def _emit(dtype: str) -> Function:
             target = f.element(given["out"], f.add(place, unit.index), scalar)
             left = f.sub(given["units"], unit.index)
             with f.when(f.compare("uge", left, GROUP)):
-                for n in range(0, GROUP, LANES):
-                    _choose(f, f.element(drawn, n, "i16"), limit, choices, f.element(target, n, scalar), LANES, item)
+                for n in range(0, GROUP, BLOCK_NUMBERS):
+                    _choose(
+                        f, f.element(drawn, n, "i16"), limit, choices, f.element(target, n, scalar), BLOCK_NUMBERS, item
+                    )
             with f.when(f.compare("ult", left, GROUP)), f.loop(0, left) as rest:
                 at = (f.element(pointer, rest.index, kind) for pointer, kind in ((drawn, "i16"), (target, scalar)))
                 source, goal = at

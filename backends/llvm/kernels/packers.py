@@ -21,7 +21,7 @@ from rnnc.backends.llvm.asm.records import Record
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.tile import blocks_of
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
-from rnnc.backends.llvm.packing.rectangles import Piece, extent, resolve, window
+from rnnc.backends.llvm.packing.rectangles import Rectangle, extent, resolve, window
 from rnnc.backends.planning.plan import Feed, Weight
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
@@ -89,7 +89,7 @@ class _Block:
     panel_stride: int
     k_stride: int
 
-    def move(self, piece: Piece, transposed: bool) -> Move:
+    def move(self, piece: Rectangle, transposed: bool) -> Move:
         """A piece of the operand. transposed: its rows are units."""
         rows, columns = extent(piece.source)
         inner, width = (piece.columns, piece.rows) if transposed else (piece.rows, piece.columns)
@@ -98,12 +98,12 @@ class _Block:
         destination = self.destination + at_k * self.k_stride
         return self._move(piece, destination, k_step, n_step, inner, width, first)
 
-    def broadcast(self, piece: Piece) -> Move:
+    def broadcast(self, piece: Rectangle) -> Move:
         """The same number for every unit."""
         return self._move(piece, self.destination, 0, 0, 1, self.packed.phase.width, 0)
 
     def _move(
-        self, piece: Piece, destination: int, k_step: int, n_step: int, inner: int, width: int, first: int
+        self, piece: Rectangle, destination: int, k_step: int, n_step: int, inner: int, width: int, first: int
     ) -> Move:
         tile, total = self.packed.tile, self.packed.phase.width
         offset = piece.row * extent(piece.source)[1] + piece.column
@@ -184,7 +184,7 @@ def _feed_sweeps(packed: PackedPhase, feed: Feed, start: int) -> list[Sweep]:
     return sweeps
 
 
-def _columns(weight: Weight) -> list[Piece]:
+def _columns(weight: Weight) -> list[Rectangle]:
     """The pieces of a weight's columns start:stop as a right operand."""
     pieces, (rows, columns) = resolve(weight.family), extent(weight.family)
     size = weight.stop - weight.start

@@ -22,7 +22,7 @@ from rnnc.backends.planning.plan import Feed, Phase, Space
 from rnnc.ir.families import Family
 
 UNROLL = 4
-LINE = 64
+CACHE_LINE = 64
 PREFETCH_BYTES = 2048
 PREFETCH_ROWS = 3
 """Weights are prefetched this far ahead where at least so many rows share them: +2..3% where they come from the
@@ -126,7 +126,7 @@ class _TilePhase(Epilogue):
             if place.buffer.space in far:
                 for r in range(count):
                     pointer = self.place_pointer(place, f.add(row, r), panel, self.phase.width)
-                    for line in range(0, self.tile.units, LINE // self.bytes):
+                    for line in range(0, self.tile.units, CACHE_LINE // self.bytes):
                         f.prefetch(pointer, i64(line), self.scalar, write=place in written)
 
     def _keep(self, accumulators: list[Accumulators]) -> None:
@@ -284,7 +284,7 @@ class _TilePhase(Epilogue):
         for stream in weights:
             count = stream.vectors * self.tile.lanes
             ahead = f.add(f.mul(k, count), PREFETCH_BYTES // self.bytes)
-            for line in range(0, count, LINE // self.bytes):
+            for line in range(0, count, CACHE_LINE // self.bytes):
                 f.prefetch(stream.pointer, f.add(ahead, line), self.scalar)
 
     def _total(self, values: Sequence[Val]) -> Val:

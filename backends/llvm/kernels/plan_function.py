@@ -39,7 +39,7 @@ from rnnc.ir import settings
 CHUNK_BYTES = 128 * 1024
 """Room for the hoisted values of one chunk: they are written and read back while they are in the second-level cache."""
 
-LINE = 64
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,22 @@ class _PlanFunction:
         names: dict[int, str],
         packed: dict[int, PackedPhase],
         target: Target,
-        part: str,
+        half: str,
     ) -> None:
         self.plan = plan
         self.interface = interface
         self.names = names
         self.packed = packed
         self.target = target
-        self.part = part
-        self.late = part == "finish"
-        self.two_parts = bool(plan.late)
+        self.half = half
+        self.late = half == "finish"
+        self.two_halves = bool(plan.late)
         dtype = plan.program.dtype
         self.dtype = dtype
         self.scalar = SCALARS[dtype]
         self.bytes = ELEMENT_BYTES[dtype]
-        result = "i64" if part == "scratch" else "i32"
-        self.f = Function(f"rnnc_{part}", [Val("ptr", "%context")], result=result, attributes=COLD)
+        result = "i64" if half == "scratch" else "i32"
+        self.f = Function(f"rnnc_{half}", [Val("ptr", "%context")], result=result, attributes=COLD)
         self.context = interface.record
         self.memory: dict[Buffer, Rows] = {}
         self.direct: dict[Buffer, Val] = {}
@@ -107,7 +107,7 @@ class _PlanFunction:
         f = self.f
         self._read_context()
         size = self._lay_out()
-        if self.part == "scratch":
+        if self.half == "scratch":
             f.ret(size)
             return f
         self._take_scratch(size)
@@ -120,7 +120,7 @@ class _PlanFunction:
             if total.late == self.late:
                 self._sum(total)
         self._scatter_outputs()
-        if not self.two_parts:
+        if not self.two_halves:
             f.call("void", "free", self.scratch)
         f.ret(Val("i32", "0"))
         return f
@@ -162,7 +162,7 @@ class _PlanFunction:
                 needed = f.mul(self.batch, self._stride(buffer))
             elif buffer in self.direct:
                 needed = f.mul(self.total, self._stride(buffer))
-                needed = needed if self.two_parts else f.select(self.direct[buffer], i64(0), needed)
+                needed = needed if self.two_halves else f.select(self.direct[buffer], i64(0), needed)
             else:
                 continue
             self.offsets[buffer] = offset
@@ -171,7 +171,7 @@ class _PlanFunction:
         largest = i64(self._workspace())
         for region in self.plan.regions:
             largest = f.maximum(largest, self._region_size(region))
-        return f.add(f.mul(f.add(offset, largest), self.bytes), 2 * LINE)
+        return f.add(f.mul(f.add(offset, largest), self.bytes), 2 * CACHE_LINE)
 
     def _workspace(self) -> int:
         """Elements the sums over rows need besides."""
@@ -181,7 +181,7 @@ class _PlanFunction:
 
     def _take_scratch(self, size: Val) -> None:
         f = self.f
-        if self.two_parts:
+        if self.two_halves:
             self.scratch = self._field("scratch")
         else:
             self.scratch = f.call("ptr", "malloc", size)
@@ -191,7 +191,7 @@ class _PlanFunction:
             if settings.poison():
                 f.call("ptr", "memset", self.scratch, Val("i32", str(fresh.BYTE)), size)
         address = f.value("i64", f"ptrtoint {self.scratch} to i64")
-        address = f.binary("and", f.add(address, LINE - 1), i64(-LINE))
+        address = f.binary("and", f.add(address, CACHE_LINE - 1), i64(-CACHE_LINE))
         self.base = f.value("ptr", f"inttoptr {address} to ptr")
         for buffer, offset in self.offsets.items():
             if buffer.space in (Space.TIMED, Space.ROWS):
@@ -202,7 +202,7 @@ class _PlanFunction:
 
     def _stride(self, buffer: Buffer) -> int:
         """Row stride: whole cache lines, with room for a vector stored over the end."""
-        line = LINE // self.bytes
+        line = CACHE_LINE // self.bytes
         return -(-(buffer.width + line - 1) // line) * line
 
     def _decide_direct(self) -> None:
@@ -222,7 +222,7 @@ class _PlanFunction:
                 self.row_stride[buffer] = f.select(self.one_row, step, row)
                 even = f.binary("or", self.one_row, f.compare("eq", step, f.mul(self.batch, row)))
                 self.direct[buffer] = f.binary("and", self.dense, even)
-            if self.two_parts and buffer.space is Space.INPUT and not self.plan.is_late(name):
+            if self.two_halves and buffer.space is Space.INPUT and not self.plan.is_late(name):
                 self.direct[buffer] = Val("i1", "false")
 
     def _batched_buffers(self) -> set[Buffer]:

@@ -31,7 +31,7 @@ from typing import NamedTuple
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, i64, like, mangle, vector
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.target import Target
-from rnnc.backends.llvm.kernels.phase import LINE
+from rnnc.backends.llvm.kernels.phase import CACHE_LINE
 
 K_BLOCK = 256
 """A panel of rhs stays in the first-level cache, and rounding errors small."""
@@ -78,7 +78,7 @@ def outer_tile(dtype: str, target: Target) -> OuterTile:
     tiles = []
     for vectors, rows in product(range(1, MOST_VECTORS + 1), range(1, MOST_ROWS + 1)):
         width = vectors * target.vector_bytes
-        if rows * vectors + vectors + 1 <= target.registers and (width % LINE == 0 or LINE % width == 0):
+        if rows * vectors + vectors + 1 <= target.registers and (width % CACHE_LINE == 0 or CACHE_LINE % width == 0):
             tiles.append(OuterTile(rows, vectors, lanes))
     return min(tiles, key=lambda tile: (tile.rows + tile.vectors) / (tile.rows * tile.vectors))
 
@@ -89,7 +89,7 @@ def outer_workspace(inner: int, rows: int, units: int, dtype: str, target: Targe
     k = min(inner, K_BLOCK)
     panels = -(-min(units, UNIT_BLOCK) // tile.units)
     columns = -(-min(rows, ROW_BLOCK) // tile.rows)
-    return panels * k * tile.units + columns * (k * tile.slot + LINE // ELEMENT_BYTES[dtype])
+    return panels * k * tile.units + columns * (k * tile.slot + CACHE_LINE // ELEMENT_BYTES[dtype])
 
 
 class _Span(NamedTuple):
@@ -156,7 +156,7 @@ class _Outer(_Kernel):
         self.tile = outer_tile(dtype, target)
         self.type = vector(self.tile.lanes, self.scalar)
         self.align = self.tile.lanes * self.bytes
-        self.stack = self.f.alloca(self.type, self.tile.rows * self.tile.vectors, LINE)
+        self.stack = self.f.alloca(self.type, self.tile.rows * self.tile.vectors, CACHE_LINE)
 
     def emit(self) -> Function:
         f = self.f
@@ -177,7 +177,7 @@ class _Outer(_Kernel):
         rhs = self.at(self.arg("rhs"), f.add(f.mul(k.start, self.arg("rhs_stride")), units.start))
         panels = f.udiv(f.add(units.size, tile.units - 1), tile.units)
         packed = self.at(self.arg("workspace"), f.mul(f.mul(panels, tile.units), k.size))
-        column_size = f.add(f.mul(k.size, tile.slot), LINE // self.bytes)  # columns share no sets of a cache
+        column_size = f.add(f.mul(k.size, tile.slot), CACHE_LINE // self.bytes)  # columns share no sets of a cache
         with _spans(f, self.arg("rows"), ROW_BLOCK) as rows:
             lhs = self.at(self.arg("lhs"), f.add(f.mul(k.start, self.arg("lhs_stride")), rows.start))
             self._pack_lhs(lhs, packed, column_size, rows, k.size)
@@ -299,7 +299,7 @@ class _RowSum(_Kernel):
 
     def emit(self) -> Function:
         f = self.f
-        line = LINE // self.bytes
+        line = CACHE_LINE // self.bytes
         whole = f.binary("and", self.arg("units"), i64(-line))
         with f.when(f.compare("eq", self.arg("accumulate"), 0)), f.loop(0, self.arg("units")) as unit:
             f.store(f.constant(0.0, self.scalar), self.at(self.arg("result"), unit.index), self.bytes)

@@ -67,7 +67,7 @@ def blocks_of(feed: Feed, group: range) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Work:
+class TileWork:
     """What the choice of a tile depends on. loops: for each feed, the size of k and the accumulators it goes into."""
 
     width: int
@@ -82,11 +82,11 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
     weights that come from the second-level cache; what is not the bottleneck still gets in its way a little.
     """
     loops = tuple((feed.inner, tuple(accumulator for accumulator, _ in feed.blocks)) for feed in phase.feeds)
-    return _best(Work(phase.width, len(phase.accumulators), loops), target, target.lanes(dtype))
+    return _best(TileWork(phase.width, len(phase.accumulators), loops), target, target.lanes(dtype))
 
 
 @cache
-def _best(work: Work, target: Target, lanes: int) -> Tile:
+def _best(work: TileWork, target: Target, lanes: int) -> Tile:
     if not work.accumulators:
         return Tile(lanes, 1, 1, 1)
     best, least = Tile(lanes, 1, 1, 1), (inf, 0, 0)
@@ -103,7 +103,7 @@ def _best(work: Work, target: Target, lanes: int) -> Tile:
     return best
 
 
-def _streams(work: Work, tile: Tile) -> Iterator[tuple[int, int]]:
+def _streams(work: TileWork, tile: Tile) -> Iterator[tuple[int, int]]:
     """Each loop over k of a full tile: the size of k, and the weight vectors it reads a step."""
     for group in tile.groups(work.accumulators):
         for inner, accumulators in work.loops:
@@ -112,7 +112,7 @@ def _streams(work: Work, tile: Tile) -> Iterator[tuple[int, int]]:
                 yield inner, blocks * tile.vectors
 
 
-def _cost(work: Work, tile: Tile, streams: list[tuple[int, int]], vector_bytes: int) -> float:
+def _cost(work: TileWork, tile: Tile, streams: list[tuple[int, int]], vector_bytes: int) -> float:
     cycles = 0.0
     for inner, weights in streams:
         fmas = weights * tile.rows / FMA_PER_CYCLE

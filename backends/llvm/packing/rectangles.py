@@ -15,7 +15,7 @@ from rnnc.ir.families import Family
 
 
 @dataclass(frozen=True)
-class Piece:
+class Rectangle:
     """`rows` x `columns` of a source at (row, column), which lie at (at_row, at_column) of the value.
 
     A vector is one row, and so is a number. computed: the source is made by arithmetic (a sum of biases, a negated
@@ -42,14 +42,14 @@ def extent(family: Family) -> tuple[int, int]:
     return prod(shape[:-1]), (shape[-1] if shape else 1)
 
 
-def resolve(family: Family) -> list[Piece]:
+def resolve(family: Family) -> list[Rectangle]:
     """The pieces that cover a value, each element once."""
-    found: dict[Family, list[Piece]] = {}
+    found: dict[Family, list[Rectangle]] = {}
     run(_resolve(family, found))
     return found[family]
 
 
-def _resolve(family: Family, found: dict[Family, list[Piece]]) -> Calls:
+def _resolve(family: Family, found: dict[Family, list[Rectangle]]) -> Calls:
     if family in found:
         return
     if family.op == "slice":
@@ -60,10 +60,10 @@ def _resolve(family: Family, found: dict[Family, list[Piece]]) -> Calls:
             yield _resolve(part, found)
         found[family] = _concat(family, found)
     else:
-        found[family] = [Piece(family, 0, 0, *extent(family))]
+        found[family] = [Rectangle(family, 0, 0, *extent(family))]
 
 
-def _slice(family: Family, whole: list[Piece]) -> list[Piece]:
+def _slice(family: Family, whole: list[Rectangle]) -> list[Rectangle]:
     start, stop = family.attr("start"), family.attr("stop")
     rows, columns = extent(family)
     if _along_rows(family):
@@ -71,7 +71,7 @@ def _slice(family: Family, whole: list[Piece]) -> list[Piece]:
     return window(whole, 0, start, rows, stop - start)
 
 
-def window(pieces: list[Piece], row: int, column: int, rows: int, columns: int) -> list[Piece]:
+def window(pieces: list[Rectangle], row: int, column: int, rows: int, columns: int) -> list[Rectangle]:
     """What of the pieces lies in a rectangle of their value, seen from the rectangle's corner."""
     clipped = (_clip(piece, row, column, rows, columns) for piece in pieces)
     return [piece for piece in clipped if piece.rows > 0 and piece.columns > 0]
@@ -81,8 +81,8 @@ def _along_rows(family: Family) -> bool:
     return family.attr("axis") == 0 and len(family.shape) > 1
 
 
-def _concat(family: Family, found: dict[Family, list[Piece]]) -> list[Piece]:
-    pieces: list[Piece] = []
+def _concat(family: Family, found: dict[Family, list[Rectangle]]) -> list[Rectangle]:
+    pieces: list[Rectangle] = []
     row = column = 0
     for part in family.inputs:
         moved = (replace(p, at_row=p.at_row + row, at_column=p.at_column + column) for p in found[part])
@@ -92,11 +92,11 @@ def _concat(family: Family, found: dict[Family, list[Piece]]) -> list[Piece]:
     return pieces
 
 
-def _clip(piece: Piece, row: int, column: int, rows: int, columns: int) -> Piece:
+def _clip(piece: Rectangle, row: int, column: int, rows: int, columns: int) -> Rectangle:
     top, left = max(piece.at_row, row), max(piece.at_column, column)
     bottom = min(piece.at_row + piece.rows, row + rows)
     right = min(piece.at_column + piece.columns, column + columns)
-    return Piece(
+    return Rectangle(
         piece.source,
         piece.row + top - piece.at_row,
         piece.column + left - piece.at_column,

@@ -13,7 +13,7 @@ from rnnc.backends.training.sparse import SparseRows
 from rnnc.ir.ops import Array
 
 
-class Space:
+class ReusedArrays:
     """Arrays that are used again, and grow when they must: a fresh one costs page faults."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Table:
         self.padding = -1 if memory.padding is None else memory.padding
         self.slots = np.zeros(self.height, np.int64)
         self.count = np.zeros(1, np.int64)
-        self.space = Space()
+        self.space = ReusedArrays()
         self.values, self.rows, self.places = np.empty((0, self.width), memory.dtype), np.empty(0), np.empty(0)
 
     def make_room(self, steps: int, batch: int, first: bool) -> None:

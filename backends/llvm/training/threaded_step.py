@@ -22,7 +22,7 @@ from rnnc.backends.llvm.kernels.gradients import COLLECT, GROUP, LOOK_UP, OUT_OF
 from rnnc.backends.llvm.kernels.noise import NOISE, filled
 from rnnc.backends.llvm.kernels.packers import SHARE, shares
 from rnnc.backends.llvm.kernels.updates import APPLY, LOSSES_APART, NOT_FINITE, SQUARES_APART
-from rnnc.backends.llvm.training.table import Space
+from rnnc.backends.llvm.training.table import ReusedArrays
 from rnnc.backends.training.protocol import LOOKED_UP, TABLE_GRADIENT, Draw, Memory, Report, Work
 from rnnc.ir.errors import SizeError
 from rnnc.ir.names import LOSS, gradient
@@ -51,7 +51,7 @@ class ThreadedStep:
         self.packs = self._packs()
         self._make_fields()
         self.masks: dict[str, list[Struct]] = {}
-        self.space = Space()
+        self.space = ReusedArrays()
         self.scripts: dict[bool, Scripts] = {}
         self.held: list[object] = []
 

@@ -35,7 +35,7 @@ from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
-    from rnnc.backends.llvm.training.noise import LlvmNoise
+    from rnnc.backends.llvm.training.masks import LlvmNoise
     from rnnc.backends.llvm.training.update import LlvmUpdate
 
 

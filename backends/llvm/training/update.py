@@ -54,7 +54,7 @@ class LlvmUpdate(HostRows):
     def trainer(self, code: Code, noise: Noise, memory: Memory) -> Trainer:
         """See `Update.trainer`."""
         from rnnc.backends.llvm.code import LlvmCode
-        from rnnc.backends.llvm.training.noise import LlvmNoise
+        from rnnc.backends.llvm.training.masks import LlvmNoise
         from rnnc.backends.llvm.training.trainer import LlvmTrainer
 
         assert isinstance(code, LlvmCode) and isinstance(noise, LlvmNoise)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Home(Enum):
+class WeightMemory(Enum):
     """Where a block's weights are, from step to step.
 
     CACHE: in memory, read in every step through the second-level cache by a kernel that runs all steps. MEMORY: the
