@@ -22,7 +22,7 @@ from rnnc.backends.cuda.compiled import CudaBound, CudaCode, CudaTape
 from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emit.tensor_products import KINDS
 from rnnc.backends.cuda.emulated import EmulatedDevice
-from rnnc.backends.cuda.emulator import Module
+from rnnc.backends.cuda.emulator import EmulatedModule
 from rnnc.backends.cuda.run import execution as run
 from rnnc.backends.cuda.schedule.chip import EMULATED, Chip
 from rnnc.backends.cuda.schedule.layouts import RecurrenceLayout, Restriction
@@ -170,7 +170,7 @@ class GuardedDevice(EmulatedDevice):
         self._queued: list[list[Callable[[], None]]] = []
 
     def load(self, source: str, kernels: Sequence[Kernel]) -> GuardedUnit:
-        return GuardedUnit(Module(source, shared_limit=self.chip.shared_per_block), self)
+        return GuardedUnit(EmulatedModule(source, shared_limit=self.chip.shared_per_block), self)
 
     def queue(self, work: Callable[[], None]) -> None:
         """Does it, at once or in its stream."""
@@ -221,7 +221,7 @@ class GuardedDevice(EmulatedDevice):
 class GuardedUnit:
     """A translation unit whose launches are guarded."""
 
-    def __init__(self, module: Module, device: GuardedDevice) -> None:
+    def __init__(self, module: EmulatedModule, device: GuardedDevice) -> None:
         self._module = module
         self._device = device
 

@@ -21,7 +21,7 @@ import pytest
 
 from rnnc.backends import cuda
 from rnnc.backends.arrays import CuPyArrays
-from rnnc.backends.cuda.emulator import Module
+from rnnc.backends.cuda.emulator import EmulatedModule
 from rnnc.backends.cuda.run import availability as driver
 from rnnc.backends.cuda.run import gemm
 from rnnc.backends.cuda.schedule import chip as chips
@@ -217,7 +217,7 @@ class FakeGpu:
         """cupy.ElementwiseKernel of one argument and one result, such as "float32 x", "uint16 y"."""
         kinds = {"float32": "float", "uint16": "unsigned short"}
         (source, x), (target, y) = given.split(), result.split()
-        module = Module(
+        module = EmulatedModule(
             f'extern "C" __global__ void {name}(const {kinds[source]}* from, {kinds[target]}* to, int count) {{\n'
             f"  for (int i = 0; i < count; i++) {{ const {kinds[source]} {x} = from[i]; {kinds[target]} {y};\n"
             f"    {operation};\n    to[i] = {y}; }}\n}}\n"

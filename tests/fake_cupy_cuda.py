@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.backends.cuda.emulator import Module
+from rnnc.backends.cuda.emulator import EmulatedModule
 from tests.fake_device import FakeArray
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ class RawModule:
         self.gpu, self.code = gpu, code
 
     @cached_property
-    def emulated(self) -> Module:
-        return Module(self.code, shared_limit=self.gpu.chip.shared_per_block)
+    def emulated(self) -> EmulatedModule:
+        return EmulatedModule(self.code, shared_limit=self.gpu.chip.shared_per_block)
 
     def get_function(self, name: str) -> RawKernel:
         assert name in self.emulated.kernels

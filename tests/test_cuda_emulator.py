@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnnc.backends.cuda.emulator import EmulatorError, Module, find_compiler, toolchain
+from rnnc.backends.cuda.emulator import EmulatedModule, EmulatorError, find_compiler, toolchain
 from rnnc.backends.cuda.emulator.toolchain import Toolchain
 from rnnc.ir.errors import BackendError
 
@@ -312,8 +312,8 @@ extern "C" __global__ void deep(int* out) { out[0] = descend(1000); }
 
 
 @pytest.fixture(scope="module")
-def unit() -> Module:
-    return Module(BUILT_INS + MEMORY + TENSOR_CORES + FAULTS)
+def unit() -> EmulatedModule:
+    return EmulatedModule(BUILT_INS + MEMORY + TENSOR_CORES + FAULTS)
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
@@ -324,7 +324,7 @@ def normal(*shape: int, seed: int = 0) -> Array:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_threads_and_blocks_know_where_they_are(unit: Module, order: int) -> None:
+def test_threads_and_blocks_know_where_they_are(unit: EmulatedModule, order: int) -> None:
     out = np.zeros((2, 3, 4, 2, 5), np.uint32)  # blocks z, y, x; threads y, x
     unit.launch("places", (4, 3, 2), (5, 2, 1), arguments=[out], order=order)
     z, y, x, v, u = np.indices(out.shape)
@@ -332,7 +332,7 @@ def test_threads_and_blocks_know_where_they_are(unit: Module, order: int) -> Non
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_shuffles(unit: Module, order: int) -> None:
+def test_shuffles(unit: EmulatedModule, order: int) -> None:
     x, out, lane = np.arange(64, dtype=np.float32) ** 2, np.full((7, 64), np.nan, np.float32), np.arange(64)
     unit.launch("shuffles", 1, 64, arguments=[x, out, np.int32(64)], order=order)
     warps = x.reshape(2, 32)
@@ -348,7 +348,7 @@ def test_shuffles(unit: Module, order: int) -> None:
     np.testing.assert_array_equal(out, expected)
 
 
-def test_shuffles_of_eight_bytes(unit: Module) -> None:
+def test_shuffles_of_eight_bytes(unit: EmulatedModule) -> None:
     x, out, numbers = np.random.default_rng(1).standard_normal(64), np.zeros(64), np.zeros(64, np.int64)
     unit.launch("wide_shuffle", 1, 64, arguments=[x, out, numbers])
     np.testing.assert_array_equal(out, x.reshape(2, 32)[:, ::-1].ravel())
@@ -357,7 +357,7 @@ def test_shuffles_of_eight_bytes(unit: Module) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_votes(unit: Module, order: int) -> None:
+def test_votes(unit: EmulatedModule, order: int) -> None:
     x = np.random.default_rng(2).integers(-9, 10, 96).astype(np.int32)
     x[5], x[70] = 7, 9
     ballots, counts = np.zeros(3, np.uint32), np.zeros(4, np.int32)
@@ -369,14 +369,14 @@ def test_votes(unit: Module, order: int) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_shared_memory_belongs_to_a_block(unit: Module, order: int) -> None:
+def test_shared_memory_belongs_to_a_block(unit: EmulatedModule, order: int) -> None:
     x, out = normal(3, 128), np.full((3, 128), np.nan, np.float32)
     unit.launch("reverse", 3, 128, shared=4 * 128, arguments=[x, out], order=order)
     np.testing.assert_array_equal(out, x[:, ::-1])
 
 
 @pytest.mark.parametrize("cooperative", [False, True])
-def test_shared_memory_starts_as_nan_in_every_block(unit: Module, cooperative: bool) -> None:
+def test_shared_memory_starts_as_nan_in_every_block(unit: EmulatedModule, cooperative: bool) -> None:
     floats, doubles, integers = np.zeros((3, 32), np.float32), np.zeros((3, 32)), np.zeros((3, 32), np.int32)
     arguments = [floats, doubles, integers]
     unit.launch("poison", 3, 32, shared=8 * 32, arguments=arguments, cooperative=cooperative)
@@ -384,7 +384,7 @@ def test_shared_memory_starts_as_nan_in_every_block(unit: Module, cooperative: b
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_atomics(unit: Module, order: int) -> None:
+def test_atomics(unit: EmulatedModule, order: int) -> None:
     total, most, tally = np.zeros(1, np.uint32), np.zeros(1, np.int32), np.zeros(1, np.uint32)
     real, swapped = np.zeros(1, np.float32), np.zeros(4, np.uint64)
     unit.launch("atomics", 3, 50, arguments=[total, most, tally, real, swapped], order=order)
@@ -392,7 +392,7 @@ def test_atomics(unit: Module, order: int) -> None:
     assert (swapped == 2**40).all()
 
 
-def test_vectors_and_cached_loads(unit: Module) -> None:
+def test_vectors_and_cached_loads(unit: EmulatedModule) -> None:
     x, scalars, out, copy = normal(8, 4), normal(8, seed=1), np.zeros((8, 2)), np.zeros(8, np.float32)
     unit.launch("vectors", 1, 8, arguments=[x, out, scalars, copy])
     np.testing.assert_array_equal(out, x.astype(np.float64).reshape(8, 2, 2).sum(2))
@@ -401,7 +401,7 @@ def test_vectors_and_cached_loads(unit: Module) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("n", [1, 40, 64])
-def test_threads_that_returned_are_not_waited_for(unit: Module, order: int, n: int) -> None:
+def test_threads_that_returned_are_not_waited_for(unit: EmulatedModule, order: int, n: int) -> None:
     x, out = normal(64), np.full(64, np.nan, np.float32)
     unit.launch("leave_early", 1, 64, shared=4 * 64, arguments=[x, out, np.int32(n)], order=order)
     np.testing.assert_array_equal(out[:n], x[:n][::-1])
@@ -409,7 +409,7 @@ def test_threads_that_returned_are_not_waited_for(unit: Module, order: int, n: i
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_blocks_meet_at_a_barrier_of_their_own(unit: Module, order: int) -> None:
+def test_blocks_meet_at_a_barrier_of_their_own(unit: EmulatedModule, order: int) -> None:
     steps, blocks, threads = 7, 5, 64
     values = np.full((steps + 1, blocks * threads), np.nan)
     values[0] = np.random.default_rng(3).standard_normal(blocks * threads)
@@ -419,26 +419,26 @@ def test_blocks_meet_at_a_barrier_of_their_own(unit: Module, order: int) -> None
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_flags_without_atomics_are_no_deadlock(unit: Module, order: int) -> None:
+def test_flags_without_atomics_are_no_deadlock(unit: EmulatedModule, order: int) -> None:
     flags = np.zeros(6, np.int32)
     unit.launch("chain", 6, 1, arguments=[flags, np.int32(300)], cooperative=True, order=order)
     np.testing.assert_array_equal(flags, 300)
 
 
-def test_values_and_null_pointers(unit: Module) -> None:
+def test_values_and_null_pointers(unit: EmulatedModule) -> None:
     out = np.zeros(6)
     values: list[Any] = [np.int32(-5), np.int64(2**40), np.float32(0.1), np.float64(0.1), np.uint32(2**32 - 1)]
     unit.launch("by_value", 1, 1, arguments=[*values, None, out])
     np.testing.assert_array_equal(out, [float(v) for v in values] + [1])
 
 
-def test_a_kernel_may_have_the_name_of_a_function_of_the_c_library(unit: Module) -> None:
+def test_a_kernel_may_have_the_name_of_a_function_of_the_c_library(unit: EmulatedModule) -> None:
     out = np.zeros(8, np.int32)
     unit.launch("sync", 1, 8, arguments=[out])
     assert out.all()
 
 
-def test_functions_in_both_precisions(unit: Module) -> None:
+def test_functions_in_both_precisions(unit: EmulatedModule) -> None:
     x = normal(100)
     y, out, wide = x.astype(np.float64), np.zeros((7, 100), np.float32), np.zeros((7, 100))
     unit.launch("functions", 1, 100, arguments=[x, out, y, wide, np.int32(100)])
@@ -464,7 +464,7 @@ def of_bfloat16(bits: Array) -> Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def test_conversions_round_to_nearest(unit: Module) -> None:
+def test_conversions_round_to_nearest(unit: EmulatedModule) -> None:
     rng = np.random.default_rng(4)
     scaled = normal(20000) * 2.0 ** rng.integers(-30, 18, 20000)
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -483,7 +483,7 @@ def test_conversions_round_to_nearest(unit: Module) -> None:
     assert (np.abs(tf32.astype(np.float64) - x) <= spacing / 2).all()
 
 
-def test_conversions_of_infinity_nan_and_ties(unit: Module) -> None:
+def test_conversions_of_infinity_nan_and_ties(unit: EmulatedModule) -> None:
     x = np.array([np.inf, -np.inf, np.nan, 1 + 2**-11, -1 - 2**-11, 1 + 3 * 2**-11], np.float32)
     half, bfloat16, tf32 = np.zeros(6, np.uint16), np.zeros(6, np.uint16), np.zeros(6, np.float32)
     unit.launch("convert", 1, 1, arguments=[x, half, bfloat16, tf32, np.int32(6)])
@@ -493,7 +493,7 @@ def test_conversions_of_infinity_nan_and_ties(unit: Module) -> None:
     np.testing.assert_array_equal(tf32[3:], np.array([1 + 2**-10, -1 - 2**-10, 1 + 2**-9], np.float32))  # away from 0
 
 
-def test_every_half_and_every_bfloat16_reads_back(unit: Module) -> None:
+def test_every_half_and_every_bfloat16_reads_back(unit: EmulatedModule) -> None:
     bits = np.arange(2**16, dtype=np.uint16)
     half, bfloat16 = np.zeros(2**16, np.float32), np.zeros(2**16, np.float32)
     unit.launch("convert_back", 1, 64, arguments=[bits, half, bfloat16, np.int32(2**16)])
@@ -503,7 +503,7 @@ def test_every_half_and_every_bfloat16_reads_back(unit: Module) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ["half", "bfloat16", "tf32"])
-def test_products_of_tensor_cores(unit: Module, kind: str, order: int) -> None:
+def test_products_of_tensor_cores(unit: EmulatedModule, kind: str, order: int) -> None:
     depth = 8 if kind == "tf32" else 16
     a, b, c = normal(16, depth, seed=5), normal(depth, 8, seed=6), normal(16, 8, seed=7)
     if kind == "half":
@@ -523,7 +523,7 @@ def test_products_of_tensor_cores(unit: Module, kind: str, order: int) -> None:
 # ---- faults that must be found
 
 
-def test_a_missing_barrier_shows_in_some_order(unit: Module) -> None:
+def test_a_missing_barrier_shows_in_some_order(unit: EmulatedModule) -> None:
     x = normal(64)
     for order in ORDERS:
         out = np.zeros(64, np.float32)
@@ -531,7 +531,7 @@ def test_a_missing_barrier_shows_in_some_order(unit: Module) -> None:
         assert np.isnan(out).any(), order
 
 
-def test_a_missing_grid_barrier_shows(unit: Module) -> None:
+def test_a_missing_grid_barrier_shows(unit: EmulatedModule) -> None:
     steps, blocks, threads = 3, 4, 32
     for order in ORDERS:
         values = np.full((steps + 1, blocks * threads), np.nan)
@@ -541,7 +541,7 @@ def test_a_missing_grid_barrier_shows(unit: Module) -> None:
         assert np.isnan(values).any(), order
 
 
-def test_a_grid_barrier_needs_a_cooperative_launch(unit: Module) -> None:
+def test_a_grid_barrier_needs_a_cooperative_launch(unit: EmulatedModule) -> None:
     arguments = [np.zeros(1, np.uint32), np.zeros((4, 128)), np.int32(3)]
     with pytest.raises(EmulatorError, match=r"ring: deadlock.* in a spin loop .*block \(0, 0, 0\), thread 0"):
         unit.launch("ring", 2, 64, arguments=arguments)
@@ -562,7 +562,7 @@ def test_a_grid_barrier_needs_a_cooperative_launch(unit: Module) -> None:
         ("deep", r"thread \d+: too many local variables for its stack"),
     ],
 )
-def test_a_fault_is_reported_with_its_place(unit: Module, kernel: str, message: str, order: int) -> None:
+def test_a_fault_is_reported_with_its_place(unit: EmulatedModule, kernel: str, message: str, order: int) -> None:
     memory = [np.zeros(64, np.int32 if kernel == "deep" else np.float32), np.zeros(64, np.int32)]
     if kernel == "endless":
         memory = [np.zeros(1, np.uint32)]
@@ -573,13 +573,13 @@ def test_a_fault_is_reported_with_its_place(unit: Module, kernel: str, message: 
 
 
 @pytest.mark.parametrize("by", [1, 0])
-def test_faults_of_the_machine_are_reported(unit: Module, by: int) -> None:
+def test_faults_of_the_machine_are_reported(unit: EmulatedModule, by: int) -> None:
     what = "memory that is null" if by else "an integer division by zero"
     with pytest.raises(EmulatorError, match=rf"null_pointer: block \(0, 0, 0\), thread {0 if by else 3}: .*{what}"):
         unit.launch("null_pointer", 1, 32, arguments=[None if by else np.zeros(32, np.float32), np.int32(by)])
 
 
-def test_a_fault_on_another_thread_of_python_is_reported(unit: Module) -> None:
+def test_a_fault_on_another_thread_of_python_is_reported(unit: EmulatedModule) -> None:
     with ThreadPoolExecutor(1) as pool:
         for by, what in ((1, "memory that is null"), (0, "integer division by zero")):
             arguments = [None if by else np.zeros(32, np.float32), np.int32(by)]
@@ -590,7 +590,7 @@ def test_a_fault_on_another_thread_of_python_is_reported(unit: Module) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the watchdog is a timer of Linux")
-def test_a_loop_without_end_is_reported(unit: Module) -> None:
+def test_a_loop_without_end_is_reported(unit: EmulatedModule) -> None:
     unit.launch("never_sleeps", 1, 8, arguments=[np.zeros(1, np.int32)], patience=0.1)
     with pytest.raises(
         EmulatorError, match=r"never_sleeps: block \(0, 0, 0\), thread 7: no end: .* must call __nanosl"
@@ -598,25 +598,25 @@ def test_a_loop_without_end_is_reported(unit: Module) -> None:
         unit.launch("never_sleeps", 1, 8, arguments=[np.zeros(1, np.int32)], order=1, patience=0.1)
 
 
-def test_a_lane_that_is_not_there_gives_nan(unit: Module) -> None:
+def test_a_lane_that_is_not_there_gives_nan(unit: EmulatedModule) -> None:
     out = np.zeros(32, np.float32)
     unit.launch("from_nobody", 1, 32, arguments=[out])
     assert np.isnan(out[:16]).all()
 
 
-def test_a_write_beside_an_array_is_found(unit: Module) -> None:
+def test_a_write_beside_an_array_is_found(unit: EmulatedModule) -> None:
     x, out = Guarded(normal(32)), Guarded(np.zeros(32, np.float32))
     unit.launch("index_too_far", 1, 32, arguments=[x.array, out.array])
     assert x.intact() and not out.intact()
 
 
-def test_a_read_beside_an_array_is_found(unit: Module) -> None:
+def test_a_read_beside_an_array_is_found(unit: EmulatedModule) -> None:
     x, out = Guarded(normal(32)), Guarded(np.zeros(32, np.float32))
     unit.launch("read_too_far", 1, 32, arguments=[x.array, out.array])
     assert out.intact() and np.isnan(out.array[-1]) and not np.isnan(out.array[:-1]).any()
 
 
-def test_two_writers_differ_between_orders(unit: Module) -> None:
+def test_two_writers_differ_between_orders(unit: EmulatedModule) -> None:
     for kernel, sizes in (("two_writers", (1, 32)), ("two_blocks_write", (32, 1))):
         results = set()
         for order in ORDERS:
@@ -626,14 +626,14 @@ def test_two_writers_differ_between_orders(unit: Module) -> None:
         assert len(results) > 2, kernel
 
 
-def test_an_order_repeats_itself(unit: Module) -> None:
+def test_an_order_repeats_itself(unit: EmulatedModule) -> None:
     out = np.zeros((2, 1), np.int32)
     for row in out:
         unit.launch("two_writers", 1, 1024, arguments=[row], order=12345)
     assert out[0] == out[1]
 
 
-def test_launches_from_many_threads_do_not_meet(unit: Module) -> None:
+def test_launches_from_many_threads_do_not_meet(unit: EmulatedModule) -> None:
     x, results = normal(8, 64), np.zeros((8, 64), np.float32)
 
     def work(i: int) -> None:
@@ -669,7 +669,7 @@ def by_value_arguments(**changes: Any) -> list[Any]:
         ({"more": None}, r"7 arguments expected \(int32, int64, .*, const float32\*, float64\*\), got 8"),
     ],
 )
-def test_arguments_are_held_against_the_signature(unit: Module, changes: dict[str, Any], message: str) -> None:
+def test_arguments_are_held_against_the_signature(unit: EmulatedModule, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(EmulatorError, match=f"by_value: {message}"):
         unit.launch("by_value", 1, 1, arguments=by_value_arguments(**changes))
 
@@ -686,17 +686,17 @@ def test_arguments_are_held_against_the_signature(unit: Module, changes: dict[st
         ({"grid": 1, "block": 1, "order": -1}, "order: expected 0 to"),
     ],
 )
-def test_sizes_that_no_chip_takes(unit: Module, sizes: dict[str, Any], message: str) -> None:
+def test_sizes_that_no_chip_takes(unit: EmulatedModule, sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(EmulatorError, match=f"two_writers: {message}"):
         unit.launch("two_writers", **sizes, arguments=[np.zeros(1, np.int32)])
 
 
-def test_launch_bounds_hold(unit: Module) -> None:
+def test_launch_bounds_hold(unit: EmulatedModule) -> None:
     with pytest.raises(EmulatorError, match="ring: 96 threads in a block; its __launch_bounds__ allow 64"):
         unit.launch("ring", 1, 96, arguments=[None, None, np.int32(0)])
 
 
-def test_a_kernel_that_is_not_there(unit: Module) -> None:
+def test_a_kernel_that_is_not_there(unit: EmulatedModule) -> None:
     with pytest.raises(EmulatorError, match="no kernel 'place' in this module; it has places, shuffles"):
         unit.launch("place", 1, 1)
     assert unit.kernels[:2] == ("places", "shuffles")
@@ -707,20 +707,20 @@ def test_a_compile_error_shows_the_line_of_the_source() -> None:
         '/* two\nlines */\nextern "C" __global__ void f(float* x) {\n  extern __shared__ float s[];\n  x[0] = y;\n}\n'
     )
     with pytest.raises(EmulatorError, match=r"kernel\.cu:5:\d+: error: .*'?y.*\n    x\[0\] = y;"):
-        Module(source)
+        EmulatedModule(source)
 
 
 def test_static_shared_memory_is_refused() -> None:
     source = 'extern "C" __global__ void f(float* x) {\n  __shared__ float s[4];\n  x[0] = s[0];\n}\n'
     with pytest.raises(EmulatorError, match=r"kernel\.cu:2: shared memory must be dynamic"):
-        Module(source)
+        EmulatedModule(source)
 
 
 def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
     assert find_compiler() is None
     with pytest.raises(EmulatorError, match="needs a C[+][+] compiler.*apt install g[+][+]"):
-        Module("")
+        EmulatedModule("")
     assert issubclass(EmulatorError, BackendError)
 
 
@@ -746,7 +746,7 @@ def compiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 def check_small(number: int) -> None:
     x = np.zeros(3, np.int32)
-    Module(SMALL.replace("NUMBER", str(number))).launch("f", 1, 3, arguments=[x])
+    EmulatedModule(SMALL.replace("NUMBER", str(number))).launch("f", 1, 3, arguments=[x])
     assert (x == number).all()
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from rnnc.backends.llvm.asm.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("*.py", "*.h", "*.cpp", "*.cu", "*.c", "*.ll", "*.txt", "*.md")
@@ -104,3 +107,98 @@ def test_runtime_needs_only_its_declared_dependencies() -> None:
         if within(module, "torch", "onnx", "onnxruntime", "hypothesis", "pytest", "g2p_en", "tests", "benchmarks")
     ]
     assert not foreign, "\n".join(foreign)
+
+
+# ------------------------------------------------------------------------------------------ rooms of a backend
+
+
+def test_assembly_knows_no_plan() -> None:
+    """backends/llvm/asm writes LLVM for whoever asks; what to write is decided above it."""
+    above = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in files("backends/llvm/asm")
+        for module in imported(path)
+        if within(module, "rnnc.backends.planning")
+        or within(module, "rnnc.backends.llvm")
+        and not in_room(module, "asm")
+    ]
+    assert not above, "\n".join(above)
+
+
+def test_kernels_are_emitted_without_calls() -> None:
+    """What a function computes does not depend on who calls it, nor on the machine that compiles it."""
+    below = ("asm", "kernels", "packing")
+    others = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in files("backends/llvm/kernels", "backends/llvm/packing")
+        for module in imported(path)
+        if within(module, "rnnc.backends.llvm") and not any(in_room(module, room) for room in below)
+    ]
+    assert not others, "\n".join(others)
+
+
+def in_room(module: str, room: str) -> bool:
+    """Whether a module of the llvm backend lies in one of its folders."""
+    return within(module, f"rnnc.backends.llvm.{room}")
+
+
+def test_planning_knows_no_machine() -> None:
+    machines = ("rnnc.backends.llvm", "rnnc.backends.cuda", "rnnc.backends.reference")
+    known = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in files("backends/planning")
+        for module in imported(path)
+        if within(module, *machines)
+    ]
+    assert not known, "\n".join(known)
+
+
+@pytest.mark.parametrize("folder", ("cuda", "llvm", "planning", "reference", "training"))
+def test_a_file_of_a_backend_is_known_by_its_name(folder: str) -> None:
+    names = [path.name for path in files(f"backends/{folder}") if path.name != "__init__.py"]
+    assert names and len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
+LONGEST = 450
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    long = {path: text.count("\n") for path in files("rnnc", "ir", "backends") if (text := path.read_text())}
+    assert not {str(path.relative_to(ROOT)): lines for path, lines in long.items() if lines > LONGEST}
+
+
+def test_no_public_class_has_a_namesake_in_its_package() -> None:
+    """Two classes of one name in one package, and a reader never knows which is meant."""
+    allowed = {"Constant"}  # an initializer and a schedule; both are public names
+    found: dict[tuple[str, str], list[str]] = {}
+    for package in ("rnnc", "ir", "backends"):
+        for path in files(package):
+            if "backends" in path.relative_to(ROOT / package).parts[:1] or path.is_symlink():
+                continue
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name not in allowed:
+                    found.setdefault((package, node.name), []).append(str(path.relative_to(ROOT)))
+    assert not {key: paths for key, paths in found.items() if len(paths) > 1}
+
+
+def test_generated_code_reads_every_field_of_a_record() -> None:
+    """A field that Python fills in, and nobody reads, is a promise that nobody keeps."""
+    text = "".join(path.read_text(encoding="utf-8") for path in files("backends/llvm/kernels"))
+    unread = {
+        f"{record.name}.{field}"
+        for record in records()
+        for field in record.types
+        if not re.search(rf"[\[(, ](['\"]){re.escape(field)}\1[\]), ]", text)
+    }
+    assert not unread
+
+
+def records() -> list[Record]:
+    """All records of kernels but CPython's own, and those that are passed on whole."""
+    whole = {"buffer", "share", "timed", "segment"}
+    modules = [
+        importlib.import_module(f"rnnc.backends.llvm.kernels.{path.stem}") for path in files("backends/llvm/kernels")
+    ]
+    found = {r.name: r for module in modules for r in vars(module).values() if isinstance(r, Record)}
+    assert len(found) > 8
+    return [record for record in found.values() if record.name not in whole]

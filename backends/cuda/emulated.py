@@ -122,9 +122,9 @@ class EmulatedUnit:
     """A translation unit as a shared library of the host."""
 
     def __init__(self, source: str, order: int) -> None:
-        from rnnc.backends.cuda.emulator import Module
+        from rnnc.backends.cuda.emulator import EmulatedModule
 
-        self._module = Module(source)
+        self._module = EmulatedModule(source)
         self._order = order
 
     def launch(

@@ -8,7 +8,7 @@ compiler (GCC or Clang) on Linux or another Unix.
 from __future__ import annotations
 
 from rnnc.backends.cuda.emulator.errors import EmulatorError
-from rnnc.backends.cuda.emulator.module import Module
+from rnnc.backends.cuda.emulator.module import EmulatedModule
 from rnnc.backends.cuda.emulator.toolchain import find_compiler
 
-__all__ = ["EmulatorError", "Module", "find_compiler"]
+__all__ = ["EmulatorError", "EmulatedModule", "find_compiler"]

@@ -76,7 +76,7 @@ class EmulatedKernel:
     threads: int | None
 
 
-class Module:
+class EmulatedModule:
     """A translation unit of CUDA C, compiled for the CPU.
 
     Kernels are `extern "C" __global__ void name(parameters)`; a parameter is a pointer or a number. All shared memory
