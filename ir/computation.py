@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rnnc.ir.errors import IRError
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import Stack, lower
-from rnnc.ir.pipeline import PIPELINE, Artefacts, Optimized
 from rnnc.ir.program import Loop, Program, Statement
+
+if TYPE_CHECKING:
+    from rnnc.ir.pipeline import Optimized
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,15 @@ class Computation:
 
     def optimized(self, steps: int, *, lengths: bool = False) -> Optimized:
         """The unrolled graph after all passes, and what each pass did."""
+        from rnnc.ir.pipeline import PIPELINE, Artefacts
+
         made: Optimized = Artefacts(PIPELINE, self, steps=steps, lengths=lengths)["optimized"]
         return made
 
     def program(self, *, lengths: bool = False) -> Program:
         """The loops that stand for any number of steps."""
+        from rnnc.ir.pipeline import PIPELINE, Artefacts
+
         made: Program = Artefacts(PIPELINE, self, lengths=lengths)["rolled"]
         return made
 

@@ -32,7 +32,6 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import groupby
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -235,6 +234,8 @@ class _Parser:
         token = self.token
         op = self.take("name", "an op")
         if op not in OPS:
+            from difflib import get_close_matches  # for messages alone
+
             near = get_close_matches(op, OPS, 1)
             self.fail(f"unknown op {op!r}" + (f" (did you mean {near[0]}?)" if near else ""), token)
         return op

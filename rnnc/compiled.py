@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError
-from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import ArrayLibrary
@@ -72,6 +71,8 @@ class Compiled:
     @property
     def stages(self) -> tuple[str, ...]:
         """The names `ir` takes, in the order of the pipeline."""
+        from rnnc.ir.pipeline import SHARED_STAGES
+
         return (*SHARED_STAGES, *self._code.stages)
 
     @explained
@@ -80,6 +81,8 @@ class Compiled:
 
         Raises ArgumentError for a stage that the backend does not have.
         """
+        from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
+
         steps = checks.integer("steps", steps, 1)
         if stage not in self.stages:
             hint = checks.suggestion(stage, self.stages) if isinstance(stage, str) else ""

@@ -15,8 +15,10 @@ from rnnc.backends.llvm.asm.jit import emit_assembly
 from rnnc.backends.llvm.asm.target import ISAS, Target, described, host, legalized
 from rnnc.backends.reference import compile as compile_reference
 from rnnc.computations import forward, vjp
+from rnnc.ir.computation import Computation
 from rnnc.ir.errors import BackendError
 from tests import user_cells
+from tests.forward_calls import run_stack
 
 SPECS = [
     rnnc.RNN(5, 33, 2, bidirectional=True),
@@ -47,21 +49,16 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_every_target_agrees_with_the_float64_reference(spec: rnnc.Spec, target: Target) -> None:
-    params = spec.init(seed=0)
-    runner = compile(spec.stack(), threads=1, target=target).bind(params)
-    double = replace(spec, dtype="float64")
-    reference = compile_reference(double.stack(), threads=1).bind({k: v.astype("f8") for k, v in params.items()})
+    params, stack = spec.init(seed=0), spec.stack()
+    bound = compile(Computation.of_stack(stack), threads=1, target=target).bind(params)
+    double = replace(spec, dtype="float64").stack()
+    reference = compile_reference(Computation.of_stack(double)).bind({k: v.astype("f8") for k, v in params.items()})
     rng = np.random.default_rng(1)
     for steps, batch, ragged in SIZES:
         x = rng.standard_normal((steps, batch, spec.input_size)).astype(spec.dtype)
         lengths = rng.integers(0, steps + 1, batch) if ragged else None
-        results = []
-        for run, dtype in ((runner.run, spec.dtype), (reference.run, "float64")):
-            output = np.full((steps, batch, spec.output_size), np.nan, dtype)
-            rows = spec.num_layers * spec.num_directions
-            finals = tuple(np.full((rows, batch, w), np.nan, dtype) for w in spec.states.values())
-            run(x.astype(dtype), None, lengths, output, finals)
-            results.append((output, *finals))
+        runs = (bound, stack, x), (reference, double, x.astype("float64"))
+        results = [(output, *finals) for output, finals in (run_stack(*run, lengths=lengths) for run in runs)]
         for got, want in zip(*results, strict=True):
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if spec.dtype == "float32" else 1e-12)
 
