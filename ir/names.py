@@ -26,6 +26,9 @@ LOSS = "loss"
 SCALE = "scale"
 """One over the number of steps of each row, (B, 1): the mean over time is a sum times this."""
 
+UPDATED, SLOPE, CLIPPING = "p", "g", "scale"
+"""In the graph of an optimiser's update: the parameters, their gradients, and the factor that clips them."""
+
 GRADIENT = "d:"
 """Before the name of an input: its gradient. Before the name of an output: its adjoint, an input of the pullback."""
 TANGENT = "t:"
@@ -40,6 +43,11 @@ def initial(state: str, suffix: str) -> str:
 def final(state: str, suffix: str) -> str:
     """The value after a state's last step."""
     return f"{state}.n{suffix}"
+
+
+def in_layer(number: int, name: str) -> str:
+    """The name, within a network, of what a layer calls `name`: "0.weight"."""
+    return f"{number}.{name}"
 
 
 def gradient(name: str) -> str:

@@ -75,8 +75,8 @@ def state_shapes(model: Sequential) -> dict[str, tuple[str, str, int]]:
     """For each state of each direction: its name -> the names of its initial and last value, and its width."""
     return {
         f"{number}.{state}{direction.suffix}": (
-            names.initial(f"{number}.{state}", direction.suffix),
-            names.final(f"{number}.{state}", direction.suffix),
+            names.initial(names.in_layer(number, state), direction.suffix),
+            names.final(names.in_layer(number, state), direction.suffix),
             width,
         )
         for number, spec in model.specs.items()
@@ -113,11 +113,11 @@ class _Lowering:
 
     def run(self) -> Graph:
         graph, model = self.graph, self.model
-        flow: Flow = tuple(graph.input("x", (BATCH, model.input_size), t) for t in range(graph.steps))
+        flow: Flow = tuple(graph.input(names.X, (BATCH, model.input_size), t) for t in range(graph.steps))
         flow = self._ended(flow)
         for number, layer in enumerate(model.layers):
             flow = self._layer(number, layer, flow)
-        graph.outputs["output"] = self._ended(flow)
+        graph.outputs[names.OUTPUT] = self._ended(flow)
         return graph
 
     def _layer(self, number: int, layer: Layer | Spec, flow: Flow) -> Flow:
@@ -155,7 +155,9 @@ class _Lowering:
 
     def _linear(self, number: int, layer: Linear) -> Callable[[Value], Value]:
         shapes = layer.parameter_shapes().items()
-        given = {name: Value(self.graph, self.graph.input(f"{number}.{name}", shape)) for name, shape in shapes}
+        given = {
+            name: Value(self.graph, self.graph.input(names.in_layer(number, name), shape)) for name, shape in shapes
+        }
         return lambda x: linear(x, given["weight"], given.get("bias"))
 
     # ---- recurrent layers
@@ -183,11 +185,11 @@ class _Lowering:
         """The direction with the layer's number before all names; its equations get them without."""
 
         def numbered(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {f"{number}.{name}": value for name, value in values.items()}
+            return {names.in_layer(number, name): value for name, value in values.items()}
 
         def plain(given: SimpleNamespace, declared: Iterable[str]) -> dict[str, object]:
             values = values_of(given)
-            return {name: values[f"{number}.{name}"] for name in declared}
+            return {name: values[names.in_layer(number, name)] for name in declared}
 
         def step(x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
             given = Names("parameter", plain(p, direction.parameters) | dict.fromkeys(direction.optional))
@@ -245,7 +247,7 @@ class _Lowering:
         for direction, column in zip(directions, columns, strict=True):
             state = self.outputs.get(f"{number}{direction.suffix}")
             if state is not None:
-                last = self.graph.outputs[names.final(f"{number}.{state}", direction.suffix)]
+                last = self.graph.outputs[names.final(names.in_layer(number, state), direction.suffix)]
                 assert isinstance(last, Node)
             else:
                 last = self._kept(f"last{direction.suffix}", column, -1 if direction.reverse else 1, lambda old, y: y)

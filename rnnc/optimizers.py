@@ -20,6 +20,7 @@ from rnnc.ir.equations import Value, sqrt
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError
 from rnnc.ir.graph import Graph
 from rnnc.ir.locating import located
+from rnnc.ir.names import CLIPPING, SLOPE, UPDATED
 from rnnc.ir.ops import BATCH, Kind
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
@@ -159,12 +160,12 @@ def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
     numbers = optimizer.scalars(1, optimizer.learning_rate)
     _check_names(optimizer, (*optimizer.slots, *numbers))
     graph = Graph(dtype, 1)
-    p, g = (Value(graph, graph.input(name, (BATCH,))) for name in ("p", "g"))
+    p, g = (Value(graph, graph.input(name, (BATCH,))) for name in (UPDATED, SLOPE))
     slots = {name: Value(graph, graph.input(name, (BATCH,))) for name in optimizer.slots}
-    names = ("scale", *numbers)
+    names = (CLIPPING, *numbers)
     scalars = {name: Value(graph, graph.input(name, (1,))) for name in names}
     with located(optimizer.update):
-        made = _made(optimizer, optimizer.update(p, g * scalars["scale"], slots, scalars))
+        made = _made(optimizer, optimizer.update(p, g * scalars[CLIPPING], slots, scalars))
         _check_elementwise(graph)
     graph.outputs = {name: value.node for name, value in made.items()}
     return graph
@@ -173,7 +174,11 @@ def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
 def _check_names(optimizer: Optimizer, names: Sequence[str]) -> None:
     """ArgumentError unless the names of slots and scalars are identifiers, and differ from each other and from ours."""
     for position, name in enumerate(names):
-        if not isinstance(name, str) or not name.isidentifier() or name in ("p", "g", "scale", *names[:position]):
+        if (
+            not isinstance(name, str)
+            or not name.isidentifier()
+            or name in (UPDATED, SLOPE, CLIPPING, *names[:position])
+        ):
             raise ArgumentError(
                 f"optimizer {type(optimizer).__name__}: a slot or scalar cannot be called {name!r}; expected an "
                 "identifier that no other one has, and not 'p', 'g' or 'scale'"
@@ -185,8 +190,8 @@ def _made(optimizer: Optimizer, returned: object) -> dict[str, Value]:
     who = f"optimizer {type(optimizer).__name__}: update"
     if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
         raise ArgumentTypeError(f"{who} must return (p, {{slot: value}}), it returned {checks.came(returned)}")
-    values = {"p": returned[0], **returned[1]}
-    if set(values) != {"p", *optimizer.slots}:
+    values = {UPDATED: returned[0], **returned[1]}
+    if set(values) != {UPDATED, *optimizer.slots}:
         raise ArgumentError(f"{who} returned the slots {list(returned[1])}, it declared {list(optimizer.slots)}")
     for name, value in values.items():
         if not isinstance(value, Value) or value.shape != (BATCH,):

@@ -23,6 +23,7 @@ from rnnc.cells import Shape
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.names import in_layer
 from rnnc.layers import LAYERS, Embedding, Layer, Linear, Regularized
 from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
@@ -80,7 +81,7 @@ class Sequential(PlainData):
     @property
     def table(self) -> str | None:
         """The name of the embedding's parameter."""
-        return None if self.embedding is None else "0.weight"
+        return None if self.embedding is None else in_layer(0, "weight")
 
     @property
     def last_recurrent(self) -> int:
@@ -122,7 +123,7 @@ class Sequential(PlainData):
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name -> shape of every parameter: "0.weight", "1.weight_ih_l0", ..."""
         return {
-            f"{number}.{name}": shape
+            in_layer(number, name): shape
             for number, layer in enumerate(self.layers)
             for name, shape in layer.parameter_shapes().items()
         }
@@ -135,7 +136,7 @@ class Sequential(PlainData):
         found: dict[str, Array] = {}
         for number, layer in enumerate(self.layers):
             with enough_memory(f"the parameters of layer {number}, {layer!r}"):
-                found |= {f"{number}.{name}": array.astype(self.dtype) for name, array in layer.init(rng).items()}
+                found |= {in_layer(number, name): array.astype(self.dtype) for name, array in layer.init(rng).items()}
         return found
 
     @explained

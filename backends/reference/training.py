@@ -15,6 +15,7 @@ from rnnc.backends.training.noise import Noise, Where, bits16, threshold
 from rnnc.backends.training.protocol import Memory
 from rnnc.backends.training.sparse import HostRows
 from rnnc.ir.graph import Graph
+from rnnc.ir.names import UPDATED
 from rnnc.ir.ops import BATCH
 
 Array = NDArray[Any]
@@ -61,7 +62,7 @@ class NumpyUpdate(HostRows):
     def run(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         """See `rnnc.backends.training.protocol.Update.run`."""
         numbers = {name: np.full(1, scalars[name], self._graph.dtype) for name in self._numbers}
-        for start in range(0, arrays["p"].size, CHUNK):
+        for start in range(0, arrays[UPDATED].size, CHUNK):
             part = {name: arrays[name][start : start + CHUNK] for name in self._vectors}
             for name, result in run_graph(self._graph, part | numbers).items():
                 arrays[name][start : start + CHUNK] = result

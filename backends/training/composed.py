@@ -33,7 +33,7 @@ from rnnc.backends.training.protocol import (
 )
 from rnnc.backends.training.sparse import SparseRows, counted, grouped
 from rnnc.backends.whole import whole
-from rnnc.ir.names import LOSS, gradient
+from rnnc.ir.names import CLIPPING, LOSS, SLOPE, UPDATED, gradient
 
 if TYPE_CHECKING:
     from rnnc.backends.base import Bound, Code
@@ -152,7 +152,7 @@ class ComposedTrainer:
     def _gradients(self, work: Work, first: bool) -> Array:
         """The loss of the batch, (1,); its gradients are added to those so far, unless it is the first."""
         memory, xp = self._memory, self._device.xp
-        inputs = {**memory.views(self._flat["p"]), **self._constants}
+        inputs = {**memory.views(self._flat[UPDATED]), **self._constants}
         inputs |= {name: self._up(array) for name, array in work.inputs.items()}
         inputs |= {name: self._mask(draw, work.steps) for name, draw in work.masks.items()}
         inputs[SEED] = xp.full(1, work.seed, memory.dtype)
@@ -160,7 +160,7 @@ class ComposedTrainer:
         wanted = {name: self._wanted(array) for name, array in work.outputs.items()}
         outputs = {LOSS: loss, **wanted} | self._views(self._gradient if first else self._part)
         if work.numbers is not None:
-            inputs[LOOKED_UP] = self._table("p")[self._up(work.numbers)]
+            inputs[LOOKED_UP] = self._table(UPDATED)[self._up(work.numbers)]
             looked_up = xp.zeros(inputs[LOOKED_UP].shape, memory.dtype)
             outputs |= {TABLE_GRADIENT: looked_up} if memory.table in memory.trained else {}
         lengths = None if work.lengths is None else self._up(work.lengths)
@@ -207,9 +207,9 @@ class ComposedTrainer:
             return float(found[0]), float(found[1:].sum())
 
     def _apply(self, change: Change, norm: float, sparse: tuple[Array, Array] | None) -> None:
-        scalars = {"scale": clipping(change.clip, norm), **change.scalars}
+        scalars = {CLIPPING: clipping(change.clip, norm), **change.scalars}
         dense = {name: flat[: self._memory.dense] for name, flat in self._flat.items()}
-        self._update.run(dense | {"g": self._gradient}, scalars)
+        self._update.run(dense | {SLOPE: self._gradient}, scalars)
         if sparse is not None and len(sparse[0]):
             self._update_rows(*sparse, scalars)
         self._ahead = True

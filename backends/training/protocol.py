@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rnnc.backends.training.noise import Noise, Where
 from rnnc.backends.training.sparse import Groups, SparseRows
-from rnnc.ir.names import LOSS, X, gradient
+from rnnc.ir.names import LOSS, UPDATED, X, gradient
 
 if TYPE_CHECKING:
     from rnnc.backends.base import Code
@@ -53,7 +53,7 @@ class Memory:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of all arrays."""
-        return self.flat["p"].dtype
+        return self.flat[UPDATED].dtype
 
     def views(self, flat: Array) -> dict[str, Array]:
         """The dense parameters in an array of at least `dense` elements, by name."""

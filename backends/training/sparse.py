@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rnnc.ir.names import SLOPE
+
 Array = NDArray[Any]
 
 
@@ -57,7 +59,7 @@ class HostRows:
     def run_rows(self, tables: Mapping[str, Array], values: Array, rows: Array, scalars: Mapping[str, float]) -> None:
         """See `rnnc.backends.training.protocol.Update.run_rows`."""
         taken = {name: table[rows] for name, table in tables.items()}
-        self.run({name: part.reshape(-1) for name, part in taken.items()} | {"g": values.reshape(-1)}, scalars)
+        self.run({name: part.reshape(-1) for name, part in taken.items()} | {SLOPE: values.reshape(-1)}, scalars)
         for name, table in tables.items():
             table[rows] = taken[name]
 

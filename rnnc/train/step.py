@@ -296,7 +296,7 @@ class TrainingStep(_OfBatches):
         model, layout = self.model, self.layout
         gradients = self._build(1, False).outputs
         memory = Memory(
-            {"p": self._flat, **self._slots},
+            {names.UPDATED: self._flat, **self._slots},
             layout.dense,
             layout.places,
             table=model.table,

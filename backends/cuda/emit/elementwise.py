@@ -9,11 +9,12 @@ from rnnc.backends.cuda.emit.text import REALS, Scalars, Text
 from rnnc.backends.training.noise import BLOCK_NUMBERS, MULTIPLIERS, NUMBER_SHIFT, ROUNDS, WEYL
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph, Node
+from rnnc.ir.names import SLOPE
 from rnnc.ir.ops import Kind
 
 THREADS = 256
 UPDATE, SUM_ROWS, NOISE = "rnnc_update", "rnnc_sum_rows", "rnnc_noise"
-GRADIENT = "g"
+GRADIENT = SLOPE
 """The vector of an update that is dense even if only some rows of the others change."""
 
 

@@ -17,6 +17,7 @@ from rnnc.backends.training.noise import BLOCK_NUMBERS, LOW, Noise, Where, key, 
 from rnnc.backends.training.protocol import Memory
 from rnnc.backends.training.sparse import Groups
 from rnnc.ir.graph import Graph
+from rnnc.ir.names import SLOPE
 from rnnc.ir.ops import BATCH
 from rnnc.ir.passes import optimize
 
@@ -53,7 +54,7 @@ class CudaUpdate:
     def run_rows(self, tables: Mapping[str, Array], values: Array, rows: Array, scalars: Mapping[str, float]) -> None:
         """See `rnnc.backends.training.protocol.Update.run_rows`; rows are on the host."""
         placed = self._loaded[0].to_device(rows.astype(np.int32))
-        self._launch({**tables, "g": values}, scalars, int(values.size), placed, int(values.shape[-1]))
+        self._launch({**tables, SLOPE: values}, scalars, int(values.size), placed, int(values.shape[-1]))
 
     def sum_rows(self, gradients: Array, groups: Groups) -> Array:
         """See `rnnc.backends.training.protocol.Update.sum_rows`; groups are on the host."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rnnc.backends import fresh
-from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, i64, null
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.context import Interface, array_field, row_field, step_field, sum_field
@@ -97,7 +97,7 @@ class _PlanFunction:
         self.scalar = SCALARS[dtype]
         self.bytes = ELEMENT_BYTES[dtype]
         result = "i64" if half == "scratch" else "i32"
-        self.f = Function(f"rnnc_{half}", [Val("ptr", "%context")], result=result, attributes=COLD)
+        self.f = define(f"{result} rnnc_{half}(ptr context)", COLD)
         self.context = interface.record
         self.memory: dict[Buffer, Rows] = {}
         self.direct: dict[Buffer, Val] = {}
@@ -130,7 +130,7 @@ class _PlanFunction:
         return self.plan.is_late(name) == self.late
 
     def _field(self, name: str) -> Val:
-        return self.context.load(self.f, Val("ptr", "%context"), name)
+        return self.context.load(self.f, self.f.parameters[0], name)
 
     def _read_context(self) -> None:
         f = self.f

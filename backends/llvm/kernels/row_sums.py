@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
-from rnnc.backends.llvm.asm.builder import Function, Module, Val, i64, like, mangle, vector
+from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, like, mangle, vector
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.phase import CACHE_LINE
@@ -112,7 +112,7 @@ class _Kernel:
     PARAMETERS: str
 
     def __init__(self, name: str, dtype: str) -> None:
-        self.f = Function(name, [Val(*p.split()) for p in self.PARAMETERS.split(",")])
+        self.f = define(f"void {name}({self.PARAMETERS})")
         self.named = {p.name: p for p in self.f.parameters}
         self.scalar = SCALARS[dtype]
         self.bytes = ELEMENT_BYTES[dtype]
@@ -147,8 +147,8 @@ class _Kernel:
 
 class _Outer(_Kernel):
     PARAMETERS = (
-        "i64 %inner, i64 %rows, i64 %units, ptr %lhs, i64 %lhs_stride, ptr %rhs, i64 %rhs_stride, "
-        "ptr %result, i64 %result_stride, i64 %accumulate, ptr %workspace"
+        "i64 inner, i64 rows, i64 units, ptr lhs, i64 lhs_stride, ptr rhs, i64 rhs_stride, "
+        "ptr result, i64 result_stride, i64 accumulate, ptr workspace"
     )
 
     def __init__(self, name: str, dtype: str, target: Target) -> None:
@@ -295,7 +295,7 @@ class _RowSum(_Kernel):
     """Streams a few rows at a time along the whole of their length: memory is read in order, and the sum of rows is a
     tree before it is added to the result."""
 
-    PARAMETERS = "i64 %inner, i64 %units, ptr %lhs, i64 %lhs_stride, ptr %result, i64 %accumulate"
+    PARAMETERS = "i64 inner, i64 units, ptr lhs, i64 lhs_stride, ptr result, i64 accumulate"
 
     def emit(self) -> Function:
         f = self.f

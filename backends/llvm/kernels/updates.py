@@ -20,6 +20,7 @@ from rnnc.backends.llvm.kernels.gradients import share
 from rnnc.backends.training.protocol import EPSILON
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph, Node
+from rnnc.ir.names import CLIPPING, SLOPE, UPDATED
 from rnnc.ir.ops import BATCH, Kind
 
 APPLY = Record(
@@ -79,24 +80,24 @@ def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) 
     norm, factor = _factor(f, given)
     good = _usable(f, given, norm, factor, scalar, item)
     factor = factor if scalar == "double" else f.value(scalar, f"fptrunc {factor} to {scalar}")
-    f.store(factor, f.element(own, numbers.index("scale"), scalar), item)
+    f.store(factor, f.element(own, numbers.index(CLIPPING), scalar), item)
     pointers = f.alloca("ptr", len(vectors), 64)
 
     def update(size: Val, base: Val, starts: dict[str, Val]) -> None:
         for n, name in enumerate(vectors):
             array = f.load("ptr", f.element(base, n, "ptr"), 8)
-            f.store(f.element(array, starts.get(name, starts["p"]), scalar), f.element(pointers, n, "ptr"), 8)
+            f.store(f.element(array, starts.get(name, starts[UPDATED]), scalar), f.element(pointers, n, "ptr"), 8)
         f.call_defined("void", "rnnc_update", size, pointers, own)
 
     with f.when(good):
         start, stop = share(f, given["dense"], given["member"], given["members"])
-        update(f.sub(stop, start), given["arrays"], {"p": start})
+        update(f.sub(stop, start), given["arrays"], {UPDATED: start})
     with f.when(f.binary("and", good, f.value("i1", f"icmp ne {given['tables']}, null"))):
         first, last = share(f, f.load("i64", given["count"], 8), given["member"], given["members"], 1)
         with f.loop(first, last) as place:
             row = f.load("i64", f.element(given["rows"], place.index, "i64"), 8)
             width = given["width"]
-            update(width, given["tables"], {"p": f.mul(row, width), "g": f.mul(place.index, width)})
+            update(width, given["tables"], {UPDATED: f.mul(row, width), SLOPE: f.mul(place.index, width)})
     counts = f.binary("and", good, f.compare("eq", given["member"], 0))
     with f.when(counts):  # here, so that nothing comes between an update and its count
         f.store(f.add(f.load("i64", given["updates"], 8), 1), given["updates"], 8)

@@ -10,6 +10,7 @@ import numpy as np
 from rnnc.backends import fresh
 from rnnc.backends.training.protocol import Memory
 from rnnc.backends.training.sparse import SparseRows
+from rnnc.ir.names import UPDATED
 from rnnc.ir.ops import Array
 
 
@@ -37,7 +38,7 @@ class Table:
     def __init__(self, memory: Memory) -> None:
         assert memory.table is not None
         self.arrays = memory.tables()
-        self.height, self.width = self.arrays["p"].shape
+        self.height, self.width = self.arrays[UPDATED].shape
         self.padding = -1 if memory.padding is None else memory.padding
         self.slots = np.zeros(self.height, np.int64)
         self.count = np.zeros(1, np.int64)

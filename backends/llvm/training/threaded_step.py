@@ -25,7 +25,7 @@ from rnnc.backends.llvm.kernels.updates import APPLY, LOSSES_APART, NOT_FINITE, 
 from rnnc.backends.llvm.training.table import ReusedArrays
 from rnnc.backends.training.protocol import LOOKED_UP, TABLE_GRADIENT, Draw, Memory, Report, Work
 from rnnc.ir.errors import SizeError
-from rnnc.ir.names import LOSS, gradient
+from rnnc.ir.names import LOSS, SLOPE, UPDATED, gradient
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class ThreadedStep:
     def _arrays(self) -> tuple[Array, Array]:
         """Addresses of what the update changes, in its order: the dense arrays; the tables, where there are some."""
         names, table = self.update.vectors, self.trainer.table
-        dense = self.memory.flat | {"g": self.trainer.gradient}
+        dense = self.memory.flat | {SLOPE: self.trainer.gradient}
         tables = {} if table is None else table.arrays
         found = [[address(arrays.get(name)) for name in names] for arrays in (dense, tables)]
         return np.array(found[0], np.int64), np.array(found[1], np.int64)
@@ -156,7 +156,7 @@ class ThreadedStep:
         if table is not None:
             common |= {"count": table.count, "width": table.width, "tables": self.tables}
             common |= {"slots": table.slots, "padding": table.padding, "height": table.height}
-            common |= {"table": table.arrays["p"], "bytes": table.width * self.item}
+            common |= {"table": table.arrays[UPDATED], "bytes": table.width * self.item}
         members = [{"member": n, "squares": self.squares[n]} for n in range(count)]
         first = {"squares": self.squares, "losses": self.losses}
         self.collects = COLLECT.several([common | own for own in members], apart=True)
@@ -188,7 +188,7 @@ class ThreadedStep:
         steps = {"places": places, "steps": work.steps * work.batch, "from": address(self.rows["from"])}
         _fill_all(self.collects, steps | {"values": values})
         _fill_all(self.applies, {"rows": rows})
-        self.tables[self.update.vectors.index("g")] = values
+        self.tables[self.update.vectors.index(SLOPE)] = values
 
     def _fill_contexts(self, work: Work, shards: Sequence[Shard], arrays: Mapping[str, Array], first: bool) -> None:
         gradients = [self.trainer.gradient if self.count == 1 and first else own for own in self.gradients]

@@ -31,6 +31,7 @@ from rnnc.backends.reference.interpreter import evaluate
 from rnnc.backends.training.protocol import SEED, Change, Memory, Report, Work
 from rnnc.backends.training.sparse import SparseRows
 from rnnc.ir.families import Family, operands_first
+from rnnc.ir.names import UPDATED
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Sources:
     def __init__(self, code: LlvmCode, memory: Memory) -> None:
         self._dtype = code.program.dtype
         self._seed = np.ones(1, memory.dtype)
-        given = {**memory.constants, **memory.views(memory.flat["p"]), SEED: self._seed}
+        given = {**memory.constants, **memory.views(memory.flat[UPDATED]), SEED: self._seed}
         inputs = {name: family for name, family in code.parameters.items() if name in given}
         self._known = {family: np.ascontiguousarray(given[name], memory.dtype) for name, family in inputs.items()}
         fixed = {code.parameters[name] for name in memory.constants if name in code.parameters}
