@@ -217,7 +217,7 @@ def load_model(text: str, trusted: Sequence[str] = ()) -> PlainData:
     _add_current_folder()
     found = resolve(text, (text.partition(":")[0], *trusted))
     if not isinstance(found, (Spec, _sequential())):
-        raise ArgumentError(f"SPEC: {text} is not a spec ({' or '.join(SPECS)}) but {checks.came(found)}")
+        raise ArgumentError(f"SPEC: {text} is not a spec ({', '.join(SPECS)} or Sequential) but {checks.came(found)}")
     return found
 
 

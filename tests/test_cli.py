@@ -90,6 +90,34 @@ def test_inspect_prints_every_stage_of_a_backend(backend: str, capsys: pytest.Ca
     assert len(set(texts)) == len(stages) and all(len(text) > 100 for text in texts)
 
 
+NETWORK = rnnc.Sequential(rnnc.Embedding(9, 4), rnnc.GRU(4, 5), rnnc.Linear(5, 3))
+
+
+@pytest.mark.parametrize("stage", ("lowered", "rolled", "plan"))
+def test_inspect_takes_a_whole_network(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("network.json").write_text(NETWORK.to_json())
+    assert main(["inspect", "network.json", "--stage", stage]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == NETWORK.compile(NETWORK.init()).ir(stage).rstrip("\n")
+
+
+@pytest.mark.parametrize("stage", ("optimized", "plan"))
+@pytest.mark.parametrize("derivative", ("vjp", "jvp", "hvp"))
+def test_inspect_shows_a_derivative(derivative: str, stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("small.json").write_text(rnnc.RNN(2, 3).to_json())
+    assert main(["inspect", "small.json", "--derivative", derivative, "--stage", stage]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == getattr(rnnc, derivative)(rnnc.RNN(2, 3)).ir(stage).rstrip("\n")
+
+
+def test_only_a_recurrent_spec_has_a_derivative_and_a_timing(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("network.json").write_text(NETWORK.to_json())
+    for arguments, message in (
+        (["inspect", "network.json", "--derivative", "vjp"], "--derivative: only a recurrent spec has one"),
+        (["compile", "network.json"], "call its own compile(params)"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_compile_prints_the_time_of_every_part(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--backend", backend, "--time-steps", "5", "--batch", "2", "--repeat", "3"]
     assert main(["compile", "spec.json", *arguments]) == 0
@@ -117,7 +145,7 @@ def test_compile_prints_the_time_of_every_part(backend: str, capsys: pytest.Capt
         (["inspect", "my_models:decoder"], "my_models has no 'decoder'"),
         (
             ["inspect", "my_models:number"],
-            "is not a spec (RNN or GRU or LSTM or Recurrent) but 3 (int)",
+            "is not a spec (RNN, GRU, LSTM, Recurrent or Sequential) but 3 (int)",
         ),
         (["inspect", "my_models:"], "expected 'module:object'"),
         (["inspect", "broken_module:x"], "importing broken_module failed: ZeroDivisionError: division by zero"),
