@@ -15,7 +15,7 @@ SEED ?=
 CASES ?=
 PARTS ?=
 
-.PHONY: demo pos test lint types tests fuzz sanitize venv clean
+.PHONY: demo pos test test-all lint types tests rest fuzz sanitize venv clean
 
 demo: .venv/.demo  ## the trained grapheme-to-phoneme model: make demo WORDS="hello world"
 	$(BIN)/python examples/g2p.py $(WORDS)
@@ -32,7 +32,12 @@ types: .venv/.test
 	$(BIN)/mypy --strict
 
 tests: .venv/.test
-	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal --effort fast
+
+rest: .venv/.test  ## the tests that `make test` leaves out
+	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal --effort rest
+
+test-all: test rest  ## every case of every test
 
 # SEED: of the first case (default: random). CASES: per kind, instead of SECONDS, which all kinds share. docs/fuzzing.md
 fuzz: .venv/.test  ## random cases against the oracle: make fuzz SECONDS=3600 KIND=calls,specs SEED=1

@@ -58,7 +58,7 @@ def empty_like(array: Any, xp: ModuleType | Any = np) -> Any:
 
 
 def spoiled(array: Any) -> Any:
-    """The array, filled with NaN (integers: with ones) where memory is poisoned."""
+    """The array, filled with NaN (integers: with their largest value) where memory is poisoned."""
     if settings.poison():
         array[...] = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max
     return array

@@ -8,9 +8,12 @@ cannot run here fails its tests rather than skipping them.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
+from itertools import groupby
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
@@ -23,6 +26,8 @@ os.environ["RNNC_CACHE_DIR"] = CACHE
 # Memory that nobody has written holds NaN: what reads it cannot go unseen.
 os.environ["RNNC_POISON"] = "1"
 os.environ["RNNC_VERIFY"] = "1"
+# Compiled code stays; to look at all of it again and again is a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 BACKENDS = ("reference", "llvm")
 
@@ -33,6 +38,12 @@ settings.load_profile("rnnc")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backends", default=",".join(BACKENDS), help="comma-separated backends to test")
+    parser.addoption(
+        "--effort",
+        choices=("fast", "rest", "all"),
+        default="all",
+        help="fast: without tests marked rare, and one in n of those marked sampled(n); rest: what fast leaves out",
+    )
     parser.addoption("--update-golden", action="store_true", help="write golden texts instead of comparing")
 
 
@@ -48,3 +59,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         metafunc.parametrize("backend", metafunc.config.getoption("--backends").split(","), scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`make test` runs the fast ones, `make test-all` the rest as well."""
+    effort = config.getoption("--effort")
+    if effort == "all":
+        return
+    fast = set(filter(_is_fast, items))
+    for _, group in groupby(items, key=lambda item: item.nodeid.partition("[")[0]):
+        cases = list(group)
+        if cases[0].get_closest_marker("sampled") and fast.isdisjoint(cases):
+            fast.add(cases[0])  # at least one
+    left = [item for item in items if (item in fast) != (effort == "fast")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if (item in fast) == (effort == "fast")]
+
+
+def _is_fast(item: pytest.Item) -> bool:
+    """Not rare, and one of n, by its name: neighbours in a matrix of cases differ in one option alone."""
+    every = item.get_closest_marker("sampled")
+    chosen = every is None or crc32(item.nodeid.encode()) % every.args[0] == 0
+    return chosen and item.get_closest_marker("rare") is None

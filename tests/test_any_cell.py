@@ -261,6 +261,7 @@ ODD: dict[Equations, tuple[int, dict[str, int]]] = {
 """Equations -> the width of their output, and of their states."""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("step", ODD, ids=lambda step: str(step.__name__))
 def test_odd_cells_in_two_layers_and_directions(step: Equations) -> None:
     output_size, states = ODD[step]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,12 +58,14 @@ def test_reverse_mode(stack: Stack, steps: int, rows: list[int], ragged: bool, s
     check("vjp", stack, steps, rows, ragged, seed)
 
 
+@pytest.mark.rare
 @settings(max_examples=6)
 @given(**CALLS)
 def test_forward_mode(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
     check("jvp", stack, steps, rows, ragged, seed)
 
 
+@pytest.mark.rare
 @settings(max_examples=4)
 @given(**CALLS)
 def test_forward_over_reverse(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:

@@ -65,6 +65,7 @@ def repeated(array: Array) -> Array:
 LAYOUTS = (strided, backwards, np.asfortranarray, read_only, misaligned)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batch_first", (False, True))
 @pytest.mark.parametrize("cell", ("gru", "lstm_projected"))
@@ -128,6 +129,7 @@ def test_results_are_fresh_arrays_of_the_callers_own(cell: str, backend: str) ->
 # ------------------------------------------------------------------------------------------ out=
 
 
+@pytest.mark.sampled(4)
 @each_cell
 @pytest.mark.parametrize("batch", (4, None))
 @pytest.mark.parametrize("lengths", ("none", "mixed"))
@@ -146,6 +148,7 @@ def test_out_is_filled_and_returned(cell: str, batch: int | None, lengths: str, 
     assert_same(Result(output, states), expected)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("layout", (strided, backwards, np.asfortranarray))
 @pytest.mark.parametrize("batch_first", (False, True))
 @pytest.mark.parametrize("lengths", ("none", "mixed"))
@@ -175,6 +178,7 @@ def test_out_writes_nothing_but_its_own_elements(backend: str) -> None:
 # ------------------------------------------------------------------------------------------ special values
 
 
+@pytest.mark.sampled(4)
 @each_cell
 @pytest.mark.parametrize("poison", (np.nan, np.inf, -np.inf))
 def test_a_bad_row_does_not_touch_the_others(cell: str, poison: float, backend: str) -> None:
@@ -192,6 +196,7 @@ def test_a_bad_row_does_not_touch_the_others(cell: str, poison: float, backend: 
         assert np.isnan(found.output[:, 2]).any()
 
 
+@pytest.mark.sampled(4)
 @each_cell
 @pytest.mark.parametrize("value", (1e4, -1e4, 1e30, np.inf, np.nan))
 @pytest.mark.parametrize("dtype", ("float32", "float64"))

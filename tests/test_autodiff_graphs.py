@@ -111,6 +111,7 @@ each_graph = pytest.mark.parametrize(
 Network = tuple[int, bool, bool]
 
 
+@pytest.mark.sampled(3)
 @each_graph
 def test_it_verifies_prints_optimises_and_rolls(cell: str, name: str, network: Network) -> None:
     """Valid after each pass, and rolled from three template steps or four it is the same program."""
@@ -127,6 +128,7 @@ def test_it_verifies_prints_optimises_and_rolls(cell: str, name: str, network: N
     assert texts[0] == texts[1]
 
 
+@pytest.mark.sampled(3)
 @each_graph
 def test_rolled_it_gives_what_the_unrolled_graph_does(cell: str, name: str, network: Network) -> None:
     num_layers, bidirectional, ragged = network
@@ -151,6 +153,7 @@ def near_a_kink(graph: Graph, feeds: Point) -> bool:
     return any(bool(np.any(gap < 1e-9)) for gap in gaps)
 
 
+@pytest.mark.rare
 @settings(max_examples=40)
 @given(stacks())
 def test_gradients_of_random_cells_survive_rolling(stack: Stack) -> None:

@@ -29,6 +29,7 @@ each_cell = pytest.mark.parametrize("cell", CELLS)
 # ------------------------------------------------------------------------------------------ threads
 
 
+@pytest.mark.sampled(4)
 @each_cell
 def test_many_threads_call_one_model_at_once(cell: str, backend: str) -> None:
     """Each with its own data and its own sizes; nothing that a call needs is shared."""
@@ -81,6 +82,7 @@ def test_the_interpreter_is_free_while_a_model_computes() -> None:
 # ------------------------------------------------------------------------------------------ memory
 
 
+@pytest.mark.rare
 @each_cell
 def test_calls_keep_no_references(cell: str) -> None:
     """Neither to arguments nor to results, whether a call succeeds or is refused: native code counts by itself."""

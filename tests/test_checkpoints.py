@@ -65,6 +65,7 @@ def test_a_file_cut_short_or_longer_or_with_a_hole_is_refused(small: Path) -> No
             train.load_parameters(small)
 
 
+@pytest.mark.sampled(4)
 def test_a_damaged_checkpoint_stops_the_resumption_and_is_left_as_it_is(written: Path, tmp_path: Path) -> None:
     path, whole = tmp_path / "run", written.read_bytes()
     for place in np.linspace(0, len(whole) - 1, 12).astype(int):
@@ -122,6 +123,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_checkpoint_that_does_not_fit_is_refused(name: str, written: Path, tmp_path: Path) -> None:
     """Its digest is right: it was written by another program, or another version."""

@@ -44,6 +44,7 @@ def test_a_sequence_in_pieces_is_the_whole_sequence(cell: str, pieces: list[int]
     assert_close(as_result((np.concatenate(outputs), state)), case.expected(), "float64")
 
 
+@pytest.mark.sampled(3)
 @each_cell
 def test_the_same_call_twice_gives_the_same_bits(cell: str, backend: str) -> None:
     case = Case(cell, num_layers=2, bidirectional=True, steps=20, batch=5, lengths="mixed")
@@ -103,6 +104,7 @@ def test_unbatched_is_a_batch_of_one_without_its_axis(cell: str, bidirectional: 
     assert worst_error(alone, ones.call(model)) < ROUNDING
 
 
+@pytest.mark.sampled(3)
 @each_cell
 @pytest.mark.parametrize("lengths", ("none", "full"))
 def test_an_empty_batch_gives_empty_arrays_of_the_right_shapes(cell: str, lengths: str, backend: str) -> None:
@@ -131,6 +133,7 @@ def ragged(cell: str, **options: Any) -> Case:
     return Case(cell, **{"steps": 9, "batch": 7, "lengths": "mixed", "bidirectional": True, **options})
 
 
+@pytest.mark.sampled(3)
 @each_cell
 @pytest.mark.parametrize("batch_first", (False, True))
 def test_ragged_rows_are_each_their_own_sequence(cell: str, batch_first: bool, backend: str) -> None:

@@ -25,6 +25,7 @@ AT_SIZE = [
 ]
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("unit", [*some_units()[::3], *AT_SIZE], ids=str)
 def test_units_compile_and_fit(unit: Unit) -> None:
     if unit.chip.arch not in toolkit.architectures():

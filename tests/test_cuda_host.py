@@ -114,6 +114,7 @@ CALLS = (
 )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("lengths_on", ("host", "device"))
 @pytest.mark.parametrize("case", CALLS, ids=str)
 def test_a_call_stays_on_the_device(case: Case, lengths_on: str, gpu: FakeGpu) -> None:
@@ -175,6 +176,7 @@ def test_a_network(gpu: FakeGpu) -> None:
 # ------------------------------------------------------------------------------------------ derivatives
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("cell", "lengths"), (("gru", None), ("lstm", "device")))
 def test_derivatives(cell: str, lengths: str | None, gpu: FakeGpu) -> None:
     """x and the adjoint of the output are views: every second unit of a wider array."""

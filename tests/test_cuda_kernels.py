@@ -153,6 +153,7 @@ def source_of(setting: Setting) -> str:
     return setting.layout.code(forward_of(setting.case.spec()), setting.operands).code.source()
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_barrier_of_a_block_is_missed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = SETTINGS[name]
@@ -162,6 +163,7 @@ def test_every_barrier_of_a_block_is_missed(name: str, monkeypatch: pytest.Monke
     assert len(silent) == len(UNNEEDED.get(name, ()))
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize(
     "name", [n for n, setting in SETTINGS.items() if setting.layout.weights_in is not WeightMemory.MEMORY][1:]
 )
@@ -248,6 +250,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = FAULTS[name]

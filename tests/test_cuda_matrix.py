@@ -76,6 +76,7 @@ def test_the_matrix_takes_all_ways() -> None:
 # ------------------------------------------------------------------------------------------ the numbers
 
 
+@pytest.mark.sampled(3)
 @numbered(MATRIX)
 def test_forward(number: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = rnnc.compile(case.spec(), case.params, backend=Way.of(number).backend(monkeypatch))
@@ -85,6 +86,7 @@ def test_forward(number: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> No
         assert_close(whole.call(model), whole.expected(), case.dtype)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", MATRIX[::7], ids=str)
 def test_forward_as_the_model_of_the_chip_chooses(case: Case) -> None:
     model = rnnc.compile(case.spec(), case.params, backend="cuda-emulated")
@@ -96,6 +98,7 @@ def double(case: Case) -> Case:
     return replace(case, dtype="float64")
 
 
+@pytest.mark.sampled(4)
 @numbered(FIRST_ORDER)
 def test_gradients(number: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     adjoints = seeds(case, 1)
@@ -104,6 +107,7 @@ def test_gradients(number: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> 
     assert_points_agree(found, expected, TOLERANCE[case.dtype], case.dtype)
 
 
+@pytest.mark.rare
 @numbered(FIRST_ORDER[::3])
 def test_tangents(number: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     along = direction(case, 2)
@@ -113,6 +117,7 @@ def test_tangents(number: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> N
         assert_points_agree(one, other, TOLERANCE[case.dtype], case.dtype)
 
 
+@pytest.mark.rare
 @numbered(SECOND_ORDER)
 def test_second_order(number: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     given = seeds(case, 1), direction(case, 2), seeds(case, 3)
@@ -150,6 +155,7 @@ def ways_of(number: int, case: Case) -> list[Way]:
 EACH_ORDER = [(name, layout) for number, name in enumerate(SEVERAL) for layout in ways_of(number, SEVERAL[name])]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "layout"), EACH_ORDER, ids=str)
 def test_results_do_not_depend_on_the_order_of_threads(name: str, layout: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     case = SEVERAL[name]
@@ -164,6 +170,7 @@ def test_results_do_not_depend_on_the_order_of_threads(name: str, layout: Way, m
         assert_same(results[0], other)
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("name", ("lengths", "sums over units"))
 def test_gradients_do_not_depend_on_the_order_of_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = SEVERAL[name]
@@ -282,11 +289,13 @@ def each_way(selection: tuple[Products, ...]) -> list[tuple[Products, str, Way]]
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("products", "operands", "layout"), each_way(ROUNDED_FORWARD), ids=str)
 def test_rounded_operands(products: Products, operands: str, layout: Way) -> None:
     assert_rounded(products, operands, layout, gradients=False, steps=2)
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize(("products", "operands", "layout"), each_way(ROUNDED_GRADIENTS)[::3], ids=str)
 def test_rounded_operands_of_gradients(products: Products, operands: str, layout: Way) -> None:
     assert_rounded(products, operands, layout, gradients=True, steps=1)

@@ -23,6 +23,7 @@ EMULATED, REFERENCE = {"backend": "cuda-emulated"}, {"backend": "reference"}
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("optimizer", "dtype", "options"),
     (

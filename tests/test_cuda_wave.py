@@ -132,6 +132,7 @@ def gradients(spec: Any, device: EmulatedDevice, wave: bool, lengths: Any = None
     return made
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("last_first", (False, True), ids=("first lane first", "last lane first"))
 @pytest.mark.parametrize("ragged", (False, True), ids=("dense", "ragged"))
 @pytest.mark.parametrize("name", STACKS)

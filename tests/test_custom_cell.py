@@ -141,6 +141,7 @@ class Setup:
         return Result(output, tuple(states.values()))
 
 
+@pytest.mark.sampled(3)
 @each_cell
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 @pytest.mark.parametrize("bias", (True, False))
@@ -150,6 +151,7 @@ def test_one_layer(cell: Any, step: oracle.Step, dtype: str, bias: bool, backend
     assert_close(as_result(model(setup.x, setup.state)), setup.expected(step), dtype)
 
 
+@pytest.mark.sampled(3)
 @each_cell
 def test_stacked_both_directions_ragged(cell: Any, step: oracle.Step, backend: str) -> None:
     setup = Setup(cell, num_layers=2, bidirectional=True, dtype="float64")
@@ -159,6 +161,7 @@ def test_stacked_both_directions_ragged(cell: Any, step: oracle.Step, backend: s
     assert_close(found, setup.expected(step, lengths), "float64")
 
 
+@pytest.mark.sampled(3)
 @each_cell
 @pytest.mark.parametrize(("hidden_size", "batch"), ((1, 1), (16, 1), (64, 7)))
 def test_sizes_on_and_off_the_vector_width(

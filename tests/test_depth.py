@@ -54,6 +54,7 @@ def low_stack() -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
+@pytest.mark.rare
 def test_a_long_chain_of_equations() -> None:
     """All stages before machine code, and their texts, of more equations than there is stack for."""
     spec = rnnc.Recurrent(Chain(90), 2, 2)
@@ -133,6 +134,7 @@ class Chained(rnnc.Cell):
         return h, {"h": h}
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("number", range(len(CHAINS)), ids=[f.__name__ for f in CHAINS])
 def test_what_a_chain_is_made_of(number: int) -> None:
     """Plans of a cell and of its gradient; of one whose weights are computed, also gradients and a training step."""
@@ -157,6 +159,7 @@ def calls_made(work: Callable[[], object]) -> int:
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("kind", (rnnc.vjp, rnnc.hvp))
 def test_work_is_linear_in_layers(kind: Any) -> None:
     """Four times as many layers make no more than four and a half times as many calls."""

@@ -99,6 +99,7 @@ def test_backend_and_threads(transform: str) -> None:
         f(SPEC, "reference")  # by name only, as in rnnc.compile
 
 
+@pytest.mark.sampled(3)
 @each_transform
 def test_stages(transform: str, backend: str) -> None:
     f = compiled(transform, SPEC, backend)

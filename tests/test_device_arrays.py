@@ -216,6 +216,7 @@ def derivatives(case: Case, backend: str, move: Callable[[Any], Any], params: An
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("lengths", (None, "host", "device"))
 @pytest.mark.parametrize("layout", ("time_first", "batch_first", "unbatched"))
 def test_derivatives(layout: str, lengths: str | None) -> None:

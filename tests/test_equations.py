@@ -108,6 +108,7 @@ NUMBERS = st.floats(-9, 9, width=32) | st.sampled_from(
 )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", SPELLINGS)
 @given(numbers=st.lists(NUMBERS, min_size=4 * N, max_size=4 * N))
 def test_what_numpy_means_is_what_values_mean(text: str, numbers: list[float]) -> None:
@@ -326,6 +327,7 @@ def results(group: str, backend: str) -> dict[str, Array]:
     return found | {"d_x": d_x, "t_x": t_x}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("group", "compiled"),
     [*((group, "llvm") for group in GROUPS), ("functions", "cuda-emulated"), ("steps and masks", "cuda-emulated")],

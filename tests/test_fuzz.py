@@ -37,6 +37,7 @@ def test_the_text_of_a_case_is_the_case_and_its_seed_is_enough(name: str) -> Non
         assert case == again == eval(repr(case), {key: vars(module_of(name))[key] for key in module_of(name).__all__})
 
 
+@pytest.mark.rare
 def test_a_planted_fault_is_found_shrunk_and_written_as_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An element that is not written: right where fresh memory is 0, wrong where it is poisoned. Then it is mended."""
     limits = Limits(cases=5, shrink_seconds=60, jobs=1)

@@ -75,6 +75,7 @@ def test_gradients_are_pytorchs(on: str, case: Case) -> None:
     assert_points_agree(pull(case, on, adjoints), expected, FIRST_ORDER[case.dtype], case.dtype)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", OTHERS[::2] + MATRIX[::12], ids=str)
 def test_gradients_along_directions_are_differences(case: Case, backend: str) -> None:
     """Along a random direction of each argument: of params, of x and of state."""
@@ -87,6 +88,7 @@ def test_gradients_along_directions_are_differences(case: Case, backend: str) ->
         assert off <= DIFFERENCES[case.dtype], f"{group}: {off:.3g}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", USERS[::2] + MATRIX[::8], ids=str)
 def test_the_call_returns_what_a_model_does(case: Case, backend: str) -> None:
     expected = forward(case, primal(case))
@@ -97,6 +99,7 @@ def test_the_call_returns_what_a_model_does(case: Case, backend: str) -> None:
         assert not part[1].any() and part[1].shape == value.shape, part[0]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", USERS[1::4] + small_cases()[::8], ids=str)
 def test_tangents_are_differences_and_the_transpose_of_gradients(case: Case, backend: str) -> None:
     along, adjoints = direction(case, 2), seeds(case, 1)
@@ -251,6 +254,7 @@ def test_changed_arguments_and_results_do_not_reach_the_pullback(case: Case, bac
     assert_same_points(flat_gradients(case, pullback(*result_of(case, adjoints))), expected)
 
 
+@pytest.mark.sampled(4)
 @each_call
 def test_nothing_that_is_passed_is_changed(case: Case, backend: str) -> None:
     adjoints, along = seeds(case, 1), direction(case, 2)
@@ -396,6 +400,7 @@ def odd_call(equations: Any, num_layers: int, lengths: Any) -> tuple[Any, tuple[
     return spec, (spec.init(seed=1), rng.standard_normal((4, 2, 3)), state), adjoints
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("lengths", (None, (1, 4)))
 @pytest.mark.parametrize("num_layers", (1, 2))
 @pytest.mark.parametrize("equations", ODD, ids=lambda step: str(step.__name__))

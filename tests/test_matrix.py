@@ -11,6 +11,7 @@ from tests.cases import CELLS, Case, assert_close
 from tests.matrix import allowed, cases
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", cases(strength=2), ids=str)
 def test_all_pairs_of_options(case: Case, backend: str) -> None:
     model = rnnc.compile(case.spec(), case.params, backend=backend)
@@ -35,6 +36,7 @@ random_cases = st.builds(
 ).filter(lambda case: allowed(dict(vars(case))) and case.width > 0)
 
 
+@pytest.mark.rare
 @settings(max_examples=40)
 @given(case=random_cases)
 def test_random_options_and_sizes(case: Case, backend: str) -> None:

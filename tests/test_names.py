@@ -98,6 +98,7 @@ COLLISIONS = (
 )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("cell", COLLISIONS, ids=lambda cell: "-".join(cell.states_))
 def test_names_that_look_like_derived_ones(cell: Called, backend: str) -> None:
     check_same_as_plain(cell, backend)

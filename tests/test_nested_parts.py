@@ -108,6 +108,7 @@ def test_zeros_of_adjoints_are_no_values_of_a_batch(backend: str) -> None:
     check(ADJOINTS, backend)
 
 
+@pytest.mark.sampled(2)
 @settings(max_examples=8)
 @given(cells)
 def test_random_parts(cell: Nested) -> None:

@@ -153,6 +153,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.function.__name__)
 def test_odd_cells_agree_with_the_reference(cell: Odd) -> None:
     for hidden, layers, bidirectional in ((4, 1, False), (4, 2, True), (18, 1, True), (18, 2, False)):
@@ -160,6 +161,7 @@ def test_odd_cells_agree_with_the_reference(cell: Odd) -> None:
         assert_agrees(spec, "llvm", ((1, 1, False), (6, 5, False), (6, 5, True)))
 
 
+@pytest.mark.rare
 @pytest.mark.skipif(find_compiler() is None, reason="emulating CUDA needs a C++ compiler")
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.function.__name__)
 def test_odd_cells_on_an_emulated_gpu(cell: Odd) -> None:

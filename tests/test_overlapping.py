@@ -117,6 +117,7 @@ def random_cells(cell: Overlapping) -> None:
     check(cell, "llvm")
 
 
+@pytest.mark.rare
 def test_random_cells_in_a_process_with_garbage_for_memory() -> None:
     code = "from tests.fuzz import poison; poison.new_arrays(); from tests.test_overlapping import *; random_cells()"
     result = subprocess.run(

@@ -64,6 +64,7 @@ def feeds_of(stack: Stack, steps: int, ragged: bool) -> Feeds:
 # ------------------------------------------------------------------------------------------ the numbers
 
 
+@pytest.mark.sampled(3)
 @each_network
 @each_cell
 def test_a_program_of_three_steps_is_the_graph_of_any(
@@ -109,6 +110,7 @@ def assert_same_program(stack: Stack, ragged: bool) -> None:
     assert one == other
 
 
+@pytest.mark.sampled(3)
 @each_network
 @each_cell
 def test_the_program_does_not_depend_on_the_template_steps(
@@ -181,6 +183,7 @@ def check_each_pass(graph: Graph, feeds: Feeds, idempotent: Sequence[Pass] = PAS
         graph = after
 
 
+@pytest.mark.sampled(3)
 @each_network
 @each_cell
 def test_each_pass(cell: str, num_layers: int, bidirectional: bool, ragged: bool) -> None:
@@ -188,6 +191,7 @@ def test_each_pass(cell: str, num_layers: int, bidirectional: bool, ragged: bool
     check_each_pass(lower(stack, 3, lengths=ragged), feeds_of(stack, 3, ragged))
 
 
+@pytest.mark.rare
 @settings(max_examples=30)
 @given(stacks())
 def test_each_pass_over_random_cells(stack: Stack) -> None:

@@ -138,6 +138,7 @@ def outcomes(function: Callable[[Any, Any], Any], x: Any, state: Any, own: Any) 
             found.append(type(error))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("given", (False, True), ids=("no state", "state"))
 @pytest.mark.parametrize("spec", (rnnc.GRU(3, 4), rnnc.LSTM(3, 4)), ids=("gru", "lstm"))
 def test_any_allocation_may_fail(spec: rnnc.Spec, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ SPECS = (
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("lengths", (None, [9, 0, 4, 7]))
 @pytest.mark.parametrize("remat", ("sqrt", 1, 4, 50))
 @pytest.mark.parametrize("spec", SPECS, ids=repr)

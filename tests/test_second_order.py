@@ -76,6 +76,7 @@ OTHERS = other_cases()
 # ------------------------------------------------------------------------------------------ hvp
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", TORCH[::3], ids=str)
 def test_hvp_is_pytorchs_double_backward(case: Case, backend: str) -> None:
     """With changing adjoints: H v + J' t, where v is the direction and t the adjoints' tangent."""
@@ -91,6 +92,7 @@ def test_hvp_is_pytorchs_double_backward(case: Case, backend: str) -> None:
     assert_points_agree(changes, numpy_point({n: product[n] + turned[n] for n in product}), tolerance, case.dtype)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", OTHERS[::2], ids=str)
 def test_hvp_is_the_difference_of_gradients(case: Case, backend: str) -> None:
     """Of the reference backend's, whatever computes the hvp: other backends' gradients are held elsewhere."""

@@ -103,6 +103,7 @@ def test_what_is_no_layer_is_refused() -> None:
 # -- scores -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("lengths", (None, [6, 1, 4, 6]))

@@ -192,6 +192,7 @@ def test_it_learns_tags_and_shows_them(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.rare
 def test_beside_pytorch_the_losses_are_the_same(demo: Any, text_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()

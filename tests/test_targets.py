@@ -47,6 +47,7 @@ def target(request: pytest.FixtureRequest) -> Target:
     return made
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_every_target_agrees_with_the_float64_reference(spec: rnnc.Spec, target: Target) -> None:
     params, stack = spec.init(seed=0), spec.stack()
@@ -133,6 +134,7 @@ WITHIN: dict[str, set[str]] = {  # a target -> the features that it lists and th
 }
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("isa", ISAS)
 def test_code_has_no_instruction_that_the_machine_did_not_list(isa: str) -> None:
     """Of eight processor models in virtual machines that hide all but what the target needs, and all but AVX-512."""

@@ -65,6 +65,7 @@ def worst(found: Any, expected: Any) -> float:
 # -- against PyTorch ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("readout", ("every", "last", "mean"))
 @pytest.mark.parametrize("lengths", (LENGTHS, (4, 4, 4)))
 @pytest.mark.parametrize("cell", (rnnc.RNN, rnnc.LSTM))
@@ -98,6 +99,7 @@ def test_vectors_in_and_out_agree_with_pytorch(backend: str) -> None:
     assert worst(gradients, peer.gradients()) < 1e-12
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ("float64", "float32"))
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_five_steps_agree_with_pytorch(name: str, dtype: str, backend: str) -> None:
@@ -419,6 +421,7 @@ def finished(process: subprocess.Popen[bytes]) -> None:
     assert process.returncode == 0, errors.decode()
 
 
+@pytest.mark.rare
 def test_a_training_killed_at_any_moment_ends_with_the_same_parameters(tmp_path: Path, backend: str) -> None:
     """Killed again and again, each time a moment after a new checkpoint appears, until it comes through."""
     pytest.importorskip("safetensors")
@@ -460,6 +463,7 @@ def stop_after(epochs: int) -> Callable[[train.Epoch], None]:
     return stop
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "changes",
     (

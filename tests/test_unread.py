@@ -73,6 +73,7 @@ def dot(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return sum(float((a * b).sum()) for a, b in zip(one.values(), other.values(), strict=True))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("unread", UNREAD)
 def test_derivatives_of_what_is_unread_are_zeros(unread: str, backend: str) -> None:
     check_derivatives(unread, backend)
