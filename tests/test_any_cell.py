@@ -111,6 +111,7 @@ def test_plans_of_cells(cell: str, bidirectional: bool) -> None:
     assert_plan_is_complete(stack_of(cell, 2, bidirectional))
 
 
+@pytest.mark.rare
 @settings(max_examples=300)
 @given(stacks())
 def test_plans_of_random_cells(stack: Stack) -> None:

@@ -87,6 +87,7 @@ def test_a_broadcast_input(backend: str) -> None:
     assert worst_error(as_result(model(x, case.state)), as_result(model(x.copy(), case.state))) < ROUNDING
 
 
+@pytest.mark.sampled(3)
 @each_cell
 def test_inputs_are_left_as_they_were(cell: str, backend: str) -> None:
     case = Case(cell, num_layers=2, bidirectional=True, batch=7, lengths="mixed")

@@ -357,6 +357,7 @@ def test_every_op_has_an_example(name: str) -> None:
         assert any(node.op == name for node in built(build).nodes)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "number"), [(name, n) for name in EXAMPLES for n in range(len(EXAMPLES[name]))])
 def test_the_rule_of_an_op_is_right(name: str, number: int) -> None:
     """Both modes and second order against differences, for each operand alone."""

@@ -27,6 +27,7 @@ MADE: dict[str, Callable[[str], Any]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MADE)
 def test_every_stage_can_be_read(name: str, backend: str) -> None:
     made = MADE[name](backend)

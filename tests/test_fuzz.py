@@ -55,6 +55,7 @@ def test_a_planted_fault_is_found_shrunk_and_written_as_a_test(tmp_path: Path, m
     test()
 
 
+@pytest.mark.rare
 def test_a_case_that_ends_the_process_is_a_finding() -> None:
     limits = Limits(cases=3, shrink_seconds=0, jobs=1)
     findings = Campaign(PLANTED, 0, limits, environment={"PLANTED": "crash"}).run().findings

@@ -67,6 +67,7 @@ ON = [("reference", c) for c in IN_TORCH[1::6]] + [(b, c) for b in BACKENDS if b
 """The interpreter is held against the unrolled graph besides, so a part of the matrix is enough for it."""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("on", "case"), ON, ids=str)
 def test_gradients_are_pytorchs(on: str, case: Case) -> None:
     pytest.importorskip("torch", reason="PyTorch is the oracle here")

@@ -156,6 +156,7 @@ def test_a_step_within_a_step_is_refused() -> None:
     assert step.updates == 1
 
 
+@pytest.mark.rare
 def test_a_training_that_is_interrupted_again_and_again_ends_as_one_that_is_not(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     options = {"epochs": 2, "batch_size": 2, "seed": 3, "progress": False, "threads": 2, "optimizer": Adam(0.01)}

@@ -104,6 +104,7 @@ def test_names_that_look_like_derived_ones(cell: Called, backend: str) -> None:
     check_same_as_plain(cell, backend)
 
 
+@pytest.mark.sampled(2)
 @settings(max_examples=8)
 @given(st.lists(NAMES, min_size=1, max_size=2, unique=True), st.lists(NAMES, min_size=3, max_size=3, unique=True))
 def test_no_name_changes_a_number(states: Sequence[str], parameters: Sequence[str]) -> None:

@@ -103,6 +103,7 @@ def row_by_row(at: Point, along: Point) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES)
 def test_padding_adds_nothing(case: str, backend: str) -> None:
     check(case, backend)

@@ -102,6 +102,7 @@ def everything(spec: rnnc.Recurrent, backend: str) -> list[Any]:
 SMALLEST = Overlapping(((("z", 0, 2 * H),), (("z", 0, H),)))
 
 
+@pytest.mark.sampled(2)
 def test_a_value_and_its_first_half(backend: str) -> None:
     check(SMALLEST, backend)
 

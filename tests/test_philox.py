@@ -46,6 +46,7 @@ def fill(backend: str, shape: tuple[int, int, int], where: Where, p: float = 0.3
     return out
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 @pytest.mark.parametrize("units", (1, 7, 8, 63, 64, 65, 200))
 def test_masks_are_those_of_the_counters_on_every_backend(units: int, dtype: str, backend: str) -> None:

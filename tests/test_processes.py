@@ -224,6 +224,7 @@ def run(*parts: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
 
 
+@pytest.mark.rare
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_while_other_threads_compile_train_and_call() -> None:
     """The child computes on: no lock is held by a thread that it lacks, and no step is half done."""
@@ -251,6 +252,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
+@pytest.mark.rare
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_signal_handler_that_forks_while_a_compile_is_waited_for() -> None:
     """The child lacks the thread that was to do LLVM's work."""

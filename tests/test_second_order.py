@@ -109,6 +109,7 @@ def test_hvp_is_the_difference_of_gradients(case: Case, backend: str) -> None:
     assert_points_agree(changes, difference(gradients_at, at, toward), 1e-8)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", TORCH[1::9] + OTHERS[::4], ids=str)
 def test_the_hessian_is_symmetric(case: Case, backend: str) -> None:
     adjoints, u, v = seeds(case, 1), direction(case, 2), direction(case, 4)

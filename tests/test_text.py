@@ -55,6 +55,7 @@ def assert_round_trip(graph: Graph) -> None:
 # -- round trip ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("lengths", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", SPECS)

@@ -22,6 +22,7 @@ def every_call_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "PARALLEL_FLOPS", 0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
@@ -91,6 +92,7 @@ def test_the_variable_decides_where_the_argument_does_not(monkeypatch: pytest.Mo
     assert code.compile(spec, threads=2).threads == 2
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("spec", SPECS, ids=repr)
 def test_gradients_are_sums_over_the_rows_of_all_threads(

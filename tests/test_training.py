@@ -322,6 +322,7 @@ def test_a_schedule_sets_the_rate_of_every_update() -> None:
     assert seen[-1] == (1.0, 1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("cell", (rnnc.GRU, rnnc.LSTM))
 def test_pieces_start_from_the_states_before(cell: Any, backend: str) -> None:
     """With a rate of 0 the losses of pieces of two steps add up to the loss of whole sequences."""

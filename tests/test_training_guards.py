@@ -149,6 +149,7 @@ def damaged_state(draw: Draw, state: dict[str, Any]) -> Any:
     return state | {name: damaged_array(draw, state[name])}
 
 
+@pytest.mark.sampled(3)
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_damaged_batch_is_refused_and_changes_nothing_or_means_the_same_everywhere(data: st.DataObject) -> None:
