@@ -19,9 +19,9 @@ from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import ISAS, Target, host, legalized
 from rnnc.backends.llvm.kernels import packers
 from rnnc.backends.llvm.kernels.packers import emit_packer, sources, sweeps_of, tables
-from rnnc.backends.llvm.kernels.tile import Tile, choose_tile
 from rnnc.backends.llvm.packing.layout import Layout, aligned
 from rnnc.backends.llvm.packing.rectangles import Rectangle, resolve, window
+from rnnc.backends.llvm.packing.tile import Tile, choose_tile
 from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Plan, Space, Weight
 from rnnc.backends.planning.planner import plan
 from rnnc.backends.reference.interpreter import evaluate_bind

@@ -12,8 +12,8 @@ import rnnc
 from rnnc.backends.llvm import compile
 from rnnc.backends.llvm.asm.target import ISAS, legalized
 from rnnc.backends.llvm.kernels import plan_function
-from rnnc.backends.llvm.kernels.tile import Tile, blocks_of, choose_tile
 from rnnc.backends.llvm.packing.layout import Layout
+from rnnc.backends.llvm.packing.tile import Tile, blocks_of, choose_tile
 from rnnc.backends.planning.plan import Phase, Space
 from rnnc.backends.planning.planner import plan
 from rnnc.backends.planning.reading import Reading

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rnnc.backends.llvm.asm.builder import Function, Val, vector
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.vectormath import VectorMath
-from rnnc.backends.llvm.kernels.tile import Tile
+from rnnc.backends.llvm.packing.tile import Tile
 from rnnc.backends.planning.plan import Phase, Place
 from rnnc.ir.families import Family
 

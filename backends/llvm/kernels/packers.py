@@ -19,9 +19,9 @@ from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, l
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.records import Record
 from rnnc.backends.llvm.asm.target import Target
-from rnnc.backends.llvm.kernels.tile import blocks_of
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
 from rnnc.backends.llvm.packing.rectangles import Rectangle, extent, resolve, window
+from rnnc.backends.llvm.packing.tile import blocks_of
 from rnnc.backends.planning.plan import Feed, Weight
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
 from rnnc.backends.llvm.kernels.epilogue import Epilogue, number_of
-from rnnc.backends.llvm.kernels.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
 from rnnc.backends.llvm.kernels.unit_reductions import UnitReduction
+from rnnc.backends.llvm.packing.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
 from rnnc.backends.planning.plan import Feed, Phase, Space
 from rnnc.ir.families import Family
 

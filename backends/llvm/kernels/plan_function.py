@@ -31,8 +31,8 @@ from rnnc.backends.llvm.kernels.epilogue import signature
 from rnnc.backends.llvm.kernels.phase import emit_phase
 from rnnc.backends.llvm.kernels.row_copies import RowCopies, Rows
 from rnnc.backends.llvm.kernels.row_sums import K_BLOCK, outer_workspace
-from rnnc.backends.llvm.kernels.tile import choose_tile
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
+from rnnc.backends.llvm.packing.tile import choose_tile
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State
 from rnnc.ir import settings
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnnc.backends.fresh import enough_memory, spoiled
-from rnnc.backends.llvm.kernels.tile import Tile, blocks_of
+from rnnc.backends.llvm.packing.tile import Tile, blocks_of
 from rnnc.backends.planning.plan import Feed, Phase, Weight
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
