@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import struct
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import rnnc
 from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import host, processor
+from rnnc.backends.llvm.runtime import _UNITS, Runtime, RuntimeUnit
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +39,16 @@ def test_texts_of_the_code() -> None:
     compiled = compile_assembly(adder(5), host("generic"))
     assert "adder" in compiled.assembly()
     assert b"adder" in compiled.object_code()
+
+
+def test_a_unit_of_the_runtime_that_was_made_twice_stays() -> None:
+    """Threads may make one at the same moment, and a module of each is linked to another."""
+    runtime = Runtime("float32", host())
+    runtime.address("rnnc_lockstep")
+    (emit,) = (emit for emit, names in _UNITS.items() if "rnnc_lockstep" in names)
+    again = weakref.ref(RuntimeUnit(emit, "float32", host()))
+    gc.collect()
+    assert again() is not None
 
 
 REACHES_FAR = {1: "64", 24: "PC64", 25: "GOTOFF64", 27: "GOT64", 28: "GOTPCREL64", 29: "GOTPC64"}

@@ -72,6 +72,11 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
 """What fills each unit -> the functions that others call."""
 
 
+_made: list[RuntimeUnit] = []
+"""All units, for as long as the process runs: modules that are linked to one have its addresses. Threads that need a
+unit at the same moment may make it twice."""
+
+
 class RuntimeUnit:
     """One compiled unit."""
 
@@ -84,6 +89,7 @@ class RuntimeUnit:
         self.symbols = {name: f"{name}.{dtype}.{digest}" for name in names}
         self._code = compile_assembly(renamed(text, self.symbols), target)
         exported = {symbol: self._code.address(symbol) for symbol in self.symbols.values()}
+        _made.append(self)
         use(lambda: [llvm.add_symbol(symbol, address) for symbol, address in exported.items()])
 
     def address(self, name: str) -> int:
