@@ -1,4 +1,4 @@
-"""The function of a plan: one generated function that runs a whole plan, with the number of steps and rows known at run time.
+"""The function of a plan: it runs the whole of it, with the number of steps and rows known at run time.
 
     allocate scratch, or take the caller's
     gather inputs whose rows are not evenly spaced
