@@ -6,7 +6,7 @@
     ...          a backend's own: llvm has plan, llvm, asm; cuda has plan, commands, cuda, ptx
 
 A stage makes its artefact of those before it. `Artefacts` makes each when it is first asked for, and keeps it under the
-stage's name. With RNNC_VERIFY=1 the verifier sees the graph before the first pass and after each; the tests run so.
+stage's name. With RNNC_VERIFY=1 the verifier sees each graph; the tests run so.
 """
 
 from __future__ import annotations
@@ -87,18 +87,22 @@ class Optimized:
 
 
 def _lower(made: Artefacts) -> Graph:
-    return made.computation.build(made.steps, made.lengths)
+    return _verified(made.computation.build(made.steps, made.lengths))
 
 
 def _optimize(made: Artefacts) -> Optimized:
-    check: Callable[[Graph], object] | None = None
+    graph = made["lowered"]
+    graph, records = optimize(mask_padding(graph) if made.lengths else graph)
+    return Optimized(_verified(graph), tuple(records))
+
+
+def _verified(graph: Graph) -> Graph:
+    """The graph. With RNNC_VERIFY=1 a VerifyError says what is wrong with it."""
     if settings.verify():
         from rnnc.ir.verify import verify
 
-        check = verify
-    graph = made["lowered"]
-    graph, records = optimize(mask_padding(graph) if made.lengths else graph, check)
-    return Optimized(graph, tuple(records))
+        verify(graph)
+    return graph
 
 
 def _roll(made: Artefacts) -> Program:

@@ -33,7 +33,7 @@ def poison() -> bool:
 
 
 def verify() -> bool:
-    """RNNC_VERIFY=1: graphs are verified between passes (`rnnc.ir.pipeline`)."""
+    """RNNC_VERIFY=1: graphs are verified between stages (`rnnc.ir.pipeline`)."""
     return os.environ.get("RNNC_VERIFY", "") == "1"
 
 

@@ -1,7 +1,7 @@
 """The verifier: is a graph what the rest of the compiler may rely on?
 
-`verify` holds a graph against each rule below, and runs before and after every pass. Its messages
-name the node, the rule, what is there and what should be.
+`verify` holds a graph against each rule below. With RNNC_VERIFY=1 it sees the graph before the first pass and after the
+last one; the tests hold each pass to it. Its messages name the node, the rule, what is there and what should be.
 
     order       a node's index is its position, and it reads earlier nodes only
     operands    a node reads nodes of its own graph, as many as its op takes

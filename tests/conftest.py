@@ -25,7 +25,7 @@ CACHE = os.environ.setdefault("RNNC_TESTS_CACHE", tempfile.mkdtemp(prefix="rnnc-
 os.environ["RNNC_CACHE_DIR"] = CACHE
 # Memory that nobody has written holds NaN: what reads it cannot go unseen.
 os.environ["RNNC_POISON"] = "1"
-os.environ["RNNC_VERIFY"] = "1"
+os.environ.setdefault("RNNC_VERIFY", "1")
 # Compiled code stays; to look at all of it again and again is a tenth of the time.
 gc.set_threshold(100_000, 50, 100)
 
