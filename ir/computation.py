@@ -1,7 +1,7 @@
 """Computation: what a backend compiles, a graph that can be built for any number of steps.
 
 A computation may have two halves, such as a forward pass and its pullback: the inputs in `late` are given to the second
-part only, and the outputs in `late` are computed there. What the second half reads of the first is kept on a tape.
+half only, and the outputs in `late` are computed there. What the second half reads of the first is kept on a tape.
 """
 
 from __future__ import annotations

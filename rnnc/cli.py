@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 def _inspect(options: argparse.Namespace) -> None:
     model = load_model(options.spec, options.trust)
     steps = checks.integer("--steps", options.steps, 1)
-    target = CompileOptions.of(options.backend, options.threads, None)
+    chosen = CompileOptions.of(options.backend, options.threads, None)
     computation = forward(model)
     if options.derivative is not None:
         if not isinstance(model, Spec):
@@ -107,7 +107,7 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.stage in SHARED_STAGES:  # needs no backend, so it does not wait for one
         text = Artefacts(PIPELINE, computation, steps=steps).text(options.stage)
     else:
-        text = Compiled(computation, target).ir(options.stage)
+        text = Compiled(computation, chosen).ir(options.stage)
     print(text.rstrip("\n"))
 
 

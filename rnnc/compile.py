@@ -26,8 +26,8 @@ class Program(Compiled, Unchanging):
     A pickle of it holds the spec and the options, and is compiled where it is read.
     """
 
-    def __init__(self, spec: Spec, target: CompileOptions) -> None:
-        super().__init__(forward(spec), target)
+    def __init__(self, spec: Spec, options: CompileOptions) -> None:
+        super().__init__(forward(spec), options)
         self.spec = spec
 
     def __repr__(self) -> str:

@@ -25,7 +25,7 @@ class CompileOptions:
 
     @staticmethod
     def of(backend: object, threads: object, matmul: str | None) -> CompileOptions:
-        """The checked target. Raises BackendError, ArgumentError or ArgumentTypeError."""
+        """The checked options. Raises BackendError, ArgumentError or ArgumentTypeError."""
         from rnnc import backends
 
         name = backends.check_name(backend)
@@ -56,12 +56,12 @@ class CompileOptions:
 class Compiled:
     """Base of Program, Model, Network, the derivatives, TrainingStep and Evaluation: the stages of a computation."""
 
-    def __init__(self, computation: Computation, target: CompileOptions, code: Code | None = None) -> None:
-        """code: what the target made of the computation; it is compiled if there is none."""
+    def __init__(self, computation: Computation, options: CompileOptions, code: Code | None = None) -> None:
+        """code: what a backend made of the computation; it is compiled if there is none."""
         self._computation = computation
-        self._options = target
-        self._code = target.compile(computation) if code is None else code
-        self._arrays = target.arrays
+        self._options = options
+        self._code = options.compile(computation) if code is None else code
+        self._arrays = options.arrays
 
     @property
     def backend(self) -> str:

@@ -104,8 +104,8 @@ class _Derivative(Compiled, Unchanging):
 
     _kind: str
 
-    def __init__(self, spec: Spec, target: CompileOptions) -> None:
-        super().__init__(DERIVATIVES[self._kind](spec), target)
+    def __init__(self, spec: Spec, options: CompileOptions) -> None:
+        super().__init__(DERIVATIVES[self._kind](spec), options)
         self.spec = spec
         self._names = ArrayNames.of(spec)
         self._shapes = spec.parameter_shapes()
@@ -193,9 +193,9 @@ class VJP(_Derivative):
 
     _kind = "vjp"
 
-    def __init__(self, spec: Spec, target: CompileOptions, remat: Remat = None) -> None:
+    def __init__(self, spec: Spec, options: CompileOptions, remat: Remat = None) -> None:
         self.remat = check_remat(spec, remat)
-        super().__init__(spec, target)
+        super().__init__(spec, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(vjp, remat=self.remat, **self._options.arguments), (self.spec,)

@@ -10,7 +10,7 @@ from rnnc.checking.calls import Signature
 from rnnc.compiled import Compiled
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir.names import OUTPUT, X
-from rnnc.quick import quick_first
+from rnnc.quick import quick_first, way_in
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -50,6 +50,10 @@ class Model(Compiled, Unchanging):
 
     def __repr__(self) -> str:
         return f"Model({self.spec!r}, backend={self.backend!r})"
+
+    def explain(self) -> str:
+        """Which paths the backend took, and how a plain call gets there."""
+        return super().explain() + way_in(self._quick)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bound, (self._program, on_host(self._params, self._arrays))

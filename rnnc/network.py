@@ -20,7 +20,7 @@ from rnnc.copies import Unchanging, on_host
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.network_graph import state_shapes
-from rnnc.quick import quick_first
+from rnnc.quick import quick_first, way_in
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -50,8 +50,9 @@ class Network(Compiled, Unchanging):
     ) -> None:
         """See `Sequential.compile`."""
         self.model = model
-        super().__init__(forward(model), CompileOptions.of(backend, threads, matmul))
-        given = bind_parameters(model, params, self._arrays)
+        options = CompileOptions.of(backend, threads, matmul)
+        given = bind_parameters(model, params, options.arrays)  # what is wrong with them is said before it takes long
+        super().__init__(forward(model), options)
         self._table = None if model.table is None else given.pop(model.table)
         self._params = given
         self._states = state_shapes(model)
@@ -79,6 +80,10 @@ class Network(Compiled, Unchanging):
 
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"
+
+    def explain(self) -> str:
+        """Which paths the backend took, and how a plain call gets there."""
+        return super().explain() + way_in(self._quick_call)
 
     def __reduce__(self) -> tuple[Any, ...]:
         table = {} if self._table is None else {str(self.model.table): self._table}

@@ -13,6 +13,13 @@ from typing import Any, TypeVar
 from rnnc.checking.arguments import misfit
 from rnnc.ir.errors import ArgumentTypeError
 
+
+def way_in(quick: object) -> str:
+    """How plain calls are carried out, a line for a reader. quick: what an attribute of `quick_first` holds."""
+    entered = "enter machine code directly" if quick is not None else "are checked in Python first, as all others"
+    return f"plain calls, of nothing but x and state, {entered}\n"
+
+
 MISSING = object()
 
 F = TypeVar("F", bound=Callable[..., Any])

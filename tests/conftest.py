@@ -12,13 +12,11 @@ import gc
 import os
 import shutil
 import tempfile
-from itertools import groupby
-from zlib import crc32
 
 import pytest
 from hypothesis import settings
 
-from tests import golden
+from tests import effort, golden
 
 # Tests neither read nor fill the user's cache; among themselves they share one, as processes of one user do.
 CACHE = os.environ.setdefault("RNNC_TESTS_CACHE", tempfile.mkdtemp(prefix="rnnc-tests-"))
@@ -26,7 +24,7 @@ os.environ["RNNC_CACHE_DIR"] = CACHE
 # Memory that nobody has written holds NaN: what reads it cannot go unseen.
 os.environ["RNNC_POISON"] = "1"
 os.environ.setdefault("RNNC_VERIFY", "1")
-# Compiled code stays; to look at all of it again and again is a tenth of the time.
+# Compiled code stays for the whole session: the collector need not look at all of it again and again.
 gc.set_threshold(100_000, 50, 100)
 
 BACKENDS = ("reference", "llvm")
@@ -40,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backends", default=",".join(BACKENDS), help="comma-separated backends to test")
     parser.addoption(
         "--effort",
-        choices=("fast", "rest", "all"),
+        choices=effort.CHOICES,
         default="all",
         help="fast: without tests marked rare, and one in n of those marked sampled(n); rest: what fast leaves out",
     )
@@ -63,21 +61,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`make test` runs the fast ones, `make test-all` the rest as well."""
-    effort = config.getoption("--effort")
-    if effort == "all":
-        return
-    fast = set(filter(_is_fast, items))
-    for _, group in groupby(items, key=lambda item: item.nodeid.partition("[")[0]):
-        cases = list(group)
-        if cases[0].get_closest_marker("sampled") and fast.isdisjoint(cases):
-            fast.add(cases[0])  # at least one
-    left = [item for item in items if (item in fast) != (effort == "fast")]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if (item in fast) == (effort == "fast")]
-
-
-def _is_fast(item: pytest.Item) -> bool:
-    """Not rare, and one of n, by its name: neighbours in a matrix of cases differ in one option alone."""
-    every = item.get_closest_marker("sampled")
-    chosen = every is None or crc32(item.nodeid.encode()) % every.args[0] == 0
-    return chosen and item.get_closest_marker("rare") is None
+    chosen = set(effort.chosen(items, config.getoption("--effort")))
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 import rnnc
 from rnnc import train
+from rnnc.array_names import plain_call
 from rnnc.optimizers import SGD
 from tests.refusals import raises_saying
 
@@ -127,3 +130,32 @@ def test_a_quick_call_declines_whatever_is_not_plain() -> None:
     for arguments, named in (((), {}), ((x, 1), {}), ((x,), {"state": state}), ((x,), {"out": x})):
         with pytest.raises(rnnc.ArgumentTypeError, match="Network"):
             made(*arguments, **named)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_quick_calls_keep_no_references(name: str) -> None:
+    net = NETWORKS[name]
+    made, x = net.compile(net.init(), threads=1), x_of(net, 2, 2)
+    state = made.advance(x)[1] if net.causal else None
+
+    def calls() -> None:
+        for _ in range(100):
+            assert made._quick_call(x, None) is not None
+            if net.causal:
+                assert made._quick_advance(x, state) is not None
+
+    calls()
+    before = sys.getallocatedblocks()
+    calls()
+    assert sys.getallocatedblocks() - before < 50
+
+
+def test_a_quick_call_that_returns_what_the_code_does_not_make_is_none() -> None:
+    """Its array would be returned unwritten."""
+    model = rnnc.compile(SPEC, SPEC.init(), threads=1)
+    call = plain_call(SPEC)
+    assert model._bound.quick(call) is not None
+    unknown = replace(call.states[0], final=("nothing",))
+    assert model._bound.quick(replace(call, states=(unknown,))) is None
+    assert "enter machine code" in model.explain()
+    assert "checked in Python" in rnnc.compile(SPEC, SPEC.init(), backend="reference").explain()

@@ -107,6 +107,20 @@ def test_derivatives_of_computed_weights(derivative: Callable[[str], Any]) -> No
     assert_same(derivative("llvm"), derivative("reference"))
 
 
+@pytest.mark.parametrize("name", ("llvm", "reference", "cuda-emulated"))
+def test_parameters_that_change_after_the_call_do_not_reach_the_pullback(name: str) -> None:
+    """Gradients are computed of sums over rows and of the parameters, in the second half."""
+    if name == "cuda-emulated" and find_compiler() is None:
+        pytest.skip("emulating CUDA needs a C++ compiler")
+    params, x, state = values(0)
+    results, pullback = rnnc.vjp(SPEC, backend=name)(params, x, state, lengths=LENGTHS)
+    expected = pullback(*results)
+    _, pullback = rnnc.vjp(SPEC, backend=name)(params, x, state, lengths=LENGTHS)
+    for array in params.values():
+        array += 1.0
+    assert_same(pullback(*results), expected)
+
+
 @pytest.mark.skipif(find_compiler() is None, reason="emulating CUDA needs a C++ compiler")
 def test_derivatives_of_computed_weights_on_an_emulated_gpu() -> None:
     assert_same(reverse("cuda-emulated"), reverse("reference"))

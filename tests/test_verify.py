@@ -8,11 +8,15 @@ from dataclasses import replace
 
 import pytest
 
+from rnnc.ir import pipeline
 from rnnc.ir import verify as verifier
+from rnnc.ir.computation import Computation
 from rnnc.ir.errors import VerifyError
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.lower import lower
+from rnnc.ir.ops import BATCH
 from rnnc.ir.passes import PASSES
+from rnnc.ir.pipeline import PIPELINE, Artefacts
 from rnnc.ir.text import parse_graph, print_graph
 from rnnc.ir.verify import verify
 from rnnc.specs import GRU, LSTM, RNN, Spec
@@ -290,3 +294,26 @@ def test_every_rule_of_the_docstring_is_broken_above() -> None:
 def test_a_graph_that_breaks_a_rule_prints() -> None:
     graph = broken(FORWARD, ("carry(%4)", "carry(%0)"))
     assert parse_graph(print_graph(graph)) == graph
+
+
+@pytest.mark.parametrize("stage", ("lowered", "optimized"))
+def test_the_pipeline_verifies_if_it_is_told_to(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph whose value has another shape than its op gives, as written or as a pass left it."""
+
+    def broken(graph: Graph) -> Graph:
+        (node, *_) = (n for n in graph.nodes if n.op == "matmul")
+        object.__setattr__(node, "shape", (BATCH, 99))
+        return graph
+
+    def build(steps: int, lengths: bool) -> Graph:
+        graph = lower(RNN(3, 4).stack(), steps)
+        return broken(graph) if stage == "lowered" else graph
+
+    if stage == "optimized":
+        passed = pipeline.optimize
+        monkeypatch.setattr(pipeline, "optimize", lambda graph: (broken(passed(graph)[0]), []))
+    monkeypatch.setenv("RNNC_VERIFY", "1")
+    with pytest.raises(VerifyError, match="99"):
+        Artefacts(PIPELINE, Computation(build))["optimized"]
+    monkeypatch.setenv("RNNC_VERIFY", "0")
+    assert Artefacts(PIPELINE, Computation(build))[stage]

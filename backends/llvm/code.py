@@ -131,6 +131,13 @@ class LlvmCode:
                 made.add(family)
         return [name for name, family in self.untimed.items() if family in made - sums]
 
+    @cached_property
+    def read_late(self) -> frozenset[Family]:
+        """Parameters that the second half computes with: gradients that are made of sums over rows and of them."""
+        sums = {total.target for total in self.plan.sums}
+        late = [family for name, family in self.untimed.items() if self.plan.is_late(name)]
+        return frozenset(family for family in operands_first(late, sums) if family in self.parameters.values())
+
     def reads(self, name: str) -> bool:
         """Whether there is an input of this name with a batch axis."""
         return name in self.interface.timed or name in self.interface.rows

@@ -9,7 +9,7 @@ host the device's arrays are the host's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,16 +70,18 @@ class Host:
 class ComposedTrainer:
     """See `rnnc.backends.training.protocol.Trainer`. Nothing asks for the device before the first step."""
 
-    def __init__(self, code: Code, update: Update, noise: Noise, memory: Memory) -> None:
-        self._code, self._update, self._noise, self._memory = code, update, noise, memory
+    def __init__(
+        self, code: Code, update: Update, noise: Noise, memory: Memory, device: Callable[[], ArrayDevice] = Host
+    ) -> None:
+        """device: where the arrays of code, update and noise are; asked with the first step."""
+        self._code, self._update, self._noise, self._memory, self._find = code, update, noise, memory, device
         self._flat: dict[str, Array] = {}
         self._ahead = False
         self._looked_up: list[tuple[Array, Array]] = []  # numbers (R,), on the host, and gradients (R, N)
 
     @cached_property
     def _device(self) -> ArrayDevice:
-        device: ArrayDevice = getattr(self._code, "device", None) or Host()
-        return device
+        return self._find()
 
     @cached_property
     def _bound(self) -> Bound:

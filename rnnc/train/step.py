@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 class _OfBatches(Compiled):
     """A function of a batch: what training and evaluation have in common."""
 
-    def __init__(self, model: Sequential, loss: Loss | str, target: CompileOptions) -> None:
+    def __init__(self, model: Sequential, loss: Loss | str, options: CompileOptions) -> None:
         self.model = check_model(model)
         self.loss = check_loss(loss)
         self._rules = Rules(model, self.loss)
@@ -64,7 +64,7 @@ class _OfBatches(Compiled):
         self._states = state_shapes(model)
         self._zeros = np.zeros(0, self.layout.dtype)
         self._constants = self.loss.constants(model.output_size, model.dtype)
-        super().__init__(Computation(self._build), target)
+        super().__init__(Computation(self._build), options)
 
     def _build(self, steps: int, lengths: bool) -> Graph:
         raise NotImplementedError

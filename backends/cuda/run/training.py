@@ -80,7 +80,7 @@ class CudaUpdate:
 
     def trainer(self, code: Code, noise: Noise, memory: Memory) -> ComposedTrainer:
         """See `rnnc.backends.training.protocol.Update.trainer`."""
-        return ComposedTrainer(code, self, noise, memory)
+        return ComposedTrainer(code, self, noise, memory, lambda: self._loaded[0])
 
 
 class CudaNoise:

@@ -53,7 +53,10 @@ class LlvmBound:
         if lengths is not None:  # no thread for rows that are empty
             members = max(1, min(members, int(np.count_nonzero(lengths))))
         shards = split_batch(steps, batch, lengths, members)
-        tape = LlvmTape(code, self._values | _known(code, inputs), shards, lengths is not None)
+        given = _known(code, inputs)
+        # The caller may change them before the second half reads them.
+        given |= {family: given[family].copy() for family in code.read_late & given.keys()}
+        tape = LlvmTape(code, self._values | given, shards, lengths is not None)
         tape.place(self._weights)
         tape.run("rnnc_run", inputs, outputs)
         return tape

@@ -67,10 +67,14 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall) -> Callable[[obj
 
 
 def _fits(code: LlvmCode, call: PlainCall) -> bool:
-    """Whether a call gives all that the code reads; initial states are zeros, and last states dropped, without it."""
+    """Whether a call gives all that the code reads, and the code makes all that the call returns.
+
+    Initial states that a call does not give are zeros; last states that it does not return are dropped.
+    """
     interface = code.interface
     complete = call.scale or SCALE not in interface.rows
-    forward = not code.plan.late and not code.untimed and {OUTPUT} <= {*interface.timed, *interface.rows}
+    returned = {OUTPUT, *(last for state in call.states for last in state.final)}
+    forward = not code.plan.late and not code.untimed and returned <= {*interface.timed, *interface.rows}
     return forward and complete and {*interface.timed} <= {X, OUTPUT}
 
 

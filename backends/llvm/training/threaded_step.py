@@ -214,8 +214,10 @@ class ThreadedStep:
         """Each thread draws some of the steps, or of the rows if there is but one step."""
         steps, rows, units = draw.shape
         values = self.space.take(name, draw.shape, self.memory.dtype)
-        records = self.masks.setdefault(name, NOISE.several([{}] * self.count, apart=True))
-        for record, (first, stop) in zip(records, _shares(rows if steps == 1 else steps, self.count), strict=True):
+        if name not in self.masks:
+            self.masks[name] = NOISE.several([{}] * self.count, apart=True)
+        bounds = _shares(rows if steps == 1 else steps, self.count)
+        for record, (first, stop) in zip(self.masks[name], bounds, strict=True):
             shape = (1, stop - first, units) if steps == 1 else (stop - first, rows, units)
             begin = {"row": draw.where.row + first} if steps == 1 else {"step": draw.where.step + first}
             skipped = first * units * (1 if steps == 1 else rows) * values.itemsize
