@@ -13,8 +13,9 @@ from typing import Any
 
 from rnnc.ir.errors import RollError
 from rnnc.ir.graph import Graph, Node, Site
-from rnnc.ir.ops import OPS, Attrs, Op, Shape
+from rnnc.ir.ops import OPS, Attrs, Op
 from rnnc.ir.ordering import strongly_connected
+from rnnc.ir.shape_rules import Shape
 
 
 @dataclass(eq=False)

@@ -115,6 +115,17 @@ def transpose(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
     return apply("transpose", g)
 
 
+def permute(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """The adjoint, its axes back in their order."""
+    axes = [int(axis) for axis in str(y.node.attr("axes")).split("x")]
+    return g.permute(*(axes.index(axis) for axis in range(len(axes))))
+
+
+def reshape(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """The adjoint, in the shape of the operand."""
+    return g.reshape(*map(int, xs[0].shape))
+
+
 def concat(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
     """The part of g that lies over the operand."""
     axis = int(y.node.attr("axis"))

@@ -17,7 +17,8 @@ from enum import Enum
 from typing import Any
 
 from rnnc.ir.errors import IRError
-from rnnc.ir.ops import OPS, Attrs, AttrValue, Kind, Op, Shape, result_dtype
+from rnnc.ir.ops import OPS, Attrs, Kind, Op, result_dtype
+from rnnc.ir.shape_rules import AttrValue, Shape
 
 
 @dataclass(frozen=True, order=True)

@@ -16,7 +16,7 @@ from rnnc.ir.equations import Value
 from rnnc.ir.errors import IRError, MissingNameError
 from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.locating import located
-from rnnc.ir.ops import BATCH, Shape
+from rnnc.ir.shape_rules import BATCH, Shape
 
 Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, Mapping[str, Value]]]
 """x (B, I), states, parameters -> output (B, O), new states. Absent parameters are None."""
@@ -101,12 +101,25 @@ def lower(stack: Stack, steps: int, *, lengths: bool = False) -> Graph:
     return graph
 
 
-def lower_direction(graph: Graph, layer: Direction, xs: list[Node], valid: list[Node] | None, site: Site) -> list[Node]:
-    """One direction of one layer over all steps; returns its output at each step, in absolute time."""
+def lower_direction(
+    graph: Graph,
+    layer: Direction,
+    xs: list[Node],
+    valid: list[Node] | None,
+    site: Site,
+    starts: Mapping[str, Node] | None = None,
+) -> list[Node]:
+    """One direction of one layer over all steps; returns its output at each step, in absolute time.
+
+    starts: what states start at, by name; the others are inputs.
+    """
     graph.site = site
     delta = -1 if layer.reverse else 1
     parameters = _parameters(graph, layer)
-    states = {k: graph.input(names.initial(k, layer.suffix), (BATCH, width)) for k, width in layer.states.items()}
+    states = dict(starts or {})
+    for k, width in layer.states.items():
+        if k not in states:
+            states[k] = graph.input(names.initial(k, layer.suffix), (BATCH, width))
     outputs: dict[int, Node] = {}
     for t in range(len(xs))[::delta]:
         carried = {k: graph.carry(n, k + layer.suffix, delta, t) for k, n in states.items()}

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from rnnc.ir import names
 from rnnc.ir.graph import Graph, Node, Output
-from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.ops import Kind
 from rnnc.ir.passes.rebuild import Mapping, rebuild
+from rnnc.ir.shape_rules import BATCH
 
 
 def mask_padding(graph: Graph) -> Graph:

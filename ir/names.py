@@ -3,6 +3,7 @@
     x  output  valid  target  loss  scale          the roles of a network's arrays
     weight_ih_l0  1.weight_hh_l0_reverse           a parameter: what the user calls it, and its place
     h.0_l0  h.n_l0_reverse                         the first and the last value of state h
+    x:speech  output:gains                         one of several inputs or outputs
     d:weight_ih_l0  d:output                       a gradient; the adjoint of an output
     t:x  t:d:x                                     a tangent
 
@@ -45,9 +46,14 @@ def final(state: str, suffix: str) -> str:
     return f"{state}.n{suffix}"
 
 
-def in_layer(number: int, name: str) -> str:
-    """The name, within a network, of what a layer calls `name`: "0.weight"."""
-    return f"{number}.{name}"
+def in_layer(layer: str | int, name: str) -> str:
+    """The name, within a network, of what a layer calls `name`: "0.weight", "encoder.weight"."""
+    return f"{layer}.{name}"
+
+
+def part(role: str, name: str) -> str:
+    """One of several arrays with the same role: "x:speech", "output:gains"."""
+    return f"{role}:{name}"
 
 
 def gradient(name: str) -> str:

@@ -16,16 +16,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnc.ir import gradients
+from rnnc.ir import gradients, shape_rules
 from rnnc.ir.errors import IRError
 from rnnc.ir.gradients import Rule, partials
+from rnnc.ir.shape_rules import AttrValue, Shape, numbers_of
 
-BATCH = "B"
-"""The symbolic batch size: the only dimension not known when a graph is built."""
-
-Dim = int | str
-Shape = tuple[Dim, ...]
-AttrValue = int | float | bool | str
 Attrs = tuple[tuple[str, AttrValue], ...]
 Array = NDArray[Any]
 
@@ -114,105 +109,6 @@ class Op:
     zero_of: ZeroOf = "never"
 
 
-def broadcast(shapes: Sequence[Shape]) -> Shape:
-    """NumPy's broadcasting rule over shapes that may contain the symbolic batch size."""
-    rank = max((len(s) for s in shapes), default=0)
-    result: list[Dim] = []
-    for axis in range(-rank, 0):
-        sizes = {s[axis] for s in shapes if len(s) >= -axis} - {1}
-        if len(sizes) > 1:
-            listed = ", ".join(map(str, shapes))
-            raise IRError(f"shapes {listed} do not broadcast: axis {axis} has {sorted(map(str, sizes))}")
-        result.append(sizes.pop() if sizes else 1)
-    return tuple(result)
-
-
-def _elementwise(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    return broadcast(shapes)
-
-
-def _same(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    return shapes[0]
-
-
-def _declared(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    raise IRError("a leaf's shape is given, not inferred")
-
-
-def _scalar(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    return ()
-
-
-def _matmul_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    a, b = shapes
-    if len(a) != 2 or len(b) != 2:
-        raise IRError(f"matmul needs two matrices, got shapes {a} and {b}")
-    if BATCH in b:
-        raise IRError(
-            f"matmul of shapes {a} and {b}: the right operand has a batch axis, and rows of a batch do not mix; "
-            "multiply by a parameter, or write total(a * b) for the products of two values row by row"
-        )
-    rows, inner = a
-    inner_b, columns = (b[1], b[0]) if attrs["transpose_b"] else b
-    if inner != inner_b:
-        form = f"transpose_b={attrs['transpose_b']}"
-        raise IRError(f"matmul of shapes {a} and {b} ({form}): inner sizes {inner} and {inner_b} differ")
-    return (rows, columns)
-
-
-def _outer_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    a, b = shapes
-    if len(a) != 2 or len(b) != 2 or a[0] != b[0]:
-        raise IRError(f"outer needs two matrices with the same rows, got shapes {a} and {b}")
-    return (a[1], b[1])
-
-
-def _all_same(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    if len(set(shapes)) > 1:
-        raise IRError(f"a sum over time needs operands of one shape, got {', '.join(map(str, shapes))}")
-    return shapes[0]
-
-
-def _reduce_rows_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    if len(shapes[0]) != 2:
-        raise IRError(f"reduce_rows needs a matrix, got shape {shapes[0]}")
-    return (1, *shapes[0][1:]) if attrs["keep"] else shapes[0][1:]
-
-
-def _slice_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    axis, start, stop = (int(attrs[k]) for k in ("axis", "start", "stop"))
-    size = shapes[0][axis]
-    if not isinstance(size, int) or not 0 <= start < stop <= size:
-        raise IRError(f"slice {start}:{stop} does not fit axis {axis} of shape {shapes[0]}")
-    return _replace(shapes[0], axis, stop - start)
-
-
-def _concat_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    axis = int(attrs["axis"])
-    total = 0
-    for s in shapes:
-        if len(s) != len(shapes[0]) or _replace(s, axis, 0) != _replace(shapes[0], axis, 0):
-            raise IRError(f"concat along axis {axis} of shapes {', '.join(map(str, shapes))}: the other axes differ")
-        total += int(s[axis])
-    return _replace(shapes[0], axis, total)
-
-
-def _reduce_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    return _replace(shapes[0], -1, 1)
-
-
-def _transpose_shape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
-    if len(shapes[0]) != 2 or BATCH in shapes[0]:
-        raise IRError(f"transpose needs a matrix without a batch axis, got shape {shapes[0]}")
-    return shapes[0][::-1]
-
-
-def _replace(shape: Shape, axis: int, size: Dim) -> Shape:
-    sizes = list(shape)
-    sizes[axis] = size
-    return tuple(sizes)
-
-
 def _sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)) without overflow: exp only ever sees a non-positive argument."""
     small = np.exp(-np.abs(x))
@@ -285,22 +181,21 @@ def _map(
     zero_of: ZeroOf = "never",
 ) -> Op:
     flags = (commutative, boolean)
-    return Op(
-        name, Kind.ELEMENTWISE, arity, _elementwise, meaning, emit, (), *flags, vjp, costly=costly, zero_of=zero_of
-    )
+    rule = shape_rules.elementwise
+    return Op(name, Kind.ELEMENTWISE, arity, rule, meaning, emit, (), *flags, vjp, costly=costly, zero_of=zero_of)
 
 
 _TABLE = (
     # Leaves: `input` reads an argument, `const` is a number; `zeros` is 0 in the shape of its type, at one step or all.
-    Op("input", Kind.LEAF, 0, _declared, attrs=("name",)),
-    Op("const", Kind.LEAF, 0, _scalar, attrs=("value",)),
-    Op("zeros", Kind.LEAF, 0, _declared),
+    Op("input", Kind.LEAF, 0, shape_rules.declared, attrs=("name",)),
+    Op("const", Kind.LEAF, 0, shape_rules.scalar, attrs=("value",)),
+    Op("zeros", Kind.LEAF, 0, shape_rules.declared),
     # The only ops that cross steps. carry: a state of the step before, in loop direction (delta = +1 or -1);
     # the first step reads an initial value. exit: a state after the last step. tsum: the sum over all steps.
     # The gradient of a carry is a carry the other way; rnnc.ir.autodiff makes it.
-    Op("carry", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
-    Op("exit", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
-    Op("tsum", Kind.TIME_SUM, None, _all_same, _sum, commutative=True, vjp=gradients.tsum),
+    Op("carry", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
+    Op("exit", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
+    Op("tsum", Kind.TIME_SUM, None, shape_rules.all_same, _sum, commutative=True, vjp=gradients.tsum),
     # Elementwise.
     _map("add", None, _sum, _emit_sum, gradients.add, commutative=True, zero_of="all"),
     _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b), gradients.sub, zero_of="all"),
@@ -358,7 +253,7 @@ _TABLE = (
         "matmul",
         Kind.MATMUL,
         2,
-        _matmul_shape,
+        shape_rules.matmul,
         lambda a, b, *, transpose_b: a @ (b.T if transpose_b else b),
         attrs=("transpose_b",),
         vjp=gradients.matmul,
@@ -366,13 +261,13 @@ _TABLE = (
         zero_of="first",
     ),
     # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). What weight gradients are made of.
-    Op("outer", Kind.OUTER, 2, _outer_shape, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
+    Op("outer", Kind.OUTER, 2, shape_rules.outer, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
     # Views: no arithmetic; code generators solve them by addressing.
     Op(
         "slice",
         Kind.VIEW,
         1,
-        _slice_shape,
+        shape_rules.slice_,
         _slice,
         attrs=("axis", "start", "stop"),
         vjp=gradients.slice_,
@@ -382,20 +277,39 @@ _TABLE = (
         "concat",
         Kind.VIEW,
         None,
-        _concat_shape,
+        shape_rules.concat,
         lambda *xs, axis: np.concatenate(xs, axis),
         attrs=("axis",),
         vjp=gradients.concat,
         zero_of="all",
     ),
-    Op("transpose", Kind.VIEW, 1, _transpose_shape, lambda x: x.T, vjp=gradients.transpose),
+    Op("transpose", Kind.VIEW, 1, shape_rules.transpose, lambda x: x.T, vjp=gradients.transpose),
+    # Of parameters alone: their axes in another order, and their numbers in another shape. Sizes are written "3x4".
+    Op(
+        "permute",
+        Kind.VIEW,
+        1,
+        shape_rules.permute,
+        lambda x, *, axes: x.transpose(numbers_of(axes)),
+        attrs=("axes",),
+        vjp=gradients.permute,
+    ),
+    Op(
+        "reshape",
+        Kind.VIEW,
+        1,
+        shape_rules.reshape,
+        lambda x, *, shape: x.reshape(numbers_of(shape)),
+        attrs=("shape",),
+        vjp=gradients.reshape,
+    ),
     # Sums over the last axis, kept with size 1 (`reduce_sum`), and over the first one, of a matrix, kept if asked for
     # (`reduce_rows`).
     Op(
         "reduce_sum",
         Kind.REDUCE,
         1,
-        _reduce_shape,
+        shape_rules.reduce,
         lambda x: x.sum(axis=-1, keepdims=True),
         lambda e, a, b: e.add(a, b),
         identity=0.0,
@@ -407,7 +321,7 @@ _TABLE = (
         "reduce_max",
         Kind.REDUCE,
         1,
-        _reduce_shape,
+        shape_rules.reduce,
         lambda x: x.max(axis=-1, keepdims=True),
         lambda e, a, b: e.maximum(a, b),
         identity=-inf,
@@ -418,7 +332,7 @@ _TABLE = (
         "reduce_rows",
         Kind.OUTER,
         1,
-        _reduce_rows_shape,
+        shape_rules.reduce_rows,
         lambda x, *, keep: x.sum(axis=0, keepdims=keep),
         attrs=("keep",),
         vjp=gradients.broadcast_back,

@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rnnc.ir.families import Family
-from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.ops import Kind
+from rnnc.ir.shape_rules import BATCH
 
 
 @dataclass(frozen=True)

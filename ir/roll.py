@@ -17,10 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rnnc.ir.errors import RollError
 from rnnc.ir.families import Family, cycles, families
 from rnnc.ir.graph import Graph, Node, Output
-from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.ops import Kind
 from rnnc.ir.ordering import descendants, readers, topological
 from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
 from rnnc.ir.recompute import recompute
+from rnnc.ir.shape_rules import BATCH
 
 Readers = Mapping[Family, Sequence[Family]]
 Placement = dict[Family, int]

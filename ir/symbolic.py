@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 import numpy as np
 
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError, MissingNameError
-from rnnc.ir.indexing import BATCH, axis_to_cut, bounds_of, edges_of
+from rnnc.ir.indexing import BATCH, axis_to_cut, bounds_of, edges_of, whole
 
 if TYPE_CHECKING:
     from rnnc.ir.graph import Graph, Node
@@ -201,6 +201,14 @@ class Value:
             return Value(self.graph, self.node.inputs[0])
         return self if self.ndim < 2 else apply("transpose", self)
 
+    def permute(self, *axes: int) -> Value:
+        """A parameter with its axes in another order, as NumPy's transpose(axes)."""
+        return self._arranged("permute", "axes", axes)
+
+    def reshape(self, *sizes: int) -> Value:
+        """The numbers of a parameter in another shape, the last axis running fastest, as NumPy's reshape."""
+        return self._arranged("reshape", "shape", sizes)
+
     def sum(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
         """The sum over the last axis, kept with size 1: (B, N) -> (B, 1)."""
         return self._reduced("sum", "reduce_sum", axis, keepdims, other)
@@ -231,6 +239,13 @@ class Value:
     def _cut(self, axis: int, start: int, stop: int) -> Value:
         whole = self.as_numbers()
         return Value(self.graph, self.graph.slice(whole.node, axis, start, stop))
+
+    def _arranged(self, what: str, attribute: str, numbers: tuple[int, ...]) -> Value:
+        if self.has_batch:
+            raise IRError(f"v.{what}: shape {self.shape} has a batch axis; only parameters are rearranged")
+        written = "x".join(map(str, (whole(f"v.{what}", number) for number in numbers)))
+        node = self.as_numbers().node
+        return Value(self.graph, self.graph.add(what, (node,), **{attribute: written}))  # type: ignore[arg-type]
 
     def _reduced(self, what: str, op: str, axis: object, keepdims: object, other: dict[str, object]) -> Value:
         _no_other(what, other)

@@ -37,7 +37,8 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 from rnnc.ir.errors import IRError, ParseError
 from rnnc.ir.graph import Graph, Node, Output, Site
-from rnnc.ir.ops import OPS, Attrs, AttrValue, Dim, Shape
+from rnnc.ir.ops import OPS, Attrs
+from rnnc.ir.shape_rules import AttrValue, Dim, Shape
 
 MAX_COLUMN = 56
 """A longer expression pushes its own type to the right, not everybody's."""

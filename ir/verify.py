@@ -25,7 +25,8 @@ from typing import NoReturn
 
 from rnnc.ir.errors import IRError, VerifyError
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.ops import BATCH, OPS, Kind, result_dtype
+from rnnc.ir.ops import OPS, Kind, result_dtype
+from rnnc.ir.shape_rules import BATCH
 
 FLOATS = ("float32", "float64")
 

@@ -24,11 +24,12 @@ from rnnc.computations import DERIVATIVES, forward
 from rnnc.ir.errors import ArgumentError, RnncError
 from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
 from rnnc.model import Model
-from rnnc.plain_data import MOST_CHARACTERS, PlainData, read_json
+from rnnc.plain_data import MOST_CHARACTERS, read_json
 from rnnc.references import resolve
 from rnnc.specs import SPECS, Spec
 
 if TYPE_CHECKING:
+    from rnnc.graph import Graph
     from rnnc.sequential import Sequential
 
 T = TypeVar("T")
@@ -200,8 +201,8 @@ def _duration(seconds: float) -> str:
 # ---- specs from outside
 
 
-def load_model(text: str, trusted: Sequence[str] = ()) -> PlainData:
-    """The recurrent spec or `rnnc.Sequential` in a JSON or TOML file, or the one that "module:object" names.
+def load_model(text: str, trusted: Sequence[str] = ()) -> Spec | Graph | Sequential:
+    """The recurrent spec or the network in a JSON or TOML file, or the one that "module:object" names.
 
     Only a module that the command line names may come from the current folder, and only behind all other modules: what
     lies there by chance runs nothing. trusted: modules that a file may name for its cell.
@@ -210,22 +211,24 @@ def load_model(text: str, trusted: Sequence[str] = ()) -> PlainData:
         data = _read(Path(text))
         if trusted:
             _add_current_folder()
-        kind = _sequential() if data.get("type") == "Sequential" else Spec
+        kind = next((kind for kind in _networks() if kind.__name__ == data.get("type")), Spec)
         return kind.from_dict(data, trusted=tuple(trusted))
     if ":" not in text:
         raise ArgumentError(f"SPEC: {text!r} is neither a .json or .toml file nor module:object")
     _add_current_folder()
     found = resolve(text, (text.partition(":")[0], *trusted))
-    if not isinstance(found, (Spec, _sequential())):
-        raise ArgumentError(f"SPEC: {text} is not a spec ({', '.join(SPECS)} or Sequential) but {checks.came(found)}")
+    if not isinstance(found, (Spec, *_networks())):
+        kinds = f"{', '.join(SPECS)}, Sequential or Graph"
+        raise ArgumentError(f"SPEC: {text} is not a spec ({kinds}) but {checks.came(found)}")
     return found
 
 
-def _sequential() -> type[Sequential]:
-    """Imported when it is asked for, as `rnnc` does."""
+def _networks() -> tuple[type[Graph], type[Sequential]]:
+    """Imported when they are asked for, as `rnnc` does."""
+    from rnnc.graph import Graph
     from rnnc.sequential import Sequential
 
-    return Sequential
+    return Graph, Sequential
 
 
 def _add_current_folder() -> None:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rnnc.array_names import ArrayNames
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import lower
-from rnnc.plain_data import PlainData
 from rnnc.specs import Spec
 
+if TYPE_CHECKING:
+    from rnnc.network_noise import Layered
 
-def forward(model: PlainData) -> Computation:
-    """A recurrent spec, or a `rnnc.Sequential`, as it is called."""
+
+def forward(model: Spec | Layered) -> Computation:
+    """A recurrent spec, or a network (`rnnc.Graph`, `rnnc.Sequential`), as it is called."""
     if isinstance(model, Spec):
         return Computation.of_stack(model.stack())
     from rnnc.network_graph import lower_network
-    from rnnc.sequential import Sequential
 
-    assert isinstance(model, Sequential)
     return Computation(lambda steps, lengths: lower_network(model, steps, lengths=lengths))
 
 

@@ -18,7 +18,7 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.locating import located
 from rnnc.ir.names import LOSS, OUTPUT, TARGET, VALID
-from rnnc.ir.ops import BATCH
+from rnnc.ir.shape_rules import BATCH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

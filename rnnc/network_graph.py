@@ -1,108 +1,121 @@
-"""Lowering a `rnnc.Sequential`: its layers -> one Graph, for any number of unrolled steps.
+"""Lowering a network: its layers -> one Graph of unrolled steps, for any number of them.
 
-Inputs: "x" (B, I) a step (rows of an embedding are looked up outside), the parameters by their names in
-`Sequential.parameter_shapes`, initial states "1.h.0_l0", ..., in training the masks of `masks`, with lengths "valid",
-and with a readout "mean" the input "scale" (B, 1), one over each row's number of steps.
+Inputs: those of the network at each step ("x", or "x:name" where there are several; rows of an embedding are looked up
+outside), the parameters by their names, initial states "lstm.h.0_l0", "pool.sum.0", ..., in training the masks of
+`rnnc.network_noise`, and with lengths "valid". Outputs: "output" (or "output:name"), one value per step or per
+sequence, and the last states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+from rnnc.checking.networks import Entry
 from rnnc.ir import names
-from rnnc.ir.equations import Value, greater, linear, select
+from rnnc.ir.equations import Value, greater, select
+from rnnc.ir.errors import IRError
 from rnnc.ir.graph import Graph, Node, Site
-from rnnc.ir.lower import Direction, Names, Step, check_returned, lower_direction, values_of
-from rnnc.ir.ops import BATCH
-from rnnc.layers import Dropout, Layer, Linear, Regularized
-from rnnc.sequential import Sequential, recurrent
+from rnnc.ir.locating import located
+from rnnc.ir.lower import Direction, Names, check_returned, lower_direction, values_of
+from rnnc.ir.shape_rules import BATCH
+from rnnc.layers import Embedding, Layer, Readout, recurrent
+from rnnc.layers.readouts import Last
+from rnnc.network_noise import Layered, Mask, States, between, masks, noise_of, of_layer, with_masked_products
 from rnnc.specs import Spec
 
-States = Mapping[str, Value]
+__all__ = ["Mask", "lower_network", "masks", "state_shapes"]
 
 
-@dataclass(frozen=True)
-class Mask:
-    """Random numbers a training step needs as an input: one a step, row and unit, (T, B, width).
-
-    number: tells the masks of a network apart; the random numbers depend on it.
-    keep: True: 1/(1-p) with probability 1-p, else 0 (dropout). False: 1 with probability p, else 0 (zoneout).
-    fixed: the same at all steps of a sequence.
-    timed: False for a layer behind a readout, whose mask is (B, width).
-    """
-
-    number: int
-    name: str
-    width: int
-    p: float
-    keep: bool = True
-    fixed: bool = False
-    timed: bool = True
+def state_shapes(model: Layered) -> dict[str, tuple[str, str, int]]:
+    """For each state that goes on to the next piece of a sequence: its initial name, its final name, its width."""
+    graph = model.graph()
+    found: dict[str, tuple[str, str, int]] = {}
+    for name, entry in graph.entries.items():
+        if spec := recurrent(entry.layer):
+            if not entry.states:
+                widths = [(s, d.suffix, width) for d in spec.stack().flat for s, width in d.states.items()]
+                found |= {f"{name}.{s}{suffix}": _moments(name, s, suffix, width) for s, suffix, width in widths}
+            continue
+        assert isinstance(entry.layer, Layer)
+        own = _window_state(entry.layer, graph.widths(name)) | _own_states(graph.entries, entry, graph.widths(name))
+        found |= {f"{name}.{state}": _moments(name, state, "", width) for state, width in own.items()}
+    return found
 
 
-def masks(model: Sequential) -> tuple[Mask, ...]:
-    """All masks of a training step, in the order of the layers; those with p = 0 are left out."""
-    found: list[Mask] = []
-
-    def add(name: str, width: int, p: float, **options: bool) -> None:
-        found.append(Mask(len(found), name, width, p, **options))
-
-    width = model.input_size
-    for number, layer in enumerate(model.layers):
-        if isinstance(layer, Dropout):
-            add(f"mask_{number}", width, layer.p, fixed=layer.variational, timed=_timed(model, number))
-        elif spec := recurrent(layer):
-            noise = _noise(layer)
-            for k, directions in enumerate(spec.stack().layers):
-                if k:
-                    add(f"mask_{number}_l{k}", spec.output_size, spec.dropout, fixed=noise.variational)
-                for direction in directions:
-                    for state, size in direction.states.items():
-                        place = f"{number}_{state}{direction.suffix}"
-                        add(f"recurrent_mask_{place}", size, noise.recurrent_dropout, fixed=True)
-                        add(f"zoneout_{place}", size, noise.zoneout, keep=False)
-            width = spec.output_size
-        elif isinstance(layer, Linear):
-            width = layer.output_size
-    return tuple(mask for mask in found if mask.p > 0)
+def _moments(name: str, state: str, suffix: str, width: int) -> tuple[str, str, int]:
+    full = names.in_layer(name, state)
+    return names.initial(full, suffix), names.final(full, suffix), width
 
 
-def state_shapes(model: Sequential) -> dict[str, tuple[str, str, int]]:
-    """For each state of each direction: its name -> the names of its initial and last value, and its width."""
-    return {
-        f"{number}.{state}{direction.suffix}": (
-            names.initial(names.in_layer(number, state), direction.suffix),
-            names.final(names.in_layer(number, state), direction.suffix),
-            width,
-        )
-        for number, spec in model.specs.items()
-        for direction in spec.stack().flat
-        for state, width in direction.states.items()
-    }
+def _window_state(layer: Layer, widths: Sequence[int]) -> dict[str, int]:
+    """The steps before the next one that a layer will read, side by side: state `PAST`."""
+    before = layer.window[0]
+    return {PAST: before * widths[0]} if before else {}
 
 
-def lower_network(model: Sequential, steps: int, *, lengths: bool = False, training: bool = False) -> Graph:
-    """Unrolls `steps` steps. Outputs: "output", one value a step or, behind a readout, a single one; last states."""
+def _own_states(entries: Mapping[str, Entry], entry: Entry, widths: Sequence[int]) -> dict[str, int]:
+    """The states of a layer's equations; `Last` right behind a recurrent layer reads that layer's states instead."""
+    assert isinstance(entry.layer, Layer)
+    return {} if _reads_directions(entries, entry) else entry.layer.states(*widths)
+
+
+def _reads_directions(entries: Mapping[str, Entry], entry: Entry) -> bool:
+    source = entries.get(entry.inputs[0])
+    return isinstance(entry.layer, Last) and source is not None and recurrent(source.layer) is not None
+
+
+PAST = "past"
+"""The state of a layer that reads steps before its own."""
+
+
+def lower_network(model: Layered, steps: int, *, lengths: bool = False, training: bool = False) -> Graph:
+    """Unrolls `steps` steps."""
     return _Lowering(model, steps, lengths, training).run()
 
 
-Flow = tuple[Node, ...] | Node
-"""What goes from layer to layer: a value of each step, or behind a readout one without a step."""
+Nodes = tuple[Node, ...] | Node
+"""A value per step, or one per sequence."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The output of one direction of a recurrent layer. last: its last value, where a state holds it."""
+
+    nodes: list[Node]
+    direction: Direction
+    last: Node | None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What goes from layer to layer. columns: the directions that a recurrent layer's output is made of."""
+
+    nodes: Nodes
+    columns: list[Column] = field(default_factory=list)
+
+    @property
+    def timed(self) -> bool:
+        """Whether there is a value per step."""
+        return isinstance(self.nodes, tuple)
+
+    def at(self, step: int) -> Node:
+        """The value at a step."""
+        return self.nodes[step] if isinstance(self.nodes, tuple) else self.nodes
 
 
 class _Lowering:
-    def __init__(self, model: Sequential, steps: int, lengths: bool, training: bool) -> None:
-        self.model = model
-        self.graph = Graph(model.dtype, steps, share=False)
-        self.training = training
-        self.depth = 0  # recurrent layers so far, for sites
-        self.outputs: dict[str, str] = {}  # the state that is a direction's output, by suffix
+    def __init__(self, model: Layered, steps: int, lengths: bool, training: bool) -> None:
+        self.model = model.graph()
+        self.graph = Graph(self.model.dtype, steps, share=False)
+        self.depth = 0  # layers with a site of their own so far
+        self.outputs: dict[str, str] = {}  # the state that is a direction's output, by the layer's name and suffix
         self.masks = {mask.name: mask for mask in masks(model)} if training else {}
         self.lengths = lengths
+        self.flows: dict[str, Flow] = {}
 
     @cached_property
     def valid(self) -> list[Node] | None:
@@ -112,210 +125,293 @@ class _Lowering:
         return [self.graph.input(names.VALID, (BATCH, 1), t, dtype="bool") for t in range(self.graph.steps)]
 
     def run(self) -> Graph:
-        graph, model = self.graph, self.model
-        flow: Flow = tuple(graph.input(names.X, (BATCH, model.input_size), t) for t in range(graph.steps))
-        flow = self._ended(flow)
-        for number, layer in enumerate(model.layers):
-            flow = self._layer(number, layer, flow)
-        graph.outputs[names.OUTPUT] = self._ended(flow)
-        return graph
+        """All layers, one after the other, each at all steps."""
+        for name, width in self.model.inputs.items():
+            if width:
+                self.flows[name] = self._input(self.model.x_names[name], width)
+        for name, entry in self.model.entries.items():
+            self.flows[name] = self._entry(name, entry)
+        for name, source in self.model.outputs.items():
+            self.graph.outputs[self.model.output_names[name]] = self._ended(self._flow(source).nodes)
+        return self.graph
 
-    def _layer(self, number: int, layer: Layer | Spec, flow: Flow) -> Flow:
-        if isinstance(layer, Dropout):
-            return self._masked(f"mask_{number}", flow)
-        if isinstance(layer, Linear):
-            return self._each(flow, self._linear(number, layer))
-        if spec := recurrent(layer):
-            assert isinstance(flow, tuple)
-            return self._recurrent(number, layer, spec, flow)
-        return flow
+    def _input(self, name: str, width: int) -> Flow:
+        return Flow(self._ended(tuple(self.graph.input(name, (BATCH, width), t) for t in range(self.graph.steps))))
 
-    def _each(self, flow: Flow, equations: Callable[[Value], Value]) -> Flow:
-        if isinstance(flow, tuple):
-            return tuple(equations(Value(self.graph, node)).node for node in flow)
-        return equations(Value(self.graph, flow)).node
+    def _entry(self, name: str, entry: Entry) -> Flow:
+        if isinstance(entry.layer, Embedding):
+            return self._input(self.model.tables[name][1], entry.layer.size)
+        if spec := recurrent(entry.layer):
+            return self._recurrent(name, entry, spec)
+        flows = [self._flow(source) for source in entry.inputs]
+        assert isinstance(entry.layer, Layer)
+        if _reads_directions(self.model.entries, entry):
+            return Flow(self.graph.concat([self._last(name, column) for column in flows[0].columns], -1))
+        return self._equations(name, entry, flows)
 
-    def _ended(self, flow: Flow) -> Flow:
+    def _flow(self, source: str) -> Flow:
+        """The value of an input or layer, or the last values of a state."""
+        if source in self.flows:
+            return self.flows[source]
+        layer, _, state = source.rpartition(".")
+        spec = recurrent(self.model.entries[layer].layer)
+        assert spec is not None
+        ends = [self.graph.outputs[_moments(layer, state, d.suffix, 0)[1]] for d in spec.stack().flat]
+        return Flow(self.graph.concat([end for end in ends if isinstance(end, Node)], -1))
+
+    def _ended(self, nodes: Nodes) -> Nodes:
         """Zeros in rows past their end: a NaN in the padding must not reach anything, not even as 0 * NaN."""
-        if self.valid is None or not isinstance(flow, tuple):
-            return flow
+        if self.valid is None or not isinstance(nodes, tuple):
+            return nodes
         zero = self.graph.const(0.0)
-        return tuple(self.graph.add("select", (v, node, zero)) for v, node in zip(self.valid, flow, strict=True))
+        return tuple(self.graph.add("select", (v, node, zero)) for v, node in zip(self.valid, nodes, strict=True))
 
     def _mask(self, name: str, step: int | None) -> Value | None:
         mask = self.masks.get(name)
         return Value(self.graph, self.graph.input(name, (BATCH, mask.width), step)) if mask else None
 
-    def _masked(self, name: str, flow: Flow) -> Flow:
-        def drop(x: Value) -> Value:
-            mask = self._mask(name, x.node.step)
-            return x if mask is None else x * mask
+    # ---- layers that are equations
 
-        return self._each(flow, drop)
+    def _equations(self, name: str, entry: Entry, flows: Sequence[Flow]) -> Flow:
+        layer, widths = entry.layer, self.model.widths(name)
+        assert isinstance(layer, Layer)
+        parameters = self._parameters(entry)
+        if not any(flow.timed for flow in flows):
+            return Flow(self._step(name, entry, [flow.at(0) for flow in flows], {}, parameters, None)[0])
+        xs = [list(self._over_time(f"{name}:{i}", flow)) for i, flow in enumerate(flows)]
+        if layer.window != (0, 0):
+            xs = [self._windows(name, xs[0], layer.window)]
+        states = {state: self._initial(name, state, width) for state, width in layer.states(*widths).items()}
+        outputs: list[Node] = []
+        for t in range(self.graph.steps):
+            old = {state: self.graph.carry(node, names.in_layer(name, state), 1, t) for state, node in states.items()}
+            output, new = self._step(name, entry, [x[t] for x in xs], old, parameters, t)
+            states = {state: self._kept(t, node, old[state]) for state, node in new.items()}
+            outputs.append(output)
+        ends = {state: self._final(name, state, node) for state, node in states.items()}
+        if not isinstance(layer, Readout):
+            return Flow(tuple(outputs))
+        with located(layer.result):
+            result = layer.result(self._names("state", ends), parameters)
+        return Flow(result.as_numbers().node)
 
-    def _linear(self, number: int, layer: Linear) -> Callable[[Value], Value]:
-        shapes = layer.parameter_shapes().items()
-        given = {
-            name: Value(self.graph, self.graph.input(names.in_layer(number, name), shape)) for name, shape in shapes
-        }
-        return lambda x: linear(x, given["weight"], given.get("bias"))
+    def _parameters(self, entry: Entry) -> Names:
+        shapes = entry.layer.parameter_shapes()
+        made = {base: self.graph.input(names.in_layer(entry.shares, base), tuple(s)) for base, s in shapes.items()}
+        return self._names("parameter", made)
+
+    def _names(self, what: str, nodes: Mapping[str, Node]) -> Names:
+        return Names(what, {name: Value(self.graph, node) for name, node in nodes.items()})
+
+    def _step(
+        self, name: str, entry: Entry, xs: Sequence[Node], old: Mapping[str, Node], parameters: Names, t: int | None
+    ) -> tuple[Node, dict[str, Node]]:
+        """The equations of a layer once: its output (of a readout, none: its first input) and its new states."""
+        layer = entry.layer
+        assert isinstance(layer, Layer)
+        noise = {base: self._mask(of_layer(base, name), t) for base in layer.noise(*self.model.widths(name))}
+        given = Names("parameter", values_of(parameters) | noise)
+        values = tuple(Value(self.graph, x) for x in xs)
+        with located(layer.step):
+            returned = layer.step(values[0] if layer.inputs == 1 else values, self._names("state", old), given)
+            widths = self.model.widths(name)
+            return _checked(layer, returned, values[0], layer.output_width(*widths), layer.states(*widths))
+
+    def _initial(self, name: str, state: str, width: int) -> Node:
+        return self.graph.input(_moments(name, state, "", width)[0], (BATCH, width))
+
+    def _final(self, name: str, state: str, node: Node) -> Node:
+        """The last value of a state, which is an output."""
+        end = self.graph.exit(node, names.in_layer(name, state), 1)
+        self.graph.outputs[_moments(name, state, "", 0)[1]] = end
+        return end
+
+    def _kept(self, t: int, new: Node, old: Node) -> Node:
+        """What a state becomes: in a row past its end it stays."""
+        return new if self.valid is None else self.graph.add("select", (self.valid[t], new, old))
+
+    def _over_time(self, state: str, flow: Flow) -> tuple[Node, ...]:
+        """A value at each step; one per sequence is a state that never changes."""
+        if isinstance(flow.nodes, tuple):
+            return flow.nodes
+        found: list[Node] = []
+        for t in range(self.graph.steps):
+            found.append(self.graph.carry(found[-1] if found else flow.nodes, state, 1, t))
+        self.graph.exit(found[-1], state, 1)
+        return tuple(found)
+
+    def _windows(self, name: str, xs: Sequence[Node], window: tuple[int, int]) -> list[Node]:
+        """Each step with the steps around it, side by side, the oldest first: shift registers that run both ways."""
+        before, after = window
+        width = int(xs[0].shape[-1])
+        xs = list(self._ended(tuple(xs)))  # type: ignore[arg-type]
+        parts = [[x] for x in xs]
+        if before:
+            state = self._initial(name, PAST, before * width)
+            for t, x in enumerate(xs):
+                past = self.graph.carry(state, names.in_layer(name, PAST), 1, t)
+                parts[t].insert(0, past)
+                moved = self.graph.slice(self.graph.concat([past, x], -1), -1, width, (before + 1) * width)
+                state = self._kept(t, moved, past)
+            self._final(name, PAST, state)
+        if after:
+            state, register = self.graph.zeros((BATCH, after * width)), f"{name}:ahead"
+            for t in reversed(range(len(xs))):
+                ahead = self.graph.carry(state, register, -1, t)
+                parts[t].append(ahead)
+                moved = self.graph.slice(self.graph.concat([xs[t], ahead], -1), -1, 0, after * width)
+                state = self._kept(t, moved, ahead)
+            self.graph.exit(state, register, -1)
+        return [self.graph.concat(part, -1) for part in parts]
 
     # ---- recurrent layers
 
-    def _recurrent(self, number: int, layer: Layer | Spec, spec: Spec, flow: tuple[Node, ...]) -> Flow:
-        layers = spec.stack().layers
-        columns: list[list[Node]] = []
-        for k, directions in enumerate(layers):
+    def _recurrent(self, name: str, entry: Entry, spec: Spec) -> Flow:
+        nodes = self._over_time(f"{name}:0", self._flow(entry.inputs[0]))
+        starts = self._starts(entry, spec)
+        columns: list[Column] = []
+        for k, directions in enumerate(spec.stack().layers):
             if k:
-                flow = self._masked(f"mask_{number}_l{k}", flow)  # type: ignore[assignment]
-            columns = [
-                lower_direction(
-                    self.graph, self._numbered(number, layer, d), list(flow), self.valid, Site(self.depth, i)
-                )
-                for i, d in enumerate(directions)
-            ]
+                nodes = self._masked(between(name, k), nodes)
+            columns = []
+            for i, direction in enumerate(directions):
+                named = self._named(name, entry, direction)
+                site = Site(self.depth, i)
+                made = lower_direction(self.graph, named, list(nodes), self.valid, site, starts.get(direction.suffix))
+                columns.append(Column(made, direction, self._last_state(name, direction)))
             self.graph.site = Site(self.depth)
             self.depth += 1
-            flow = tuple(self.graph.concat(column, -1) for column in zip(*columns, strict=True))
-        if number != self.model.last_recurrent or self.model.readout == "every":
-            return flow
-        return self._mean(flow) if self.model.readout == "mean" else self._last(number, layers[-1], columns)
+            nodes = tuple(self.graph.concat(list(step), -1) for step in zip(*(c.nodes for c in columns), strict=True))
+        return Flow(nodes, columns)
 
-    def _numbered(self, number: int, layer: Layer | Spec, direction: Direction) -> Direction:
-        """The direction with the layer's number before all names; its equations get them without."""
+    def _starts(self, entry: Entry, spec: Spec) -> dict[str, dict[str, Node]]:
+        """For each direction, by its suffix: what its states start at, where values of the network do."""
+        found: dict[str, dict[str, Node]] = {}
+        for state, source in entry.states:
+            whole, at = self._flow(source).at(0), 0
+            for direction in spec.stack().flat:
+                stop = at + direction.states[state]
+                full = names.in_layer(self._name_of(entry), state)
+                found.setdefault(direction.suffix, {})[full] = self.graph.slice(whole, -1, at, stop)
+                at = stop
+        return found
 
-        def numbered(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {names.in_layer(number, name): value for name, value in values.items()}
+    def _name_of(self, entry: Entry) -> str:
+        return next(name for name, other in self.model.entries.items() if other is entry)
 
-        def plain(given: SimpleNamespace, declared: Iterable[str]) -> dict[str, object]:
+    def _masked(self, name: str, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        if name not in self.masks:
+            return nodes
+        masked = []
+        for t, node in enumerate(nodes):
+            mask = self._mask(name, t)
+            assert mask is not None
+            masked.append((Value(self.graph, node) * mask).node)
+        return tuple(masked)
+
+    def _named(self, name: str, entry: Entry, direction: Direction) -> Direction:
+        """The direction with the layer's name before all names; its equations get them without."""
+
+        def named(values: Mapping[str, Any], owner: str) -> dict[str, Any]:
+            return {names.in_layer(owner, base): value for base, value in values.items()}
+
+        def plain(given: SimpleNamespace, declared: Iterable[str], owner: str) -> dict[str, object]:
             values = values_of(given)
-            return {name: values[names.in_layer(number, name)] for name in declared}
+            return {base: values[names.in_layer(owner, base)] for base in declared}
 
         def step(x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-            given = Names("parameter", plain(p, direction.parameters) | dict.fromkeys(direction.optional))
-            output, new = self._step(number, layer, direction, x, plain(state, direction.states), given)
-            return output, numbered(new)
+            read = plain(p, direction.parameters, entry.shares) | dict.fromkeys(direction.optional)
+            old = plain(state, direction.states, name)
+            output, new = self._cell_step(name, entry, direction, x, old, Names("parameter", read))
+            return output, named(new, name)
 
         step.__wrapped__ = direction.step  # type: ignore[attr-defined]  # where the equations are written
         return replace(
             direction,
-            parameters=numbered(direction.parameters),
-            states=numbered(direction.states),
+            parameters=named(direction.parameters, entry.shares),
+            states=named(direction.states, name),
             optional=(),
             step=step,
         )
 
-    def _step(
+    def _cell_step(
         self,
-        number: int,
-        layer: Layer | Spec,
+        name: str,
+        entry: Entry,
         direction: Direction,
         x: Value,
         states: Mapping[str, object],
         parameters: Names,
     ) -> tuple[Value, States]:
         """One step of the cell, with the noise of a `Regularized` around it."""
-        old = {name: value for name, value in states.items() if isinstance(value, Value)}
-        step, place = x.node.step, {name: f"{number}_{name}{direction.suffix}" for name in old}
+        old = {state: value for state, value in states.items() if isinstance(value, Value)}
+        step, place = x.node.step, {state: f"{name}_{state}{direction.suffix}" for state in old}
         dropped = {n: m for n in old if (m := self._mask(f"recurrent_mask_{place[n]}", step)) is not None}
 
         def checked(x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, States]:
             return check_returned(direction, direction.step(x, state, p))
 
-        output, new = _with_masked_products(self.graph, checked, x, old, parameters, dropped)
-        kept = _noise(layer).zoneout
+        output, new = with_masked_products(self.graph, checked, x, old, parameters, dropped)
+        kept = noise_of(entry.layer).zoneout
         if kept:
             zoned: dict[str, Value] = {}
-            for name, value in new.items():
-                mask = self._mask(f"zoneout_{place[name]}", step)
+            for state, value in new.items():
+                mask = self._mask(f"zoneout_{place[state]}", step)
                 if mask is None:
-                    zoned[name] = value + kept * (old[name] - value)
+                    zoned[state] = value + kept * (old[state] - value)
                 else:
-                    zoned[name] = select(greater(mask, 0.5), old[name], value)
-            same = [name for name, value in new.items() if value.node is output.node]
+                    zoned[state] = select(greater(mask, 0.5), old[state], value)
+            same = [state for state, value in new.items() if value.node is output.node]
             output, new = (zoned[same[0]] if same else output), zoned
-        for name, value in new.items():
+        for state, value in new.items():
             if value.node is output.node:
-                self.outputs.setdefault(f"{number}{direction.suffix}", name)
+                self.outputs.setdefault(f"{name}{direction.suffix}", state)
         return output, new
 
-    # ---- readouts
+    # ---- the last output of a direction
 
-    def _last(self, number: int, directions: Sequence[Direction], columns: list[list[Node]]) -> Node:
-        """The last output of each row in each direction: that of a state, where the output is one."""
-        parts = []
-        for direction, column in zip(directions, columns, strict=True):
-            state = self.outputs.get(f"{number}{direction.suffix}")
-            if state is not None:
-                last = self.graph.outputs[names.final(names.in_layer(number, state), direction.suffix)]
-                assert isinstance(last, Node)
-            else:
-                last = self._kept(f"last{direction.suffix}", column, -1 if direction.reverse else 1, lambda old, y: y)
-            parts.append(last)
-        return self.graph.concat(parts, -1)
+    def _last_state(self, name: str, direction: Direction) -> Node | None:
+        """The last value of the state that is a direction's output, if one is."""
+        state = self.outputs.get(f"{name}{direction.suffix}")
+        last = state and self.graph.outputs[_moments(name, state, direction.suffix, 0)[1]]
+        return last if isinstance(last, Node) else None
 
-    def _mean(self, flow: tuple[Node, ...]) -> Node:
-        """The sum over each row's steps, carried along, times one over their number."""
-        total = self._kept("sum", list(flow), 1, lambda old, y: self.graph.add("add", (old, y)))
-        return self.graph.add("mul", (total, self.graph.input(names.SCALE, (BATCH, 1))))
-
-    def _kept(self, state: str, column: list[Node], delta: int, update: Callable[[Node, Node], Node]) -> Node:
-        """The last value of a state that starts at zeros, changes by `update`, and stays once a row has ended."""
-        value = self.graph.zeros(column[0].shape)
-        for t in range(len(column))[::delta]:
+    def _last(self, name: str, column: Column) -> Node:
+        """The last output of each row: that of a state, or what a state of its own keeps."""
+        if column.last is not None:
+            return column.last
+        delta, state = (-1 if column.direction.reverse else 1), f"{name}:last{column.direction.suffix}"
+        value = self.graph.zeros(column.nodes[0].shape)
+        for t in range(len(column.nodes))[::delta]:
             old = self.graph.carry(value, state, delta, t)
-            value = update(old, column[t])
-            if self.valid is not None:
-                value = self.graph.add("select", (self.valid[t], value, old))
+            value = self._kept(t, column.nodes[t], old)
         return self.graph.exit(value, state, delta)
 
 
-def _noise(layer: Layer | Spec) -> Regularized:
-    if isinstance(layer, Regularized):
-        return layer
-    assert isinstance(layer, Spec)
-    return Regularized(layer)
+def _checked(
+    layer: Layer, returned: object, x: Value, width: int, states: Mapping[str, int]
+) -> tuple[Node, dict[str, Node]]:
+    """What a layer's equations return, if it is what the layer declares. Raises IRError."""
+    if isinstance(layer, Readout):
+        output, new = x, returned
+    elif isinstance(returned, Value):
+        output, new = returned, {}
+    elif isinstance(returned, tuple) and len(returned) == 2:
+        output, new = returned
+        _expect(layer, "its output", output, width)
+    else:
+        raise IRError(f"{type(layer).__name__} must return a value, or (value, {{state: new value}}); got {returned!r}")
+    if not isinstance(new, Mapping) or set(new) != set(states):
+        came = sorted(new) if isinstance(new, Mapping) else new
+        raise IRError(f"{type(layer).__name__} returned the states {came}, it declared {sorted(states)}")
+    if isinstance(returned, Value):
+        _expect(layer, "its output", output, width)
+    for state, size in states.items():
+        _expect(layer, f"state {state!r}", new[state], size)
+    return output.as_numbers().node, {state: new[state].as_numbers().node for state in states}
 
 
-def _timed(model: Sequential, number: int) -> bool:
-    return model.readout == "every" or number < model.last_recurrent
-
-
-def _with_masked_products(
-    graph: Graph, equations: Step, x: Value, states: States, parameters: Names, dropped: States
-) -> tuple[Value, States]:
-    """Runs a cell's equations; where a state in `dropped` goes into a matrix product, it is masked.
-
-    What is on the way from the state to a product is computed of the masked state, all else of the state itself:
-
-        %1 = mul(%r, %h);  %2 = matmul(%1, %u);  %3 = mul(%z, %h)
-    ->
-        %4 = mul(%h, %mask);  %5 = mul(%r, %4);  %2 = matmul(%5, %u);  %3 = mul(%z, %h)
-    """
-    if not dropped:
-        output, new = equations(x, Names("state", states), parameters)
-        return output, new
-    scratch = Graph(graph.dtype, graph.steps, share=False)
-    start: dict[Node, Node] = {}
-
-    def outside(value: Value) -> Value:
-        """A leaf of the scratch graph that stands for a value of the real one."""
-        node = value.node
-        leaf = scratch.input(f"%{node.index}", node.shape, node.step, node.dtype)
-        start[leaf] = node
-        return Value(scratch, leaf)
-
-    inside = {name: outside(value) for name, value in states.items()}
-    given = {name: outside(v) if isinstance(v, Value) else v for name, v in values_of(parameters).items()}
-    output, new = equations(outside(x), Names("state", inside), Names("parameter", given))
-    plain = dict(start)
-    masked = plain | {inside[name].node: (states[name] * mask).node for name, mask in dropped.items()}
-    for node in scratch.nodes:
-        if node not in plain and not node.inputs:
-            plain[node] = masked[node] = graph.copy_node(node, [])
-        elif node.inputs:
-            noisy = [masked[i] for i in node.inputs]
-            exact = noisy if node.op == "matmul" else [plain[i] for i in node.inputs]
-            plain[node] = graph.copy_node(node, exact)
-            masked[node] = plain[node] if noisy == exact else graph.copy_node(node, noisy)
-    return Value(graph, plain[output.node]), {name: Value(graph, plain[value.node]) for name, value in new.items()}
+def _expect(layer: Layer, what: str, value: object, width: int) -> None:
+    if not isinstance(value, Value) or value.as_numbers().shape != (BATCH, width):
+        came = f"shape {value.shape}" if isinstance(value, Value) else repr(value)
+        raise IRError(f"{type(layer).__name__} returned {what} as {came}; it declared ('B', {width})")

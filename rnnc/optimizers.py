@@ -21,7 +21,8 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError
 from rnnc.ir.graph import Graph
 from rnnc.ir.locating import located
 from rnnc.ir.names import CLIPPING, SLOPE, UPDATED
-from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.ops import Kind
+from rnnc.ir.shape_rules import BATCH
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
 

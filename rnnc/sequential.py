@@ -14,20 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from rnnc.backends.fresh import enough_memory
 from rnnc.cells import Shape
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
+from rnnc.checking.networks import NUMBERS, width_of
+from rnnc.graph import Graph
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
-from rnnc.ir.names import in_layer
-from rnnc.layers import LAYERS, Embedding, Layer, Linear, Regularized
+from rnnc.ir.names import OUTPUT, X, in_layer
+from rnnc.layers import Embedding, Last, Layer, Mean, is_layer, layer_from_dict, recurrent
 from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
-from rnnc.specs import SPECS, Spec, check_arguments
+from rnnc.specs import Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,18 +41,23 @@ if TYPE_CHECKING:
 __all__ = ["Sequential"]
 
 READOUTS = ("every", "last", "mean")
+READOUT = "readout"
+"""The name of the layer that a `readout` stands for."""
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class Sequential(PlainData):
     """Layers one after the other; parameters are named as in the state_dict of a torch.nn.Sequential of them.
 
-    layers: `rnnc.Embedding` (only first), `rnnc.Dropout`, `rnnc.Linear`, `rnnc.Regularized`, and recurrent specs, of
-        which there is at least one; each takes the width the one before gives. The specs' `dropout` acts between their
-        layers in training. All have one dtype and one batch_first: that of the network, whose x and, with readout
-        "every", output are (B, T, ...) then. States and the batches of `rnnc.train` are the same in both layouts.
+    layers: recurrent specs and layers that read one value, each of the width that the one before gives; an
+        `rnnc.Embedding` comes first. The specs' `dropout` acts between their layers in training. All specs have one
+        dtype and one batch_first: those of the network, whose x and, without a readout, output are (B, T, ...) then.
+        States and the batches of `rnnc.train` are the same in both layouts.
     readout: what the layers behind the last recurrent one read: its output at "every" step; its "last" state, of both
-        directions side by side, (B, N); or the "mean" of its outputs over each row's steps, (B, N).
+        directions side by side, (B, N); or the "mean" of its outputs over each row's steps, (B, N). `rnnc.Last` and
+        `rnnc.Mean` among the layers do the same.
+    `rnnc.Graph` is for layers that read several values, and for several inputs or outputs.
+    Raises ArgumentError, ArgumentTypeError or ShapeError, with the number of the layer.
     """
 
     layers: tuple[Layer | Spec, ...]
@@ -63,12 +70,32 @@ class Sequential(PlainData):
         _check_kinds(layers)
         _check_sizes(layers)
         _check_agree(layers)
+        if readout != "every" and not self.specs:
+            raise ArgumentError(f"readout: {readout!r} reads the last recurrent layer, and there is none")
+        self.graph()
 
     def __repr__(self) -> str:
         listed = [repr(layer) for layer in self.layers]
         if self.readout != "every":
             listed.append(f"readout={self.readout!r}")
         return f"Sequential({', '.join(listed)})"
+
+    def graph(self) -> Graph:
+        """The same network as a `rnnc.Graph`: layers "0", "1", ..., and "readout"; the input is "x"."""
+        return self._graph
+
+    @cached_property
+    def _graph(self) -> Graph:
+        entries: dict[str, tuple[Layer | Spec, str]] = {}
+        source = X
+        for number, layer in enumerate(self.layers):
+            entries[str(number)] = layer, source
+            source = str(number)
+            if self.readout != "every" and number == self.last_recurrent:
+                entries[READOUT] = (Last() if self.readout == "last" else Mean()), source
+                source = READOUT
+        width = self.input_size if self.embedding is None else NUMBERS
+        return Graph({X: width}, entries, {OUTPUT: source})
 
     # ---- what the layers say
 
@@ -86,7 +113,7 @@ class Sequential(PlainData):
     @property
     def last_recurrent(self) -> int:
         """The number of the layer that the readout reads."""
-        return max(number for number, layer in enumerate(self.layers) if recurrent(layer))
+        return max(self.specs)
 
     @property
     def specs(self) -> dict[int, Spec]:
@@ -96,48 +123,42 @@ class Sequential(PlainData):
     @property
     def dtype(self) -> str:
         """ "float32" or "float64", of all parameters and all arithmetic."""
-        return str(next(iter(self.specs.values())).dtype)
+        return self._graph.dtype
 
     @property
     def batch_first(self) -> bool:
         """Whether x and what comes out at every step are (B, T, ...) instead of (T, B, ...)."""
-        return next(iter(self.specs.values())).batch_first
+        return self._graph.batch_first
+
+    @property
+    def timed(self) -> bool:
+        """Whether there is an output per step; False behind a readout, which gives one per sequence."""
+        return self._graph.kinds[self._graph.outputs[OUTPUT]].timed
 
     @property
     def input_size(self) -> int:
         """Width of x at a step; with an embedding, of the rows it gives."""
-        return next(size for layer in self.layers if (size := _input_size(layer)))
+        return _first_width(self.layers)
 
     @property
     def output_size(self) -> int:
         """Width of what comes out."""
-        return _widths(self.layers)[-1]
+        return self._graph.kinds[self._graph.outputs[OUTPUT]].width
 
     @property
     def causal(self) -> bool:
-        """Whether a step never reads a later one, so that a sequence may be cut into pieces."""
-        return self.readout == "every" and not any(spec.bidirectional for spec in self.specs.values())
+        """Whether there is an output per step that never reads a later one, so that sequences may be cut in pieces."""
+        return self.timed and self._graph.causal
 
     # ---- parameters
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name -> shape of every parameter: "0.weight", "1.weight_ih_l0", ..."""
-        return {
-            in_layer(number, name): shape
-            for number, layer in enumerate(self.layers)
-            for name, shape in layer.parameter_shapes().items()
-        }
+        return self._graph.parameter_shapes()
 
     def init(self, seed: int | np.random.Generator = 0) -> dict[str, Array]:
         """New parameters, each layer's from its default distribution in PyTorch. The same seed gives the same."""
-        rng = seed
-        if not isinstance(rng, np.random.Generator):
-            rng = np.random.default_rng(checks.integer("seed", rng, 0, 2**128))
-        found: dict[str, Array] = {}
-        for number, layer in enumerate(self.layers):
-            with enough_memory(f"the parameters of layer {number}, {layer!r}"):
-                found |= {in_layer(number, name): array.astype(self.dtype) for name, array in layer.init(rng).items()}
-        return found
+        return self._graph.init(seed)
 
     @explained
     def compile(
@@ -179,76 +200,42 @@ class Sequential(PlainData):
         for name in set(data) - {"type", "layers", "readout"}:
             raise ArgumentError(f"{checks.shown(name)} is not an argument of Sequential")
         trusted = check_trusted(trusted)
-        return cls(*(_layer_from_dict(layer, trusted) for layer in layers), readout=data.get("readout", "every"))
+        return cls(*(layer_from_dict(layer, trusted) for layer in layers), readout=data.get("readout", "every"))
 
 
-def recurrent(layer: Layer | Spec) -> Spec | None:
-    """The recurrent spec that a layer is, or that it regularises."""
-    if isinstance(layer, Regularized):
-        return layer.spec
-    return layer if isinstance(layer, Spec) else None
-
-
-def _layer_from_dict(data: object, trusted: Collection[str]) -> Layer | Spec:
-    if not isinstance(data, Mapping):
-        raise ArgumentTypeError(f"layers: expected a list of dicts, got {checks.came(data)} in it")
-    kind = checks.choice("type", data.get("type"), (*LAYERS, *SPECS))
-    if kind in SPECS:
-        return Spec.from_dict(data, trusted=trusted)
-    values = {name: value for name, value in data.items() if name != "type"}
-    check_arguments(LAYERS[kind], values)
-    if kind == "Regularized":
-        values["spec"] = Spec.from_dict(values["spec"], trusted=trusted)
-    return LAYERS[kind](**values)
-
-
-def _input_size(layer: Layer | Spec) -> int | None:
-    """The width a layer takes; None for one that takes any. An embedding counts as what it gives."""
-    if spec := recurrent(layer):
-        return spec.input_size
-    if isinstance(layer, Linear):
-        return layer.input_size
-    return layer.size if isinstance(layer, Embedding) else None
-
-
-def _output_size(layer: Layer | Spec, width: int) -> int:
-    if spec := recurrent(layer):
-        return spec.output_size
-    return layer.output_size if isinstance(layer, (Linear, Embedding)) else width
-
-
-def _widths(layers: tuple[Layer | Spec, ...]) -> list[int]:
-    """The width behind each layer."""
-    width = next(size for layer in layers if (size := _input_size(layer)))
-    result = []
+def _first_width(layers: tuple[Layer | Spec, ...]) -> int:
+    """The width of x, from the first layer that says what it reads or, of an embedding, gives."""
     for layer in layers:
-        width = _output_size(layer, width)
-        result.append(width)
-    return result
+        width = layer.size if isinstance(layer, Embedding) else width_of(layer)
+        if width is not None:
+            return width
+    raise ArgumentError("layers: none of them says how wide x is; rnnc.Graph takes the widths of its inputs")
 
 
 def _check_kinds(layers: tuple[object, ...]) -> None:
+    if not layers:
+        raise ArgumentError("layers: expected at least one, such as rnnc.LSTM(64, 128)")
     for number, layer in enumerate(layers):
-        if not isinstance(layer, (*LAYERS.values(), *SPECS.values())):
+        if not is_layer(layer):
             hint = "; call it to make one" if isinstance(layer, type) else ""
-            raise ArgumentTypeError(
-                f"layer {number}: expected rnnc.Embedding, Dropout, Linear, Regularized or a recurrent spec, "
-                f"got {checks.came(layer)}{hint}"
-            )
+            expected = "expected rnnc.Linear, another layer or a recurrent spec"
+            raise ArgumentTypeError(f"layer {number}: {expected}, got {checks.came(layer)}{hint}")
         if isinstance(layer, Embedding) and number:
             raise ArgumentError(f"layer {number}: an Embedding can only be the first layer")
-    if not any(recurrent(layer) for layer in layers):  # type: ignore[arg-type]
-        raise ArgumentError("layers: expected at least one recurrent spec, such as rnnc.LSTM(64, 128)")
 
 
 def _check_sizes(layers: tuple[Layer | Spec, ...]) -> None:
-    for number, (before, width, layer) in enumerate(zip(layers, _widths(layers), layers[1:], strict=False), start=1):
-        wanted = _input_size(layer)
+    """Each layer takes what the one before gives; a `rnnc.Graph` would say so of names that the user did not give."""
+    width, before = _first_width(layers), "x"
+    for number, layer in enumerate(layers):
+        wanted = None if isinstance(layer, Embedding) else width_of(layer)
         if wanted not in (None, width):
             raise ArgumentError(
-                f"layer {number}, {_kind(layer)}: it takes vectors of size {wanted}, but layer {number - 1}, "
-                f"{_kind(before)}, gives size {width}"
+                f"layer {number}, {_kind(layer)}: it takes vectors of size {wanted}, but {before} gives size {width}"
             )
+        spec = recurrent(layer)
+        width = spec.output_size if spec else layer.output_width(width)  # type: ignore[union-attr]
+        before = f"layer {number}, {_kind(layer)},"
 
 
 def _check_agree(layers: tuple[Layer | Spec, ...]) -> None:

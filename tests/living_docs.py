@@ -163,6 +163,8 @@ _MEANINGS = {
     "slice": "`a[start:stop]` along an axis",
     "concat": "the operands side by side along an axis",
     "transpose": "`a.T` of a parameter",
+    "permute": "`a` of parameters, its axes in another order",
+    "reshape": "`a` of parameters, its numbers in another shape",
     "floor": "the largest integer <= a",
     "rint": "the nearest integer, the even one of two",
     "sign": "-1, 0 or 1; NaN of NaN",

@@ -40,7 +40,7 @@ from rnnc.ir.equations import (
 )
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import Direction, Stack
-from rnnc.ir.ops import BATCH
+from rnnc.ir.shape_rules import BATCH
 
 UNARY: Mapping[str, Callable[[Value], Value]] = {
     "neg": lambda a: -a,

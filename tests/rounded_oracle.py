@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 PRODUCTS = {"matmul": None, "outer": "tf32"}
 """Ops that multiply matrices, and the operands they take whatever is asked for: sums over rows are always TF32."""
-MOVES = ("slice", "concat", "carry", "transpose")
+MOVES = ("slice", "concat", "carry", "transpose", "permute", "reshape")
 """Ops whose results are numbers they have read."""
 
 

@@ -14,10 +14,11 @@ from rnnc.ir.computation import Computation
 from rnnc.ir.errors import IRError, RollError
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.lower import Stack, lower
-from rnnc.ir.ops import OPS, Kind, Shape
+from rnnc.ir.ops import OPS, Kind
 from rnnc.ir.passes import optimize
 from rnnc.ir.program import Loop, Program
 from rnnc.ir.roll import roll
+from rnnc.ir.shape_rules import Shape
 from rnnc.ir.text import parse_graph, print_graph
 from rnnc.ir.verify import verify
 from tests.derivative_oracles import Point, assert_points_agree, difference, inner, size_of_terms
@@ -211,7 +212,7 @@ def operand(graph: Graph, name: str, shape: Shape, timed: bool) -> list[Node]:
     return [graph.input(name, shape, t if timed else None) for t in range(graph.steps)]
 
 
-def applied(op: str, *shapes: tuple[Shape, bool], **attrs: int | bool) -> Build:
+def applied(op: str, *shapes: tuple[Shape, bool], **attrs: int | bool | str) -> Build:
     """The op at each step, of operands a, b, ... of a shape, each timed or not."""
 
     def build(graph: Graph) -> tuple[Node, ...] | Node:
@@ -314,6 +315,8 @@ EXAMPLES: dict[str, list[Build]] = {
         applied("slice", ((4,), False), axis=0, start=1, stop=2),
     ],
     "transpose": [applied("transpose", ((4, 3), False)), applied("transpose", ((1, 3), False))],
+    "permute": [applied("permute", ((4, 3, 2), False), axes=axes) for axes in ("1x2x0", "0x2x1")],
+    "reshape": [applied("reshape", ((4, 3, 2), False), shape=shape) for shape in ("4x6", "24", "2x3x4")],
     "concat": [pieces(-1, B3, True), pieces(-1, B3, False), pieces(0, (2, 3), False), pieces(0, (2,), False)],
     "reduce_sum": [applied("reduce_sum", (shape, timed)) for shape in (B3, ("B", 1)) for timed in (True, False)],
     "reduce_max": [applied("reduce_max", (shape, timed)) for shape in (B3, ("B", 1)) for timed in (True, False)],

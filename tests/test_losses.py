@@ -12,7 +12,7 @@ from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph
-from rnnc.ir.ops import BATCH
+from rnnc.ir.shape_rules import BATCH
 from rnnc.ir.verify import verify
 from tests.refusals import raises_saying
 

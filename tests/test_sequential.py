@@ -74,7 +74,8 @@ def test_a_network_is_a_value_and_plain_data() -> None:
 @pytest.mark.parametrize(
     ("layers", "words"),
     (
-        ((rnnc.Linear(3, 4),), ("recurrent",)),
+        ((rnnc.Activation("relu"), rnnc.Dropout(0.1)), ("how wide x is", "rnnc.Graph")),
+        ((), ("at least one",)),
         ((rnnc.GRU(3, 4), rnnc.Linear(5, 2)), ("layer 1, Linear", "size 5", "layer 0, GRU", "size 4")),
         ((rnnc.GRU(3, 4, bidirectional=True), rnnc.Dropout(0.1), rnnc.LSTM(4, 4)), ("layer 2, LSTM", "size 8")),
         ((rnnc.GRU(3, 4), rnnc.Embedding(5, 4)), ("layer 1", "Embedding", "first")),

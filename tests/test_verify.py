@@ -14,9 +14,9 @@ from rnnc.ir.computation import Computation
 from rnnc.ir.errors import VerifyError
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.lower import lower
-from rnnc.ir.ops import BATCH
 from rnnc.ir.passes import PASSES
 from rnnc.ir.pipeline import PIPELINE, Artefacts
+from rnnc.ir.shape_rules import BATCH
 from rnnc.ir.text import parse_graph, print_graph
 from rnnc.ir.verify import verify
 from rnnc.specs import GRU, LSTM, RNN, Spec

@@ -22,10 +22,11 @@ from rnnc.backends.planning.planner import plan
 from rnnc.ir import settings
 from rnnc.ir.computation import Computation
 from rnnc.ir.families import Family, operands_first
-from rnnc.ir.ops import BATCH, Array
+from rnnc.ir.ops import Array
 from rnnc.ir.pipeline import PIPELINE, Artefacts, Stage, own_stages
 from rnnc.ir.program import Program, is_parameter
 from rnnc.ir.ragged import check_rows_end
+from rnnc.ir.shape_rules import BATCH
 
 PARALLEL_FLOPS = 2e7
 """Work of a call below which handing shards of it to other threads costs more than it saves."""

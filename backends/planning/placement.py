@@ -16,8 +16,9 @@ from rnnc.backends.planning.storage import Copy, Storage
 from rnnc.ir.computation import members
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
-from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.ops import Kind
 from rnnc.ir.program import Loop, Program, Statement
+from rnnc.ir.shape_rules import BATCH
 
 
 @dataclass(frozen=True)

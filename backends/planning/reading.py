@@ -13,8 +13,9 @@ from rnnc.backends.planning.plan import Weight
 from rnnc.ir.deep import Calls, run
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
-from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.ops import Kind
 from rnnc.ir.program import Loop, Program, is_parameter
+from rnnc.ir.shape_rules import BATCH
 
 
 @dataclass(frozen=True)

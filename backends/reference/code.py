@@ -12,9 +12,10 @@ from rnnc.backends.base import PlainCall
 from rnnc.backends.reference.interpreter import Execution, evaluate_bind
 from rnnc.ir import names
 from rnnc.ir.computation import Computation, members, split
-from rnnc.ir.ops import BATCH, Array
+from rnnc.ir.ops import Array
 from rnnc.ir.pipeline import PIPELINE, Artefacts, own_stages
 from rnnc.ir.program import Program, Statement
+from rnnc.ir.shape_rules import BATCH
 
 Arrays = Mapping[str, Array]
 

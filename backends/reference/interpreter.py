@@ -12,8 +12,9 @@ import numpy as np
 from rnnc.ir.errors import IRError
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.ops import BATCH, Array, Kind, Shape
+from rnnc.ir.ops import Array, Kind
 from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
+from rnnc.ir.shape_rules import BATCH, Shape
 
 Feeds = Mapping[str, Array]
 """Input name -> array; inputs of a step have a leading time axis."""

@@ -16,7 +16,7 @@ from rnnc.backends.training.protocol import Memory
 from rnnc.backends.training.sparse import HostRows
 from rnnc.ir.graph import Graph
 from rnnc.ir.names import UPDATED
-from rnnc.ir.ops import BATCH
+from rnnc.ir.shape_rules import BATCH
 
 Array = NDArray[Any]
 

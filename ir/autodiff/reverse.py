@@ -28,7 +28,8 @@ from rnnc.ir.autodiff.activity import (
 from rnnc.ir.equations import Value
 from rnnc.ir.errors import IRError
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.ops import Kind, Shape
+from rnnc.ir.ops import Kind
+from rnnc.ir.shape_rules import Shape
 
 
 def vjp(

@@ -13,8 +13,8 @@ A sum over time of sums is one sum over time:
 from __future__ import annotations
 
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.ops import BATCH
 from rnnc.ir.passes.rebuild import Mapping, rebuild
+from rnnc.ir.shape_rules import BATCH
 
 
 def flatten_sums(graph: Graph) -> Graph:

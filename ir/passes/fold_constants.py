@@ -20,8 +20,9 @@ from __future__ import annotations
 import numpy as np
 
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.ops import BATCH, Kind, broadcast
+from rnnc.ir.ops import Kind
 from rnnc.ir.passes.rebuild import Mapping, rebuild
+from rnnc.ir.shape_rules import BATCH, broadcast
 
 
 def fold_constants(graph: Graph) -> Graph:

@@ -64,7 +64,7 @@ class Rules:
         if self._model.embedding is not None:
             x = self._numbers(f"{name}.x", x, there)
         target = self._target(f"{name}.target", value.target, (steps, rows), there)
-        timed = self._model.readout == "every"
+        timed = self._model.timed
         counted = self._loss.counted(target)
         count = int((counted if there is None or not timed else counted[there]).sum())
         terms = checks.integer(f"{name}.terms", value.terms, 0, 2**63 - 1)
@@ -123,7 +123,7 @@ class Rules:
     def _target(self, name: str, value: object, sizes: tuple[int, int], there: Array | None) -> Array:
         target = as_array(name, value)
         check_dtype(name, target, self._dtype)
-        if self._model.readout == "every":
+        if self._model.timed:
             check_shape(name, target, (*sizes, self._width), "(T, B, width)")
         else:
             check_shape(name, target, (sizes[1], self._width), "(B, width)")

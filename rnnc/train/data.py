@@ -42,7 +42,7 @@ class Sequences:
         self.model, self.loss = check_model(model), check_loss(loss)
         if not isinstance(pairs, Sequence) or len(pairs) == 0:
             raise ArgumentTypeError(f"{name}: expected a sequence of pairs (x, target), got {checks.came(pairs)}")
-        self.timed = model.readout == "every"
+        self.timed = model.timed
         self._rules = Rules(model, self.loss)
         xs, targets = zip(*(_pair(name, number, pair) for number, pair in enumerate(pairs)), strict=True)
         self._check_shapes(name, xs, targets)
@@ -137,7 +137,7 @@ class Sequences:
         if size is None:
             return iter([batch])
         if not self.timed:
-            raise ArgumentError(f"size: with the readout {self.model.readout!r} a sequence has one target, no pieces")
+            raise ArgumentError("size: behind a readout a sequence has one target, no pieces")
         return self._windows(batch, checks.integer("size", size, 1))
 
     def _windows(self, batch: Batch, size: int) -> Iterator[Batch]:

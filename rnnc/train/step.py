@@ -22,7 +22,7 @@ from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, RnncError
 from rnnc.losses import Loss, add_loss, check_loss
-from rnnc.network import mean_scale, read_all
+from rnnc.network import read_all
 from rnnc.network_graph import Mask, lower_network, masks, state_shapes
 from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
 from rnnc.references import reference
@@ -77,8 +77,6 @@ class _OfBatches(Compiled):
             inputs[names.X] = batch.x
         for name, (initial, _, width) in self._states.items():
             inputs[initial] = self._zero_states(rows, width) if state is None else state[name]
-        if self.model.readout == "mean":
-            inputs[names.SCALE] = mean_scale(batch.lengths, steps, rows, self.model.dtype)
         return inputs
 
     def _zero_states(self, rows: int, width: int) -> Array:
@@ -131,7 +129,7 @@ class Evaluation(_OfBatches, Unchanging):
     def _of(self, params: Mapping[str, Array], batch: Batch) -> tuple[float, Array]:
         """The same, of what is checked."""
         steps, rows = batch.sizes
-        sizes = (steps, rows) if self.model.readout == "every" else (rows,)
+        sizes = (steps, rows) if self.model.timed else (rows,)
         xp, up, down = self._arrays.xp, self._arrays.from_host, self._arrays.to_host
         output = fresh.empty((*sizes, self.model.output_size), self.layout.dtype, xp)
         if not rows:
@@ -204,7 +202,7 @@ class TrainingStep(_OfBatches):
             float32's, are the safer ones.
         """
         if checks.flag("carry", carry) and not check_model(model).causal:
-            raise ArgumentError("carry: only a network of one direction with readout 'every' goes on from a state")
+            raise ArgumentError("carry: only a network of one direction without a readout goes on from a state")
         self._optimizer = check_optimizer(optimizer, check_model(model).dtype)
         self._seed = checks.integer("seed", seed, 0, 2**64 - 1)
         self.clip = clip

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import rnnc
 from rnnc.ir.equations import Value, concat, exp, linear, sigmoid, tanh, total
 from rnnc.ir.graph import Graph
-from rnnc.ir.ops import BATCH
+from rnnc.ir.shape_rules import BATCH
 from tests.fuzz.agreement import MODES, Data, check_agreement, draw_data, draw_modes
 from tests.fuzz.faults import Tally, acceptance
 from tests.fuzz.source import Source

@@ -15,7 +15,7 @@ import numpy as np
 
 from rnnc.backends.reference import interpreter
 
-MOVES = ("carry", "slice", "concat", "transpose")
+MOVES = ("carry", "slice", "concat", "transpose", "permute", "reshape")
 """Ops whose results are numbers they have read."""
 
 SUMS = ("matmul", "outer", "reduce_sum", "reduce_mean", "reduce_rows")

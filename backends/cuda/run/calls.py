@@ -8,8 +8,8 @@ from rnnc.backends.cuda.run.device import Array
 from rnnc.backends.cuda.run.execution import Loaded, Run, Values
 from rnnc.backends.planning.plan import Buffer
 from rnnc.ir.names import VALID
-from rnnc.ir.ops import BATCH
 from rnnc.ir.program import is_parameter
+from rnnc.ir.shape_rules import BATCH
 
 Arrays = Mapping[str, Array]
 

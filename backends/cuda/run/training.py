@@ -18,8 +18,8 @@ from rnnc.backends.training.protocol import Memory
 from rnnc.backends.training.sparse import Groups
 from rnnc.ir.graph import Graph
 from rnnc.ir.names import SLOPE
-from rnnc.ir.ops import BATCH
 from rnnc.ir.passes import optimize
+from rnnc.ir.shape_rules import BATCH
 
 LONGEST = 1 << 30
 """Elements of one launch of an update: they are counted with 32 bits."""

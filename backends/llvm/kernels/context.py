@@ -11,7 +11,7 @@ from functools import cached_property
 from rnnc.backends.llvm.asm.records import Record
 from rnnc.backends.planning.plan import Plan
 from rnnc.ir.families import Family
-from rnnc.ir.ops import BATCH
+from rnnc.ir.shape_rules import BATCH
 
 HEADER = (
     ("i64", "steps"),

@@ -21,7 +21,8 @@ from rnnc.backends.training.protocol import EPSILON
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.names import CLIPPING, SLOPE, UPDATED
-from rnnc.ir.ops import BATCH, Kind
+from rnnc.ir.ops import Kind
+from rnnc.ir.shape_rules import BATCH
 
 APPLY = Record(
     "apply",

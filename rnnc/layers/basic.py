@@ -1,12 +1,10 @@
-"""Layers of a `rnnc.Sequential` that are no recurrent specs, and the regularisation around one that is.
-
-Like specs they are frozen, checked when they are made, equal by value, and hold no arrays.
-"""
+"""Layers of every kind of network: tables, matrices, dropout."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +12,9 @@ import numpy as np
 from rnnc.cells import Shape
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained_class
+from rnnc.ir.equations import Value, linear
 from rnnc.ir.errors import ArgumentTypeError
+from rnnc.layers.base import Layer, Noise, size
 from rnnc.specs import SPECS, Spec
 
 if TYPE_CHECKING:
@@ -22,32 +22,16 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Dropout", "Embedding", "Layer", "Linear", "Regularized"]
-
-
-class Layer:
-    """Base of the layers below: by default without parameters."""
-
-    def parameter_shapes(self) -> dict[str, Shape]:
-        """Name -> shape of every parameter, as in the state_dict of PyTorch's layer."""
-        return {}
-
-    def init(self, rng: np.random.Generator) -> dict[str, Array]:
-        """New parameters (float64) from PyTorch's default distribution."""
-        return {}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every argument as plain data, and "type", the layer's name."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        return {"type": type(self).__name__} | values
+__all__ = ["Dropout", "Embedding", "Linear", "Regularized"]
 
 
 @explained_class
 @dataclass(frozen=True)
 class Embedding(Layer):
-    """A table of vectors, one a number: integers (T, B) -> (T, B, size), as torch.nn.Embedding. The first layer.
+    """A table of vectors, one per number: integers (T, B) -> (T, B, size), as torch.nn.Embedding.
 
-    Its gradient is sparse: a training step reads, differentiates and updates the rows its batch names, and no others.
+    It reads an input of the network. Its gradient is sparse: a training step reads, differentiates and updates the rows
+    that its batch names, and no others.
 
     num_embeddings: rows of the table. size: width of a row.
     padding_index: a row that starts at zeros and is never changed, or None.
@@ -58,10 +42,13 @@ class Embedding(Layer):
     padding_index: int | None = None
 
     def __post_init__(self) -> None:
-        _set(self, "num_embeddings", checks.integer("num_embeddings", self.num_embeddings, 1))
-        _set(self, "size", checks.integer("size", self.size, 1))
+        size(self, "num_embeddings")
+        size(self, "size")
         if self.padding_index is not None:
-            _set(self, "padding_index", checks.integer("padding_index", self.padding_index, 0, self.num_embeddings - 1))
+            self._set("padding_index", checks.integer("padding_index", self.padding_index, 0, self.num_embeddings - 1))
+
+    def output_width(self, *widths: int) -> int:
+        return self.size
 
     @property
     def output_size(self) -> int:
@@ -95,8 +82,14 @@ class Dropout(Layer):
     variational: bool = False
 
     def __post_init__(self) -> None:
-        _set(self, "p", checks.probability("p", self.p))
-        _set(self, "variational", checks.flag("variational", self.variational))
+        self._set("p", checks.probability("p", self.p))
+        self._set("variational", checks.flag("variational", self.variational))
+
+    def noise(self, *widths: int) -> dict[str, Noise]:
+        return {"mask": Noise(widths[0], self.p, self.variational)}
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        return x if p.mask is None else x * p.mask
 
 
 @explained_class
@@ -112,9 +105,9 @@ class Linear(Layer):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        _set(self, "input_size", checks.integer("input_size", self.input_size, 1))
-        _set(self, "output_size", checks.integer("output_size", self.output_size, 1))
-        _set(self, "bias", checks.flag("bias", self.bias))
+        size(self, "input_size")
+        size(self, "output_size")
+        self._set("bias", checks.flag("bias", self.bias))
 
     def parameter_shapes(self) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {"weight": (self.output_size, self.input_size)}
@@ -125,6 +118,16 @@ class Linear(Layer):
         bound = 1 / math.sqrt(self.input_size)
         return {name: rng.uniform(-bound, bound, shape) for name, shape in self.parameter_shapes().items()}
 
+    @property
+    def width(self) -> int | None:
+        return self.input_size
+
+    def output_width(self, *widths: int) -> int:
+        return self.output_size
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        return linear(x, p.weight, p.bias if self.bias else None)
+
 
 @explained_class
 @dataclass(frozen=True)
@@ -132,12 +135,12 @@ class Regularized(Layer):
     """A recurrent spec with noise on its states in training. Works around any cell, the cell itself does not know.
 
     spec: `rnnc.RNN`, `GRU`, `LSTM` or `Recurrent`.
-    recurrent_dropout: in [0, 1): dropout of the states where they enter a matrix product, one mask a sequence (Gal &
+    recurrent_dropout: in [0, 1): dropout of the states where they enter a matrix product, one mask per sequence (Gal &
         Ghahramani 2016). What passes a state on by other ways, such as a gate, sees it whole.
     zoneout: in [0, 1): each unit of each state keeps its old value with this probability (Krueger et al. 2017,
         "Zoneout: regularizing RNNs by randomly preserving hidden activations"); in inference every unit takes the
         expectation, zoneout * old + (1 - zoneout) * new.
-    variational: the spec's own `dropout`, between its layers, draws one mask a sequence instead of one a step.
+    variational: the spec's own `dropout`, between its layers, draws one mask per sequence instead of one per step.
     """
 
     spec: Spec
@@ -148,9 +151,9 @@ class Regularized(Layer):
     def __post_init__(self) -> None:
         if not isinstance(self.spec, tuple(SPECS.values())):
             raise ArgumentTypeError(f"spec: expected rnnc.RNN, GRU, LSTM or Recurrent, got {checks.came(self.spec)}")
-        _set(self, "recurrent_dropout", checks.probability("recurrent_dropout", self.recurrent_dropout))
-        _set(self, "zoneout", checks.probability("zoneout", self.zoneout))
-        _set(self, "variational", checks.flag("variational", self.variational))
+        self._set("recurrent_dropout", checks.probability("recurrent_dropout", self.recurrent_dropout))
+        self._set("zoneout", checks.probability("zoneout", self.zoneout))
+        self._set("variational", checks.flag("variational", self.variational))
 
     def parameter_shapes(self) -> dict[str, Shape]:
         return self.spec.parameter_shapes()
@@ -160,15 +163,3 @@ class Regularized(Layer):
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"spec": self.spec.to_dict()}
-
-
-LAYERS: dict[str, type[Layer]] = {
-    "Embedding": Embedding,
-    "Dropout": Dropout,
-    "Linear": Linear,
-    "Regularized": Regularized,
-}
-
-
-def _set(layer: Layer, name: str, value: object) -> None:
-    object.__setattr__(layer, name, value)

@@ -1,0 +1,226 @@
+"""The arguments of `rnnc.Graph`: read into one normal form, and held against each other.
+
+Errors name the layer, what came and what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NamedTuple
+
+from rnnc.checking import checks
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError, ShapeError
+from rnnc.layers import Embedding, Layer, Readout, is_layer, recurrent
+from rnnc.specs import Spec
+
+NUMBERS = "numbers"
+"""In place of the width of an input: it holds integers, which `rnnc.Embedding` layers read."""
+
+
+class Entry(NamedTuple):
+    """A layer of a graph.
+
+    shares: the name of the layer whose parameters it uses; its own, as a rule.
+    inputs: names of what it reads. states: (state, name of the value it starts at).
+    """
+
+    layer: Layer | Spec
+    shares: str
+    inputs: tuple[str, ...]
+    states: tuple[tuple[str, str], ...] = ()
+
+    def reads(self) -> tuple[str, ...]:
+        """All that it reads."""
+        return (*self.inputs, *(source for _, source in self.states))
+
+
+class Kind(NamedTuple):
+    """What a value of a graph is: (T, B, width) if `timed`, else one per sequence, (B, width). 0: integers."""
+
+    width: int
+    timed: bool
+
+
+def read_entries(layers: object) -> dict[str, Entry]:
+    if not isinstance(layers, Mapping) or not layers:
+        raise ArgumentTypeError(f"layers: expected a mapping of names to (layer, *inputs), got {checks.came(layers)}")
+    for name in layers:
+        _check_name("layers", name)
+    return {name: _entry(name, given, layers) for name, given in layers.items()}
+
+
+def _entry(name: str, given: object, layers: Mapping[str, Any]) -> Entry:
+    if not isinstance(given, tuple) or len(given) < 2:
+        raise ArgumentTypeError(f"layer {name!r}: expected (layer, *names of what it reads), got {checks.came(given)}")
+    first, *sources = given
+    states: object = sources.pop() if isinstance(sources[-1], Mapping) else {}
+    layer, shares = first, name
+    if isinstance(first, str):
+        other = layers.get(first)
+        if not isinstance(other, tuple) or not other or not is_layer(other[0]):
+            raise ArgumentError(f"layer {name!r}: it shares the layer {first!r}, which holds none of its own")
+        layer, shares = other[0], first
+    if not is_layer(layer):
+        hint = "; call it to make one" if isinstance(layer, type) else ""
+        raise ArgumentTypeError(f"layer {name!r}: expected a layer or a recurrent spec, got {checks.came(layer)}{hint}")
+    for source in sources:
+        if not isinstance(source, str):
+            raise ArgumentTypeError(f"layer {name!r}: it reads names, got {checks.came(source)}")
+    wanted = 1 if isinstance(layer, Spec) else layer.inputs
+    if len(sources) != wanted and (wanted is not None or not sources):
+        raise ArgumentError(f"layer {name!r}: {_type(layer)} reads {wanted or 'some'} values, got {len(sources)}")
+    return Entry(layer, shares, tuple(sources), _states(name, layer, states))
+
+
+def _states(name: str, layer: Layer | Spec, given: object) -> tuple[tuple[str, str], ...]:
+    assert isinstance(given, Mapping)
+    spec = recurrent(layer)
+    for state, source in given.items():
+        if spec is None or state not in spec.states:
+            known = ", ".join(spec.states) if spec else "none that can be set"
+            what = f"{checks.shown(state)} is not a state of {_type(layer)}; it has {known}"
+            raise ArgumentError(f"layer {name!r}: {what}")
+        if not isinstance(source, str):
+            raise ArgumentTypeError(f"layer {name!r}: state {state!r} starts at {checks.came(source)}; expected a name")
+    return tuple(given.items())
+
+
+def read_inputs(inputs: object, entries: Mapping[str, Entry]) -> dict[str, int]:
+    if not isinstance(inputs, Mapping) or not inputs:
+        raise ArgumentTypeError(f"inputs: expected a mapping of names to widths, got {checks.came(inputs)}")
+    found = {}
+    for name, width in inputs.items():
+        _check_name("inputs", name)
+        if name in entries:
+            raise ArgumentError(f"layers: {name!r} is the name of an input, too")
+        found[name] = 0 if width == NUMBERS else checks.integer(f"inputs[{name!r}]", width, 1)
+    return found
+
+
+def read_outputs(outputs: object) -> dict[str, str]:
+    if isinstance(outputs, str):
+        return {outputs: outputs}
+    if not isinstance(outputs, Mapping):
+        if not isinstance(outputs, Iterable):
+            raise ArgumentTypeError(f"outputs: expected names of layers, got {checks.came(outputs)}")
+        listed = list(outputs)
+        outputs = {name: name for name in listed if isinstance(name, str)}
+        if len(outputs) != len(listed):
+            raise ArgumentError(f"outputs: expected different names of layers, got {checks.shown(listed)}")
+    if not outputs or not all(isinstance(part, str) for pair in outputs.items() for part in pair):
+        raise ArgumentTypeError(f"outputs: expected at least one name of a layer, got {checks.came(outputs)}")
+    return dict(outputs)
+
+
+def _check_name(what: str, name: object) -> None:
+    """Identifiers or numbers, joined by dots, so that every derived name tells what it is made of."""
+    parts = name.split(".") if isinstance(name, str) else [""]
+    if not all(part.isidentifier() or part.isdecimal() for part in parts):
+        raise ArgumentError(f"{what}: {checks.shown(name)} is no name; expected identifiers, which dots may join")
+
+
+# ---- what fits what
+
+
+def in_order(inputs: Mapping[str, int], entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The entries, each behind what it reads; those that are free to stand anywhere, as they were written."""
+    known = {*inputs, *entries}
+    reads = {name: [_owner(name, source, entries, known) for source in e.reads()] for name, e in entries.items()}
+    sorter = TopologicalSorter({name: [s for s in sources if s in entries] for name, sources in reads.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        cycle = " -> ".join(reversed(error.args[1]))
+        raise ArgumentError(f"layers: {cycle} is a cycle; a layer cannot wait for itself within a step") from None
+    position = {name: number for number, name in enumerate(entries)}
+    ready = sorted(sorter.get_ready(), key=position.__getitem__)
+    found: dict[str, Entry] = {}
+    while ready:
+        name = ready.pop(0)
+        found[name] = entries[name]
+        sorter.done(name)
+        ready = sorted([*ready, *sorter.get_ready()], key=position.__getitem__)
+    return found
+
+
+def _owner(name: str, source: str, entries: Mapping[str, Entry], known: Collection[str]) -> str:
+    """The input or layer that a name that is read belongs to."""
+    if source in known:
+        return source
+    layer, _, state = source.rpartition(".")
+    spec = recurrent(entries[layer].layer) if layer in entries else None
+    if spec is None or state not in spec.states:
+        raise ArgumentError(f"layer {name!r}: {unknown(source, known)}")
+    return layer
+
+
+def unknown(source: object, known: Iterable[str]) -> str:
+    hint = checks.suggestion(source, known) if isinstance(source, str) else ""
+    return f"{checks.shown(source)} is no input and no layer{hint}"
+
+
+def kind_of(name: str, entry: Entry, known: Mapping[str, Kind]) -> Kind:
+    """What a layer gives. Raises an error of rnnc's that names it, if it cannot read what it is given."""
+    kinds = [known[source] for source in entry.inputs]
+    layer, widths = entry.layer, tuple(kind.width for kind in kinds)
+    timed = any(kind.timed for kind in kinds)
+    who = f"layer {name!r}"
+    if isinstance(layer, Embedding):
+        if widths != (0,) or entry.inputs[0] not in known:
+            raise ArgumentError(f"{who}: an Embedding reads an input declared as {NUMBERS!r}, got {entry.inputs[0]!r}")
+    elif 0 in widths:
+        numbers = entry.inputs[widths.index(0)]
+        raise ArgumentError(f"{who}: {numbers!r} holds integers, which only an Embedding reads")
+    if not timed and (recurrent(layer) or isinstance(layer, Readout) or layer.window != (0, 0)):  # type: ignore[union-attr]
+        raise ArgumentError(f"{who}: {_type(layer)} reads values per step; {entry.inputs[0]!r} is one per sequence")
+    if (wanted := width_of(layer)) not in (None, widths[0]):
+        raise ShapeError(f"{who}: {_type(layer)} takes vectors of size {wanted}, got size {widths[0]}")
+    if spec := recurrent(layer):
+        _check_starts(who, spec, entry, known)
+        return Kind(spec.output_size, True)
+    assert isinstance(layer, Layer)
+    try:
+        return Kind(layer.output_width(*widths), timed and not isinstance(layer, Readout))
+    except RnncError as error:
+        raise type(error)(f"{who}: {error}") from None
+
+
+def _check_starts(who: str, spec: Spec, entry: Entry, known: Mapping[str, Kind]) -> None:
+    for state, source in entry.states:
+        wanted = Kind(spec.num_layers * spec.num_directions * spec.states[state], False)
+        if known[source] != wanted:
+            came = known[source]
+            raise ShapeError(
+                f"{who}: state {state!r} starts at one vector of size {wanted.width} per sequence; {source!r} is "
+                f"{'one per step' if came.timed else 'one per sequence'} of size {came.width}"
+            )
+
+
+def width_of(layer: Layer | Spec) -> int | None:
+    """The width of what a layer reads, where it says."""
+    spec = recurrent(layer)
+    return spec.input_size if spec else layer.width  # type: ignore[union-attr]
+
+
+def looks_ahead(layer: Layer | Spec) -> bool:
+    spec = recurrent(layer)
+    return spec.bidirectional if spec else layer.window[1] > 0  # type: ignore[union-attr]
+
+
+def agreed(entries: Mapping[str, Entry], option: str, given: object) -> Any:
+    """An option that all recurrent layers have alike, or the one that is given. Raises ArgumentError."""
+    found: tuple[str, object] | None = None if given is None else ("Graph", given)
+    for name, entry in entries.items():
+        if spec := recurrent(entry.layer):
+            value = getattr(spec, option)
+            found = found or (name, value)
+            if value != found[1]:
+                other = f"that of {found[0]!r} is {found[1]!r}; they must be the same"
+                raise ArgumentError(f"layer {name!r}: {option} is {value!r}, {other}")
+    default = {"dtype": "float32", "batch_first": False}[option]
+    return found[1] if found else default
+
+
+def _type(layer: Layer | Spec) -> str:
+    return type(recurrent(layer) or layer).__name__

@@ -1,0 +1,254 @@
+"""Graph: a whole network as layers by name, each of which says what it reads.
+
+net = rnnc.Graph(
+    inputs={"x": 42},
+    layers={
+        "dense": (rnnc.Linear(42, 24), "x"),
+        "act": (rnnc.Activation("tanh"), "dense"),
+        "vad": (rnnc.GRU(24, 24), "act"),
+        "all": (rnnc.Concat(), "act", "vad", "x"),
+        "gains": (rnnc.Linear(90, 22), "all"),
+    },
+    outputs=("gains", "vad"),
+)
+gains, vad = net.compile(net.init(seed=0))(x).values()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from rnnc.backends.fresh import enough_memory
+from rnnc.cells import Shape
+from rnnc.checking import checks
+from rnnc.checking.arguments import explained
+from rnnc.checking.networks import (
+    NUMBERS,
+    Entry,
+    Kind,
+    agreed,
+    in_order,
+    kind_of,
+    looks_ahead,
+    read_entries,
+    read_inputs,
+    read_outputs,
+    unknown,
+)
+from rnnc.ir import names
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.layers import Embedding, layer_from_dict, recurrent
+from rnnc.plain_data import PlainData
+from rnnc.references import check_trusted
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+    from rnnc.network import Network
+
+    Array = NDArray[Any]
+
+__all__ = ["NUMBERS", "Graph"]
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Graph(PlainData):
+    """Layers by name. Parameters are named "layer.parameter", as in the state_dict of a module with these attributes.
+
+    inputs: name -> width of a value per step, or "numbers" for integers that `Embedding` layers read.
+    layers: name -> (layer, *names of what it reads), in any order. What is read is an input, a layer, or "layer.state",
+        the last values of a recurrent layer's state, all layers and directions side by side, (B, L * D * N). In place
+        of a layer, the name of another one stands for that layer with its parameters (tied weights). A dict at the end
+        of the tuple names the values that the states of a recurrent layer start at: {"h": "encoder.h"}.
+    outputs: the name of a layer, several, or {name in the results: layer}.
+    dtype, batch_first: as in `rnnc.LSTM`; default: those of the recurrent layers, which agree.
+
+    Values are per step, (T, B, N), or per sequence, (B, N), as readouts (`rnnc.Last`, `Mean`, ...) give them. One per
+    sequence is read beside values per step as if it were there at every step.
+    Raises ArgumentError, ArgumentTypeError or ShapeError, with the name of the layer.
+    """
+
+    inputs: dict[str, int]
+    entries: dict[str, Entry]
+    outputs: dict[str, str]
+    dtype: str
+    batch_first: bool
+
+    @explained
+    def __init__(
+        self,
+        inputs: Mapping[str, int | str],
+        layers: Mapping[str, tuple[Any, ...]],
+        outputs: str | Iterable[str] | Mapping[str, str],
+        *,
+        dtype: DTypeLike | None = None,
+        batch_first: bool | None = None,
+    ) -> None:
+        entries = read_entries(layers)
+        self._set("inputs", read_inputs(inputs, entries))
+        self._set("entries", in_order(self.inputs, entries))
+        self._set("outputs", read_outputs(outputs))
+        self._set("dtype", agreed(self.entries, "dtype", None if dtype is None else checks.dtype("dtype", dtype)))
+        given = None if batch_first is None else checks.flag("batch_first", batch_first)
+        self._set("batch_first", bool(agreed(self.entries, "batch_first", given)))
+        for name, source in self.outputs.items():
+            if source not in self.kinds:
+                raise ArgumentError(f"outputs: {unknown(source, self.kinds)}")
+            if not self.kinds[source].width:
+                raise ArgumentError(f"outputs: {name!r} is an input of integers")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Graph(inputs={self.inputs}, layers={list(self.entries)}, outputs={list(self.outputs)})"
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.inputs.items()), tuple(self.entries.items()), tuple(self.outputs.items())))
+
+    def graph(self) -> Graph:
+        """The network as a graph: itself."""
+        return self
+
+    # ---- what the layers say
+
+    @cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """What every input, layer and "layer.state" is."""
+        found = {name: Kind(width, True) for name, width in self.inputs.items()}
+        for name, entry in self.entries.items():
+            found[name] = kind_of(name, entry, found)
+            if spec := recurrent(entry.layer):
+                slabs = spec.num_layers * spec.num_directions
+                found |= {f"{name}.{state}": Kind(slabs * width, False) for state, width in spec.states.items()}
+        return found
+
+    def widths(self, name: str) -> tuple[int, ...]:
+        """The widths of what a layer reads."""
+        return tuple(self.kinds[source].width for source in self.entries[name].inputs)
+
+    @property
+    def causal(self) -> bool:
+        """Whether sequences may come in pieces: no step reads a later one, no state starts at a value."""
+        return not any(entry.states or looks_ahead(entry.layer) for entry in self.entries.values())
+
+    @cached_property
+    def x_names(self) -> dict[str, str]:
+        """Input -> its name in the lowered graph."""
+        if len(self.inputs) == 1:
+            return {name: names.X for name in self.inputs}
+        return {name: names.part(names.X, name) for name in self.inputs}
+
+    @cached_property
+    def output_names(self) -> dict[str, str]:
+        """Output -> its name in the lowered graph."""
+        if len(self.outputs) == 1:
+            return {name: names.OUTPUT for name in self.outputs}
+        return {name: names.part(names.OUTPUT, name) for name in self.outputs}
+
+    @cached_property
+    def tables(self) -> dict[str, tuple[str, str]]:
+        """For each `Embedding`, by its name: the input it reads, and the name of its rows in the lowered graph."""
+        found = {}
+        for name, entry in self.entries.items():
+            if isinstance(entry.layer, Embedding):
+                (source,) = entry.inputs
+                alone = sum(source in other.inputs for other in self.entries.values()) == 1
+                x = self.x_names[source]
+                found[name] = source, x if alone else names.part(x, name)
+        return found
+
+    # ---- parameters
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Name -> shape of every parameter: "dense.weight", "vad.weight_ih_l0", ..."""
+        return {
+            names.in_layer(name, base): tuple(shape)
+            for name, entry in self.entries.items()
+            if entry.shares == name
+            for base, shape in entry.layer.parameter_shapes().items()
+        }
+
+    def init(self, seed: int | np.random.Generator = 0) -> dict[str, Array]:
+        """New parameters, each layer's from its own distribution. The same seed gives the same."""
+        rng = seed
+        if not isinstance(rng, np.random.Generator):
+            rng = np.random.default_rng(checks.integer("seed", rng, 0, 2**128))
+        found: dict[str, Array] = {}
+        for name, entry in self.entries.items():
+            if entry.shares != name:
+                continue
+            with enough_memory(f"the parameters of layer {name}, {entry.layer!r}"):
+                made = entry.layer.init(rng).items()
+                found |= {names.in_layer(name, base): array.astype(self.dtype) for base, array in made}
+        return found
+
+    @explained
+    def compile(
+        self,
+        params: Mapping[str, Any],
+        *,
+        backend: str = "llvm",
+        threads: int | None = None,
+        matmul: str | None = None,
+    ) -> Network:
+        """The network for inference: a function of its inputs and lengths (`rnnc.network.Network`).
+
+        backend, threads, matmul: as in `rnnc.compile`.
+        """
+        from rnnc.network import Network
+
+        return Network(self, params, backend=backend, threads=threads, matmul=matmul)
+
+    # ---- plain data
+
+    def to_dict(self) -> dict[str, Any]:
+        """The network as plain data."""
+        return {
+            "type": "Graph",
+            "inputs": {name: width or NUMBERS for name, width in self.inputs.items()},
+            "layers": {name: _entry_data(name, entry) for name, entry in self.entries.items()},
+            "outputs": dict(self.outputs),
+            "dtype": self.dtype,
+            "batch_first": self.batch_first,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Self:
+        """The network of `to_dict`. trusted: see `rnnc.Spec.from_dict`."""
+        if not isinstance(data, Mapping) or data.get("type") != "Graph":
+            raise ArgumentTypeError(f"data: expected a dict such as Graph.to_dict() gives, got {checks.came(data)}")
+        known = {"inputs", "layers", "outputs", "dtype", "batch_first"}
+        for name in set(data) - known - {"type"}:
+            raise ArgumentError(f"{checks.shown(name)} is not an argument of Graph")
+        missing = [name for name in ("inputs", "layers", "outputs") if not isinstance(data.get(name), Mapping)]
+        if missing:
+            raise ArgumentTypeError(f"{missing[0]}: expected a mapping, got {checks.came(data.get(missing[0]))}")
+        trusted = check_trusted(trusted)
+        layers = {name: _entry_of(name, entry, trusted) for name, entry in data["layers"].items()}
+        options = {name: data.get(name) for name in ("dtype", "batch_first")}
+        return cls(data["inputs"], layers, data["outputs"], **options)
+
+
+# ---- plain data
+
+
+def _entry_data(name: str, entry: Entry) -> dict[str, Any]:
+    layer = entry.layer.to_dict() if entry.shares == name else entry.shares
+    data = {"layer": layer, "inputs": list(entry.inputs)}
+    return data | ({"states": dict(entry.states)} if entry.states else {})
+
+
+def _entry_of(name: str, data: object, trusted: Collection[str]) -> tuple[Any, ...]:
+    fits = isinstance(data, Mapping) and set(data) <= {"layer", "inputs", "states"} and {"layer", "inputs"} <= set(data)
+    if not fits or not isinstance(data, Mapping) or not isinstance(data["inputs"], (list, tuple)):
+        expected = "expected layer, inputs and perhaps states"
+        raise ArgumentTypeError(f"layer {checks.shown(name)}: {expected}, got {checks.came(data)}")
+    layer = data["layer"] if isinstance(data["layer"], str) else layer_from_dict(data["layer"], trusted)
+    states = data.get("states", {})
+    return (layer, *data["inputs"], *([states] if states else []))
