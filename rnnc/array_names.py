@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rnnc.ir import names
 
@@ -14,6 +14,22 @@ if TYPE_CHECKING:
 
 Slabs = tuple[tuple[str, ...], ...]
 """For each state of the cell, one name for each layer and direction."""
+
+
+class Names(Protocol):
+    """What a derivative must know of a model's arrays."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All that a gradient may be taken by."""
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """Those of the inputs."""
+
+    @property
+    def adjoints(self) -> tuple[str, ...]:
+        """Those of outputs and final states."""
 
 
 class ArrayNames(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rnnc.array_names import ArrayNames
+from rnnc.array_names import ArrayNames, Names
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import lower
@@ -19,38 +19,36 @@ def forward(model: Spec | Layered) -> Computation:
     """A recurrent spec, or a network (`rnnc.Graph`, `rnnc.Sequential`), as it is called."""
     if isinstance(model, Spec):
         return Computation.of_stack(model.stack())
-    from rnnc.network_graph import lower_network
-
-    return Computation(lambda steps, lengths: lower_network(model, steps, lengths=lengths))
+    return Computation(lambda steps, lengths: _lowered(model, steps, lengths))
 
 
-def vjp(spec: Spec) -> Computation:
+def vjp(model: Spec | Layered) -> Computation:
     """A forward pass, and its pullback as the second half."""
-    names = ArrayNames.of(spec)
+    names = _names_of(model)
     late = frozenset((*names.adjoints, *names.gradients))
-    return Computation(lambda steps, lengths: _reverse(spec, names, steps, lengths), late)
+    return Computation(lambda steps, lengths: _reverse(model, names, steps, lengths), late)
 
 
-def jvp(spec: Spec) -> Computation:
+def jvp(model: Spec | Layered) -> Computation:
     """A forward pass beside its tangent."""
-    names = ArrayNames.of(spec)
+    names = _names_of(model)
 
     def build(steps: int, lengths: bool) -> Graph:
         from rnnc.ir.autodiff import jvp as forward_mode
 
-        return forward_mode(lower(spec.stack(), steps, lengths=lengths), names.inputs)
+        return forward_mode(_lowered(model, steps, lengths), names.inputs)
 
     return Computation(build)
 
 
-def hvp(spec: Spec) -> Computation:
+def hvp(model: Spec | Layered) -> Computation:
     """Gradients beside their tangents: forward mode over reverse mode."""
-    names = ArrayNames.of(spec)
+    names = _names_of(model)
 
     def build(steps: int, lengths: bool) -> Graph:
         from rnnc.ir.autodiff import jvp as forward_mode
 
-        gradient = _reverse(spec, names, steps, lengths)
+        gradient = _reverse(model, names, steps, lengths)
         gradient.outputs = {k: gradient.outputs[k] for k in names.gradients if k in gradient.outputs}
         read = {n.attr("name") for n in gradient.nodes if n.op == "input"}
         return forward_mode(gradient, [name for name in (*names.inputs, *names.adjoints) if name in read])
@@ -58,10 +56,27 @@ def hvp(spec: Spec) -> Computation:
     return Computation(build)
 
 
-def _reverse(spec: Spec, names: ArrayNames, steps: int, lengths: bool) -> Graph:
+def _reverse(model: Spec | Layered, names: Names, steps: int, lengths: bool) -> Graph:
     from rnnc.ir.autodiff import vjp as reverse_mode
 
-    return reverse_mode(lower(spec.stack(), steps, lengths=lengths), names.inputs)
+    return reverse_mode(_lowered(model, steps, lengths), names.inputs)
 
 
-DERIVATIVES: dict[str, Callable[[Spec], Computation]] = {"vjp": vjp, "jvp": jvp, "hvp": hvp}
+def _lowered(model: Spec | Layered, steps: int, lengths: bool) -> Graph:
+    if isinstance(model, Spec):
+        return lower(model.stack(), steps, lengths=lengths)
+    from rnnc.network_graph import lower_network
+
+    return lower_network(model, steps, lengths=lengths)
+
+
+def _names_of(model: Spec | Layered) -> Names:
+    """What the arrays of its calls are called in its graphs."""
+    if isinstance(model, Spec):
+        return ArrayNames.of(model)
+    from rnnc.network_graph import network_names
+
+    return network_names(model)
+
+
+DERIVATIVES: dict[str, Callable[[Spec | Layered], Computation]] = {"vjp": vjp, "jvp": jvp, "hvp": hvp}

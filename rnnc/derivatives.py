@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -23,14 +24,17 @@ from rnnc.computations import DERIVATIVES
 from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.plain_data import PlainData
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
+from rnnc.specs import Spec
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array
     from rnnc.backends.base import Tape
-    from rnnc.specs import Spec
+    from rnnc.graph import Graph
+    from rnnc.sequential import Sequential
 
     State = Array | tuple[Array, ...]
     Params = Mapping[str, Array]
@@ -41,7 +45,7 @@ __all__ = ["hvp", "jvp", "vjp"]
 
 @explained
 def vjp(
-    spec: Spec,
+    spec: Spec | Graph | Sequential,
     *,
     backend: str = "llvm",
     threads: int | None = None,
@@ -61,11 +65,23 @@ def vjp(
         "sqrt" keeps the states of every sqrt(T)-th step and computes the rest again, one more forward pass, in memory
         that grows like sqrt(T); a number of steps sets the size of these segments. Not for bidirectional networks.
     """
-    return VJP(check_spec(spec), CompileOptions.of(backend, threads, matmul), remat)
+    options = CompileOptions.of(backend, threads, matmul)
+    if is_network(spec):
+        if remat is not None:
+            raise ArgumentError("remat: a network has none; expected None")
+        found: VJP = _of_networks().NetworkVJP(spec, options)
+        return found
+    return VJP(check_spec(spec), options, remat)
 
 
 @explained
-def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul: str | None = None) -> JVP:
+def jvp(
+    spec: Spec | Graph | Sequential,
+    *,
+    backend: str = "llvm",
+    threads: int | None = None,
+    matmul: str | None = None,
+) -> JVP:
     """Forward mode: the derivative of output and state along a direction.
 
         f = rnnc.jvp(spec)
@@ -73,11 +89,20 @@ def jvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul
 
     state and every tangent may be None, which stands for zeros.
     """
-    return JVP(check_spec(spec), CompileOptions.of(backend, threads, matmul))
+    kind = _of_networks().NetworkJVP if is_network(spec) else JVP
+    model = spec if is_network(spec) else check_spec(spec)
+    made: JVP = kind(model, CompileOptions.of(backend, threads, matmul))
+    return made
 
 
 @explained
-def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul: str | None = None) -> HVP:
+def hvp(
+    spec: Spec | Graph | Sequential,
+    *,
+    backend: str = "llvm",
+    threads: int | None = None,
+    matmul: str | None = None,
+) -> HVP:
     """Second order: gradients, and their derivative along a direction.
 
         f = rnnc.hvp(spec)
@@ -93,10 +118,25 @@ def hvp(spec: Spec, *, backend: str = "llvm", threads: int | None = None, matmul
     calls. Reverse over reverse (differentiating a `vjp` graph once more, `rnnc.ir.autodiff`) costs the same arithmetic,
     but keeps the values of both passes and runs two more loops backward.
     """
-    return HVP(check_spec(spec), CompileOptions.of(backend, threads, matmul))
+    kind = _of_networks().NetworkHVP if is_network(spec) else HVP
+    model = spec if is_network(spec) else check_spec(spec)
+    made: HVP = kind(model, CompileOptions.of(backend, threads, matmul))
+    return made
 
 
-class _Derivative(Compiled, Unchanging):
+def is_network(model: object) -> TypeGuard[Graph | Sequential]:
+    """Whether a model is a network of layers. No other object is a network before their modules are imported."""
+    return isinstance(model, PlainData) and not isinstance(model, Spec)
+
+
+def _of_networks() -> ModuleType:
+    """Imported when it is asked for: a user of specs alone does not pay for it."""
+    from rnnc import network_derivatives
+
+    return network_derivatives
+
+
+class Derivative(Compiled, Unchanging):
     """What the three have in common: a compiled function, its texts, and the checks of its arguments.
 
     A pickle of one holds the spec and the options, and is compiled where it is read.
@@ -104,12 +144,13 @@ class _Derivative(Compiled, Unchanging):
 
     _kind: str
 
-    def __init__(self, spec: Spec, options: CompileOptions) -> None:
+    def __init__(self, spec: Spec | Graph | Sequential, options: CompileOptions) -> None:
         super().__init__(DERIVATIVES[self._kind](spec), options)
-        self.spec = spec
-        self._names = ArrayNames.of(spec)
+        self.spec: Any = spec
         self._shapes = spec.parameter_shapes()
-        self._signature = Signature.of(spec, self._arrays)
+        if isinstance(spec, Spec):
+            self._names = ArrayNames.of(spec)
+            self._signature = Signature.of(spec, self._arrays)
         self._made = frozenset(self._computation.build(1, False).outputs)
         self._bound = self._code.bind({})
 
@@ -157,6 +198,9 @@ class _Derivative(Compiled, Unchanging):
         named = {prefix + name: array for name, array in params.items()} | {prefix + names.X: d_x}
         return named | by_name(self._names.initial, states, prefix), (params, shown_x, state)
 
+    def _gather(self, call: Call, outputs: dict[str, Array], gradients: Gradients, prefix: str) -> None:
+        """Completes gradients from what was computed, where parameters are looked up by number."""
+
     def _seeds(self, what: str, d_output: object, d_state: object, call: Call, prefix: str) -> dict[str, Array]:
         """Adjoints (or their tangents) of output and final state; None is zeros."""
         output, states = self._signature.check_result(what, d_output, d_state, call)
@@ -164,7 +208,7 @@ class _Derivative(Compiled, Unchanging):
 
     def _tangents(self, tangents: object, call: Call, prefix: str) -> dict[str, Array]:
         """A direction of params, x and state; each may be None, which is zeros."""
-        t_params, t_x, t_state = _parts("tangents", tangents, ("params", "x", "state"))
+        t_params, t_x, t_state = parts("tangents", tangents, ("params", "x", "state"))
         if t_params is None:
             given = {name: self._arrays.xp.zeros(shape, self.spec.dtype) for name, shape in self._shapes.items()}
         else:
@@ -176,7 +220,7 @@ class _Derivative(Compiled, Unchanging):
 
     def _start(self, call: Call, inputs: dict[str, Array], outputs: dict[str, Array]) -> Tape | None:
         """Runs the function, unless the batch is empty: then parameters' gradients are zeros."""
-        steps, batch, _ = call.x.shape
+        steps, batch = call.x.shape[:2]
         if batch:
             return self._bound.start(inputs, self._computed(outputs), steps, batch, call.lengths)
         _clear(outputs)
@@ -188,7 +232,7 @@ class _Derivative(Compiled, Unchanging):
         return {name: array for name, array in outputs.items() if name in self._made}
 
 
-class VJP(_Derivative):
+class VJP(Derivative):
     """What `rnnc.vjp` returns."""
 
     _kind = "vjp"
@@ -216,11 +260,11 @@ class VJP(_Derivative):
         if self.remat is None:
             return super().saved_bytes(steps, batch)
         size = segment_size(self.remat, steps)
-        states = sum(self.spec.states.values()) * self.spec.num_layers * np.dtype(self.spec.dtype).itemsize
+        states: int = sum(self.spec.states.values()) * self.spec.num_layers * np.dtype(self.spec.dtype).itemsize
         return super().saved_bytes(size, batch) + -(-steps // size) * batch * states
 
     def _start(self, call: Call, inputs: dict[str, Array], outputs: dict[str, Array]) -> Tape | None:
-        steps, batch, _ = call.x.shape
+        steps, batch = call.x.shape[:2]
         size = segment_size(self.remat, steps)
         if size == steps or not batch:
             return super()._start(call, inputs, outputs)
@@ -264,10 +308,11 @@ class Pullback(Unchanging):
             _clear(outputs)
         else:
             self._tape.finish(seeds, owner._computed(outputs))
+            owner._gather(call, outputs, result, names.GRADIENT)
         return result
 
 
-class JVP(_Derivative):
+class JVP(Derivative):
     """What `rnnc.jvp` returns."""
 
     _kind = "jvp"
@@ -281,7 +326,7 @@ class JVP(_Derivative):
         lengths: ArrayLike | None = None,
     ) -> tuple[tuple[Array, State], tuple[Array, State]]:
         """((output, state), their derivative along the tangents)."""
-        params, x, state = _parts("primals", primals, ("params", "x", "state"))
+        params, x, state = parts("primals", primals, ("params", "x", "state"))
         call = self._call(params, x, state, lengths)
         varied, tangent = self._results(call, names.TANGENT)
         inputs = self._primal(params, call) | self._tangents(tangents, call, names.TANGENT)
@@ -289,7 +334,7 @@ class JVP(_Derivative):
         return call.result, tangent
 
 
-class HVP(_Derivative):
+class HVP(Derivative):
     """What `rnnc.hvp` returns."""
 
     _kind = "hvp"
@@ -305,9 +350,9 @@ class HVP(_Derivative):
         lengths: ArrayLike | None = None,
     ) -> tuple[Gradients, Gradients]:
         """(gradients, their derivative along the tangents), each (d_params, d_x, d_state)."""
-        params, x, state = _parts("primals", primals, ("params", "x", "state"))
-        d_output, d_state = _parts("seeds", seeds, ("d_output", "d_state"))
-        t_d_output, t_d_state = _parts("seed_tangents", seed_tangents, ("t_d_output", "t_d_state"))
+        params, x, state = parts("primals", primals, ("params", "x", "state"))
+        d_output, d_state = parts("seeds", seeds, ("d_output", "d_state"))
+        t_d_output, t_d_state = parts("seed_tangents", seed_tangents, ("t_d_output", "t_d_state"))
         call = self._call(params, x, state, lengths)
         inputs = self._primal(params, call) | self._seeds("seeds", d_output, d_state, call, names.GRADIENT)
         inputs |= self._tangents(tangents, call, names.TANGENT)
@@ -315,6 +360,8 @@ class HVP(_Derivative):
         outputs, gradients = self._gradients(call, names.GRADIENT)
         varied, changes = self._gradients(call, names.tangent(names.GRADIENT))
         self._start(call, inputs, outputs | varied)
+        self._gather(call, outputs, gradients, names.GRADIENT)
+        self._gather(call, varied, changes, names.tangent(names.GRADIENT))
         return gradients, changes
 
 
@@ -326,7 +373,7 @@ def _clear(arrays: Mapping[str, Array]) -> None:
         array[...] = 0
 
 
-def _parts(name: str, value: object, parts: tuple[str, ...]) -> tuple[Any, ...]:
+def parts(name: str, value: object, parts: tuple[str, ...]) -> tuple[Any, ...]:
     """A tuple of so many parts."""
     if not isinstance(value, (tuple, list)):
         raise ArgumentTypeError(f"{name}: expected a tuple ({', '.join(parts)}), got {checks.came(value)}")

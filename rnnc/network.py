@@ -145,7 +145,7 @@ class Network(Compiled, Unchanging):
 
     def _inputs(self, x: object) -> dict[str, Array]:
         """Every input of the lowered graph, (T, B, N)."""
-        graph, given = self._graph, self._given(x)
+        graph, given = self._graph, inputs_of(self._graph, x)
         found: dict[str, Array] = {}
         for name, width in graph.inputs.items():
             if width:
@@ -158,15 +158,6 @@ class Network(Compiled, Unchanging):
             came = ", ".join(f"{name!r}: {array.shape[:2]}" for name, array in found.items())
             raise ShapeError(f"x: expected inputs with as many steps and rows each, got (T, B) of {came}")
         return found
-
-    def _given(self, x: object) -> Mapping[str, object]:
-        wanted = self._graph.inputs
-        if len(wanted) == 1 and not isinstance(x, Mapping):
-            return dict.fromkeys(wanted, x)
-        if not isinstance(x, Mapping) or set(x) != set(wanted):
-            came = f"the names {', '.join(map(repr, x))}" if isinstance(x, Mapping) else checks.came(x)
-            raise ArgumentTypeError(f"x: expected a dict of the inputs {', '.join(map(repr, wanted))}, got {came}")
-        return x
 
     def _initial(self, state: State | None, batch: int) -> dict[str, Array]:
         if state is None:
@@ -201,6 +192,17 @@ class Network(Compiled, Unchanging):
 def read_all(model: Sequential, params: object, arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
     """The arrays of `params`, as `rnnc.checking.parameters.read_parameters` checks them for a spec."""
     return read_parameters(model, params, arrays)
+
+
+def inputs_of(graph: Graph, x: object) -> Mapping[str, object]:
+    """The inputs of a call by name: of a dict, or of a single array. Raises ArgumentTypeError."""
+    wanted = graph.inputs
+    if len(wanted) == 1 and not isinstance(x, Mapping):
+        return dict.fromkeys(wanted, x)
+    if not isinstance(x, Mapping) or set(x) != set(wanted):
+        came = f"the names {', '.join(map(repr, x))}" if isinstance(x, Mapping) else checks.came(x)
+        raise ArgumentTypeError(f"x: expected a dict of the inputs {', '.join(map(repr, wanted))}, got {came}")
+    return x
 
 
 def vectors(label: str, x: object, width: int, graph: Graph, arrays: ArrayLibrary) -> Array:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnnc.checking.networks import Entry
 from rnnc.ir import names
@@ -44,6 +44,34 @@ def state_shapes(model: Layered) -> dict[str, tuple[str, str, int]]:
         own = _window_state(entry.layer, graph.widths(name)) | _own_states(graph.entries, entry, graph.widths(name))
         found |= {f"{name}.{state}": _moments(name, state, "", width) for state, width in own.items()}
     return found
+
+
+class NetworkNames(NamedTuple):
+    """What the arrays of a network's calls are called in its graphs."""
+
+    inputs: tuple[str, ...]
+    results: tuple[str, ...]
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """Those of the inputs."""
+        return tuple(map(names.gradient, self.inputs))
+
+    @property
+    def adjoints(self) -> tuple[str, ...]:
+        """Those of outputs and final states."""
+        return tuple(map(names.gradient, self.results))
+
+
+def network_names(model: Layered) -> NetworkNames:
+    """Those of a network. A table is none of the inputs: its rows are."""
+    graph, states = model.graph(), state_shapes(model).values()
+    tables = {names.in_layer(graph.entries[name].shares, "weight") for name in graph.tables}
+    xs = [graph.x_names[name] for name, width in graph.inputs.items() if width]
+    rows = [rows for _, rows in graph.tables.values()]
+    inputs = [name for name in graph.parameter_shapes() if name not in tables]
+    inputs += [*xs, *rows, *(initial for initial, _, _ in states)]
+    return NetworkNames(tuple(inputs), (*graph.output_names.values(), *(final for _, final, _ in states)))
 
 
 def _moments(name: str, state: str, suffix: str, width: int) -> tuple[str, str, int]:
