@@ -75,9 +75,14 @@ def _narrow(graph: Graph, columns: Columns, new: Mapping, whole: set[Node], made
                 operands.append(made[part_of])
             else:  # broadcast (a number, a row scalar): it stays
                 operands.append(new[operand])
-        made[columns] = graph.add(node.op, operands)
+        made[columns] = graph.add(node.op, [_at_step(graph, operand, node.step) for operand in operands])
     else:
         made[columns] = graph.slice(new[node], -1, start, stop)
+
+
+def _at_step(graph: Graph, operand: Node, step: int | None) -> Node:
+    """Zeros, that a part of a value of a step may be, belong to that step: what is made of them does."""
+    return graph.zeros(operand.shape, step) if operand.op == "zeros" and operand.step is None else operand
 
 
 def _seen_through(columns: Columns) -> Columns:
