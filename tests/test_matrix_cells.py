@@ -8,9 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import rnnc
 from rnnc.backends.cuda.emulator import find_compiler
+from rnnc.backends.planning.plan import Phase, State
+from rnnc.backends.planning.planner import plan
+from rnnc.backends.reference.interpreter import run_graph
+from rnnc.ir.autodiff import vjp
+from rnnc.ir.computation import Computation
+from rnnc.ir.errors import BackendError
+from rnnc.ir.graph import Graph
+from rnnc.ir.lower import Stack, lower
 from tests import oracle
 from tests.cases import TOLERANCE, Result, as_result, assert_close
 from tests.cuda_ways import Way
@@ -30,6 +40,10 @@ from tests.derivative_oracles import (
 )
 from tests.matrix_cells import DeltaRule, MatrixLSTM, RotatedMatrix, SlotMemory
 from tests.oracle import Array, Arrays, sigmoid
+from tests.random_cells import GRID_RECIPES, stacks
+from tests.refusals import raises_saying
+from tests.test_any_derivative import assert_close as assert_near
+from tests.test_any_derivative import inputs_of, random_inputs
 
 # ---------------------------------------------------------------------------------------------- plain NumPy, row by row
 
@@ -244,3 +258,99 @@ def test_forward_mode_and_second_order(
     for found, expected in pairs:
         for one, other in zip(found, expected, strict=True):
             assert_points_agree(one, other, 4 * TOLERANCE[case.dtype], case.dtype)
+
+
+# ------------------------------------------------------------------------------------------ what is declared
+
+
+@pytest.mark.parametrize(
+    ("axes", "new", "words"),
+    (
+        ((2, 0), lambda x, c: c, ("width of state c", ">= 1", "0")),
+        ((), lambda x, c: c, ("width of state c", ">= 1")),
+        ((2, 3), lambda x, c: c.reshape(-1, 6), ("'c'", "('B', 6)", "('B', 2, 3)")),
+        (6, lambda x, c: c.reshape(-1, 2, 3), ("'c'", "('B', 2, 3)", "('B', 6)")),
+        ((2, 3), lambda x, c: 1.0, ("'c'", "1.0", "symbolic value")),
+        ((2, 3), lambda x, c: c + x, ("('B', 2, 3)", "('B', 4)", "v[:, None, :]")),
+        ((2, 4), lambda x, c: c @ x, ("('B', 2, 4)", "('B', 4)", "matvec(m, v)")),
+    ),
+)
+def test_what_does_not_fit_the_declared_axes(axes: Any, new: Callable[..., Any], words: tuple[str, ...]) -> None:
+    class Declared(rnnc.Cell):
+        name = "declared"
+
+        def states(self, hidden_size: int) -> Any:
+            return {"c": axes}
+
+        def output_size(self, hidden_size: int) -> int:
+            return hidden_size
+
+        def step(self, x: Any, state: Any, p: Any) -> Any:
+            return x, {"c": new(x, state.c)}
+
+    with raises_saying(rnnc.RnncError, *words):
+        rnnc.compile(rnnc.Recurrent(Declared(), 4, 4))
+
+
+# ------------------------------------------------------------------------------------------ what is computed, and where
+
+
+def walks_of(cell: rnnc.Cell, width: int) -> tuple[list[Phase], list[State]]:
+    """The phases of steps that touch a matrix of so many columns, and the states of them."""
+    made = plan(Computation.of_stack(rnnc.Recurrent(cell, 4, 16).stack()).program())
+    states = [state for region in made.regions for state in region.states if state.buffer.width == width]
+    buffers = {state.buffer for state in states}
+    steps = [phase for region in made.regions for phase in region.steps]
+    return [p for p in steps if buffers & {place.buffer for place in p.loads.values()}], states
+
+
+def test_a_step_walks_its_matrix_once_and_changes_it_in_place() -> None:
+    phases, (state,) = walks_of(MatrixLSTM(1), 256)
+    assert [phase.axes for phase in phases] == [(16, 16)] and not state.buffer.double
+    assert len(phases[0].sums) == 1 and any(place.buffer is state.buffer for _, place in phases[0].stores)
+
+
+def test_a_matrix_that_is_read_before_it_changes_is_walked_twice() -> None:
+    phases, (state,) = walks_of(DeltaRule(), 256)
+    assert [len(phase.sums) for phase in phases] == [1, 1] and not state.buffer.double
+
+
+@pytest.mark.parametrize("cell", (MatrixLSTM(1), MatrixLSTM(2), DeltaRule(), SlotMemory(16)), ids=repr)
+def test_a_gradient_keeps_one_matrix_of_each_step(cell: rnnc.Cell) -> None:
+    f, steps, rows = rnnc.vjp(rnnc.Recurrent(cell, 4, 32)), 40, 3
+    columns = max(f.spec.states.values())
+    assert steps * rows * columns * 4 <= f.saved_bytes(steps, rows) <= 1.9 * steps * rows * columns * 4
+
+
+# ------------------------------------------------------------------------------------------ random grids on a GPU
+
+
+def test_results_as_the_model_of_a_chip_chooses() -> None:
+    if find_compiler() is None:
+        pytest.skip("running CUDA C on the CPU needs a C++ compiler")
+    case = MatrixCase(cell="one_head", hidden_size=20, batch=7, lengths="mixed")
+    model = rnnc.compile(case.spec(), case.params, backend="cuda-emulated")
+    assert_close(case.call(model), case.expected(), case.dtype)
+
+
+@pytest.mark.rare
+@settings(max_examples=6)
+@given(stacks(recipe=GRID_RECIPES), st.integers(0, 200), st.booleans())
+def test_random_cells_of_several_axes(stack: Stack, number: int, gradients: bool) -> None:
+    assume(find_compiler() is not None)
+
+    def build(steps: int, lengths: bool) -> Graph:
+        graph = lower(stack, steps, lengths=lengths)
+        return vjp(graph, inputs_of(graph)) if gradients else graph
+
+    graph = build(3, False)
+    inputs = random_inputs(graph, 3, 4, number)
+    expected = run_graph(graph, inputs)
+    try:
+        code = Way.of(number).code(Computation(build))
+    except BackendError:  # not every way has room for every cell
+        assume(False)
+    found = {name: np.full(value.shape, np.nan, stack.dtype) for name, value in expected.items()}
+    code.bind({}).start(inputs, found, 3, 4, None)
+    for name, value in expected.items():
+        assert_near(found[name], value, 1e-9, name)
