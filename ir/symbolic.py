@@ -414,8 +414,8 @@ def product(a: object, b: object) -> Value:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise IRError(
             f"@ of shapes {a.shape} and {b.shape}: expected (B, K) @ (K, N); a weight (N, K) is multiplied by "
-            "x @ w.T or linear(x, w), the dot product of two (B, N) values is total(v * w), and the product with a matrix "
-            "of each row is matvec(m, v) or vecmat(v, m)"
+            "x @ w.T or linear(x, w), the dot product of two (B, N) values is total(v * w), and the product with a "
+            "matrix of each row is matvec(m, v) or vecmat(v, m)"
         )
     transposed = b.node.op == "transpose"
     right = b.node.inputs[0] if transposed else b.as_numbers().node
