@@ -16,9 +16,10 @@ from math import pi
 from math import sqrt as _root
 from typing import TYPE_CHECKING
 
+from rnnc.ir import grids
 from rnnc.ir.errors import ArgumentTypeError, IRError
 from rnnc.ir.indexing import axis_to_cut
-from rnnc.ir.symbolic import Number, Value, apply, as_node, equal, modulo, raised
+from rnnc.ir.symbolic import Number, Value, apply, as_node, combined, equal, modulo, raised
 
 if TYPE_CHECKING:
     from rnnc.ir.graph import Graph
@@ -48,11 +49,13 @@ __all__ = [
     "log",
     "log1p",
     "log_softmax",
+    "matvec",
     "maximum",
     "mean",
     "minimum",
     "mod",
     "not_equal",
+    "outer",
     "power",
     "relu",
     "rint",
@@ -71,6 +74,7 @@ __all__ = [
     "tanh",
     "total",
     "transpose",
+    "vecmat",
     "where",
 ]
 
@@ -215,7 +219,8 @@ def where(condition: Value, a: Operand, b: Operand) -> Value:
         came = f"numbers of shape {condition.shape}" if isinstance(condition, Value) else repr(condition)
         raise ArgumentTypeError(f"where: the condition is a mask, as `v > 0` gives; got {came}: write v != 0")
     graph = condition.graph
-    return Value(graph, graph.add("select", [condition.node, as_node(graph, "where", a), as_node(graph, "where", b)]))
+    nodes = [condition.node, as_node(graph, "where", a), as_node(graph, "where", b)]
+    return combined(graph, "select", nodes, (condition, a, b))
 
 
 select = where
@@ -228,8 +233,15 @@ def stop_gradient(x: Value) -> Value:
 
 # -- over units ------------------------------------------------------------------------------------------
 
-total = _unary("reduce_sum", "Sum over the last axis, kept with size 1: (B, N) -> (B, 1).")
-largest = _unary("reduce_max", "The largest of the last axis, kept with size 1: (B, N) -> (B, 1); NaN if one is.")
+
+def total(x: Value) -> Value:
+    """Sum over the last axis, kept with size 1: (B, N) -> (B, 1)."""
+    return x.sum(axis=-1) if isinstance(x, Value) else apply("reduce_sum", x)
+
+
+def largest(x: Value) -> Value:
+    """The largest of the last axis, kept with size 1: (B, N) -> (B, 1); NaN if one is."""
+    return x.max(axis=-1) if isinstance(x, Value) else apply("reduce_max", x)
 
 
 def smallest(x: Value) -> Value:
@@ -272,6 +284,9 @@ def concat(*xs: Value | list[Value] | tuple[Value, ...], axis: int = -1) -> Valu
     if len({v.ndim for v in values}) > 1:
         shapes = ", ".join(str(v.shape) for v in values)
         raise IRError(f"concat of shapes {shapes}: expected as many axes each; a vector has no batch axis")
+    if any(v.axes for v in values):
+        node, axes = grids.side_by_side(graph, [(v.node, v.axes) for v in values], axis)
+        return values[0].replaced(node, axes)
     along = -1 if axis == -1 else axis_to_cut("concat", axis, values[0].shape, any(v.has_batch for v in values))
     return Value(graph, graph.concat([v.node for v in values], along))
 
@@ -283,7 +298,42 @@ def transpose(x: Value) -> Value:
 
 def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     """x @ weight.T + bias: (B, K), (N, K), (N,) -> (B, N)."""
+    if x.axes or weight.axes:
+        raise IRError(
+            f"linear of shapes {x.shape} and {weight.shape}: a parameter multiplies (B, K); write v.reshape(-1, m * n) "
+            "first, or matvec(m, v) and vecmat(v, m) for the product with a matrix of each row"
+        )
     transposed = weight.node.op == "transpose"
     right = weight.node.inputs[0] if transposed else weight.as_numbers().node
     made = Value(x.graph, x.graph.add("matmul", (x.as_numbers().node, right), transpose_b=not transposed))
     return made if bias is None else made + bias
+
+
+# -- matrices of each row ------------------------------------------------------------------------------------
+
+
+def outer(u: Value, v: Value) -> Value:
+    """u v' of each row: (B, M), (B, N) -> (B, M, N). With more axes, of each of the first ones, as the two below."""
+    _expect_axes("outer", (u, 1), (v, 1))
+    return u[..., None] * v[..., None, :]
+
+
+def matvec(m: Value, v: Value) -> Value:
+    """m v of each row: (B, M, N), (B, N) -> (B, M). NumPy's matvec."""
+    _expect_axes("matvec", (m, 2), (v, 1))
+    return (m * v[..., None, :]).sum(axis=-1, keepdims=False)
+
+
+def vecmat(v: Value, m: Value) -> Value:
+    """v m of each row: (B, M), (B, M, N) -> (B, N). NumPy's vecmat."""
+    _expect_axes("vecmat", (v, 1), (m, 2))
+    return (v[..., :, None] * m).sum(axis=-2, keepdims=False)
+
+
+def _expect_axes(what: str, *given: tuple[Value, int]) -> None:
+    wrong = [v for v, _ in given if not isinstance(v, Value)]
+    if wrong:
+        raise ArgumentTypeError(f"{what}: expected symbolic values, got {type(wrong[0]).__name__}")
+    if any(v.ndim < v.has_batch + axes for v, axes in given):
+        shapes = ", ".join(str(v.shape) for v, _ in given)
+        raise IRError(f"{what} of shapes {shapes}: a matrix of each row is (B, M, N): v.reshape(-1, m, n) makes one")

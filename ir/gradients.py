@@ -152,6 +152,37 @@ def reduce_max_forward(t: Value, y: Value, x: Value) -> Value:
     return total(t * _largest(y, x))
 
 
+# -- grids of units --------------------------------------------------------------------------------------
+
+
+def expand(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """What was repeated is summed."""
+    return _over_groups("group_sum", g, y)
+
+
+def group_sum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
+    """A sum's adjoint, for each of what was summed."""
+    return _over_groups("expand", g, y)
+
+
+def _over_groups(op: str, v: Value, like: Value) -> Value:
+    """The op over the groups of a value made by another of these ops."""
+    return Value(v.graph, v.graph.over_groups(op, v.node, like.node.attr("size"), like.node.attr("inner")))
+
+
+def _largest_of_group(y: Value, x: Value) -> Value:
+    mask = select(greater(_over_groups("expand", y, y), x), 0.0, 1.0)
+    return mask / _over_groups("expand", _over_groups("group_sum", mask, y), y)
+
+
+group_max = partials(lambda g, y, x: _over_groups("expand", g, y) * _largest_of_group(y, x))
+
+
+def group_max_forward(t: Value, y: Value, x: Value) -> Value:
+    """The tangent of a maximum: that of the largest of its group."""
+    return _over_groups("group_sum", t * _largest_of_group(y, x), y)
+
+
 def tsum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
     """Every step of a sum over time has the sum's adjoint."""
     return g

@@ -135,6 +135,17 @@ class Graph:
             return x
         return self.add("add", (x, self.zeros(shape, step if x.step is None else None)))
 
+    def over_groups(self, op: str, x: Node, size: int, inner: int) -> Node:
+        """`expand`, `group_sum` or `group_max` of units as a grid (outer, size, inner); groups of one are x itself."""
+        if size == 1:
+            return x
+        made = OPS[op].shape([x.shape], {"size": size, "inner": inner})
+        if self.share and x.op == "zeros" and op != "group_max":
+            return self.zeros(made, x.step)
+        if op != "expand" and x.shape[-1] == size:  # over all units
+            return self.add({"group_sum": "reduce_sum", "group_max": "reduce_max"}[op], (x,))
+        return self.add(op, (x,), size=size, inner=inner)
+
     def carry(self, previous: Node, state: str, delta: int, step: int) -> Node:
         """The state of step - delta, read at `step`; the loop's first step reads a time-free initial value."""
         return self.add("carry", (previous,), state=state, delta=delta, step=step)

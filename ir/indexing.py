@@ -48,7 +48,7 @@ def edges_of(parts: int | Sequence[int], size: int, where: str) -> list[int]:
 
 def bounds_of(given: tuple[object, ...], shape: Shape) -> dict[int, tuple[int, int]]:
     """Axis -> start and stop, for the axes that slices cut. Raises IRError for any other index."""
-    written = f"v[{', '.join(map(_written, given))}]"
+    written = f"v[{', '.join(map(spelled, given))}]"
     rest = len(shape) - sum(i is not Ellipsis for i in given)
     if sum(i is Ellipsis for i in given) > 1:
         raise IRError(f"{written}: one ... at most")
@@ -88,7 +88,8 @@ def whole(what: str, value: object) -> int:
     return operator.index(value)  # type: ignore[arg-type]
 
 
-def _written(index: object) -> str:
+def spelled(index: object) -> str:
+    """An index as Python writes it, for messages."""
     if isinstance(index, slice):
         ends = ["" if end is None else str(end) for end in (index.start, index.stop)]
         return ":".join(ends if index.step is None else [*ends, str(index.step)])

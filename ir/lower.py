@@ -161,6 +161,33 @@ def check_returned(layer: Direction, returned: object) -> tuple[Value, dict[str,
     return _expect("output", output, (BATCH, layer.output_size)), states
 
 
+def with_axes(step: Step, axes: Mapping[str, tuple[int, ...]]) -> Step:
+    """Equations whose states of these names have several axes of units; what calls them sees columns.
+
+    axes: state name -> the sizes of its axes.
+    """
+
+    def flat(x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, Mapping[str, Value]]:
+        old = values_of(state)
+        shaped = {name: old[name].replaced(old[name].node, sizes) for name, sizes in axes.items()}  # type: ignore[attr-defined]
+        returned = step(x, Names("state", old | shaped), p)
+        if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
+            return returned
+        output, new = returned
+        return output, {name: _flat(name, value, axes.get(name)) for name, value in new.items()}
+
+    flat.__wrapped__ = step  # type: ignore[attr-defined]  # where the equations are written
+    return flat
+
+
+def _flat(name: str, value: Value, axes: tuple[int, ...] | None) -> Value:
+    if axes is None or not isinstance(value, Value):
+        return value
+    if value.shape != (BATCH, *axes):
+        raise IRError(f"the cell returned its state {name!r} with shape {value.shape}, it declared {(BATCH, *axes)}")
+    return value.as_numbers().replaced(value.as_numbers().node, ())
+
+
 def _expect(what: str, value: object, shape: Shape) -> Value:
     if not isinstance(value, Value):
         raise IRError(f"the cell returned its {what} as {value!r}, expected a symbolic value of shape {shape}")

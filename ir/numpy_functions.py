@@ -26,6 +26,8 @@ def _ufuncs() -> Mapping[np.ufunc, Function]:
     for op in OPS.values():
         if op.kind is Kind.ELEMENTWISE and isinstance(op.meaning, np.ufunc):
             made[op.meaning] = lambda *operands, name=op.name: apply(name, *operands)
+    products = {"matvec": equations.matvec, "vecmat": equations.vecmat}  # of NumPy 2.2 and later
+    made |= {getattr(np, name): function for name, function in products.items() if hasattr(np, name)}
     return made | {
         np.add: lambda a, b: apply("add", a, b),
         np.power: raised,
@@ -57,6 +59,7 @@ _FUNCTIONS: Mapping[Function, Function] = {
     np.clip: equations.clip,
     np.concatenate: lambda values, axis=0: equations.concat(*values, axis=axis),
     np.transpose: equations.transpose,
+    np.reshape: lambda v, shape: v.reshape(shape),
     np.sum: lambda v, axis=None, keepdims=True: v.sum(axis, keepdims),
     np.mean: lambda v, axis=None, keepdims=True: v.mean(axis, keepdims),
     np.max: lambda v, axis=None, keepdims=True: v.max(axis, keepdims),

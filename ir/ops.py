@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rnnc.ir import gradients, shape_rules
+from rnnc.ir import gradients, meanings, shape_rules
 from rnnc.ir.errors import IRError
 from rnnc.ir.gradients import Rule, partials
 from rnnc.ir.shape_rules import AttrValue, Shape, numbers_of
@@ -109,65 +109,6 @@ class Op:
     zero_of: ZeroOf = "never"
 
 
-def _sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) without overflow: exp only ever sees a non-positive argument."""
-    small = np.exp(-np.abs(x))
-    one = x.dtype.type(1)
-    result: Array = np.where(x >= 0, one / (one + small), small / (one + small))  # of x's library: not np.asarray
-    return result
-
-
-def _sum(*terms: Array) -> Array:
-    result = terms[0]
-    for term in terms[1:]:
-        result = result + term
-    return result
-
-
-def _slice(x: Array, *, axis: int, start: int, stop: int) -> Array:
-    index: list[slice] = [slice(None)] * x.ndim
-    index[axis] = slice(start, stop)
-    return x[tuple(index)]
-
-
-def _emit_sum(e: Primitives, *terms: Any) -> Any:
-    result = terms[0]
-    for term in terms[1:]:
-        result = e.add(result, term)
-    return result
-
-
-def _emit_floor(e: Primitives, a: Any) -> Any:
-    """The nearest integer, less 1 where that lies above."""
-    nearest = e.rint(a)
-    return e.select(e.greater(nearest, a), e.sub(nearest, e.constant(1.0)), nearest)
-
-
-def _emit_sign(e: Primitives, a: Any) -> Any:
-    """0 and NaN are themselves."""
-    zero = e.constant(0.0)
-    return e.select(e.greater(a, zero), e.constant(1.0), e.select(e.greater(zero, a), e.constant(-1.0), a))
-
-
-def _emit_log1p(e: Primitives, a: Any) -> Any:
-    """log(w) + (a - (w - 1)) / w for w = 1 + a rounded: the second term is what the rounding lost.
-
-    The ends, where w is 0 or infinite and the lost part NaN, are those of log(w).
-    """
-    one = e.constant(1.0)
-    shifted = e.add(a, one)
-    whole = e.log(shifted)
-    lost = e.div(e.sub(a, e.sub(shifted, one)), shifted)
-    return e.select(e.greater(e.constant(inf), e.absolute(whole)), e.add(whole, lost), whole)
-
-
-def _emit_expm1(e: Primitives, a: Any) -> Any:
-    """exp(a) - 1, and where that cancels 2 t / (1 - t) with t = tanh(a / 2)."""
-    one = e.constant(1.0)
-    t = e.tanh(e.mul(a, e.constant(0.5)))
-    return e.select(e.greater(one, e.absolute(a)), e.div(e.add(t, t), e.sub(one, t)), e.sub(e.exp(a), one))
-
-
 def _map(
     name: str,
     arity: int | None,
@@ -195,9 +136,9 @@ _TABLE = (
     # The gradient of a carry is a carry the other way; rnnc.ir.autodiff makes it.
     Op("carry", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
     Op("exit", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
-    Op("tsum", Kind.TIME_SUM, None, shape_rules.all_same, _sum, commutative=True, vjp=gradients.tsum),
+    Op("tsum", Kind.TIME_SUM, None, shape_rules.all_same, meanings.added, commutative=True, vjp=gradients.tsum),
     # Elementwise.
-    _map("add", None, _sum, _emit_sum, gradients.add, commutative=True, zero_of="all"),
+    _map("add", None, meanings.added, meanings.emit_sum, gradients.add, commutative=True, zero_of="all"),
     _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b), gradients.sub, zero_of="all"),
     _map("mul", 2, np.multiply, lambda e, a, b: e.mul(a, b), gradients.mul, commutative=True, zero_of="any"),
     _map("div", 2, np.divide, lambda e, a, b: e.div(a, b), gradients.div, costly=True, zero_of="first"),
@@ -214,7 +155,14 @@ _TABLE = (
         partials(lambda g, y, x: g * (-0.5 * (y * y * y))),
         costly=True,
     ),
-    _map("sigmoid", 1, _sigmoid, lambda e, a: e.sigmoid(a), partials(lambda g, y, x: g * (y * (1.0 - y))), costly=True),
+    _map(
+        "sigmoid",
+        1,
+        meanings.sigmoid,
+        lambda e, a: e.sigmoid(a),
+        partials(lambda g, y, x: g * (y * (1.0 - y))),
+        costly=True,
+    ),
     _map(
         "tanh",
         1,
@@ -236,13 +184,17 @@ _TABLE = (
     _map("minimum", 2, np.minimum, lambda e, a, b: e.minimum(a, b), gradients.minimum, commutative=True),
     _map("sin", 1, np.sin, lambda e, a: e.sin(a), gradients.sine, costly=True, zero_of="all"),
     _map("cos", 1, np.cos, lambda e, a: e.cos(a), gradients.cosine, costly=True),
-    _map("log1p", 1, np.log1p, _emit_log1p, partials(lambda g, y, x: g / (1.0 + x)), costly=True, zero_of="all"),
-    _map("expm1", 1, np.expm1, _emit_expm1, partials(lambda g, y, x: g * (y + 1.0)), costly=True, zero_of="all"),
+    _map(
+        "log1p", 1, np.log1p, meanings.emit_log1p, partials(lambda g, y, x: g / (1.0 + x)), costly=True, zero_of="all"
+    ),
+    _map(
+        "expm1", 1, np.expm1, meanings.emit_expm1, partials(lambda g, y, x: g * (y + 1.0)), costly=True, zero_of="all"
+    ),
     _map("power", 2, np.power, lambda e, a, b: e.power(a, b), gradients.power, costly=True),
     # Steps: no gradient flows, as if the slope were 0 at the jumps too.
-    _map("floor", 1, np.floor, _emit_floor, None, zero_of="all"),
+    _map("floor", 1, np.floor, meanings.emit_floor, None, zero_of="all"),
     _map("rint", 1, np.rint, lambda e, a: e.rint(a), None, zero_of="all"),
-    _map("sign", 1, np.sign, _emit_sign, None, zero_of="all"),
+    _map("sign", 1, np.sign, meanings.emit_sign, None, zero_of="all"),
     _map("greater", 2, np.greater, lambda e, a, b: e.greater(a, b), None, boolean=True),
     _map("greater_equal", 2, np.greater_equal, lambda e, a, b: e.greater_equal(a, b), None, boolean=True),
     _map("select", 3, np.where, lambda e, c, a, b: e.select(c, a, b), gradients.select_),
@@ -268,7 +220,7 @@ _TABLE = (
         Kind.VIEW,
         1,
         shape_rules.slice_,
-        _slice,
+        meanings.sliced,
         attrs=("axis", "start", "stop"),
         vjp=gradients.slice_,
         zero_of="all",
@@ -281,6 +233,17 @@ _TABLE = (
         lambda *xs, axis: np.concatenate(xs, axis),
         attrs=("axis",),
         vjp=gradients.concat,
+        zero_of="all",
+    ),
+    # Units as a grid (outer, size, inner), the last axis fastest: `expand` repeats what has no `size`.
+    Op(
+        "expand",
+        Kind.VIEW,
+        1,
+        shape_rules.expand,
+        meanings.expanded,
+        attrs=("size", "inner"),
+        vjp=gradients.expand,
         zero_of="all",
     ),
     Op("transpose", Kind.VIEW, 1, shape_rules.transpose, lambda x: x.T, vjp=gradients.transpose),
@@ -327,6 +290,31 @@ _TABLE = (
         identity=-inf,
         vjp=gradients.reduce_max,
         jvp=gradients.reduce_max_forward,
+    ),
+    # The same over the middle axis of a grid (outer, size, inner) of units: one number for each of (outer, inner).
+    Op(
+        "group_sum",
+        Kind.REDUCE,
+        1,
+        shape_rules.group,
+        meanings.group_sum,
+        lambda e, a, b: e.add(a, b),
+        attrs=("size", "inner"),
+        identity=0.0,
+        vjp=gradients.group_sum,
+        zero_of="all",
+    ),
+    Op(
+        "group_max",
+        Kind.REDUCE,
+        1,
+        shape_rules.group,
+        meanings.group_max,
+        lambda e, a, b: e.maximum(a, b),
+        attrs=("size", "inner"),
+        identity=-inf,
+        vjp=gradients.group_max,
+        jvp=gradients.group_max_forward,
     ),
     Op(
         "reduce_rows",

@@ -22,6 +22,7 @@ from rnnc.ir.ordering import descendants, readers, topological
 from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
 from rnnc.ir.recompute import recompute
 from rnnc.ir.shape_rules import BATCH
+from rnnc.ir.wide import copy_into_loops, narrows, recompute_elsewhere, wide_values
 
 Readers = Mapping[Family, Sequence[Family]]
 Placement = dict[Family, int]
@@ -46,8 +47,11 @@ def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     directions = [_direction(cycle) for cycle in loops]
     _sink_producers(members, following, place, set(outputs.values()))
     waits = descendants(following, [f for f in members if f.op == "input" and f.name in late])
-    _sink_consumers(members, following, place, len(loops), waits)
+    wide = wide_values(members)
+    _sink_consumers(members, following, place, len(loops), waits, wide)
     _place_unread(unread, place, directions)
+    members = copy_into_loops(members, place, following, wide, set(outputs.values()))
+    members = recompute_elsewhere(members, place, _stored(members, place, outputs), wide, set(outputs.values()))
     members = recompute(members, place, _stored(members, place, outputs), outputs.values())
     return _program(graph.dtype, members, place, directions, outputs)
 
@@ -109,9 +113,12 @@ def _finishing_gemms(members: list[Family], place: Placement) -> set[Family]:
 
 
 def _sink_consumers(
-    members: list[Family], following: Readers, place: Placement, loops: int, waits: set[Family]
+    members: list[Family], following: Readers, place: Placement, loops: int, waits: set[Family], wide: set[Family]
 ) -> None:
-    """An elementwise value made from one loop's step moves into it, if its other operands are there before."""
+    """An elementwise value made from one loop's step moves into it, if its other operands are there before.
+
+    So does a reduction of a wide one, which need not be kept then; what reads the reduction stays where it is.
+    """
     bodies: list[list[Family]] = [[] for _ in range(loops)]
     for family in members:
         if family in place:
@@ -122,7 +129,8 @@ def _sink_consumers(
 
         def movable(readers: Iterable[Family], early: bool = early) -> Iterator[int]:
             for f in readers:
-                if f not in place and f.timed and f.spec.kind is Kind.ELEMENTWISE and not (early and f in waits):
+                moves = f.spec.kind is Kind.ELEMENTWISE or f.op == "expand" or narrows(f, wide)
+                if f not in place and f.timed and moves and not (early and f in waits) and not _widens(f, wide, place):
                     yield position[f]
 
         todo = sorted({n for f in body for n in movable(following[f])})
@@ -132,9 +140,17 @@ def _sink_consumers(
             if family not in place and not any(i in after for i in family.reads()):
                 place[family] = number
                 body.append(family)
-                after.discard(family)
-                for n in movable(following[family]):
-                    heapq.heappush(todo, n)
+                if family.spec.kind is not Kind.REDUCE:
+                    after.discard(family)
+                    for n in movable(following[family]):
+                        heapq.heappush(todo, n)
+
+
+def _widens(family: Family, wide: set[Family], place: Placement) -> bool:
+    """A wide value of which no loop makes more than narrow operands: it is computed where it is read."""
+    if family not in wide or family.op == "expand":
+        return False
+    return not any(i in wide and i in place and i.op != "expand" for i in family.inputs)
 
 
 def _after(inside: list[Family], following: Readers, place: Placement, bodies: list[list[Family]]) -> set[Family]:

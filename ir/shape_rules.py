@@ -54,7 +54,8 @@ def matmul(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
     if BATCH in b:
         raise IRError(
             f"matmul of shapes {a} and {b}: the right operand has a batch axis, and rows of a batch do not mix; "
-            "multiply by a parameter, or write total(a * b) for the products of two values row by row"
+            "multiply by a parameter, or write total(a * b) for the products of two values row by row, matvec(m, a) "
+            "for a matrix of each row"
         )
     rows, inner = a
     inner_b, columns = (b[1], b[0]) if attrs["transpose_b"] else b
@@ -103,6 +104,24 @@ def concat(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
 
 def reduce(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
     return _replace(shapes[0], -1, 1)
+
+
+def expand(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
+    outer, size, inner = _groups("expand", shapes[0], attrs, 1)
+    return _replace(shapes[0], -1, outer * size * inner)
+
+
+def group(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
+    outer, _, inner = _groups("a sum or maximum of groups", shapes[0], attrs, int(attrs["size"]))
+    return _replace(shapes[0], -1, outer * inner)
+
+
+def _groups(what: str, shape: Shape, attrs: Mapping[str, AttrValue], each: int) -> tuple[int, int, int]:
+    """The last axis as (outer, size, inner); the operand has `each` of size. Raises IRError if it does not divide."""
+    size, inner = int(attrs["size"]), int(attrs["inner"])
+    if size < 1 or inner < 1 or not shape or int(shape[-1]) % (each * inner):
+        raise IRError(f"{what} of shape {shape}: size={size}, inner={inner} do not divide its last axis")
+    return int(shape[-1]) // (each * inner), size, inner
 
 
 def transpose(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:

@@ -7,14 +7,16 @@ that can be compiled, and is an error that says what to write where it cannot. T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 import numpy as np
 
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError, MissingNameError
+from rnnc.ir import grids
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError
 from rnnc.ir.indexing import BATCH, axis_to_cut, bounds_of, edges_of, whole
+from rnnc.ir.refusals import NoConcreteValue, is_function
 
 if TYPE_CHECKING:
     from rnnc.ir.graph import Graph, Node
@@ -26,22 +28,24 @@ BY_SQUARING = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class Value(NoConcreteValue):
     """A value of one time step, a parameter, or what is made of them.
 
     A comparison gives a mask: the condition of `where`, and 0 or 1 in arithmetic.
+    axes: of units that have several axes (rnnc.ir.grids); () for one.
     """
 
     graph: Graph
     node: Node
+    axes: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"Value({self.node}, shape={self.shape})"
 
     @property
     def shape(self) -> tuple[int | str, ...]:
-        """(B, N) for a value of a step; a parameter's own shape otherwise."""
-        return self.node.shape
+        """(B, N), or (B, M, N, ...), for a value of a step; a parameter's own shape otherwise."""
+        return (*self.node.shape[:-1], *self.axes) if self.axes else self.node.shape
 
     @property
     def ndim(self) -> int:
@@ -57,7 +61,8 @@ class Value:
         """A mask as 0 and 1; numbers as they are."""
         if not self.is_mask:
             return self
-        return Value(self.graph, self.graph.add("select", (self.node, self.graph.const(1.0), self.graph.const(0.0))))
+        chosen = self.graph.add("select", (self.node, self.graph.const(1.0), self.graph.const(0.0)))
+        return Value(self.graph, chosen, self.axes)
 
     # -- arithmetic ---------------------------------------------------------------------------------
 
@@ -181,16 +186,34 @@ class Value:
         axis: a value with a batch is cut along its last axis, the units. A parameter is cut along its first axis, the
         rows, unless another axis is given. Raises IRError if the parts do not fill the axis.
         """
-        cut = axis_to_cut("split", axis, self.shape, self.has_batch)
+        if self.axes:
+            cut = self._axis("split", axis)
+        else:
+            cut = axis_to_cut("split", axis, self.shape, self.has_batch)
         edges = edges_of(parts, int(self.shape[cut]), f"axis {cut} of shape {self.shape}")
         return tuple(self._cut(cut, start, stop) for start, stop in zip(edges, edges[1:], strict=False))
 
     def __getitem__(self, index: object) -> Value:
         given = index if isinstance(index, tuple) else (index,)
+        if any(i is None for i in given):
+            old = self[tuple(i for i in given if i is not None)]
+            axes = grids.with_new_axes(given, grids.axes_of(old.node, old.axes), old.has_batch)
+            return old.replaced(old.node, axes) if old.has_batch else old.reshape(axes)
         result = self
         for axis, (start, stop) in bounds_of(given, self.shape).items():
             result = result._cut(axis - self.ndim if self.has_batch else axis, start, stop)
         return result
+
+    def reshape(self, *sizes: Any) -> Value:
+        """The same numbers with other axes, the last one running fastest, as NumPy's reshape.
+
+        Of a value with a batch: other axes of its units, v.reshape(-1, m, n), where -1 is the batch. It costs nothing.
+        """
+        given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+        if not self.has_batch:
+            return self._arranged("reshape", "shape", given)
+        numbers = self.as_numbers()
+        return numbers.replaced(numbers.node, grids.reshaped(self.shape, given))
 
     @property
     def T(self) -> Value:
@@ -205,25 +228,22 @@ class Value:
         """A parameter with its axes in another order, as NumPy's transpose(axes)."""
         return self._arranged("permute", "axes", axes)
 
-    def reshape(self, *sizes: int) -> Value:
-        """The numbers of a parameter in another shape, the last axis running fastest, as NumPy's reshape."""
-        return self._arranged("reshape", "shape", sizes)
-
     def sum(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
-        """The sum over the last axis, kept with size 1: (B, N) -> (B, 1)."""
-        return self._reduced("sum", "reduce_sum", axis, keepdims, other)
+        """The sum over the last axis, kept with size 1: (B, N) -> (B, 1). Of several axes of units, over any one."""
+        return self._reduced("sum", "sum", axis, keepdims, other)
 
     def mean(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
-        """The mean over the last axis, kept with size 1: (B, N) -> (B, 1)."""
-        return self._reduced("mean", "reduce_sum", axis, keepdims, other) * (1.0 / int(self.shape[-1]))
+        """The mean over the last axis, kept with size 1: (B, N) -> (B, 1). Of several axes of units, over any one."""
+        size = int(self.shape[self._axis("mean", axis)])
+        return self._reduced("mean", "sum", axis, keepdims, other) * (1.0 / size)
 
     def max(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
-        """The largest of the last axis, kept with size 1: (B, N) -> (B, 1)."""
-        return self._reduced("max", "reduce_max", axis, keepdims, other)
+        """The largest of the last axis, kept with size 1: (B, N) -> (B, 1). Of several axes of units, over any one."""
+        return self._reduced("max", "max", axis, keepdims, other)
 
     def min(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
-        """The smallest of the last axis, kept with size 1: (B, N) -> (B, 1)."""
-        return -(-self)._reduced("min", "reduce_max", axis, keepdims, other)
+        """The smallest of the last axis, kept with size 1: (B, N) -> (B, 1). Of several axes of units, over any one."""
+        return -(-self)._reduced("min", "max", axis, keepdims, other)
 
     def clip(self, low: Value | Number | None = None, high: Value | Number | None = None, **other: object) -> Value:
         """minimum(maximum(v, low), high), either bound left out if None."""
@@ -237,8 +257,12 @@ class Value:
         return self.node.step is not None or BATCH in self.shape
 
     def _cut(self, axis: int, start: int, stop: int) -> Value:
+        """Part of an axis: -1 and before for values with a batch, or of several axes."""
         whole = self.as_numbers()
-        return Value(self.graph, self.graph.slice(whole.node, axis, start, stop))
+        if not self.axes:
+            return Value(self.graph, self.graph.slice(whole.node, axis, start, stop))
+        shown = f"a cut of shape {self.shape}"
+        return whole.replaced(*grids.cut(self.graph, shown, whole.node, self.axes, axis % len(self.axes), start, stop))
 
     def _arranged(self, what: str, attribute: str, numbers: tuple[int, ...]) -> Value:
         if self.has_batch:
@@ -247,55 +271,32 @@ class Value:
         node = self.as_numbers().node
         return Value(self.graph, self.graph.add(what, (node,), **{attribute: written}))  # type: ignore[arg-type]
 
-    def _reduced(self, what: str, op: str, axis: object, keepdims: object, other: dict[str, object]) -> Value:
-        _no_other(what, other)
+    def replaced(self, node: Node, axes: tuple[int, ...]) -> Value:
+        """Another node of the same graph, with these axes of units."""
+        return Value(self.graph, node, axes if len(axes) > 1 else ())
+
+    def _axis(self, what: str, axis: object) -> int:
+        """The axis of units to reduce over, counted from the end."""
+        if self.axes:
+            found = grids.unit_axis(f"v.{what}", -1 if axis is None else axis, self.axes, self.has_batch)
+            return found - len(self.axes)
         if axis is None and (self.has_batch or self.ndim < 2):
             axis = -1
         if axis not in (-1, self.ndim - 1):
             why = "rows are independent" if self.has_batch else f"over rows of a parameter, p.w.T.{what}(axis=-1)"
             raise IRError(f"v.{what}(axis={axis!r}) of shape {self.shape}: over the last axis only, axis=-1; {why}")
-        if not keepdims:
-            raise IRError(f"v.{what}(keepdims=False): the last axis is kept with size 1, leave keepdims out")
-        return apply(op, self)
+        return -1
 
-    # -- what is no arithmetic ----------------------------------------------------------------------
-
-    def __bool__(self) -> bool:
-        raise IRError(
-            "a symbolic value has no truth value: write where(condition, a, b) (or select) instead of `if`, &, | and ~ "
-            "instead of `and`, `or`, `not` and 0 < v < 1, maximum(v, w) instead of max(v, w)"
-        )
-
-    def __len__(self) -> int:
-        raise IRError(f"a symbolic value has no length; its shape is v.shape, here {self.shape}")
-
-    def __iter__(self) -> Iterator[Value]:
-        raise IRError("a symbolic value cannot be iterated over; v.split(n) gives its parts")
-
-    def __contains__(self, item: object) -> bool:
-        raise IRError("`in` on a symbolic value has no answer before the network runs; compare: v == w gives a mask")
-
-    def __setitem__(self, index: object, value: object) -> None:
-        raise IRError("a symbolic value never changes: join new parts with concat, or choose with where")
-
-    def __float__(self) -> float:
-        raise ArgumentTypeError(
-            "a symbolic value is no number before the network runs; in place of math.tanh(v) write tanh(v), with the "
-            "functions of rnnc.ir.equations"
-        )
-
-    def __int__(self) -> int:
-        raise ArgumentTypeError("a symbolic value is no number before the network runs: floor(v), rint(v) round it")
-
-    def __complex__(self) -> complex:
-        raise ArgumentTypeError("a symbolic value is no number before the network runs, and never complex")
-
-    def __index__(self) -> int:
-        raise ArgumentTypeError("a symbolic value is no index: sizes and indices are Python integers")
-
-    def __getattr__(self, name: str) -> NoReturn:
-        hint = f"write {name}(v), from rnnc.ir.equations" if _is_function(name) else "its shape is v.shape"
-        raise MissingNameError(f"a symbolic value has no attribute {name!r}; {hint}")
+    def _reduced(self, what: str, op: str, axis: object, keepdims: object, other: dict[str, object]) -> Value:
+        _no_other(what, other)
+        at = self._axis(what, axis)
+        if not self.axes:
+            if not keepdims:
+                raise IRError(f"v.{what}(keepdims=False): the last axis is kept with size 1, leave keepdims out")
+            return apply(f"reduce_{op}", self)
+        number = len(self.axes) + at
+        made = grids.reduced(self.graph, f"group_{op}", self.as_numbers().node, self.axes, number)
+        return self.replaced(made, (*self.axes[:number], *((1,) if keepdims else ()), *self.axes[number + 1 :]))
 
     # -- NumPy and PyTorch --------------------------------------------------------------------------
 
@@ -317,7 +318,7 @@ class Value:
     @classmethod
     def __torch_function__(cls, function: Any, *_: object, **__: object) -> NoReturn:
         name = getattr(function, "__name__", "this function")
-        known = f"write {name}(v)" if _is_function(name) else "write it with operators and functions"
+        known = f"write {name}(v)" if is_function(name) else "write it with operators and functions"
         raise ArgumentTypeError(f"torch's {name} takes tensors, not a symbolic value; {known}, from rnnc.ir.equations")
 
 
@@ -329,7 +330,16 @@ def apply(op: str, *operands: Value | Number) -> Value:
     graph = next((v.graph for v in operands if isinstance(v, Value)), None)
     if graph is None:
         raise ArgumentTypeError(f"{op} needs at least one symbolic value, got {operands!r}")
-    return Value(graph, graph.add(op, [as_node(graph, op, v) for v in operands]))
+    return combined(graph, op, [as_node(graph, op, v) for v in operands], operands)
+
+
+def combined(graph: Graph, op: str, nodes: list[Node], operands: Sequence[object]) -> Value:
+    """The op on nodes, those of the operands: of several axes of units, as NumPy broadcasts."""
+    axes: tuple[int, ...] = ()
+    known = [v.axes if isinstance(v, Value) else () for v in operands]
+    if any(known):
+        nodes, axes = grids.fitted(graph, op, list(zip(nodes, known, strict=True)))
+    return Value(graph, graph.add(op, nodes), axes)
 
 
 def as_node(graph: Graph, op: str, operand: object) -> Node:
@@ -378,7 +388,7 @@ def raised(a: Value | Number, b: Value | Number) -> Value:
     if exponent == -0.5:
         return apply("rsqrt", base)
     if exponent == 0.0:
-        return Value(a.graph, a.graph.spread(a.graph.const(1.0), base.node.shape, base.node.step))
+        return base.replaced(a.graph.spread(a.graph.const(1.0), base.node.shape, base.node.step), base.axes)
     if exponent == -1.0:
         return 1.0 / base
     if 0 < exponent <= BY_SQUARING and exponent.is_integer():
@@ -399,14 +409,24 @@ def product(a: object, b: object) -> Value:
     if not isinstance(a, Value) or not isinstance(b, Value):
         other = type(b if isinstance(a, Value) else a).__name__
         raise ArgumentTypeError(f"@: expected two symbolic values, got {other}; declare a matrix as a parameter")
+    if a.axes and b.axes:
+        return matrix_product(a, b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise IRError(
             f"@ of shapes {a.shape} and {b.shape}: expected (B, K) @ (K, N); a weight (N, K) is multiplied by "
-            "x @ w.T or linear(x, w), and the dot product of two (B, N) values is total(v * w)"
+            "x @ w.T or linear(x, w), the dot product of two (B, N) values is total(v * w), and the product with a "
+            "matrix of each row is matvec(m, v) or vecmat(v, m)"
         )
     transposed = b.node.op == "transpose"
     right = b.node.inputs[0] if transposed else b.as_numbers().node
     return Value(a.graph, a.graph.add("matmul", (a.as_numbers().node, right), transpose_b=transposed))
+
+
+def matrix_product(a: Value, b: Value) -> Value:
+    """A product of matrices for each row: (B, M, K), (B, K, N) -> (B, M, N), and so for each of more axes before."""
+    if a.shape[-1] != b.shape[-2]:
+        raise IRError(f"@ of shapes {a.shape} and {b.shape}: expected (B, M, K) @ (B, K, N)")
+    return (a[..., None] * b[..., None, :, :]).sum(axis=-2, keepdims=False)
 
 
 def _mask(what: str, value: object) -> Value:
@@ -423,9 +443,3 @@ def _no_other(what: str, other: dict[str, object]) -> None:
     given = [name for name, value in other.items() if value is not None]
     if given:
         raise ArgumentTypeError(f"v.{what}: unknown argument {given[0]!r}")
-
-
-def _is_function(name: str) -> bool:
-    from rnnc.ir import equations
-
-    return name in equations.__all__

@@ -40,6 +40,8 @@ _ATTRIBUTE_TYPES: dict[str, type] = {
     "start": int,
     "stop": int,
     "keep": bool,
+    "size": int,
+    "inner": int,
 }
 _LITERALS = (int, float, bool, str)
 

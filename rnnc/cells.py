@@ -25,6 +25,8 @@ Shapes in a step: x is (B, input width), a state (B, its width), a weight (rows,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self, SupportsIndex
@@ -63,6 +65,11 @@ class Parameter(tuple[int, ...]):
         return tuple(self), self.init
 
 
+def as_axes(size: int | Shape) -> Shape:
+    """The axes of a state's units, of what a cell declares: one of this width, or several."""
+    return size if isinstance(size, tuple) else (size,)
+
+
 class Cell:
     """One step of a recurrent network. A subclass gives `name`, `step`, and what differs from the defaults below.
 
@@ -87,13 +94,16 @@ class Cell:
             shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
         return shapes
 
-    def states(self, hidden_size: int) -> dict[str, int]:
-        """Name -> width of each state, in the order in which a call takes and returns them."""
+    def states(self, hidden_size: int) -> Mapping[str, int | Shape]:
+        """Name -> width of each state, in the order in which a call takes and returns them.
+
+        A state may have several axes: {"c": (m, n)} is (B, m, n) in `step`, and a call's array has m * n columns.
+        """
         return {"h": hidden_size}
 
     def output_size(self, hidden_size: int) -> int:
         """Width of the output of a step: as a rule that of the first state."""
-        return next(iter(self.states(hidden_size).values()))
+        return math.prod(as_axes(next(iter(self.states(hidden_size).values()))))
 
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
         """The equations: from the input, the old states and the parameters, the output and the new states."""

@@ -16,13 +16,23 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
-from rnnc.cells import Cell, ElmanCell, GRUCell, LSTMCell, Parameter, ProjectedLSTMCell, ResetFirstGRUCell, Shape
+from rnnc.cells import (
+    Cell,
+    ElmanCell,
+    GRUCell,
+    LSTMCell,
+    Parameter,
+    ProjectedLSTMCell,
+    ResetFirstGRUCell,
+    Shape,
+    as_axes,
+)
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained_class
 from rnnc.checking.declarations import cell_from_dict, cell_to_dict, check_cell
 from rnnc.initializers import Uniform, default, started
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncWarning
-from rnnc.ir.lower import Direction, Stack
+from rnnc.ir.lower import Direction, Stack, with_axes
 from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
 
@@ -78,8 +88,11 @@ class Spec(PlainData):
 
     @property
     def states(self) -> dict[str, int]:
-        """Name -> width of each state, in the order of a call; its array is (num_layers * D, B, width)."""
-        return self.cell.states(self.hidden_size)
+        """Name -> width of each state, in the order of a call; its array is (num_layers * D, B, width).
+
+        The width of a state with several axes is their product.
+        """
+        return {name: math.prod(as_axes(size)) for name, size in self.cell.states(self.hidden_size).items()}
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name -> shape of every parameter, in PyTorch's order.
@@ -124,13 +137,15 @@ class Spec(PlainData):
     def _layer(self, width: int, suffix: str, reverse: bool) -> Direction:
         cell, size = self.cell, self.hidden_size
         parameters = cell.parameters(width, size, self.bias)
+        axes = {name: as_axes(declared) for name, declared in cell.states(size).items()}
+        several = {name: sizes for name, sizes in axes.items() if len(sizes) > 1}
         return Direction(
             suffix=suffix,
             parameters=parameters,
-            states=cell.states(size),
+            states=self.states,
             output_size=cell.output_size(size),
             reverse=reverse,
-            step=cell.step,
+            step=with_axes(cell.step, several) if several else cell.step,
             optional=tuple(name for name in cell.parameters(width, size, True) if name not in parameters),
         )
 

@@ -162,6 +162,7 @@ _MEANINGS = {
     "outer": "`a.T @ b`: the sum over rows of their outer products",
     "slice": "`a[start:stop]` along an axis",
     "concat": "the operands side by side along an axis",
+    "expand": "each run of `inner` columns, `size` times: `(n, inner)` as `(n, size, inner)`",
     "transpose": "`a.T` of a parameter",
     "permute": "`a` of parameters, its axes in another order",
     "reshape": "`a` of parameters, its numbers in another shape",
@@ -172,6 +173,8 @@ _MEANINGS = {
     "expm1": "`exp(a) - 1`, accurate near 0",
     "reduce_sum": "the sum over the last axis, kept with size 1",
     "reduce_max": "the largest of the last axis, kept with size 1",
+    "group_sum": "the sum over the middle axis of the columns as `(n, size, inner)`: `(n, inner)` are left",
+    "group_max": "the largest along the same axis",
     "reduce_rows": "the sum over the first axis of a matrix, kept with size 1 if `keep`",
 }
 """The ops whose scalar code is no formula that a reader would want: all others are elementwise and show theirs."""

@@ -41,6 +41,7 @@ from rnnc.ir.equations import (
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import Direction, Stack
 from rnnc.ir.shape_rules import BATCH
+from tests.random_grids import GRIDS, flat, grouped
 
 UNARY: Mapping[str, Callable[[Value], Value]] = {
     "neg": lambda a: -a,
@@ -79,7 +80,18 @@ BINARY: Mapping[str, Callable[[Value, Value], Value]] = {
     "gated": lambda a, b: sigmoid(a) * b + (1 - sigmoid(a)) * a,
     "concat": concat,
 }
-SPECIAL = ("linear", "linear_bias", "add_vector", "mul_vector", "half", "first", "computed", "computed_vector")
+SPECIAL = (
+    "linear",
+    "linear_bias",
+    "add_vector",
+    "mul_vector",
+    "half",
+    "first",
+    "computed",
+    "computed_vector",
+    "grid_vector",
+    *GRIDS,
+)
 
 Parameter = Callable[[str, tuple[int, ...]], Value]
 
@@ -105,9 +117,14 @@ def softmax(a: Value) -> Value:
 Recipe = tuple[str, int, int, int]
 """What to make, from which two values so far, and a size."""
 
-RECIPES = st.tuples(
-    st.sampled_from([*UNARY, *BINARY, *SPECIAL]), st.integers(0, 99), st.integers(0, 99), st.integers(1, 5)
-)
+
+def recipes_of(*names: str) -> st.SearchStrategy[Recipe]:
+    """Recipes of these kinds."""
+    return st.tuples(st.sampled_from(names), st.integers(0, 99), st.integers(0, 99), st.integers(1, 5))
+
+
+RECIPES = recipes_of(*UNARY, *BINARY, *SPECIAL)
+GRID_RECIPES = recipes_of(*GRIDS, "grid_vector", "linear", "mul")
 
 
 @dataclass(frozen=True)
@@ -157,7 +174,13 @@ def _cook(number: int, what: str, a: Value, b: Value, size: int, kind: int, p: P
         return UNARY[what](a)
     if what == "concat" or what in BINARY and (width == other or 1 in (width, other)):
         return BINARY[what](a, b)
+    if what in GRIDS:
+        return GRIDS[what](a, b, size)
     match what:
+        case "grid_vector":  # a vector for each of some groups, and one of all units seen as a grid
+            groups = grouped(a, size)
+            whole = p(f"whole{number}", tuple(map(int, groups.shape[1:])))
+            return flat(groups * p(f"vector{number}", (int(groups.shape[-1]),)) + tanh(groups * whole))
         case "linear":
             return linear(a, p(f"weight{number}", (size, width)))
         case "linear_bias":
@@ -186,14 +209,14 @@ def _made(number: int, kind: int, rows: int, columns: int, p: Parameter) -> Valu
 
 
 @st.composite
-def stacks(draw: st.DrawFn, dtype: str = "float64") -> Stack:
+def stacks(draw: st.DrawFn, dtype: str = "float64", recipe: st.SearchStrategy[Recipe] = RECIPES) -> Stack:
     """One or two layers in one or two directions, each of its own random cell with the same states."""
-    widths = dict(zip("hcs", draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)), strict=False))
+    widths = dict(zip("hcs", draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)), strict=False))
     directions = draw(st.integers(1, 2))
     input_size = width = draw(st.integers(1, 4))
     layers = []
     for k in range(draw(st.integers(1, 2))):
-        recipes = draw(st.lists(RECIPES, max_size=7))
+        recipes = draw(st.lists(recipe, max_size=7))
         picks = draw(st.lists(st.integers(0, 99), min_size=len(widths) + 1, max_size=len(widths) + 1))
         cell = RandomCell(recipes, widths, draw(st.integers(1, 5)), picks)
         layers.append(tuple(layer_of(cell, width, f"_l{k}{suffix}") for suffix in ("", "_reverse")[:directions]))

@@ -25,7 +25,7 @@ from rnnc.ir.lower import Direction, Stack, lower
 from tests.cases import TOLERANCE, error
 from tests.forward_calls import run_stack
 from tests.networks import CELLS, Feeds, data_of, lengths_of, parameters_of, stack_of
-from tests.random_cells import stacks
+from tests.random_cells import GRID_RECIPES, stacks
 
 STEPS, BATCH = 5, 4
 
@@ -61,6 +61,12 @@ def test_random_cells(stack: Stack) -> None:
     assert_llvm_is_right(stack)
 
 
+@settings(max_examples=20)
+@given(stacks(recipe=GRID_RECIPES))
+def test_random_cells_of_several_axes(stack: Stack) -> None:
+    assert_llvm_is_right(stack)
+
+
 # ------------------------------------------------------------------------------------------ plans
 
 
@@ -70,8 +76,13 @@ def columns(place: Place, width: int) -> set[int]:
 
 def reads(phase: Phase) -> list[tuple[Place, int]]:
     """Places a phase reads, with their widths."""
-    loads = [(place, int(family.shape[-1])) for family, place in phase.loads.items()]
+    loads = [(place, read_columns(place) or int(family.shape[-1])) for family, place in phase.loads.items()]
     return loads + [(feed.lhs, feed.inner) for feed in phase.feeds]
+
+
+def read_columns(place: Place) -> int:
+    """The columns that a grid covers; 0 for a place that is read one column after the other."""
+    return sum((size - 1) * step for size, step in place.grid) + 1 if place.grid else 0
 
 
 def assert_all_is_written_before_it_is_read(made: Plan) -> None:

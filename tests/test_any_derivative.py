@@ -13,7 +13,7 @@ from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
 from rnnc.ir.lower import Stack, lower
-from tests.random_cells import stacks
+from tests.random_cells import GRID_RECIPES, stacks
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """Relative to the largest number of an array: random cells are far worse conditioned than real ones."""
@@ -56,6 +56,21 @@ CALLS = {
 @given(**CALLS)
 def test_reverse_mode(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
     check("vjp", stack, steps, rows, ragged, seed)
+
+
+@settings(max_examples=10)
+@given(**CALLS | {"stack": stacks(recipe=GRID_RECIPES)})
+def test_reverse_mode_of_several_axes(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
+    check("vjp", stack, steps, rows, ragged, seed)
+
+
+@pytest.mark.rare
+@settings(max_examples=6)
+@given(**CALLS | {"stack": stacks(recipe=GRID_RECIPES)}, mode=st.sampled_from(["jvp", "hvp"]))
+def test_other_modes_of_several_axes(
+    stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int, mode: str
+) -> None:
+    check(mode, stack, steps, rows, ragged, seed)
 
 
 @pytest.mark.rare

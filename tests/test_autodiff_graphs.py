@@ -318,6 +318,15 @@ EXAMPLES: dict[str, list[Build]] = {
     "permute": [applied("permute", ((4, 3, 2), False), axes=axes) for axes in ("1x2x0", "0x2x1")],
     "reshape": [applied("reshape", ((4, 3, 2), False), shape=shape) for shape in ("4x6", "24", "2x3x4")],
     "concat": [pieces(-1, B3, True), pieces(-1, B3, False), pieces(0, (2, 3), False), pieces(0, (2,), False)],
+    **{
+        op: [
+            applied(op, (("B", 12), True), size=3, inner=2),
+            applied(op, (("B", 12), False), size=4, inner=1),
+            applied(op, ((2, 12), False), size=3, inner=4),
+            applied(op, ((12,), False), size=2, inner=3),
+        ]
+        for op in ("expand", "group_sum", "group_max")
+    },
     "reduce_sum": [applied("reduce_sum", (shape, timed)) for shape in (B3, ("B", 1)) for timed in (True, False)],
     "reduce_max": [applied("reduce_max", (shape, timed)) for shape in (B3, ("B", 1)) for timed in (True, False)],
     "reduce_rows": [applied("reduce_rows", (B3, True), keep=keep) for keep in (True, False)]

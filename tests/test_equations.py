@@ -73,6 +73,21 @@ SPELLINGS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "np.sum": lambda v, w, m: np.sum(v, axis=-1, keepdims=True) + w.mean(-1, keepdims=True),
     "np.max": lambda v, w, m: np.max(v, axis=1, keepdims=True) - w.min(axis=-1, keepdims=True),
     "np.matmul": lambda v, w, m: np.matmul(v, m) * 1.0,
+    "v[:, None, :]": lambda v, w, m: (v[:, :, None] - w[:, None, :]).sum(axis=2, keepdims=False),
+    "v[..., None]": lambda v, w, m: (v[..., None] * w[..., None, :]).max(axis=1, keepdims=False),
+    "reshape": lambda v, w, m: (v.reshape(-1, 2, 3) + w[:, 0:2, None]).reshape(-1, 6),
+    "reshape twice": lambda v, w, m: (v.reshape(-1, 2, 3) * 2).reshape((-1, 3, 2)).min(axis=2, keepdims=False),
+    "mean of an axis": lambda v, w, m: v.reshape(-1, 3, 2).mean(axis=1, keepdims=True).reshape(-1, 2),
+    "three axes": lambda v, w, m: (
+        v.reshape(-1, 3, 1, 2) + w.reshape(-1, 1, 2, 3)[:, :, :, :, None].max(axis=3, keepdims=False)
+    ).reshape(-1, 12),
+    "matrices of rows": lambda v, w, m: np.matmul(v.reshape(-1, 2, 3), w.reshape(-1, 3, 2)).reshape(-1, 4),
+    "matrices of heads": lambda v, w, m: (v.reshape(-1, 2, 1, 3) @ w.reshape(-1, 2, 3, 1)).reshape(-1, 2),
+    "first axis cut": lambda v, w, m: v.reshape(-1, 3, 2)[:, 1:].reshape(-1, 4),
+    "joined": lambda v, w, m: np.concatenate([v.reshape(-1, 2, 3), w[:, None, 3:]], axis=1).reshape(-1, 9),
+    "a mask of axes": lambda v, w, m: np.where(v[:, :, None] > w[:, None, :], 1.0, w[:, None]).sum(
+        axis=1, keepdims=False
+    ),
     "np.logical_and": lambda v, w, m: np.where(np.logical_and(v > 0, np.less(w, v)), v, w),
 }
 
@@ -215,7 +230,19 @@ REFUSED: list[tuple[Callable[[], Any], tuple[str, ...]]] = [
     (lambda: V[1:3], ("v[1:3]", "v[:, a:b]")),
     (lambda: V[:, ::2], ("v[:, ::2]", "step")),
     (lambda: V[V > 0], ("where(condition",)),
-    (lambda: V[:, None], ("None",)),
+    (lambda: V[None], ("None", "batch")),
+    (lambda: V.reshape(2, 3), ("v.reshape(2, 3)", "batch", "-1")),
+    (lambda: V.reshape(-1, 4, 2), ("v.reshape(-1, 4, 2)", "product 6")),
+    (lambda: V[:, :, None] + V[:, :4, None], ("'B', 6, 1", "'B', 4, 1", "axis -2")),
+    (lambda: V.reshape(-1, 2, 3) + V, ("'B', 2, 3", "None")),
+    (lambda: V.reshape(-1, 2, 3).sum(axis=0), ("v.sum(axis=0)", "rows are independent")),
+    (lambda: V.reshape(-1, 2, 3)[:, :, 1:3], ("only the first", "before v.reshape")),
+    (lambda: V.reshape(-1, 2, 3) @ V.reshape(-1, 2, 3), ("('B', 2, 3)", "(B, K, N)")),
+    (lambda: eq.linear(V.reshape(-1, 2, 3), M), ("v.reshape(-1, m * n)", "matvec")),
+    (lambda: eq.matvec(V, W), ("matvec", "(B, M, N)")),
+    (lambda: eq.outer(V, 2.0), ("outer", "float")),  # type: ignore[arg-type]
+    (lambda: eq.concat(V.reshape(-1, 2, 3), V.reshape(-1, 2, 3)), ("concat", "axis=1")),
+    (lambda: V.reshape(-1, 6, 1) * M.reshape(8, 3), ("'B', 6, 1", "(8, 3)", "axis -2")),
     (lambda: V[:, 3:3], ("3:3", "no element")),
     (lambda: V[:, :, 0:1], ("3 indices",)),
     (lambda: V[:, 0.5:2], ("0.5:2", "float")),  # type: ignore[misc]
@@ -292,7 +319,29 @@ GROUPS: dict[str, list[Part]] = {
         lambda z, x, p: eq.linear(z, eq.softmax(p.square)) + eq.linear(z, eq.softmax(p.square.T).T),
         lambda z, x, p: z + eq.concat(p.vector[4:], p.vector[:4]),
     ],
+    "grids": [
+        lambda z, x, p: eq.concat(eq.matvec(grid(z), z[:, 4:]), eq.vecmat(z[:, 1:3], grid(z)), z[:, :2]),
+        lambda z, x, p: (eq.softmax(grid(z)) * eq.outer(z[:, 3:5], p.vector[:4])).reshape(-1, 8),
+        lambda z, x, p: (grid(z) * p.vector.reshape(2, 4) + grid(z).max(axis=1)).reshape(-1, 8),
+        lambda z, x, p: (z[:, :, None] * eq.tanh(p.square) + p.vector[:, None] * p.vector).mean(axis=2, keepdims=False),
+        lambda z, x, p: eq.concat(*[(grid(z) @ z.reshape(-1, 4, 2)).reshape(-1, 4)] * 2),
+        lambda z, x, p: eq.where(grid(z) > p.vector[2:6], grid(z), grid(z).mean(axis=1)).reshape(-1, 8) % 0.7,
+        lambda z, x, p: eq.concat(grid(z)[:, 1:], grid(z).split(2, axis=1)[0], axis=1).reshape(-1, 8) * 0.5,
+        lambda z, x, p: (
+            (z.reshape(-1, 2, 2, 2)[..., None] - z[:, None, None, None, 6:])
+            .min(axis=3)
+            .mean(axis=-1)
+            .reshape(-1, 4)
+            .sum()
+            * z
+        ),
+    ],
 }
+
+
+def grid(z: Value) -> Value:
+    """(B, 8) as (B, 2, 4)."""
+    return z.reshape(-1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -352,6 +401,8 @@ def test_every_elementwise_op_can_be_written() -> None:
             except (TypeError, ValueError):
                 continue
     _ = v**w, v + w, v - w, v / w, -v, abs(v)
+    grid = v.reshape(-1, 2, int(v.shape[-1]) // 2)
+    _ = grid.sum(axis=1), grid.max(axis=1)
     reached = {node.op for node in graph.nodes}
     assert {op.name for op in OPS.values() if op.kind in (Kind.ELEMENTWISE, Kind.REDUCE)} <= reached
 

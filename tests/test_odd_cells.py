@@ -15,7 +15,7 @@ import pytest
 
 import rnnc
 from rnnc.backends.cuda.emulator import find_compiler
-from rnnc.ir.equations import Value, concat, greater, linear, mean, select, sigmoid, tanh
+from rnnc.ir.equations import Value, concat, greater, linear, mean, select, sigmoid, stop_gradient, tanh
 
 Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, dict[str, Value]]]
 
@@ -187,3 +187,35 @@ def assert_agrees(spec: rnnc.Recurrent, backend: str, calls: tuple[tuple[int, in
 
 def as_tuple(state: object) -> tuple[object, ...]:
     return state if isinstance(state, tuple) else (state,)
+
+
+@dataclass(frozen=True)
+class HalfRead(rnnc.Cell):
+    """Reads half of x where a gradient flows, and all of it where none does: to the other half goes no adjoint."""
+
+    name: ClassVar[str] = "half_read"
+
+    def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        return {"w": (hidden_size, input_size // 2), "o": (2, hidden_size)}
+
+    def output_size(self, hidden_size: int) -> int:
+        return 2
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
+        read = x.split(2)[0] + stop_gradient(x.max())
+        h = tanh(linear(read, p.w) + state.h)
+        return linear(h, p.o), {"h": h}
+
+
+@pytest.mark.parametrize("lengths", (None, [3, 1]))
+def test_a_direction_whose_output_nobody_differentiates(lengths: list[int] | None) -> None:
+    spec = rnnc.Recurrent(HalfRead(), 4, 3, num_layers=2, bidirectional=True, dtype="float64")
+    params, x = spec.init(seed=0), np.random.default_rng(0).standard_normal((3, 2, 4))
+    found = []
+    for backend in ("reference", "llvm"):
+        (output, _), pullback = rnnc.vjp(spec, backend=backend)(params, x, lengths=lengths)
+        found.append(pullback(output))
+    for name, gradient in found[0][0].items():
+        np.testing.assert_allclose(found[1][0][name], gradient, rtol=0, atol=1e-12, err_msg=name)
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=0, atol=1e-12)
+    assert not found[1][0]["o_l0_reverse"].any() and found[1][0]["o_l0"].any()

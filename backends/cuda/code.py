@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from textwrap import indent
 
-from rnnc.backends.cuda.emit.batched import emit_map, emit_reduction
+from rnnc.backends.cuda.emit.batched import emit_map, emit_reduction, reduction_threads
 from rnnc.backends.cuda.emit.kernel import Kernel
 from rnnc.backends.cuda.emit.packs import PACK_PRELUDE, Pack, pack_kernel
 from rnnc.backends.cuda.emit.prelude import PRELUDE
@@ -194,7 +194,7 @@ def _batched(code: GpuCode, phase: Phase, per_sequence: bool) -> Iterator[Comman
     name = f"map_{phase.name}"
     if phase.sums:
         kernel = code.add(emit_reduction(phase, name, code.dtype))
-        yield Map(kernel, 32, per_sequence)
+        yield Map(kernel, reduction_threads(phase), per_sequence)
         return
     targets = _direct(phase)
     sums: Buffer | None = None

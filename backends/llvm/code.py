@@ -225,7 +225,11 @@ class LlvmCode:
 
 
 def _phase_line(p: PackedPhase) -> str:
-    """A phase: its tile, its accumulators and its loops."""
+    """A phase: its tile, its accumulators and its loops; or its grid."""
+    if p.phase.axes:
+        axes = " x ".join(map(str, p.phase.axes))
+        sums = f"{len(p.phase.sums)} reductions"
+        return f"phase {p.phase.name}: {p.phase.width} units as {axes}, in vectors of {p.tile.lanes}, {sums}"
     return (
         f"phase {p.phase.name}: {p.phase.width} units in {p.tile.panels(p.phase.width)} panels of {p.tile.units}, "
         f"up to {p.tile.rows} rows, {len(p.phase.accumulators)} accumulators, "

@@ -60,7 +60,7 @@ def _accesses(phase: Phase, step: int) -> Iterator[Access]:
     for feed in phase.feeds:
         yield Access(feed.lhs, _moment(feed.lhs, step), False, None)
     for family, place in phase.loads.items():
-        own = not phase.sums and family.shape[-1] == phase.width
+        own = not phase.sums and family.shape[-1] == phase.width and not place.grid
         yield Access(place, _moment(place, step), False, (place.column, phase.width) if own else None)
     for family, place in phase.stores:
         own = not phase.sums and family not in phase.sums

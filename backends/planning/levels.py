@@ -10,10 +10,12 @@ computed in registers. A value read across a barrier gets a buffer, and nothing 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 
+from rnnc.backends.planning.grids import are_alike, group_bounds, is_group
 from rnnc.backends.planning.phases import PhaseBuilder
 from rnnc.backends.planning.plan import Phase, Place, Space
 from rnnc.backends.planning.reading import Read, Reading
@@ -152,35 +154,62 @@ def _place_concat(group: Group, family: Family, storage: Storage) -> list[Copy]:
 
 # ---- phases
 
-Key = tuple[int, bool, int]
-"""What one phase computes: level, whether it reduces over units, width."""
+Key = tuple[int, int, int]
+"""What one phase computes: level, the number of its reductions over units that can be walked together (0: it has none),
+width."""
 
 
 def phases_of(group: Group, level: Level, copies: Sequence[Copy], storage: Storage) -> list[Phase]:
     """One phase for each level and width that stores something."""
     values, stored = _by_key(group, level, storage), _copies_by_key(group, level, copies)
+    at_once = {
+        (at, 0, width) for at, number, width in values if number == 1 and _walked_at_once(group, values, at, width)
+    }
     phases = []
     for number, key in enumerate(sorted(values.keys() | stored.keys())):
         at, reduces, width = key
+        tiles = (at, 0, width)
         computed = set(values.get(key, ()))
         if reduces:  # what a sum reads is computed on the way, even if the tiles of this level compute it too
-            computed.update(values.get((at, False, width), ()))
-        roots = [f for f in values.get(key, ()) if reduces or storage.targets(f)]
-        if roots or key in stored:
+            computed.update(values.get(tiles, ()))
+        roots = [f for f in values.get(key, ()) if reduces or key not in at_once and storage.targets(f)]
+        copied = stored.get(key, []) if key not in at_once else []
+        if reduces == 1 and tiles in at_once:
+            roots += [f for f in values.get(tiles, ()) if storage.targets(f)]
+            copied = stored.get(tiles, [])
+        if roots or copied:
             builder = PhaseBuilder(group.reading, storage, group.loop, f"{group.name}{number}", width, computed)
-            phases.append(builder.build(roots, stored.get(key, ())))
+            phases.append(builder.build(roots, copied))
     return phases
 
 
 def _by_key(group: Group, level: Level, storage: Storage) -> dict[Key, list[Family]]:
     found: dict[Key, list[Family]] = defaultdict(list)
+    bounds: dict[Key, frozenset[int]] = defaultdict(frozenset)
     for family in group.members:
         if family.op == "concat" or (group.reading.inline_scalar(family) and not storage.targets(family)):
             continue
-        reduces = family.spec.kind is Kind.REDUCE
-        width = int(family.inputs[0].shape[-1]) if reduces else int(family.shape[-1])
-        found[level[family], reduces, width].append(family)
+        if family.spec.kind is not Kind.REDUCE:
+            found[level[family], 0, int(family.shape[-1])].append(family)
+            continue
+        width, own = int(family.inputs[0].shape[-1]), group_bounds(family)
+        keys = ((level[family], number, width) for number in count(1))
+        key = next(key for key in keys if are_alike(bounds[key] | own))
+        bounds[key] |= own
+        found[key].append(family)
     return dict(found)
+
+
+def _walked_at_once(group: Group, values: Mapping[Key, list[Family]], at: int, width: int) -> bool:
+    """Whether what a level stores is computed with its reductions: units on a grid, of which none is a product's.
+
+    Such values are wide, as matrices of each row are, and a second pass over them costs more than all arithmetic.
+    """
+    reading, stored = group.reading, values.get((at, 0, width), [])
+    reductions = values[at, 1, width]
+    repeated = any(reading.addressed(i) for f in (*reductions, *stored) for i in f.inputs)
+    grids = repeated or any(map(is_group, reductions))
+    return grids and not any(map(reading.has_product, stored))
 
 
 def _copies_by_key(group: Group, level: Level, copies: Sequence[Copy]) -> dict[Key, list[Copy]]:
@@ -188,5 +217,5 @@ def _copies_by_key(group: Group, level: Level, copies: Sequence[Copy]) -> dict[K
     for family, place in copies:
         base = group.reading.base(family)[0]
         at = level[base] + 1 if base in group.inside else 0
-        found[at, False, int(family.shape[-1])].append((family, place))
+        found[at, 0, int(family.shape[-1])].append((family, place))
     return dict(found)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from rnnc.backends.planning.grids import are_alike, axes_between, bounds_of, expanded, group_bounds
 from rnnc.backends.planning.plan import Feed, Phase, Place, Weight
 from rnnc.backends.planning.reading import Reading
 from rnnc.backends.planning.storage import Copy, Storage
@@ -42,9 +44,21 @@ class PhaseBuilder:
                 self.done.add(family)
                 self._load(family)
             self.phase.stores.append((family, place))
+        self.phase.axes = self._axes()
         for place, inner, blocks in self.feeds:
             self.phase.feeds.append(Feed(place, inner, tuple(blocks.items())))
         return self.phase
+
+    def _axes(self) -> tuple[int, ...]:
+        """The axes of a phase that is walked as a grid: those of its reductions, and of the reads that fit them."""
+        if self.feeds:
+            return ()
+        bounds = frozenset[int]().union(*map(group_bounds, self.phase.sums))
+        for place in self.phase.loads.values():
+            more = bounds_of(size for size, _ in place.grid)
+            if are_alike(bounds | more):
+                bounds |= more
+        return axes_between(self.phase.width, bounds) if bounds else ()
 
     def _need(self, family: Family, compute: bool = False) -> Calls:
         """Makes a value available in registers."""
@@ -67,6 +81,10 @@ class PhaseBuilder:
         products = [i for i in family.inputs if self.reading.absorbed(i)] if family.op == "add" else []
         if self.reading.product(family):
             products = [family]
+        if family.op == "expand":  # that somebody needs as columns
+            grid = expanded(((int(family.inputs[0].shape[-1]), 1),), family.attr("size"), family.attr("inner"))
+            self.phase.loads[family] = replace(self._where(family.inputs[0]), grid=grid or ())
+            return
         if not products:
             for operand in family.inputs:
                 yield self._need(operand)
@@ -110,4 +128,4 @@ class PhaseBuilder:
         place = (self.storage.over_time if away else self.storage.places).get(base)
         if place is None:
             raise BackendError(f"{family!r} has no place to be read from")
-        return Place(place.buffer, place.column + column, place.previous)
+        return Place(place.buffer, place.column + column, place.previous, self.reading.grid(family))

@@ -232,7 +232,7 @@ class _Placer:
         return any(map(self._read_itself_late, parts))
 
     def _read_itself_late(self, part: Family) -> bool:
-        views = [r for r in self.reading.readers[part] if r.op in ("slice", "concat", "carry")]
+        views = [r for r in self.reading.readers[part] if r.op in ("slice", "expand", "concat", "carry")]
         readers = self.reading.readers[part] + [r for v in views for r in self.reading.readers[v]]
         return any(r in self.halves.values or r.spec.kind is Kind.OUTER for r in readers)
 

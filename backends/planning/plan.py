@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from rnnc.backends.planning.grids import Grid, is_group
 from rnnc.ir.families import Family
 from rnnc.ir.program import Program
 
@@ -48,15 +49,18 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Place:
-    """Columns of a buffer. previous: the value of the step before (STATE only)."""
+    """Columns of a buffer. previous: the value of the step before (STATE only). grid: how they are read, if not one
+    after the other."""
 
     buffer: Buffer
     column: int = 0
     previous: bool = False
+    grid: Grid = ()
 
     def __str__(self) -> str:
         column = f"+{self.column}" if self.column else ""
-        return f"{self.buffer.name}{column}{'[previous]' if self.previous else ''}"
+        grid = ", ".join(f"{size}:{step}" for size, step in self.grid)
+        return f"{self.buffer.name}{column}{'[previous]' if self.previous else ''}{f' as ({grid})' if grid else ''}"
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,12 @@ class Phase:
     width: number of units. accumulators: values that are sums of matmuls; they start at the terms in `initial`
     (loads and vectors), and the terms in `late` (computed in this phase) are added in the epilogue.
     values: what the epilogue computes, in order. sums: reductions over units, one number a row.
-    vectors: time-free operands, one number a unit.
+    vectors: time-free operands, one number a unit. axes: of the units, if the phase walks them as a grid.
     """
 
     name: str
     width: int
+    axes: tuple[int, ...] = ()
     accumulators: list[Family] = field(default_factory=list)
     initial: dict[Family, list[Family]] = field(default_factory=dict)
     late: dict[Family, list[Family]] = field(default_factory=dict)
@@ -209,7 +214,8 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _phase_lines(phase: Phase, rows: str) -> Iterator[str]:
-    yield f"  phase {phase.name}: {phase.width} units, {rows}"
+    axes = f" ({' x '.join(map(str, phase.axes))})" if phase.axes else ""
+    yield f"  phase {phase.name}: {phase.width} units{axes}, {rows}"
     for feed in phase.feeds:
         targets = ", ".join(phase.accumulators[a].name for a, _ in feed.blocks)
         yield f"    for k < {feed.inner}: {targets} += {feed.lhs}[k] * packed weights"
@@ -222,6 +228,7 @@ def _phase_lines(phase: Phase, rows: str) -> Iterator[str]:
         operands = [value, *phase.late[value]] if value in phase.late else list(value.inputs)
         yield f"    {value.name:<6} = {value.op}({', '.join(i.name for i in operands)})"
     for value in phase.sums:
-        yield f"    {value.name:<6} = {value.op} over units of {value.inputs[0].name}"
+        over = "units" if not is_group(value) else f"groups of {value.attr('size')}, {value.attr('inner')} apart,"
+        yield f"    {value.name:<6} = {value.op} over {over} of {value.inputs[0].name}"
     for family, place in phase.stores:
         yield f"    store {family.name} -> {place}"

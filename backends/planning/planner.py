@@ -114,20 +114,31 @@ def _check_rows(phases: Iterable[Phase]) -> None:
 
 
 def _decide_doubles(states: list[State], steps: list[Phase]) -> None:
-    """A state may be overwritten in place if only the phase that writes it reads it, unit by unit."""
+    """A state may be overwritten in place if only the phase that writes it reads it, unit by unit.
+
+    Phases that walk a grid may also read it before it is written.
+    """
     for state in states:
-        stores = [family for phase in steps for family, place in phase.stores if place.buffer is state.buffer]
-        in_parts = any(family.shape[-1] != state.buffer.width for family in stores)
-        for phase in steps:
-            writes = any(p.buffer is state.buffer for _, p in phase.stores)
+        stores = [(n, family) for n, phase in enumerate(steps) for family in _stored(phase, state)]
+        first = min((n for n, _ in stores), default=0)
+        in_parts = any(family.shape[-1] != state.buffer.width for _, family in stores)
+        for number, phase in enumerate(steps):
+            writes = any(family not in phase.sums for family in _stored(phase, state))
             feeds = any(f.lhs.buffer is state.buffer and f.lhs.previous for f in phase.feeds)
             reads = any(p.buffer is state.buffer and p.previous for p in phase.loads.values())
             other = any(
-                place.buffer is state.buffer and (place.column or family.shape[-1] != phase.width)
+                place.buffer is state.buffer and (place.column or place.grid or family.shape[-1] != phase.width)
                 for family, place in phase.loads.items()
             )  # columns that another unit writes
-            if feeds or (reads and (not writes or in_parts or other or phase.sums)):
+            before = bool(phase.axes) and number < first
+            sums = phase.sums and not phase.axes
+            if feeds or (reads and not before and (not writes or in_parts or other or sums)):
                 state.buffer.double = True
+
+
+def _stored(phase: Phase, state: State) -> list[Family]:
+    """What a phase writes of a state."""
+    return [family for family, place in phase.stores if place.buffer is state.buffer]
 
 
 # ---- sums over rows

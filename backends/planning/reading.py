@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from rnnc.backends.planning.grids import Grid, expanded
 from rnnc.backends.planning.plan import Weight
 from rnnc.ir.deep import Calls, run
 from rnnc.ir.errors import BackendError
@@ -114,11 +115,39 @@ class Reading:
             return False
         if self.product(family):
             return not self.absorbed(family)
-        return family.op != "slice"
+        return family.op != "slice" and not self.addressed(family)
+
+    def addressed(self, family: Family) -> bool:
+        """An `expand` that its readers solve by addressing: they read what it repeats, with a step for each axis."""
+        while self._only_read_as_grid(family):
+            family = family.inputs[0]
+            if family.op != "expand" or self.time_free(family):
+                return True
+        return False
+
+    def _only_read_as_grid(self, family: Family) -> bool:
+        if family.op != "expand" or self.time_free(family) or family in self._outputs or self._grid(family) is None:
+            return False
+        kinds = (Kind.ELEMENTWISE, Kind.REDUCE)
+        return all(r.spec.kind in kinds or self._only_read_as_grid(r) for r in self.readers[family])
+
+    def _grid(self, family: Family) -> Grid | None:
+        """An `expand` as a grid over what it repeats, also if that is one."""
+        operand = family.inputs[0]
+        inside: Grid | None = ((int(operand.shape[-1]), 1),)
+        if operand.op == "expand" and not self.time_free(operand):
+            inside = self._grid(operand)
+        return None if inside is None else expanded(inside, family.attr("size"), family.attr("inner"))
+
+    def grid(self, family: Family) -> Grid:
+        """How the columns of `base` are read: () for one after the other."""
+        return (self._grid(family) or ()) if self.addressed(family) else ()
 
     def base(self, family: Family) -> tuple[Family, int]:
-        """The value a slice is a view of, and its first column there."""
+        """The value a slice or an addressed `expand` is a view of, and its first column there."""
         column = 0
+        while self.addressed(family):
+            family = family.inputs[0]
         while family.op == "slice" and not self.product(family) and not self.time_free(family):
             if family.attr("axis") != -1:
                 raise BackendError(f"{family!r}: compiled code slices the last axis only")
@@ -146,7 +175,7 @@ class Reading:
         if reader.spec.kind is Kind.REDUCE:
             barrier = self.has_product(base)
         else:
-            barrier = narrow or reader.op == "concat"
+            barrier = narrow or reader.op in ("concat", "expand")
         return Read(base, barrier or not whole or base.op == "concat" or base.spec.kind is Kind.REDUCE)
 
     def inline_scalar(self, family: Family) -> bool:
@@ -166,8 +195,9 @@ class Reading:
             found = bool(self.product(family)) or any(self.absorbed(i) for i in family.inputs)
             if not found and family.spec.kind is Kind.ELEMENTWISE:
                 for operand in family.inputs:
-                    yield self._find_product(operand)
-                    found = found or self._has_product[operand]
+                    if self.loop_of.get(operand) == self.loop_of.get(family):  # else it is read from a buffer
+                        yield self._find_product(operand)
+                        found = found or self._has_product[operand]
         self._has_product[family] = found
 
 

@@ -7,8 +7,8 @@
     %8 = slice(%b) {start=4, stop=8}
     %6 = add(matmul(%x, %7), %8) : [B, 4]
 
-Only through values that nobody reads whole, so no work is done twice. `gate_fusion` joins the matmuls again,
-by the loop they are in.
+Only through values that nobody reads whole, so no work is done twice. A part of an adjoint may be zeros that nothing
+reaches; products and sums of such are zeros. `gate_fusion` joins the matmuls again, by the loop they are in.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ def sink_slices(graph: Graph) -> Graph:
     made: dict[Columns, Node] = {}
 
     def rule(result: Graph, node: Node, new: Mapping) -> Node | None:
+        if _is_nothing(node, new):
+            return result.zeros(node.shape, node.step)
         if node.op != "slice" or node.attr("axis") != -1:
             return None
         columns = _seen_through((node.inputs[0], node.attr("start"), node.attr("stop")))
@@ -38,6 +40,14 @@ def sink_slices(graph: Graph) -> Graph:
         return result.spread(narrow, node.shape, node.step)
 
     return rebuild(graph, rule)
+
+
+def _is_nothing(node: Node, new: Mapping) -> bool:
+    """A product or a sum of zeros that are no number but the part of an adjoint that nothing reaches."""
+    zeros = [new[operand].op == "zeros" for operand in node.inputs]
+    if node.spec.products:
+        return zeros[0] or (node.op == "outer" and zeros[1])
+    return node.op in ("tsum", "reduce_rows", "reduce_sum", "group_sum", "expand") and all(zeros)
 
 
 def _read_whole(graph: Graph) -> set[Node]:
@@ -75,9 +85,14 @@ def _narrow(graph: Graph, columns: Columns, new: Mapping, whole: set[Node], made
                 operands.append(made[part_of])
             else:  # broadcast (a number, a row scalar): it stays
                 operands.append(new[operand])
-        made[columns] = graph.add(node.op, operands)
+        made[columns] = graph.add(node.op, [_at_step(graph, operand, node.step) for operand in operands])
     else:
         made[columns] = graph.slice(new[node], -1, start, stop)
+
+
+def _at_step(graph: Graph, operand: Node, step: int | None) -> Node:
+    """Zeros, that a part of a value of a step may be, belong to that step: what is made of them does."""
+    return graph.zeros(operand.shape, step) if operand.op == "zeros" and operand.step is None else operand
 
 
 def _seen_through(columns: Columns) -> Columns:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rnnc import initializers
-from rnnc.cells import Cell
+from rnnc.cells import Cell, as_axes
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.references import reference, resolve
@@ -30,8 +30,9 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> Non
             raise ArgumentError(f"{who}: the shape of {name} must be a tuple of one or two sizes, got {shape!r}")
         for size in shape:
             checks.integer(f"{who}: a size of {name}", size, 1)
-    for name, width in states.items():
-        checks.integer(f"{who}: the width of state {name}", width, 1)
+    for name, declared in states.items():
+        for width in as_axes(declared) or (0,):
+            checks.integer(f"{who}: the width of state {name}", width, 1)
     checks.integer(f"{who}: output_size", cell.output_size(hidden_size), 1)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from rnnc.backends.reference import interpreter
 
-MOVES = ("carry", "slice", "concat", "transpose", "permute", "reshape")
+MOVES = ("carry", "slice", "concat", "expand", "transpose", "permute", "reshape")
 """Ops whose results are numbers they have read."""
 
-SUMS = ("matmul", "outer", "reduce_sum", "reduce_mean", "reduce_rows")
+SUMS = ("matmul", "outer", "reduce_sum", "reduce_mean", "reduce_rows", "group_sum")
 """Ops whose terms may cancel: their operands are moved, too."""
 
 

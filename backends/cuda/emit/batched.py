@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rnnc.backends.cuda.emit.equations import Addresses, Equations, Frame
 from rnnc.backends.cuda.emit.kernel import Kernel, Parameters, Size
-from rnnc.backends.cuda.emit.reductions import emit_row_reduction
+from rnnc.backends.cuda.emit.reductions import emit_grid_reductions, emit_row_reduction
 from rnnc.backends.cuda.emit.text import Text
 from rnnc.backends.planning.plan import Buffer, Phase, Place
 
@@ -31,11 +31,21 @@ def emit_map(phase: Phase, name: str, dtype: str, accumulators: Buffer | None) -
     return _kernel(name, text, parameters, MAP_THREADS)
 
 
+def reduction_threads(phase: Phase) -> int:
+    """Threads of a row of `emit_reduction`."""
+    return ROW_WARPS * 32 if phase.axes else 32
+
+
 def emit_reduction(phase: Phase, name: str, dtype: str) -> Kernel:
-    """One warp a row."""
+    """One warp a row; one block, where a phase walks a grid."""
     text, parameters = Text(), Parameters(dtype)
     start, rows = _sizes(parameters)
     equations = Equations(phase, text, Addresses(parameters, _written(phase)))
+    if phase.axes:
+        with text.block(f"for (int i = blockIdx.x; i < {rows}; i += gridDim.x)"):
+            text.line(f"const int row = {start} + i;")
+            emit_grid_reductions(equations, Frame("u", "row", "row % B"), ROW_WARPS * 32)
+        return _kernel(name, text, parameters, ROW_WARPS * 32)
     with text.block(f"for (int i = blockIdx.x * {ROW_WARPS} + threadIdx.x / 32; i < {rows}; "
                     f"i += gridDim.x * {ROW_WARPS})"):  # fmt: skip
         text.line(f"const int row = {start} + i;")

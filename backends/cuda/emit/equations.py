@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from rnnc.backends.cuda.emit.kernel import TIMED, Parameters, stride_of
 from rnnc.backends.cuda.emit.text import REALS, Scalars, Text
 from rnnc.backends.planning.plan import Phase, Place, Space
-from rnnc.ir.families import Family
+from rnnc.ir.families import Family, operands_first
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Addresses:
 
     def load(self, family: Family, place: Place, frame: Frame) -> str:
         """The expression of a loaded number; a mask is kept as 0 and 1."""
-        unit = None if family.shape[-1] == 1 else frame.unit
+        unit = None if family.shape[-1] == 1 else _column(place, frame.unit)
         pointer = self.pointer(place, frame, unit)
         read = f"__ldcg({pointer})" if place.buffer in self.fresh else f"__ldg({pointer})"
         return f"{read} != 0" if family.dtype == "bool" else read
@@ -60,6 +60,18 @@ class Addresses:
         """The expression of a value without a batch axis: one number a unit, or one for all."""
         name = self.parameters.use(family)
         return f"__ldg({name} + {frame.unit})" if family.shape and family.shape[-1] != 1 else f"__ldg({name})"
+
+
+def _column(place: Place, unit: str) -> str:
+    """The column that a unit reads, as C."""
+    if not place.grid:
+        return unit
+    terms, right = [], 1
+    for size, step in reversed(place.grid):
+        index = unit if right == 1 else f"{unit} / {right}"
+        terms += [f"{index} % {size} * {step}"] if step else []
+        right *= size
+    return " + ".join(reversed(terms))
 
 
 class Equations:
@@ -86,8 +98,13 @@ class Equations:
         for family, name in names.items():
             self.text.line(f"{name} = {self._read(family, frame)};")
 
-    def values(self, frame: Frame, known: Mapping[Family, str]) -> dict[Family, str]:
-        """Runs the equations; known: accumulators without their initial terms, and what has been loaded."""
+    def values(
+        self, frame: Frame, known: Mapping[Family, str], needed: Container[Family] | None = None
+    ) -> dict[Family, str]:
+        """Runs the equations; known: accumulators without their initial terms, and what has been loaded.
+
+        needed: the values wanted, with all that they are made of; None: all.
+        """
         made = dict(known)
         for accumulator in self.phase.accumulators:
             total = made[accumulator]
@@ -95,6 +112,8 @@ class Equations:
                 total = self.scalars.add(total, self._operand(term, frame, made))
             made[accumulator] = total
         for value in self.phase.values:
+            if needed is not None and value not in needed:
+                continue
             if value in self.phase.late:
                 operands = [made[value], *(self._operand(i, frame, made) for i in self.phase.late[value])]
             else:
@@ -111,6 +130,11 @@ class Equations:
             if family.dtype == "bool":
                 value = f"{value} ? {self.scalars.constant(1.0)} : {self.scalars.constant(0.0)}"
             self.text.line(f"*({self.addresses.pointer(place, frame, frame.unit, written=True)}) = {value};")
+
+    def reduced(self, family: Family, frame: Frame) -> str:
+        """What one sum over units reads, at one unit."""
+        needed = set(operands_first([family.inputs[0]]))
+        return self._operand(family.inputs[0], frame, self.values(frame, {}, needed))
 
     def summed(self, frame: Frame) -> list[str]:
         """What each sum over units reads, at one unit."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from rnnc.backends.cuda.emit.equations import Addresses, Equations, Frame
 from rnnc.backends.cuda.emit.kernel import VECTOR_BYTES, Counter, Kernel, Named, Parameters, Size, Weights, stride_of
-from rnnc.backends.cuda.emit.reductions import emit_row_reduction
+from rnnc.backends.cuda.emit.reductions import emit_grid_reductions, emit_row_reduction
 from rnnc.backends.cuda.emit.tensor_products import TensorProduct
 from rnnc.backends.cuda.emit.text import BYTES, REALS, Text
 from rnnc.backends.cuda.emit.warp_products import WarpProduct
@@ -253,7 +253,13 @@ class _Writer:
                 self._items(shape, equations)
 
     def _reduction(self, equations: Equations) -> None:
-        """Rows are dealt out to the warps of all slices."""
+        """Rows are dealt out to the warps of all slices, or to the slices, where the phase walks a grid."""
+        if equations.phase.axes:
+            start, step = ("slice", self.layout.slices) if self.layout.slices > 1 else ("0", 1)
+            with self.text.block(f"for (int r = {start}; r < count; r += {step})"):
+                self.text.line("const int row = first + r;")
+                emit_grid_reductions(equations, self._frame("row", "0"), self.layout.threads)
+            return
         warps = self.layout.threads // 32
         start, step = "threadIdx.x / 32", warps
         if self.layout.slices > 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rnnc.backends.llvm.asm.builder import Function, Val, vector
+from rnnc.backends.llvm.asm.builder import Function, Val, i64, vector
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.vectormath import VectorMath
 from rnnc.backends.llvm.packing.tile import Tile
@@ -77,6 +78,51 @@ class Epilogue:
         loaded = self.f.load(self.type, self.f.element(self.arg("vectors"), index, self.scalar), self.bytes)
         return self._as_kept(family, loaded)
 
+    def vector_from(self, family: Family, unit: Val, count: int) -> Val:
+        """A time-free operand from any unit on, `count` of them: at once if they lie side by side in the arena."""
+        f, lanes, each = self.f, self.tile.lanes, len(self.phase.vectors)
+        number = self.phase.vectors.index(family)
+        if each == 1 or self.phase.axes[-1] % lanes == 0:
+            index = f.add(f.mul(unit, each), number * lanes)
+            return f.load_lanes(self.type, f.element(self.arg("vectors"), index, self.scalar), count, self.bytes)
+
+        def place(unit: Val) -> Val:
+            panel, rest = f.udiv(unit, lanes), f.value("i64", f"urem {unit}, {lanes}")
+            return f.add(f.mul(panel, each * lanes), f.add(rest, number * lanes))
+
+        return self._by_lane([f.element(self.arg("vectors"), place(f.add(unit, n)), self.scalar) for n in range(count)])
+
+    def load_scattered(self, place: Place, row: Val, unit: Val, width: int) -> Val:
+        """A value that is read as a grid whose axes are not those of the phase: lane by lane."""
+        f, first = self.f, self.place_pointer(place, row, i64(0), 1)
+        pointers = []
+        for lane in range(self.tile.lanes):
+            left, column = f.minimum(f.add(unit, lane), i64(width - 1)), i64(0)
+            for size, step in reversed(place.grid):
+                column = f.add(column, f.mul(f.value("i64", f"urem {left}, {size}"), step))
+                left = f.udiv(left, size)
+            pointers.append(f.element(first, column, self.scalar))
+        return self._by_lane(pointers)
+
+    def _by_lane(self, pointers: Sequence[Val]) -> Val:
+        """One number a lane; lanes past the last pointer are zero."""
+        vector = Val(self.type, "zeroinitializer")
+        for lane, pointer in enumerate(pointers):
+            number = self.f.load(self.scalar, pointer, self.bytes)
+            vector = self.f.value(self.type, f"insertelement {vector}, {number}, i64 {lane}")
+        return vector
+
+    def all_lanes(self, family: Family, total: Val) -> Val:
+        """The lanes of a reduction combined, in every lane: their number is halved each time."""
+        assert family.spec.emit is not None
+        lanes = every = self.tile.lanes
+        while lanes > 1:
+            lanes //= 2
+            order = ", ".join(f"i32 {(n + lanes) % every}" for n in range(every))
+            turned = self.f.value(self.type, f"shufflevector {total}, {total}, <{every} x i32> <{order}>")
+            total = family.spec.emit(self.math, total, turned)
+        return total
+
     def load_at(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
         """A value kept in a buffer: a vector of units, or one number a row in all lanes."""
         return self._as_kept(family, self._load_floats(family, row, panel, v, lanes))
@@ -88,6 +134,9 @@ class Epilogue:
     def _load_floats(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
         place = self.phase.loads[family]
         width = int(family.shape[-1])
+        if place.grid:
+            unit = self.f.add(self.f.mul(panel, self.tile.units), v * self.tile.lanes)
+            return self.load_scattered(place, row, unit, width)
         pointer = self.place_pointer(place, row, panel, width)
         if width == 1:
             return self.f.splat(self.f.load(self.scalar, pointer, self.bytes), self.tile.lanes)

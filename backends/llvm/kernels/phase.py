@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
 from rnnc.backends.llvm.kernels.epilogue import Epilogue, number_of
+from rnnc.backends.llvm.kernels.grid_walk import GridWalk
 from rnnc.backends.llvm.kernels.unit_reductions import UnitReduction
 from rnnc.backends.llvm.packing.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
 from rnnc.backends.planning.plan import Feed, Phase, Space
@@ -42,7 +43,7 @@ class Stream:
 
 def emit_phase(phase: Phase, name: str, tile: Tile, dtype: str) -> Function:
     """The function of a phase."""
-    emitter = UnitReduction if phase.sums else _TilePhase
+    emitter = GridWalk if phase.axes else UnitReduction if phase.sums else _TilePhase
     return emitter(phase, name, tile, dtype).emit()
 
 
@@ -165,7 +166,7 @@ class _TilePhase(Epilogue):
         """Padded buffers are read whole; a caller's own array only as far as it goes, in the last panel too."""
         width, tail = self.phase.width, self.tile.tail(self.phase.width)
         padded = self.phase.loads[term].buffer.padded
-        if padded or not tail:
+        if padded or not tail or self.phase.loads[term].grid:
             return self.load_at(term, row, panel, v, self.tile.lanes)
         pointer = self.place_pointer(self.phase.loads[term], row, panel, width)
         pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)

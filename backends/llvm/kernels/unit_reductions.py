@@ -54,15 +54,9 @@ class UnitReduction(Epilogue):
         return self.f.select(lane_mask(self.tile.lanes, lanes), value, self._identity(family))
 
     def _store(self, family: Family, row: Val, total: Val) -> None:
-        """Combines the lanes, halving their number each time, and stores the result."""
-        f, lanes = self.f, self.tile.lanes
-        assert family.spec.emit is not None
-        while lanes > 1:
-            lanes //= 2
-            order = ", ".join(f"i32 {(n + lanes) % self.tile.lanes}" for n in range(self.tile.lanes))
-            turned = f.value(self.type, f"shufflevector {total}, {total}, <{self.tile.lanes} x i32> <{order}>")
-            total = family.spec.emit(self.math, total, turned)
-        first = f.value(self.scalar, f"extractelement {total}, i64 0")
+        """Combines the lanes and stores the result."""
+        f = self.f
+        first = f.value(self.scalar, f"extractelement {self.all_lanes(family, total)}, i64 0")
         for stored, place in self.phase.stores:
             if stored is family:
                 f.store(first, self.place_pointer(place, row, i64(0), 1), self.bytes)

@@ -81,6 +81,9 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
     Each step of k costs the largest of its fused multiply-adds, its loads, the latency of one accumulator, and the
     weights that come from the second-level cache; what is not the bottleneck still gets in its way a little.
     """
+    if phase.axes:  # a line of a grid is the last axis: no wider vectors than it fills
+        line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
+        return Tile(min(target.lanes(dtype), line), 1, 1, 1)
     loops = tuple((feed.inner, tuple(accumulator for accumulator, _ in feed.blocks)) for feed in phase.feeds)
     return _best(TileWork(phase.width, len(phase.accumulators), loops), target, target.lanes(dtype))
 
