@@ -1,0 +1,194 @@
+"""A compiled part of a file: a `rnnc.Network`, and how tensors of the file go into it and come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnc.graph import Graph
+from rnnc.network import Network
+from rnnc.onnx.building import Building
+from rnnc.onnx.ops.table import Given, Left
+from rnnc.onnx.parts import op_of
+from rnnc.onnx.places import Rows, into_rows, out_of_rows
+from rnnc.onnx.sizes import Dim, Size, static
+from rnnc.onnx.values import Filled, Known, Step, Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["CannotCompile", "Segment", "built"]
+
+
+class CannotCompile(Exception):
+    """A step that cannot be in this network. later: a network behind it may hold it."""
+
+    def __init__(self, step: Step, why: str, later: bool) -> None:
+        super().__init__(why)
+        self.step, self.why, self.later = step, why, later
+
+
+def built(steps: Sequence[Step], outputs: Sequence[Tensor], opset: int) -> Building:
+    """The steps as a graph, in which each output is placed. Raises CannotCompile."""
+    building = Building(_rows(steps), _dtype(steps))
+    for step in steps:
+        lower = op_of(step).lower
+        assert lower is not None
+        try:
+            _check_ends(building, step)
+            lower(building, step, Given(step.node, step.inputs, opset, lambda tensor: None))
+        except Left as why:
+            raise CannotCompile(step, str(why), why.later) from None
+    for tensor in outputs:
+        if building.lengths is not None and tensor.name not in building.zeroed:
+            step = next(step for step in steps if tensor in step.made)
+            raise CannotCompile(step, "what it gives behind the end of a row is not 0", later=True)
+    return building
+
+
+def _check_ends(building: Building, step: Step) -> None:
+    """Of a ragged batch, last states leave the network: rows without steps are seen to outside."""
+    placed = [building.placed[tensor.name] for tensor in step.tensors if tensor.name in building.made]
+    if building.lengths is not None and not all(value.timed for value in placed):
+        raise Left("it reads the last state of a ragged batch", later=True)
+
+
+def _rows(steps: Sequence[Step]) -> Rows:
+    """T and B: of the first recurrent node, or else of the first sizes that are not known."""
+    for step in steps:
+        if step.node.op in ("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM"):
+            x = step.inputs[0]
+            assert x is not None
+            time, batch = x.shape[1::-1] if step.node.attributes.get("layout") == 1 else x.shape[:2]
+            return Rows(*(None if static(size) == 1 else size for size in (time, batch)))
+    sizes = [size for step in steps for tensor in step.tensors for size in tensor.shape if isinstance(size, Size)]
+    names = [size for size in sizes if size.symbol]
+    unknown = list(dict.fromkeys(size for size in names if not size.known))
+    if unknown:
+        return Rows(unknown[1] if len(unknown) > 1 else None, unknown[0])
+    return Rows(None, None)
+
+
+def _dtype(steps: Sequence[Step]) -> str:
+    return next(tensor.dtype for step in steps for tensor in step.made)
+
+
+class Segment:
+    """A network with its ways in and out. Values of the file go by their names, in the file's layouts."""
+
+    def __init__(self, building: Building, outputs: Sequence[Tensor], options: Mapping[str, Any]) -> None:
+        self.building = building
+        shown = [tensor for tensor in outputs if tensor.name in building.placed]
+        named = {building.name_of(f"{tensor.name}_out"): tensor for tensor in shown}
+        graph = Graph(
+            {name: placed.axes.width for name, (_, placed) in building.inputs.items()},
+            building.entries,
+            {name: building.placed[tensor.name].name for name, tensor in named.items()},
+            dtype=building.dtype,
+        )
+        self.network: Network = graph.compile(building.params, **options)
+        self._ins = [
+            _In(name, tensor.name, into_rows(placed.axes, placed.order, "TB"), placed.axes.of("T"), placed.axes.of("B"))
+            for name, (tensor, placed) in building.inputs.items()
+        ]
+        self._outs = [_Out(name, tensor.name, *self._way_out(tensor)) for name, tensor in named.items()]
+        self._single = len(named) == 1
+        self._keys = tuple(self.network._states)
+
+    def _way_out(self, tensor: Tensor) -> tuple[Any, bool, tuple[Dim, ...]]:
+        placed = self.building.placed[tensor.name]
+        way = out_of_rows(placed.axes, placed.order, "TB" if placed.timed else "B")
+        if placed.flipped:
+            return (lambda array: way(array[::-1])), placed.timed, tensor.shape
+        return way, placed.timed, tensor.shape
+
+    def run(self, values: dict[str, Array]) -> None:
+        """Reads what it reads from the values, by the file's names, and adds what it gives."""
+        steps, batch = self._sizes(values)
+        given = {part.name: part.convert(values[part.tensor], (steps, batch)) for part in self._ins}
+        lengths = None if self.building.lengths is None else values[self.building.lengths.name]
+        if not steps:
+            made = self._nothing(batch)
+        else:
+            x = given if len(given) > 1 else next(iter(given.values()))
+            output: Any = self.network._run(x, self._state(values, batch), lengths)[0]
+            made = {self._outs[0].name: output} if self._single else dict(output)
+        for part in self._outs:
+            values[part.tensor] = part.convert(made[part.name])
+        if lengths is not None:
+            self._clear(values, lengths)
+
+    def _sizes(self, values: Mapping[str, Array]) -> tuple[int, int]:
+        steps = batch = 1
+        for part in self._ins:
+            shape = values[part.tensor].shape
+            steps = shape[part.time] if part.time is not None else steps
+            batch = shape[part.batch] if part.batch is not None else batch
+        return steps, batch
+
+    def _nothing(self, batch: int) -> dict[str, Array]:
+        """What comes out of sequences without steps."""
+        graph = self.network._graph
+        shapes = {name: graph.kinds[source] for name, source in graph.outputs.items()}
+        return {
+            name: np.zeros((0, batch, kind.width) if kind.timed else (batch, kind.width), graph.dtype)
+            for name, kind in shapes.items()
+        }
+
+    def _state(self, values: Mapping[str, Array], batch: int) -> dict[str, Array] | None:
+        """Initial states, if any is given."""
+        feeds = self.building.feeds
+        if not feeds:
+            return None
+        found: dict[str, Array] = {}
+        for feed in feeds:
+            array = _array(feed.value, values, batch)
+            array = array.swapaxes(0, 1) if feed.batch_axis == 0 else array
+            found |= dict(zip(feed.keys, array, strict=True))
+        for key in self._keys:
+            if key not in found:
+                found[key] = np.zeros((batch, self.network._states[key][2]), self.building.dtype)
+        return found
+
+    def _clear(self, values: dict[str, Array], lengths: Array) -> None:
+        """Zeros as the last states of rows without steps, as ONNX Runtime gives them."""
+        empty = np.flatnonzero(np.asarray(lengths) == 0)
+        for part in self._outs if len(empty) else ():
+            axis = self.building.placed[part.tensor].axes.of("B")
+            if not part.timed:
+                array = values[part.tensor] = values[part.tensor].copy()
+                array[(slice(None),) * (axis or 0) + (empty if axis is not None else slice(None),)] = 0
+
+
+@dataclass(frozen=True)
+class _In:
+    """An input. time, batch: axes of the tensor."""
+
+    name: str
+    tensor: str
+    convert: Any
+    time: int | None
+    batch: int | None
+
+
+@dataclass(frozen=True)
+class _Out:
+    name: str
+    tensor: str
+    convert: Any
+    timed: bool
+    shape: tuple[Dim, ...]
+
+
+def _array(value: Known | Filled | Tensor, values: Mapping[str, Array], batch: int) -> Array:
+    """An initial state's numbers."""
+    if isinstance(value, Tensor):
+        return values[value.name]
+    if isinstance(value, Known):
+        return value.array
+    return np.full([batch if isinstance(size, Size) else size for size in value.shape], value.number)
