@@ -131,12 +131,11 @@ def out_of_rows(axes: Axes, order: Sequence[int], lead: Sequence[str]) -> Any:
     stored = (*kept, *order)
     perm = tuple(stored.index(axis) for axis in sorted(stored))
     columns = [axes.size(axis) for axis in order]
-    ones = tuple(axis for axis, role in enumerate(axes.roles) if role == "1")
+    spread = tuple(None if role == "1" else slice(None) for role in axes.roles)
 
     def convert(array: Array) -> Array:
         sizes = [array.shape[number] for number, axis in enumerate(firsts) if axis is not None]
         index = tuple(slice(None) if axis is not None else 0 for axis in firsts)
-        moved = array[index].reshape(*sizes, *columns).transpose(perm)
-        return np.expand_dims(moved, ones) if ones else moved
+        return array[index].reshape(*sizes, *columns).transpose(perm)[spread]
 
     return convert

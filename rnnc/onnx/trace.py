@@ -15,7 +15,7 @@ import numpy as np
 from rnnc.ir.errors import OnnxError, RnncError
 from rnnc.onnx.file import Body, File, Node, ValueType
 from rnnc.onnx.ops import OPS
-from rnnc.onnx.ops.table import Given, Left, folded
+from rnnc.onnx.ops.table import Given, Left, Op, folded
 from rnnc.onnx.order import all_reads
 from rnnc.onnx.sizes import Dims, NeedsValue, SameSize, Size, static
 from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
@@ -142,10 +142,10 @@ class _Trace:
             raise Left("rnnc does not know the operator")
         if any(isinstance(value, Tensor) and value.dims is None for value in inputs):
             raise Left("it reads what a node that is left gives, whose shape is not known")
-        special = _of_shapes(given)
-        if special is not None:
+        special = _of_shapes(given) or _of_filled(given, op)
+        if special:
             self.notes.append((node, "folded: its result is known from shapes"))
-            return [special]
+            return special
         if op.meaning and all(value is None or isinstance(value, Known) for value in inputs):
             self.notes.append((node, "folded: its inputs are constants"))
             return self._folded(given, op.meaning(given))
@@ -231,25 +231,35 @@ def _constant(given: Given) -> Array:
     raise OnnxError(f"{given.label}: expected numbers, found {sorted(given.node.attributes)}")
 
 
-def _of_shapes(given: Given) -> Value | None:
+def _of_shapes(given: Given) -> Sequence[Value]:
     """The result of a node that only looks at shapes, or that fills or spreads one number over a shape."""
     node = given.node
     if node.op == "Shape":
         shape = given.value(0).shape
         start, end = given.attributes.integer("start", 0), given.attributes.integer("end", len(shape))
-        return _sizes(shape[start:end])
+        return [_sizes(shape[start:end])]
     if node.op == "Size":
-        return _sizes(tuple(given.value(0).shape), whole=True)
+        return [_sizes(tuple(given.value(0).shape), whole=True)]
     if node.op == "ConstantOfShape":
         number = given.attributes.array("value")
-        return _filled(np.zeros((), "float32") if number is None else number.reshape(()), given.dims(0))
+        return [_filled(np.zeros((), "float32") if number is None else number.reshape(()), given.dims(0))]
     if node.op == "Expand":
         value = given.value(0)
         if isinstance(value, Known) and value.array.size and (value.array == value.array.ravel()[0]).all():
-            return _spread(given, value.array, given.dims(1))
-    if node.op in ("Identity", "Dropout", "Cast") and isinstance(given.value(0), Filled):
-        return given.value(0)
-    return None
+            return [_spread(given, value.array, given.dims(1))]
+    return []
+
+
+def _of_filled(given: Given, op: Op) -> Sequence[Value]:
+    """The results of a node that moves equal numbers around."""
+    values = [value for value in given.inputs if value is not None]
+    filled = [value for value in values if isinstance(value, Filled)]
+    data = values if given.node.op == "Concat" else values[:1]
+    if not op.moves or op.infer is None or given.node.op in ("Cast", "Pad") or filled != data:
+        return []
+    if any(value.number != filled[0].number for value in filled):
+        return []
+    return [_filled(filled[0].number, shape) for _, shape in op.infer(given)]
 
 
 def _spread(given: Given, array: Array, shape: Dims) -> Value:

