@@ -79,7 +79,9 @@ class Rows:
         if self.batch is not None and _is(size, self.batch):
             return "B"
         if isinstance(size, Size) and not size.known:
-            raise NeedsNumber(next(name for term in size.terms for name in term if name not in size.numbers))
+            if size.symbol is None:
+                raise Left(f"an axis of size {size} is neither time, nor the batch, nor columns")
+            raise NeedsNumber(size.symbol)
         return "C"
 
 

@@ -67,8 +67,7 @@ def _rows(steps: Sequence[Step]) -> Rows:
             time, batch = x.shape[1::-1] if step.node.attributes.get("layout") == 1 else x.shape[:2]
             return Rows(*(None if static(size) == 1 else size for size in (time, batch)))
     sizes = [size for step in steps for tensor in step.tensors for size in tensor.shape if isinstance(size, Size)]
-    names = [size for size in sizes if size.symbol]
-    unknown = list(dict.fromkeys(size for size in names if not size.known))
+    unknown = list(dict.fromkeys(size for size in sizes if not size.known))
     if unknown:
         return Rows(unknown[1] if len(unknown) > 1 else None, unknown[0])
     return Rows(None, None)

@@ -71,6 +71,17 @@ class Size:
         """Whether `int` gives a number."""
         return all(name in self.numbers for term in self.terms for name in term)
 
+    @property
+    def reduced(self) -> Size:
+        """The same, with numbers in place of the names that have one."""
+        found: dict[Term, int] = {}
+        for term, n in self.terms.items():
+            rest = tuple(name for name in term if name not in self.numbers)
+            for name in term:
+                n *= self.numbers.get(name, 1)
+            found[rest] = found.get(rest, 0) + n
+        return Size(found, self.numbers)
+
     def __int__(self) -> int:
         total = 0
         for term, n in self.terms.items():
@@ -129,15 +140,11 @@ class Size:
 
     def __floordiv__(self, other: object) -> Any:
         """Exact where each term is divisible; else the numbers are needed."""
-        divisor = self._coerced(other)
-        if divisor is not None and len(divisor) == 1:
-            (term, n), quotient = next(iter(divisor.items())), {}
-            for own, m in self.terms.items():
-                rest = _without(own, term)
-                if rest is None or m % n:
-                    return int(self) // int(other)  # type: ignore[call-overload]
-                quotient[rest] = m // n
-            return self._made(quotient)
+        divisor = other.reduced if isinstance(other, Size) else other
+        for a, b in ((self, other), (self.reduced, divisor)):
+            found = _quotient(a.terms, self._coerced(b) or {})
+            if found is not None:
+                return self._made(found)
         return int(self) // int(other)  # type: ignore[call-overload]
 
     def __rfloordiv__(self, other: object) -> Any:
@@ -173,6 +180,20 @@ Dim = int | Size
 Dims = tuple[Dim, ...]
 
 
+def _quotient(terms: Mapping[Term, int], divisor: Mapping[Term, int]) -> dict[Term, int] | None:
+    """A polynomial divided by a single term; None if it is not divisible."""
+    if len(divisor) != 1:
+        return None
+    ((term, n),) = divisor.items()
+    found: dict[Term, int] = {}
+    for own, m in terms.items():
+        rest = _without(own, term)
+        if rest is None or not n or m % n:
+            return None
+        found[rest] = m // n
+    return found
+
+
 def _without(term: Term, divisor: Term) -> Term | None:
     """The product of names divided by another; None if it is not divisible."""
     rest = list(term)
@@ -185,7 +206,7 @@ def _without(term: Term, divisor: Term) -> Term | None:
 
 def same(a: Dim, b: Dim) -> bool:
     """Whether two sizes are equal. Raises NeedsNumber where that depends on the numbers."""
-    if isinstance(a, Size) and isinstance(b, Size) and a.terms == b.terms:
+    if isinstance(a, Size) and isinstance(b, Size) and (a.terms == b.terms or a.reduced.terms == b.reduced.terms):
         return True
     if _below(a, b) or _below(b, a):
         return False
