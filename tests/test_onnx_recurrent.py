@@ -195,3 +195,30 @@ def test_random_nodes_compute_the_equations(case: Case, layout: int) -> None:
     turned = {n: a.swapaxes(0, 1) if layout and n in ("X", "h0", "c0") else a for n, a in case.inputs.items()}
     expected = recurrent(case.op, attributes, [turned.get(name) for name in NAMES])
     close(made, dict(zip(case.outputs, expected, strict=True)), 1e-12)
+
+
+# ------------------------------------------------------------------------------------------ weights in int8
+
+
+@pytest.mark.parametrize("per_row", (False, True), ids=("one scale", "a scale per row"))
+@pytest.mark.parametrize("kind", ("int8", "uint8"))
+def test_an_lstm_of_integers(kind: str, per_row: bool) -> None:
+    """Its weights become numbers; ONNX Runtime rounds X and h to integers as well, so that it is only near."""
+    rng, hidden, size = np.random.default_rng(0), 8, 5
+    zero = np.array(0 if kind == "int8" else 128)
+    whole = {name: rng.integers(-100, 100, (1, n, 4 * hidden)) for name, n in (("W", size), ("R", hidden))}
+    scales = (0.5 + rng.random((1, 4 * hidden) if per_row else 1)).astype(np.float32) * np.float32(0.004)
+    x, b = rng.standard_normal((6, 2, size)).astype(np.float32), rng.standard_normal((1, 8 * hidden)).astype(np.float32)
+    constants: dict[str, Any] = {name: (array + zero).astype(kind) for name, array in whole.items()} | {"B": b}
+    constants |= {"scale": scales, "zero": np.broadcast_to(zero, scales.shape).astype(kind)}
+    inputs = ["X", "W", "R", "B", "", "", "", "", "scale", "zero", "scale", "zero"]
+    made = node("DynamicQuantizeLSTM", inputs, ["Y", "Y_h", "Y_c"], hidden_size=hidden, domain="com.microsoft")
+    kinds: dict[str, Any] = {"X": ("float32", ["T", "B", size])}
+    proto = model([made], kinds, ["Y", "Y_h", "Y_c"], constants, domains={"com.microsoft": 1})
+    network = rnnc.from_onnx(proto)
+    plain = {name: (array * scales).swapaxes(1, 2).astype(np.float32) for name, array in whole.items()} | {"B": b}
+    lstm = model(
+        [node("LSTM", ["X", "W", "R", "B"], ["Y", "Y_h", "Y_c"], hidden_size=hidden)], kinds, ["Y", "Y_h", "Y_c"], plain
+    )
+    close(network.run({"X": x}), onnxruntime_gives(lstm, {"X": x}), 1e-5)
+    close(network.run({"X": x}), onnxruntime_gives(proto, {"X": x}), 0.05)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rnnc.ir.errors import OnnxError
 from rnnc.onnx.building import Building, StateFeed, zeros
 from rnnc.onnx.ops.table import Given, Left, Op, Result
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RECURRENCE_OPS", "recurrence_of"]
 
-X, W, R, B, LENGTHS, H0, C0, P = range(8)
-"""Numbers of the inputs."""
+X, W, R, B, LENGTHS, H0, C0, P, W_SCALE, W_ZERO, R_SCALE, R_ZERO = range(12)
+"""Numbers of the inputs; the last four are of DynamicQuantizeLSTM."""
+
+QUANTIZED = "DynamicQuantizeLSTM"
 
 
 def recurrence_of(given: Given) -> Recurrence:
@@ -36,7 +40,7 @@ def _infer(given: Given) -> Sequence[Result]:
     if len(x.shape) != 3:
         raise OnnxError(f"{node.label}: X: expected 3 axes, got shape {x.shape}")
     steps, batch, _ = (x.shape[1], x.shape[0], x.shape[2]) if node.batch_first else x.shape
-    hidden = node.hidden_size or r.shape[1 if node.op == "quantized" else -1]
+    hidden = node.hidden_size or r.shape[1 if given.node.op == QUANTIZED else -1]
     count = len(node.cells)
     state = (batch, count, hidden) if node.batch_first else (count, batch, hidden)
     _check_beside(given, node, state, batch)
@@ -64,14 +68,31 @@ def _check_shape(given: Given, number: int, value: Value, wanted: Sequence[Any])
 def weights_of(given: Given) -> Weights:
     """The weights, which must be constants. Raises Left if they come with the call."""
     arrays = []
-    for number in (W, R, B, P):
+    for number in (W, R, B, P, W_SCALE, W_ZERO, R_SCALE, R_ZERO):
         value = given.optional(number)
         if isinstance(value, Tensor):
             raise Left(f"its weights {value.name!r} come with the call")
         arrays.append(given.array(number))
-    w, r, b, p = arrays
+    w, r, b, p, *quantized = arrays
     assert w is not None and r is not None
+    if given.node.op == QUANTIZED:
+        w, r = _dequantized(given, "W", w, *quantized[:2]), _dequantized(given, "R", r, *quantized[2:])
     return Weights(w, r, b, p)
+
+
+def _dequantized(given: Given, name: str, array: Array, scale: Array | None, zero: Array | None) -> Array:
+    """(array - zero) * scale, (D, N, 4H) of integers -> (D, 4H, N) of float32; a scale per direction or per row."""
+    if scale is None or array.dtype.kind not in "iu" or array.ndim != 3:
+        expected = "expected integers (D, N, 4H) and their scale"
+        raise OnnxError(f"{given.label}: {name}: {expected}, got {array.dtype} of shape {array.shape}")
+    count, _, rows = array.shape
+    zero = np.zeros_like(scale, array.dtype) if zero is None else zero
+    for what, numbers in (("scale", scale), ("zero_point", zero)):
+        if numbers.shape not in ((count,), (count, rows)):
+            expected = f"expected shape ({count},) or ({count}, {rows})"
+            raise OnnxError(f"{given.label}: {name}_{what}: {expected}, got {numbers.shape}")
+    scale, zero = (numbers.reshape(count, 1, -1).astype(np.float32) for numbers in (scale, zero))
+    return np.ascontiguousarray(((array.astype(np.float32) - zero) * scale).swapaxes(1, 2))
 
 
 def _lower(building: Building, step: Step, given: Given) -> None:
@@ -196,5 +217,6 @@ def same_axis(a: Any, b: Any) -> bool:
 
 
 RECURRENCE_OPS: dict[tuple[str, str], Op] = {
-    ("", name): Op(infer=_infer, lower=_lower) for name in ("RNN", "GRU", "LSTM")
+    **{("", name): Op(infer=_infer, lower=_lower) for name in ("RNN", "GRU", "LSTM")},
+    ("com.microsoft", QUANTIZED): Op(infer=_infer, lower=_lower),
 }
