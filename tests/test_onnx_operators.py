@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import rnnc
+from rnnc.onnx.ops import OPS
+from rnnc.onnx.ops.elementwise import ACTIVATIONS
+from tests.golden import ROOT
 from tests.onnx_models import model, node, onnxruntime_gives
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,6 +32,12 @@ def compiled_like_onnxruntime(proto: Any, inputs: Mapping[str, Array], tolerance
         np.testing.assert_allclose(made[name], array, rtol=tolerance, atol=tolerance, err_msg=name)
     assert "compiled: network 1" in network.explain()
     return network
+
+
+def test_the_page_lists_what_is_compiled() -> None:
+    page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
+    compiled = {name for (_, name), op in OPS.items() if op.lower is not None} - {*ACTIVATIONS, "Gelu"}
+    assert not {name for name in compiled if f"`{name}`" not in page}
 
 
 # ------------------------------------------------------------------------------------------ one number at a time
