@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,6 +91,9 @@ class OnnxNetwork:
         self._values: list[str] = []  # inputs whose numbers count
         self._plans: dict[Any, Plan] = {}
         self._places = _axes_of(file)
+        self._checks = {name: _Check.of(kind) for name, kind in file.body.inputs.items()}
+        names = [size for kind in self.inputs.values() for size in kind.shape or () if isinstance(size, str) and size]
+        self._shared = len(names) > len(set(names))
         try:
             self._plans[()] = self._planned(Facts())
         except NeedsNumber as needed:
@@ -171,6 +175,8 @@ class OnnxNetwork:
                 self._values.append(needed.name)
 
     def _key(self, given: Mapping[str, Array]) -> Any:
+        if not self._symbols and not self._values:
+            return ()
         sizes = tuple((symbol, given[name].shape[axis]) for symbol, (name, axis) in self._symbols.items())
         return sizes + tuple((name, given[name].tobytes(), given[name].shape) for name in self._values)
 
@@ -207,11 +213,15 @@ class OnnxNetwork:
 
     def _checked(self, inputs: object) -> dict[str, Array]:
         wanted = self._file.body.inputs
-        if not isinstance(inputs, Mapping) or set(inputs) != set(wanted):
+        if not isinstance(inputs, Mapping) or inputs.keys() != wanted.keys():
             came = f"the names {', '.join(map(repr, inputs))}" if isinstance(inputs, Mapping) else checks.came(inputs)
             raise ArgumentTypeError(f"inputs: expected a dict of {', '.join(map(repr, wanted))}, got {came}")
-        found = {name: _as_input(name, inputs[name], kind) for name, kind in wanted.items()}
-        self._check_names(found)
+        found = {
+            name: value if check.fits(value := inputs[name]) else _as_input(name, value, wanted[name])
+            for name, check in self._checks.items()
+        }
+        if self._shared:
+            self._check_names(found)
         return found
 
     def _check_names(self, given: Mapping[str, Array]) -> None:
@@ -224,6 +234,25 @@ class OnnxNetwork:
                     first = sizes.setdefault(size, (came, name))
                     if first[0] != came:
                         raise ShapeError(f"{name!r}: axis {axis} is {size!r}, {first[0]} in {first[1]!r}, got {came}")
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What an array must be, to be told at once. sizes: None for those that are free."""
+
+    dtype: np.dtype[Any]
+    sizes: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, kind: ValueType) -> _Check:
+        sizes = tuple(size if isinstance(size, int) else None for size in kind.shape or ())
+        return cls(np.dtype(kind.dtype or "V"), sizes)
+
+    def fits(self, value: object) -> bool:
+        """Whether it certainly does."""
+        if type(value) is not np.ndarray or value.dtype != self.dtype or value.ndim != len(self.sizes):
+            return False
+        return all(size is None or size == came for size, came in zip(self.sizes, value.shape, strict=True))
 
 
 def _as_input(name: str, value: object, kind: ValueType) -> Array:

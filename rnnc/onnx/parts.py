@@ -15,9 +15,10 @@ import numpy as np
 
 from rnnc.onnx.ops import OPS
 from rnnc.onnx.ops.table import Op
+from rnnc.onnx.recurrent import RECURRENT
 from rnnc.onnx.values import Step
 
-__all__ = ["Parts", "op_of", "partitioned"]
+__all__ = ["Parts", "moved_ends", "op_of", "partitioned"]
 
 
 @dataclass
@@ -61,6 +62,27 @@ def partitioned(steps: Sequence[Step], outside: Mapping[Step, str], later: Abstr
             parts.add_compiled(place[1], step)
         places |= dict.fromkeys((tensor.name for tensor in step.made), place)
     return parts
+
+
+def moved_ends(steps: Sequence[Step]) -> set[Step]:
+    """Steps that only move last states, on their way out: of them NumPy makes views."""
+    readers: dict[str, list[Step]] = {}
+    for step in steps:
+        for tensor in step.tensors:
+            readers.setdefault(tensor.name, []).append(step)
+    from_ends: set[str] = set()
+    movers: list[Step] = []
+    for step in steps:
+        if step.node.op in RECURRENT:
+            from_ends |= {tensor.name for tensor in step.outputs[1:] if tensor is not None}
+        elif op_of(step).moves and all(tensor.name in from_ends for tensor in step.tensors):
+            from_ends |= {tensor.name for tensor in step.made}
+            movers.append(step)
+    found: set[Step] = set()
+    for step in reversed(movers):
+        if all(reader in found for tensor in step.made for reader in readers.get(tensor.name, ())):
+            found.add(step)
+    return found
 
 
 def _compiled(step: Step, behind: bool) -> bool:

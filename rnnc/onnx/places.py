@@ -121,7 +121,7 @@ def into_rows(axes: Axes, order: Sequence[int], lead: Sequence[str]) -> Any:
     def convert(array: Array, sizes: Sequence[int]) -> Array:
         shape = [size if axis is not None else 1 for axis, size in zip(firsts, sizes, strict=True)]
         rows = array.transpose(perm).reshape(*shape, width)
-        return rows if None not in firsts else np.broadcast_to(rows, (*sizes, width))
+        return rows if shape == [*sizes] else np.broadcast_to(rows, (*sizes, width))
 
     return convert
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 
 from rnnc.ir.errors import OnnxError
 from rnnc.onnx.late import LateRecurrence, is_late
 from rnnc.onnx.ops.table import Given
-from rnnc.onnx.parts import Parts, op_of, partitioned
+from rnnc.onnx.parts import Parts, moved_ends, op_of, partitioned
 from rnnc.onnx.segment import CannotCompile, Segment, built
 from rnnc.onnx.trace import Traced
 from rnnc.onnx.values import Known, Step, Tensor, Value
@@ -42,13 +42,25 @@ class Moving:
         self._function = meaning(given)
         self._reads = [_reader(value) for value in step.inputs]
         self._gives = [tensor.name if tensor is not None else "" for tensor in step.outputs]
+        first, *others = step.inputs
+        simple = len(self._gives) == 1 and isinstance(first, Tensor) and all(_ready(value) for value in others)
+        self._alone = first.name if simple and isinstance(first, Tensor) else ""  # the quick way of most
+        self._others = [None if value is None else value.array for value in others if simple and _ready(value)]
 
     def run(self, values: dict[str, Array]) -> None:
+        if self._alone:
+            values[self._gives[0]] = self._function(values[self._alone], *self._others)
+            return
         made = self._function(*[read(values) for read in self._reads])
         arrays = made if isinstance(made, tuple) else (made,)
         for name, array in zip(self._gives, arrays, strict=False):
             if name:
                 values[name] = array
+
+
+def _ready(value: Value | None) -> TypeGuard[Known | None]:
+    """Whether a value needs no call."""
+    return value is None or isinstance(value, Known)
 
 
 def _reader(value: Value | None) -> Any:
@@ -96,6 +108,7 @@ class Plan:
         """Parts whose networks can all be built: a step that cannot be in one goes elsewhere, and all is done again."""
         late = [step for step in self.traced.steps if is_late(step)]
         outside = dict.fromkeys(late, "its weights come with the call") | self.why
+        outside |= dict.fromkeys(moved_ends(self.traced.steps), "it only moves last states")
         later: set[Step] = set()
         while True:
             parts = partitioned(self.traced.steps, outside, later)

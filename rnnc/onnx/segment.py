@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from rnnc.onnx.building import Building
 from rnnc.onnx.ops.table import Given, Left
 from rnnc.onnx.parts import op_of
 from rnnc.onnx.places import Rows, into_rows, out_of_rows
-from rnnc.onnx.sizes import Dim, Size, static
+from rnnc.onnx.sizes import Size, static
 from rnnc.onnx.values import Filled, Known, Step, Tensor
+from rnnc.specs import Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +84,7 @@ class Segment:
 
     def __init__(self, building: Building, outputs: Sequence[Tensor], options: Mapping[str, Any]) -> None:
         self.building = building
-        shown = [tensor for tensor in outputs if tensor.name in building.placed]
+        shown, ends = _ends_apart(building, outputs)
         named = {building.name_of(f"{tensor.name}_out"): tensor for tensor in shown}
         graph = Graph(
             {name: placed.axes.width for name, (_, placed) in building.inputs.items()},
@@ -95,30 +97,36 @@ class Segment:
             _In(name, tensor.name, into_rows(placed.axes, placed.order, "TB"), placed.axes.of("T"), placed.axes.of("B"))
             for name, (tensor, placed) in building.inputs.items()
         ]
-        self._outs = [_Out(name, tensor.name, *self._way_out(tensor)) for name, tensor in named.items()]
+        self._outs = [_Out(name, tensor.name, self._way_out(tensor)) for name, tensor in named.items()]
+        self._ends = [_End(keys, tensor.name, self._way_out(tensor)) for tensor, keys in ends.items()]
         self._single = len(named) == 1
-        self._keys = tuple(self.network._states)
+        self._zeros = {key: width for key, (_, _, width) in self.network._states.items()}
+        self._quick = building.lengths is None and self.network._graph.causal
 
-    def _way_out(self, tensor: Tensor) -> tuple[Any, bool, tuple[Dim, ...]]:
+    def _way_out(self, tensor: Tensor) -> Any:
         placed = self.building.placed[tensor.name]
         way = out_of_rows(placed.axes, placed.order, "TB" if placed.timed else "B")
-        if placed.flipped:
-            return (lambda array: way(array[::-1])), placed.timed, tensor.shape
-        return way, placed.timed, tensor.shape
+        return (lambda array: way(array[::-1])) if placed.flipped else way
 
     def run(self, values: dict[str, Array]) -> None:
         """Reads what it reads from the values, by the file's names, and adds what it gives."""
         steps, batch = self._sizes(values)
         given = {part.name: part.convert(values[part.tensor], (steps, batch)) for part in self._ins}
         lengths = None if self.building.lengths is None else values[self.building.lengths.name]
+        made: Any
         if not steps:
             made = self._nothing(batch)
         else:
             x = given if len(given) > 1 else next(iter(given.values()))
-            output: Any = self.network._run(x, self._state(values, batch), lengths)[0]
-            made = {self._outs[0].name: output} if self._single else dict(output)
+            state = self._state(values, batch)
+            call = self.network.advance if self._quick else partial(self.network._run, lengths=lengths)
+            output, made = call(x, state)
+            made |= {self._outs[0].name: output} if self._single else output
         for part in self._outs:
             values[part.tensor] = part.convert(made[part.name])
+        for end in self._ends:
+            array = made[end.keys[0]] if len(end.keys) == 1 else np.concatenate([made[key] for key in end.keys], -1)
+            values[end.tensor] = end.convert(array)
         if lengths is not None:
             self._clear(values, lengths)
 
@@ -134,10 +142,11 @@ class Segment:
         """What comes out of sequences without steps."""
         graph = self.network._graph
         shapes = {name: graph.kinds[source] for name, source in graph.outputs.items()}
-        return {
+        made = {
             name: np.zeros((0, batch, kind.width) if kind.timed else (batch, kind.width), graph.dtype)
             for name, kind in shapes.items()
         }
+        return made | {key: np.zeros((batch, width), graph.dtype) for key, width in self._zeros.items()}
 
     def _state(self, values: Mapping[str, Array], batch: int) -> dict[str, Array] | None:
         """Initial states, if any is given."""
@@ -149,18 +158,20 @@ class Segment:
             array = _array(feed.value, values, batch)
             array = array.swapaxes(0, 1) if feed.batch_axis == 0 else array
             found |= dict(zip(feed.keys, array, strict=True))
-        for key in self._keys:
+        for key, width in self._zeros.items():
             if key not in found:
-                found[key] = np.zeros((batch, self.network._states[key][2]), self.building.dtype)
+                found[key] = np.zeros((batch, width), self.building.dtype)
         return found
 
     def _clear(self, values: dict[str, Array], lengths: Array) -> None:
         """Zeros as the last states of rows without steps, as ONNX Runtime gives them."""
         empty = np.flatnonzero(np.asarray(lengths) == 0)
-        for part in self._outs if len(empty) else ():
-            axis = self.building.placed[part.tensor].axes.of("B")
-            if not part.timed:
-                array = values[part.tensor] = values[part.tensor].copy()
+        names = [part.tensor for part in self._outs] + [end.tensor for end in self._ends]
+        for name in names if len(empty) else ():
+            placed = self.building.placed[name]
+            axis = placed.axes.of("B")
+            if not placed.timed:
+                array = values[name] = values[name].copy()
                 array[(slice(None),) * (axis or 0) + (empty if axis is not None else slice(None),)] = 0
 
 
@@ -177,11 +188,41 @@ class _In:
 
 @dataclass(frozen=True)
 class _Out:
+    """An output of the graph."""
+
     name: str
     tensor: str
     convert: Any
-    timed: bool
-    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class _End:
+    """A last state, which a call returns beside its outputs. keys: of each direction."""
+
+    keys: tuple[str, ...]
+    tensor: str
+    convert: Any
+
+
+def _ends_apart(building: Building, outputs: Sequence[Tensor]) -> tuple[list[Tensor], dict[Tensor, tuple[str, ...]]]:
+    """Tensors that the graph must give, and those that its state gives anyway, with the names of these.
+
+    A graph gives at least one.
+    """
+    shown: list[Tensor] = []
+    ends: dict[Tensor, tuple[str, ...]] = {}
+    for tensor in outputs:
+        layer, _, state = building.placed[tensor.name].name.rpartition(".")
+        spec = building.entries[layer][0] if layer else None
+        if isinstance(spec, Spec) and not isinstance(building.entries[layer][-1], dict):
+            ends[tensor] = tuple(f"{layer}.{state}_l0{way.suffix}" for way in spec.ways)
+        else:
+            shown.append(tensor)
+    if not shown:
+        first = next(iter(ends))
+        shown = [first]
+        del ends[first]
+    return shown, ends
 
 
 def _array(value: Known | Filled | Tensor, values: Mapping[str, Array], batch: int) -> Array:
