@@ -18,6 +18,8 @@ from rnnc.specs import Spec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rnnc.onnx.frames import Frames
+
     Array = NDArray[Any]
 
 __all__ = ["Building", "StateFeed"]
@@ -34,7 +36,10 @@ class StateFeed:
 
 @dataclass
 class Building:
-    """rows: what T and B are. inputs, entries, params: of the graph. lengths: the number of steps of each row."""
+    """rows: what T and B are. inputs, entries, params: of the graph. lengths: the number of steps of each row.
+
+    frames: where positions are steps; framed: input -> tensor, width, the way in of what is cut into frames.
+    """
 
     rows: Rows
     dtype: str
@@ -46,10 +51,15 @@ class Building:
     lengths: Tensor | None = None
     zeroed: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
+    frames: Frames | None = None
+    framed: dict[str, tuple[Tensor, int, Any]] = field(default_factory=dict)
 
     def axes(self, tensor: Tensor) -> Axes:
         """The axes of a tensor."""
-        return self.rows.axes(tensor.shape)
+        axes = self.rows.axes(tensor.shape)
+        if self.frames is None or tensor.name not in self.frames.every or axes.roles[2] == "1":
+            return axes
+        return Axes((*axes.roles[:2], "T"), axes.sizes[:-1])
 
     # ---- reading
 
@@ -96,7 +106,7 @@ class Building:
         plain = re.sub(r"\W+", "_", text).strip("_") or "value"
         plain = plain if plain.isidentifier() else f"v{plain}"
         name, number = plain, 1
-        while name in self.entries or name in self.inputs:
+        while name in self.entries or name in self.inputs or name in self.framed:
             number += 1
             name = f"{plain}_{number}"
         return name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 import numpy as np
 
 from rnnc.ir.errors import OnnxError
+from rnnc.onnx.frames import Frames, found_frames
 from rnnc.onnx.late import LateRecurrence, is_late
 from rnnc.onnx.ops.table import Given
 from rnnc.onnx.parts import Parts, moved_ends, op_of, partitioned
@@ -109,12 +110,17 @@ class Plan:
         late = [step for step in self.traced.steps if is_late(step)]
         outside = dict.fromkeys(late, "its weights come with the call") | self.why
         outside |= dict.fromkeys(moved_ends(self.traced.steps), "it only moves last states")
-        later: set[Step] = set()
+        first = partitioned(self.traced.steps, outside, set())
+        frames = found_frames([step for steps in first.networks for step in steps], self.traced.opset)
+        later = set() if frames is None else self._behind(frames)
         while True:
             parts = partitioned(self.traced.steps, outside, later)
             try:
-                buildings = [self._built(steps) for steps in parts.networks]
+                buildings = [self._built(steps, frames) for steps in parts.networks]
             except CannotCompile as found:
+                if frames is not None:
+                    later, frames = set(), None
+                    continue
                 if found.later and found.step not in later:
                     later.add(found.step)
                 else:
@@ -122,8 +128,18 @@ class Plan:
                 continue
             return parts, buildings
 
-    def _built(self, steps: Sequence[Step]) -> tuple[Building, list[Tensor]]:
+    def _behind(self, frames: Frames) -> set[Step]:
+        """The steps that read what a chain of convolutions gives, which are in a network behind it."""
+        made = {tensor.name for step in frames.chain for tensor in step.made}
+        chain = set(frames.chain)
+        return {s for s in self.traced.steps if s not in chain and any(t.name in made for t in s.tensors)}
+
+    def _built(self, steps: Sequence[Step], frames: Frames | None) -> tuple[Building, list[Tensor]]:
         outputs = self._read_elsewhere(steps)
+        if frames is not None and frames.first in steps:
+            if set(steps) != set(frames.chain):
+                raise CannotCompile(frames.first, "other nodes are in its network", later=False)
+            return built(steps, outputs, self.traced.opset, frames), outputs
         return built(steps, outputs, self.traced.opset), outputs
 
     def _read_elsewhere(self, steps: Sequence[Step]) -> list[Tensor]:

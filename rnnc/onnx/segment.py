@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from rnnc.graph import Graph
 from rnnc.network import Network
 from rnnc.onnx.building import Building
+from rnnc.onnx.frames import Frames
 from rnnc.onnx.ops.table import Given, Left
 from rnnc.onnx.parts import op_of
 from rnnc.onnx.places import Rows, into_rows, out_of_rows
@@ -35,9 +35,13 @@ class CannotCompile(Exception):
         self.step, self.why, self.later = step, why, later
 
 
-def built(steps: Sequence[Step], outputs: Sequence[Tensor], opset: int) -> Building:
-    """The steps as a graph, in which each output is placed. Raises CannotCompile."""
-    building = Building(_rows(steps), _dtype(steps))
+def built(steps: Sequence[Step], outputs: Sequence[Tensor], opset: int, frames: Frames | None = None) -> Building:
+    """The steps as a graph, in which each output is placed. Raises CannotCompile.
+
+    frames: the chain of convolutions that these steps are, if they are one.
+    """
+    building = Building(_rows(steps) if frames is None else Rows(None, _rows(steps).batch), _dtype(steps))
+    building.frames = frames
     for step in steps:
         lower = op_of(step).lower
         assert lower is not None
@@ -87,7 +91,8 @@ class Segment:
         shown, ends = _ends_apart(building, outputs)
         named = {building.name_of(f"{tensor.name}_out"): tensor for tensor in shown}
         graph = Graph(
-            {name: placed.axes.width for name, (_, placed) in building.inputs.items()},
+            {name: placed.axes.width for name, (_, placed) in building.inputs.items()}
+            | {name: width for name, (_, width, _) in building.framed.items()},
             building.entries,
             {name: building.placed[tensor.name].name for name, tensor in named.items()},
             dtype=building.dtype,
@@ -97,15 +102,22 @@ class Segment:
             _In(name, tensor.name, into_rows(placed.axes, placed.order, "TB"), placed.axes.of("T"), placed.axes.of("B"))
             for name, (tensor, placed) in building.inputs.items()
         ]
+        self._ins += [_In(name, x.name, way, None, 0) for name, (x, _, way) in building.framed.items()]
+        self._steps = 1 if building.frames is None else building.frames.steps
         self._outs = [_Out(name, tensor.name, self._way_out(tensor)) for name, tensor in named.items()]
         self._ends = [_End(keys, tensor.name, self._way_out(tensor)) for tensor, keys in ends.items()]
         self._single = len(named) == 1
         self._zeros = {key: width for key, (_, _, width) in self.network._states.items()}
         self._quick = building.lengths is None and self.network._graph.causal
+        self._plain = building.lengths is None and not building.feeds and not self._ends
 
     def _way_out(self, tensor: Tensor) -> Any:
         placed = self.building.placed[tensor.name]
         way = out_of_rows(placed.axes, placed.order, "TB" if placed.timed else "B")
+        frames = self.building.frames
+        if frames is not None and placed.timed:
+            every, count = frames.every[tensor.name], int(tensor.shape[2])
+            return lambda array: way(array[::every][:count])
         return (lambda array: way(array[::-1])) if placed.flipped else way
 
     def run(self, values: dict[str, Array]) -> None:
@@ -118,10 +130,7 @@ class Segment:
             made = self._nothing(batch)
         else:
             x = given if len(given) > 1 else next(iter(given.values()))
-            state = self._state(values, batch)
-            call = self.network.advance if self._quick else partial(self.network._run, lengths=lengths)
-            output, made = call(x, state)
-            made |= {self._outs[0].name: output} if self._single else output
+            made = self._call(x, self._state(values, batch), lengths)
         for part in self._outs:
             values[part.tensor] = part.convert(made[part.name])
         for end in self._ends:
@@ -130,8 +139,20 @@ class Segment:
         if lengths is not None:
             self._clear(values, lengths)
 
+    def _call(self, x: Any, state: dict[str, Array] | None, lengths: Array | None) -> dict[str, Array]:
+        """Outputs and last states, by the quickest way there is."""
+        last: dict[str, Array] = {}
+        output: Any
+        if self._plain:
+            output = self.network(x)
+        elif self._quick:
+            output, last = self.network.advance(x, state)
+        else:
+            output, last = self.network._run(x, state, lengths)
+        return last | ({self._outs[0].name: output} if self._single else output)
+
     def _sizes(self, values: Mapping[str, Array]) -> tuple[int, int]:
-        steps = batch = 1
+        steps, batch = self._steps, 1
         for part in self._ins:
             shape = values[part.tensor].shape
             steps = shape[part.time] if part.time is not None else steps

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.ir.errors import OnnxError
-from rnnc.layers import Conv1d, Linear
+from rnnc.layers import Conv1d, First, Linear
 from rnnc.onnx.building import Building
 from rnnc.onnx.layers import PositionConv, PositionLinear
 from rnnc.onnx.ops.shapes import broadcast, meet
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["PRODUCT_OPS"]
+__all__ = ["PRODUCT_OPS", "Convolution"]
 
 
 def constant(value: Value | None, what: str) -> Array | None:
@@ -110,7 +110,7 @@ def _gemm(building: Building, step: Step, given: Given) -> None:
 # ---- Conv
 
 
-class _Conv:
+class Convolution:
     """The attributes of a Conv over one axis."""
 
     def __init__(self, given: Given) -> None:
@@ -143,7 +143,7 @@ class _Conv:
 
 
 def _conv_result(given: Given) -> Sequence[Result]:
-    conv, x, w = _Conv(given), given.value(0).shape, given.value(1).shape
+    conv, x, w = Convolution(given), given.value(0).shape, given.value(1).shape
     before, after = conv.pads(x[2])
     if static(x[1]) != int(w[1]) * conv.groups:
         raise OnnxError(f"{given.label}: X of shape {x} has not the {int(w[1]) * conv.groups} channels that W reads")
@@ -162,7 +162,9 @@ def _conv(building: Building, step: Step, given: Given) -> None:
     if not isinstance(x, Tensor):
         raise Left("its X is a constant")
     params = {"weight": weight} | ({} if bias is None else {"bias": bias})
-    conv, axes = _Conv(given), building.axes(x)
+    if building.frames is not None:
+        return _framed(building, step, Convolution(given), params)
+    conv, axes = Convolution(given), building.axes(x)
     before, after = conv.pads(x.shape[2])
     sizes = int(weight.shape[1]) * conv.groups, int(weight.shape[0]), conv.kernel
     if axes.roles[2] == "T":
@@ -187,6 +189,28 @@ def _conv(building: Building, step: Step, given: Given) -> None:
     placed = building.place(x)
     order = [axis for axis in (2, 1) if made.roles[axis] == "C"]
     return building.put(y, name, order, timed=placed.timed, flipped=placed.flipped)
+
+
+def _framed(building: Building, step: Step, conv: Convolution, params: dict[str, Array]) -> None:
+    """A convolution whose positions are steps (`rnnc.onnx.frames`)."""
+    (x,), (y,), frames = step.tensors, step.made, building.frames
+    assert frames is not None
+    out, inner, kernel = params["weight"].shape
+    if step is frames.first:
+        name = building.name_of(x.name)
+        building.framed[name] = x, inner * kernel, frames.view(conv)
+        params["weight"] = params["weight"].reshape(out, inner * kernel)
+        layer: Any = Linear(inner * kernel, out, bias="bias" in params)
+    else:
+        every, (before, _) = frames.every[x.name], conv.pads(x.shape[2])
+        pads = before * every, (conv.span - before) * every
+        name = building.columns(x, [1])
+        options: dict[str, Any] = {"dilation": conv.dilation * every, "groups": conv.groups, "bias": "bias" in params}
+        layer = Conv1d(inner * conv.groups, out, kernel, padding=pads, **options)
+    name = building.layer(y.name, layer, name, params=params)
+    if static(y.shape[2]) == 1:
+        return building.put(y, building.layer(f"{y.name}_first", First(), name), [1], timed=False)
+    return building.put(y, name, [1])
 
 
 PRODUCT_OPS: dict[tuple[str, str], Op] = {
