@@ -236,3 +236,31 @@ def test_a_tensor_with_less_data_than_its_shape_says() -> None:
     proto = lstm()
     proto.graph.initializer[0].raw_data = b"1234"
     refused(proto, "constant 'W': damaged: ")
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("seed", range(80))
+def test_damaged_bytes_give_a_network_or_an_error_of_rnnc(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    nodes = [
+        node("Transpose", ["X"], ["t"], perm=[1, 0, 2]),
+        node("GRU", ["t", "W", "R"], ["Y"], hidden_size=3, activations=["HardSigmoid", "Tanh"], clip=2.0),
+        node("Squeeze", ["Y", "one"], ["s"]),
+        node("MatMul", ["s", "v"], ["m"]),
+        node("Slice", ["m", "one", "three", "two"], ["c"]),
+        node("Softmax", ["c"], ["y"], axis=-1),
+    ]
+    constants: dict[str, Any] = {"one": [1], "three": [3], "two": [2]}
+    constants |= {"W": np.ones((1, 9, 4), "f"), "R": np.ones((1, 9, 3), "f"), "v": np.ones((3, 5), "f")}
+    data = bytearray(model(nodes, {"X": ("float32", ["B", "T", 4])}, ["y"], constants).SerializeToString())
+    small = [at for at in range(len(data)) if at < 500 or at > len(data) - 60]  # not in the weights, as a rule
+    for at in rng.choice(small, rng.integers(1, 4)):
+        data[at] = rng.integers(256)
+    try:
+        network = rnnc.from_onnx(bytes(data))
+        sizes = {
+            name: [n if isinstance(n, int) else 2 for n in kind.shape or ()] for name, kind in network.inputs.items()
+        }
+        network.run({name: np.ones(sizes[name], kind.dtype) for name, kind in network.inputs.items()})
+    except rnnc.RnncError:
+        pass

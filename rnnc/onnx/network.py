@@ -10,7 +10,7 @@ import numpy as np
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, OnnxError, ShapeError
 from rnnc.onnx.file import File, ValueType
 from rnnc.onnx.plan import Plan
 from rnnc.onnx.reading import read
@@ -182,7 +182,8 @@ class OnnxNetwork:
 
     def _ask(self, symbol: str) -> None:
         if symbol not in self._places:
-            raise AssertionError(symbol)
+            what = f"it depends on the size of {symbol!r}, which only a node that is left gives"
+            raise OnnxError(f"{self._file.source}: {what}")
         self._symbols[symbol] = self._places[symbol]
         self._plans.clear()
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 
-from rnnc.ir.errors import OnnxError
+from rnnc.ir.errors import ArgumentError, OnnxError
 from rnnc.onnx.frames import Frames, found_frames
 from rnnc.onnx.late import LateRecurrence, is_late
-from rnnc.onnx.ops.table import Given
+from rnnc.onnx.ops.table import MISFITS, Given
 from rnnc.onnx.parts import Parts, moved_ends, op_of, partitioned
 from rnnc.onnx.segment import CannotCompile, Segment, built
 from rnnc.onnx.trace import Traced
@@ -41,6 +41,7 @@ class Moving:
         meaning = op_of(step).meaning
         assert meaning is not None
         self._function = meaning(given)
+        self._label = step.node.label
         self._reads = [_reader(value) for value in step.inputs]
         self._gives = [tensor.name if tensor is not None else "" for tensor in step.outputs]
         first, *others = step.inputs
@@ -49,8 +50,16 @@ class Moving:
         self._others = [None if value is None else value.array for value in others if simple and _ready(value)]
 
     def run(self, values: dict[str, Array]) -> None:
+        """Raises ArgumentError if the inputs of a call do not fit the node."""
+        try:
+            self._run(values)
+        except MISFITS as error:
+            raise ArgumentError(f"{self._label}: its inputs do not fit: {error}") from None
+
+    def _run(self, values: dict[str, Array]) -> None:
         if self._alone:
-            values[self._gives[0]] = self._function(values[self._alone], *self._others)
+            made = self._function(values[self._alone], *self._others)
+            values[self._gives[0]] = made[0] if isinstance(made, tuple) else made
             return
         made = self._function(*[read(values) for read in self._reads])
         arrays = made if isinstance(made, tuple) else (made,)

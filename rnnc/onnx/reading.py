@@ -87,7 +87,10 @@ def _inferred(model: ModelProto) -> dict[str, ValueType]:
     """What onnx.shape_inference finds out, which never fails: of what it does not know it says nothing."""
     from onnx import shape_inference
 
-    graph = shape_inference.infer_shapes(model, strict_mode=False).graph
+    try:
+        graph = shape_inference.infer_shapes(model, strict_mode=False).graph
+    except Exception:  # onnx's own errors, of files that are wrong elsewhere, too
+        return {}
     return {value.name: _type_of(value) for value in (*graph.value_info, *graph.output)}
 
 

@@ -12,7 +12,7 @@ from rnnc.graph import Graph
 from rnnc.network import Network
 from rnnc.onnx.building import Building
 from rnnc.onnx.frames import Frames
-from rnnc.onnx.ops.table import Given, Left
+from rnnc.onnx.ops.table import MISFITS, Given, Left
 from rnnc.onnx.parts import op_of
 from rnnc.onnx.places import Rows, into_rows, out_of_rows
 from rnnc.onnx.sizes import Size, static
@@ -50,6 +50,8 @@ def built(steps: Sequence[Step], outputs: Sequence[Tensor], opset: int, frames: 
             lower(building, step, Given(step.node, step.inputs, opset, lambda tensor: None))
         except Left as why:
             raise CannotCompile(step, str(why), why.later) from None
+        except MISFITS as error:
+            raise CannotCompile(step, f"its inputs do not fit: {error}", later=False) from error
     for tensor in outputs:
         if building.lengths is not None and tensor.name not in building.zeroed:
             step = next(step for step in steps if tensor in step.made)

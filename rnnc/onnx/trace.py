@@ -15,7 +15,7 @@ import numpy as np
 from rnnc.ir.errors import OnnxError, RnncError
 from rnnc.onnx.file import Body, File, Node, ValueType
 from rnnc.onnx.ops import OPS
-from rnnc.onnx.ops.table import Given, Left, Op, folded
+from rnnc.onnx.ops.table import MISFITS, Given, Left, Op, folded
 from rnnc.onnx.order import all_reads
 from rnnc.onnx.sizes import Dims, NeedsValue, SameSize, Size, static
 from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
@@ -120,8 +120,8 @@ class _Trace:
                 made = self._unknown(node, inputs, known, str(reason))
             except RnncError as error:
                 raise self._named(error) from None
-            except ValueError as error:
-                raise OnnxError(f"{self.file.source}: {node.label}: shapes that do not fit: {error}") from None
+            except MISFITS as error:
+                raise OnnxError(f"{self.file.source}: {node.label}: its inputs do not fit: {error}") from None
             for name, value in zip(node.outputs, made, strict=False):
                 if name:
                     known[name] = value
@@ -149,6 +149,9 @@ class _Trace:
         if op.meaning and all(value is None or isinstance(value, Known) for value in inputs):
             self.notes.append((node, "folded: its inputs are constants"))
             return self._folded(given, op.meaning(given))
+        if _is_copy(given):
+            self.notes.append((node, "folded: it gives what it reads"))
+            return [given.value(0)]
         if op.infer is None:
             for value in given.inputs:
                 if isinstance(value, Tensor):
@@ -161,7 +164,7 @@ class _Trace:
         try:
             with np.errstate(all="ignore"):
                 return [Known(array) for array in folded(function, arrays)]
-        except (ValueError, TypeError, IndexError, MemoryError) as error:
+        except (*MISFITS, AttributeError, MemoryError) as error:
             raise OnnxError(f"{given.label}: its constants do not fit: {error}") from None
 
     def _left_to_do(self, given: Given, results: Sequence[tuple[str, Dims]]) -> Sequence[Value]:
@@ -205,9 +208,10 @@ class _Trace:
                 raise NeedsValue(name)
 
     def _branch(self, given: Given, known: Mapping[str, Value]) -> Sequence[Value]:
-        condition = given.array(0)
-        assert condition is not None
-        taken = "then_branch" if bool(condition.ravel()[0]) else "else_branch"
+        condition = given.dims(0)
+        if len(condition) != 1:
+            raise OnnxError(f"{given.label}: expected one truth value, got {len(condition)}")
+        taken = "then_branch" if int(condition[0]) else "else_branch"
         body = given.node.attributes.get(taken)
         if not isinstance(body, Body):
             raise OnnxError(f"{given.label}: expected a graph {taken}, found none")
@@ -229,6 +233,13 @@ def _constant(given: Given) -> Array:
         if name in attributes:
             return np.array(given.node.attributes[name], dtype)
     raise OnnxError(f"{given.label}: expected numbers, found {sorted(given.node.attributes)}")
+
+
+def _is_copy(given: Given) -> bool:
+    """Whether a node gives the tensor that it reads."""
+    node, used = given.node, [name for name in given.node.outputs if name]
+    same = node.op == "Cast" and OPS["", "Cast"].infer(given)[0][0] == given.value(0).dtype  # type: ignore[misc]
+    return len(used) == 1 and (node.op in ("Identity", "Dropout") or same) and isinstance(given.value(0), Tensor)
 
 
 def _of_shapes(given: Given) -> Sequence[Value]:

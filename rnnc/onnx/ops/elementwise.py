@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rnnc.ir.errors import OnnxError
 from rnnc.layers import Activation
 from rnnc.onnx.building import Building
 from rnnc.onnx.layers import EQUATIONS, Elementwise
@@ -79,6 +80,11 @@ NUMPY: Mapping[str, Callable[..., Any]] = {
 }
 """The meaning of operators without attributes."""
 
+BINARY = (
+    *("Add", "Div", "Mod", "Mul", "PRelu", "Pow", "Sub"),
+    *("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor"),
+)
+
 TRUTHS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor")
 
 ACTIVATIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -107,6 +113,9 @@ ACTIVATIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 def _infer(given: Given) -> Sequence[Result]:
     numbers = [n for n, value in enumerate(given.inputs) if value is not None]
+    wanted = 3 if given.node.op == "Where" else 2 if given.node.op in BINARY else len(numbers)
+    if len(numbers) != wanted or not numbers:
+        raise OnnxError(f"{given.label}: expected {wanted or 'some'} inputs, got {len(numbers)}")
     shape = broadcast(*(given.value(n).shape for n in numbers))
     if given.node.op in TRUTHS:
         return [("bool", shape)]

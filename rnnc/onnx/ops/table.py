@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Given", "Left", "Op", "Result", "axis_in", "one_dtype"]
+__all__ = ["MISFITS", "Given", "Left", "Op", "Result", "axis_in", "one_dtype"]
 
 
 class Left(Exception):
@@ -35,6 +35,10 @@ class Left(Exception):
     def __init__(self, why: str, later: bool = False) -> None:
         super().__init__(why)
         self.later = later
+
+
+MISFITS = (ValueError, TypeError, LookupError, ArithmeticError)
+"""What NumPy and Python raise of shapes and numbers that do not fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,7 @@ class Given:
 
     def dims(self, number: int) -> tuple[Dim, ...]:
         """The numbers of an input of integers, sizes that are not known among them."""
+        self.value(number)
         array = self.array(number)
         assert array is not None
         return tuple(item if array.dtype == np.object_ else int(item) for item in array.ravel())
