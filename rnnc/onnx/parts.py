@@ -47,8 +47,16 @@ def op_of(step: Step) -> Op:
     return Op() if step.why else OPS.get((step.node.domain, step.node.op), Op())
 
 
-def partitioned(steps: Sequence[Step], outside: Mapping[Step, str], later: AbstractSet[Step]) -> Parts:
-    """outside: steps that cannot be compiled. later: steps that must not be in the network of what they read."""
+def partitioned(
+    steps: Sequence[Step],
+    outside: Mapping[Step, str],
+    later: AbstractSet[Step],
+    first: AbstractSet[Step] = frozenset(),
+) -> Parts:
+    """outside: steps that cannot be compiled. later: steps that must not be in the network of what they read.
+
+    first: the steps that have the first network for themselves.
+    """
     parts = Parts()
     places: dict[str, tuple[bool, int]] = {}  # of a tensor: whether a network gives it, and its number
     for step in steps:
@@ -58,7 +66,8 @@ def partitioned(steps: Sequence[Step], outside: Mapping[Step, str], later: Abstr
             parts.add_outer(place[1], step)
         else:
             own = step in later
-            place = True, max(depth + (own or not compiled) for compiled, depth in reads)
+            depth = max(depth + (own or not compiled) for compiled, depth in reads)
+            place = True, max(depth, 2) if first and step not in first else depth
             parts.add_compiled(place[1], step)
         places |= dict.fromkeys((tensor.name for tensor in step.made), place)
     return parts

@@ -121,9 +121,10 @@ class Plan:
         outside |= dict.fromkeys(moved_ends(self.traced.steps), "it only moves last states")
         first = partitioned(self.traced.steps, outside, set())
         frames = found_frames([step for steps in first.networks for step in steps], self.traced.opset)
-        later = set() if frames is None else self._behind(frames)
+        later: set[Step] = set()
         while True:
-            parts = partitioned(self.traced.steps, outside, later)
+            chain = set() if frames is None else set(frames.chain)
+            parts = partitioned(self.traced.steps, outside, later, chain)
             try:
                 buildings = [self._built(steps, frames) for steps in parts.networks]
             except CannotCompile as found:
@@ -136,12 +137,6 @@ class Plan:
                     outside[found.step] = self.why[found.step] = found.why
                 continue
             return parts, buildings
-
-    def _behind(self, frames: Frames) -> set[Step]:
-        """The steps that read what a chain of convolutions gives, which are in a network behind it."""
-        made = {tensor.name for step in frames.chain for tensor in step.made}
-        chain = set(frames.chain)
-        return {s for s in self.traced.steps if s not in chain and any(t.name in made for t in s.tensors)}
 
     def _built(self, steps: Sequence[Step], frames: Frames | None) -> tuple[Building, list[Tensor]]:
         outputs = self._read_elsewhere(steps)

@@ -178,10 +178,10 @@ class Segment:
             return None
         found: dict[str, Array] = {}
         for feed in feeds:
-            array = _array(feed.value, values, batch)
-            array = array.swapaxes(0, 1) if feed.batch_axis == 0 else array
-            found |= dict(zip(feed.keys, array, strict=True))
-        for key, width in self._zeros.items():
+            array = values[feed.value.name] if isinstance(feed.value, Tensor) else _array(feed.value, batch)
+            for number, key in enumerate(feed.keys):
+                found[key] = array[number] if feed.batch_axis else array[:, number]
+        for key, width in self._zeros.items() if len(found) < len(self._zeros) else ():
             if key not in found:
                 found[key] = np.zeros((batch, width), self.building.dtype)
         return found
@@ -248,10 +248,8 @@ def _ends_apart(building: Building, outputs: Sequence[Tensor]) -> tuple[list[Ten
     return shown, ends
 
 
-def _array(value: Known | Filled | Tensor, values: Mapping[str, Array], batch: int) -> Array:
-    """An initial state's numbers."""
-    if isinstance(value, Tensor):
-        return values[value.name]
+def _array(value: Known | Filled, batch: int) -> Array:
+    """A constant initial state's numbers."""
     if isinstance(value, Known):
         return value.array
     return np.full([batch if isinstance(size, Size) else size for size in value.shape], value.number)
