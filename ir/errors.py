@@ -42,6 +42,10 @@ class SizeError(ArgumentError, MemoryError):
     """There is no memory for what the sizes of a network or of a call ask for."""
 
 
+class OnnxError(ArgumentError):
+    """A file is no ONNX model, is damaged, or holds what rnnc cannot read or compile."""
+
+
 class CheckpointError(ArgumentError):
     """A file of parameters, or of a training, cannot be written, or is damaged or of another kind."""
 

@@ -24,6 +24,7 @@ from rnnc.ir.errors import (
     IRError,
     LengthError,
     NonFiniteError,
+    OnnxError,
     ParameterError,
     RnncError,
     RnncWarning,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         Softmax,
     )
     from rnnc.network import Network
+    from rnnc.onnx.network import OnnxNetwork, from_onnx
     from rnnc.sequential import Sequential
 
 __all__ = [
@@ -102,6 +104,8 @@ __all__ = [
     "Multiply",
     "Network",
     "NonFiniteError",
+    "OnnxError",
+    "OnnxNetwork",
     "PReLU",
     "Parameter",
     "ParameterError",
@@ -121,6 +125,7 @@ __all__ = [
     "Spec",
     "cells",
     "compile",
+    "from_onnx",
     "hvp",
     "initializers",
     "jvp",
@@ -154,6 +159,7 @@ _LATER = {
     "Multiply": "rnnc.layers",
     "NUMBERS": "rnnc.graph",
     "Network": "rnnc.network",
+    "OnnxNetwork": "rnnc.onnx.network",
     "PReLU": "rnnc.layers",
     "RMSNorm": "rnnc.layers",
     "Readout": "rnnc.layers",
@@ -162,6 +168,7 @@ _LATER = {
     "Select": "rnnc.layers",
     "Sequential": "rnnc.sequential",
     "Softmax": "rnnc.layers",
+    "from_onnx": "rnnc.onnx.network",
     "losses": "",
     "optimizers": "",
     "schedules": "",

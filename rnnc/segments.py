@@ -33,10 +33,10 @@ def check_remat(spec: Spec, remat: object) -> Remat:
     """None, "sqrt", or a number of steps. ArgumentError for a network that cannot be cut in time."""
     if remat is None:
         return None
-    if spec.bidirectional:
+    if spec.reads_ahead:
         raise ArgumentError(
-            "remat: a bidirectional network reads its sequence from both ends and cannot be cut in time; "
-            "leave remat=None, or use one direction"
+            "remat: a network with a reverse direction starts at the end of its sequence and cannot be cut in time; "
+            "leave remat=None, or use the forward direction alone"
         )
     if isinstance(remat, str):
         return checks.choice("remat", remat, ("sqrt",))

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -39,7 +39,15 @@ from rnnc.references import check_trusted
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Spec"]
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Spec", "Way"]
+
+
+class Way(NamedTuple):
+    """A direction of a layer: what ends the names of its parameters, its equations, whether it starts at the end."""
+
+    suffix: str
+    cell: Cell
+    reverse: bool = False
 
 
 class Spec(PlainData):
@@ -126,25 +134,34 @@ class Spec(PlainData):
 
     def stack(self) -> Stack:
         """The plain description that lowering reads: one `Layer` for each layer and direction."""
-        suffixes = ("", "_reverse")[: self.num_directions]
         layers = []
         width = self.input_size
         for k in range(self.num_layers):
-            layers.append(tuple(self._layer(width, f"_l{k}{suffix}", suffix != "") for suffix in suffixes))
+            layers.append(tuple(self._layer(width, f"_l{k}{way.suffix}", way) for way in self.ways))
             width = self.output_size
         return Stack(self.input_size, cast(str, self.dtype), tuple(layers))
 
-    def _layer(self, width: int, suffix: str, reverse: bool) -> Direction:
-        cell, size = self.cell, self.hidden_size
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The directions of every layer."""
+        return (Way("", self.cell), Way("_reverse", self.cell, reverse=True))[: self.num_directions]
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a step reads later ones, so that a sequence cannot come in pieces."""
+        return any(way.reverse for way in self.ways)
+
+    def _layer(self, width: int, suffix: str, way: Way) -> Direction:
+        cell, size = way.cell, self.hidden_size
         parameters = cell.parameters(width, size, self.bias)
         axes = {name: as_axes(declared) for name, declared in cell.states(size).items()}
         several = {name: sizes for name, sizes in axes.items() if len(sizes) > 1}
         return Direction(
             suffix=suffix,
             parameters=parameters,
-            states=self.states,
+            states={name: math.prod(sizes) for name, sizes in axes.items()},
             output_size=cell.output_size(size),
-            reverse=reverse,
+            reverse=way.reverse,
             step=with_axes(cell.step, several) if several else cell.step,
             optional=tuple(name for name in cell.parameters(width, size, True) if name not in parameters),
         )
@@ -154,9 +171,7 @@ class Spec(PlainData):
     def to_dict(self) -> dict[str, Any]:
         """Every argument as plain data, and "type", the spec's name. A cell becomes {"type": "module:Class", ...}."""
         data = {"type": type(self).__name__} | {name: value for name, value, _ in _fields(self)}
-        if "cell" in data:
-            data["cell"] = cell_to_dict(self.cell)
-        return data
+        return data | {name: cell_to_dict(value) for name, value in data.items() if isinstance(value, Cell)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Self:
@@ -176,8 +191,8 @@ class Spec(PlainData):
                 f"type: {cls.__name__}.from_dict got the data of a {kind}; use rnnc.{kind} or rnnc.Spec"
             )
         check_arguments(SPECS[kind], values)
-        if "cell" in values and isinstance(values["cell"], Mapping):
-            values["cell"] = cell_from_dict(values["cell"], trusted)
+        cells = {name: values[name] for name in ("cell", "backward") if isinstance(values.get(name), Mapping)}
+        values |= {name: cell_from_dict(value, trusted) for name, value in cells.items()}
         return cast(Self, SPECS[kind](**values))
 
 
@@ -193,6 +208,9 @@ class Recurrent(Spec):
     dropout: in [0, 1), between layers in training; the identity here. An RnncWarning if there is but one layer.
     bidirectional: a second direction in each layer runs from the end; the outputs are concatenated.
     dtype: "float32" or "float64", or such a NumPy dtype, of parameters, inputs, outputs and arithmetic.
+    backward: the cell of the second direction of a bidirectional layer, if it is another one; its states and its
+        output must be those of `cell`.
+    reverse: the only direction runs from the end: each row from its own last step to its first.
     """
 
     cell: Cell
@@ -204,10 +222,33 @@ class Recurrent(Spec):
     dropout: float = 0.0
     bidirectional: bool = False
     dtype: DTypeLike = "float32"
+    backward: Cell | None = None
+    reverse: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_cell(self.cell, self.input_size, self.hidden_size, self.bias)
+        if self.reverse and self.bidirectional:
+            raise ArgumentError("reverse: a bidirectional layer has a reverse direction already; expected False")
+        if self.backward is not None:
+            self._check_backward(self.backward)
+
+    def _check_backward(self, backward: Cell) -> None:
+        check_cell(backward, self.input_size, self.hidden_size, self.bias)
+        if not self.bidirectional:
+            raise ArgumentError("backward: only a layer with bidirectional=True has a second direction")
+        for what, came, wanted in (
+            ("states", backward.states(self.hidden_size), self.cell.states(self.hidden_size)),
+            ("output_size", backward.output_size(self.hidden_size), self.cell.output_size(self.hidden_size)),
+        ):
+            if came != wanted:
+                raise ArgumentError(f"backward: {what} is {came}, that of cell is {wanted}; they must be the same")
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        if self.bidirectional:
+            return Way("", self.cell), Way("_reverse", self.backward or self.cell, reverse=True)
+        return (Way("", self.cell, reverse=self.reverse),)
 
 
 @explained_class
@@ -292,7 +333,7 @@ def _check(name: str, value: object) -> object:
             return checks.integer(name, value, 1)
         case "proj_size":
             return checks.integer(name, value, 0)
-        case "bias" | "batch_first" | "bidirectional" | "reset_after":
+        case "bias" | "batch_first" | "bidirectional" | "reset_after" | "reverse":
             return checks.flag(name, value)
         case "dropout":
             return checks.probability(name, value)
@@ -300,8 +341,10 @@ def _check(name: str, value: object) -> object:
             return checks.choice(name, value, ("tanh", "relu"))
         case "dtype":
             return checks.dtype(name, value)
-        case "cell" if isinstance(value, Cell):
+        case "cell" | "backward" if isinstance(value, Cell):
             return value
+        case "backward" if value is None:
+            return None
         case _:
             hint = "; call the class to make one" if isinstance(value, type) else ""
             raise ArgumentTypeError(

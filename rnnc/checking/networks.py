@@ -205,7 +205,7 @@ def width_of(layer: Layer | Spec) -> int | None:
 
 def looks_ahead(layer: Layer | Spec) -> bool:
     spec = recurrent(layer)
-    return spec.bidirectional if spec else layer.window[1] > 0  # type: ignore[union-attr]
+    return spec.reads_ahead if spec else layer.window[1] > 0  # type: ignore[union-attr]
 
 
 def agreed(entries: Mapping[str, Entry], option: str, given: object) -> Any:

@@ -1,0 +1,9 @@
+"""Model files in the ONNX format: `rnnc.from_onnx` (docs/onnx.md).
+
+file, reading, stored, order    a file as plain data
+sizes, values, trace            what can be known of it without a call; ops: the operators
+recurrent, activations, cells   RNN, GRU and LSTM nodes as specs and cells
+places, building, segment       tensors of any shape in a network of (T, B, N); a part of a file as a rnnc.Graph
+parts, plan, late, foreign      which node runs where
+network                         what the user holds
+"""

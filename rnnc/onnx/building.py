@@ -1,0 +1,143 @@
+"""A part of a file on its way to being a `rnnc.Graph`: its layers, its parameters, and where each tensor lies in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnc.layers import First, Layer, Select
+from rnnc.onnx.ops.table import Left
+from rnnc.onnx.places import Axes, Placed, Rows
+from rnnc.onnx.values import Filled, Known, Tensor, Value
+from rnnc.specs import Spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rnnc.onnx.frames import Frames
+
+    Array = NDArray[Any]
+
+__all__ = ["Building", "StateFeed"]
+
+
+@dataclass(frozen=True)
+class StateFeed:
+    """An initial state from outside. value: (D, B, H) as a node's initial_h. keys: the network's, per direction."""
+
+    value: Value
+    keys: tuple[str, ...]
+    batch_axis: int
+
+
+@dataclass
+class Building:
+    """rows: what T and B are. inputs, entries, params: of the graph. lengths: the number of steps of each row.
+
+    frames: where positions are steps; framed: input -> tensor, width, the way in of what is cut into frames.
+    """
+
+    rows: Rows
+    dtype: str
+    inputs: dict[str, tuple[Tensor, Placed]] = field(default_factory=dict)
+    entries: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    params: dict[str, Array] = field(default_factory=dict)
+    placed: dict[str, Placed] = field(default_factory=dict)
+    feeds: list[StateFeed] = field(default_factory=list)
+    lengths: Tensor | None = None
+    zeroed: set[str] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
+    frames: Frames | None = None
+    framed: dict[str, tuple[Tensor, int, Any]] = field(default_factory=dict)
+
+    def axes(self, tensor: Tensor) -> Axes:
+        """The axes of a tensor."""
+        axes = self.rows.axes(tensor.shape)
+        if self.frames is None or tensor.name not in self.frames.every or axes.roles[2] == "1":
+            return axes
+        return Axes((*axes.roles[:2], "T"), axes.sizes[:-1])
+
+    # ---- reading
+
+    def place(self, tensor: Tensor) -> Placed:
+        """Where a tensor lies: that of a node in this part, or an input of the graph."""
+        if tensor.name not in self.placed:
+            self.placed[tensor.name] = self._input(tensor, self.axes(tensor).columns)
+        return self.placed[tensor.name]
+
+    def _input(self, tensor: Tensor, order: Sequence[int]) -> Placed:
+        """An input of the graph: its columns come in the order in which they are read first."""
+        if tensor.dtype != self.dtype:
+            raise Left(f"it reads {tensor.dtype}, where the network computes in {self.dtype}")
+        axes = self.axes(tensor)
+        placed = Placed(self.name_of(tensor.name), axes, tuple(order), timed=True)
+        self.inputs[placed.name] = tensor, placed
+        if self.rows.time is not None and axes.of("T") is None:
+            first = self.layer(f"{placed.name}_once", First(), placed.name)
+            placed = Placed(first, axes, tuple(order), timed=False)
+        return placed
+
+    def columns(self, tensor: Tensor, order: Sequence[int]) -> str:
+        """The name of a value that holds the tensor's columns in this order of its axes."""
+        if tensor.name not in self.placed:
+            self.placed[tensor.name] = self._input(tensor, order)
+        return self.reordered(self.placed[tensor.name], order)
+
+    def reordered(self, placed: Placed, order: Sequence[int]) -> str:
+        """The name of a value whose columns have another order of axes."""
+        if tuple(order) == placed.order:
+            return placed.name
+        numbers = np.arange(placed.axes.width).reshape([placed.axes.size(axis) for axis in placed.order])
+        moved = numbers.transpose([placed.order.index(axis) for axis in order]).ravel()
+        return self.selected(placed.name, moved)
+
+    def selected(self, name: str, columns: Array) -> str:
+        """The name of a value that holds some columns of another."""
+        return self.layer(f"{name}_columns", Select(tuple(int(column) for column in columns)), name)
+
+    # ---- writing
+
+    def name_of(self, text: str) -> str:
+        """A name for a layer or input, like the file's: an identifier, not yet taken."""
+        plain = re.sub(r"\W+", "_", text).strip("_") or "value"
+        plain = plain if plain.isidentifier() else f"v{plain}"
+        name, number = plain, 1
+        while name in self.entries or name in self.inputs or name in self.framed:
+            number += 1
+            name = f"{plain}_{number}"
+        return name
+
+    def layer(
+        self,
+        text: str,
+        layer: Layer | Spec,
+        *sources: str,
+        params: Mapping[str, Array] | None = None,
+        states: Mapping[str, str] | None = None,
+    ) -> str:
+        """Adds a layer; returns its name. text: what to call it. params: its own, by their names in the layer."""
+        name = self.name_of(text)
+        self.entries[name] = (layer, *sources, *([dict(states)] if states else []))
+        for base, array in (params or {}).items():
+            self.params[f"{name}.{base}"] = np.ascontiguousarray(array, self.dtype)
+        return name
+
+    def put(
+        self, tensor: Tensor, name: str, order: Sequence[int], *, timed: bool = True, flipped: bool = False
+    ) -> None:
+        """Says that a tensor is the value of this name. Raises Left if its axes are none of a value."""
+        self.placed[tensor.name] = Placed(name, self.axes(tensor), tuple(order), timed, flipped)
+        self.made.add(tensor.name)
+
+
+def zeros(value: Value | None) -> bool:
+    """Whether a value is left out or known to be 0 throughout."""
+    if value is None:
+        return True
+    if isinstance(value, Known):
+        return not value.array.any()
+    return isinstance(value, Filled) and not value.number.any()

@@ -1,0 +1,230 @@
+"""Layers that operators of ONNX need besides rnnc's own: axes of a tensor lie side by side in the columns of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from types import SimpleNamespace
+from typing import ClassVar
+
+from rnnc.cells import Shape
+from rnnc.ir.equations import (
+    Value,
+    ceil,
+    clip,
+    concat,
+    cos,
+    floor,
+    largest,
+    linear,
+    log,
+    log_softmax,
+    maximum,
+    mean,
+    minimum,
+    power,
+    rint,
+    sign,
+    sin,
+    smallest,
+    softmax,
+    sqrt,
+    total,
+    where,
+)
+from rnnc.layers.base import Layer
+
+__all__ = ["EQUATIONS", "OVER_UNITS", "Blocks", "Elementwise", "PositionConv", "PositionLinear", "ZeroPad"]
+
+EQUATIONS: Mapping[str, Callable[..., Value]] = {
+    "Add": lambda *xs: reduce(lambda a, b: a + b, xs),
+    "Ceil": ceil,
+    "Clip": clip,
+    "Cos": cos,
+    "Div": lambda a, b: a / b,
+    "Floor": floor,
+    "Log": log,
+    "Max": lambda *xs: reduce(maximum, xs),
+    "Mean": lambda *xs: reduce(lambda a, b: a + b, xs) * (1.0 / len(xs)),
+    "Min": lambda *xs: reduce(minimum, xs),
+    "Mul": lambda a, b: a * b,
+    "PRelu": lambda x, slope: where(x < 0.0, slope * x, x),
+    "Pow": lambda a, b: power(a, b),
+    "Reciprocal": lambda x: 1.0 / x,
+    "Round": rint,
+    "Sign": sign,
+    "Sin": sin,
+    "Sqrt": sqrt,
+    "Sub": lambda a, b: a - b,
+    "Sum": lambda *xs: reduce(lambda a, b: a + b, xs),
+}
+"""Operators on each number by itself: of values, and of numbers where the operand is one."""
+
+
+@dataclass(frozen=True)
+class Elementwise(Layer):
+    """An operator of `EQUATIONS`.
+
+    operands: "x" for the next value that is read, a float for itself, an int for a parameter of that width, called
+        "operand0", ... by its place.
+    """
+
+    op: str
+    operands: tuple[str | int | float, ...]
+    inputs: ClassVar[int | None] = None
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {f"operand{n}": (size,) for n, size in enumerate(self.operands) if isinstance(size, int)}
+
+    def output_width(self, *widths: int) -> int:
+        return max(*widths, *(size for size in self.operands if isinstance(size, int)), 1)
+
+    def step(self, x: tuple[Value, ...], state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        values = iter(x)
+        given = [
+            next(values) if operand == "x" else getattr(p, f"operand{n}") if isinstance(operand, int) else operand
+            for n, operand in enumerate(self.operands)
+        ]
+        return EQUATIONS[self.op](*given)
+
+
+OVER_UNITS: Mapping[str, Callable[[Value], Value]] = {
+    "ReduceMean": mean,
+    "ReduceSum": total,
+    "ReduceMax": largest,
+    "ReduceMin": smallest,
+    "ReduceL2": lambda x: sqrt(total(x * x)),
+    "ReduceSumSquare": lambda x: total(x * x),
+    "Softmax": softmax,
+    "LogSoftmax": log_softmax,
+}
+
+
+@dataclass(frozen=True)
+class Blocks(Layer):
+    """A function of `OVER_UNITS` of each block of columns. count: how many blocks."""
+
+    op: str
+    count: int
+
+    def output_width(self, *widths: int) -> int:
+        return self.count if self.op.startswith("Reduce") else widths[0]
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        return concat([OVER_UNITS[self.op](block) for block in x.split(self.count)])
+
+
+@dataclass(frozen=True)
+class PositionLinear(Layer):
+    """weight x + bias at each of some positions: (positions * input_size) -> (positions * output_size) columns."""
+
+    positions: int
+    input_size: int
+    output_size: int
+    bias: bool = False
+
+    @property
+    def width(self) -> int | None:
+        return self.positions * self.input_size
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        shapes: dict[str, Shape] = {"weight": (self.output_size, self.input_size)}
+        return shapes | ({"bias": (self.output_size,)} if self.bias else {})
+
+    def output_width(self, *widths: int) -> int:
+        return self.positions * self.output_size
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        bias = p.bias if self.bias else None
+        return concat([linear(block, p.weight, bias) for block in x.split(self.positions)])
+
+
+@dataclass(frozen=True)
+class ZeroPad(Layer):
+    """Columns of a number before and after x."""
+
+    before: int
+    after: int
+    number: float = 0.0
+
+    def output_width(self, *widths: int) -> int:
+        return self.before + widths[0] + self.after
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        parts = [self._filled(x, self.before), x, self._filled(x, self.after)]
+        return concat([part for part in parts if part is not None])
+
+    def _filled(self, x: Value, width: int) -> Value | None:
+        """A condition that always holds chooses the number: 0 * x would keep a NaN."""
+        if not width:
+            return None
+        number = where(x[:, :1] == x[:, :1], self.number, self.number)
+        return concat([number] * width)
+
+
+@dataclass(frozen=True)
+class PositionConv(Layer):
+    """A convolution over positions that lie side by side: (length * input_size) -> (out length * output_size) columns.
+
+        y[l] = bias + sum over k of weight[:, :, k] @ x[l * stride + k * dilation - before]
+
+    What lies outside is 0. weight: (output_size, input_size / groups, kernel_size), as ONNX's W.
+    """
+
+    input_size: int
+    output_size: int
+    kernel_size: int
+    length: int
+    stride: int = 1
+    before: int = 0
+    after: int = 0
+    dilation: int = 1
+    groups: int = 1
+    bias: bool = False
+
+    @property
+    def out_length(self) -> int:
+        """Positions of y."""
+        span = (self.kernel_size - 1) * self.dilation
+        return (self.before + self.length + self.after - span - 1) // self.stride + 1
+
+    @property
+    def width(self) -> int | None:
+        return self.length * self.input_size
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        shapes: dict[str, Shape] = {"weight": (self.output_size, self.input_size // self.groups, self.kernel_size)}
+        return shapes | ({"bias": (self.output_size,)} if self.bias else {})
+
+    def output_width(self, *widths: int) -> int:
+        return self.out_length * self.output_size
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        inner = self.input_size // self.groups
+        matrix = p.weight.permute(0, 2, 1).reshape(self.output_size, self.kernel_size * inner)
+        rows = matrix.split(self.groups)
+        made = [self._group(x, at, g, rows[g]) for at in range(self.out_length) for g in range(self.groups)]
+        positions = [concat(made[at : at + self.groups]) for at in range(0, len(made), self.groups)]
+        return concat([position + p.bias for position in positions] if self.bias else positions)
+
+    def _group(self, x: Value, at: int, group: int, rows: Value) -> Value:
+        """One position and group of y: a product for each run of taps whose columns lie side by side."""
+        inner = self.input_size // self.groups
+        first = at * self.stride - self.before
+        taps = [k for k in range(self.kernel_size) if 0 <= first + k * self.dilation < self.length]
+        apart = self.dilation > 1 or self.groups > 1
+        runs = [[k] for k in taps] if apart else [taps]
+        made: Value | None = None
+        for run in runs:
+            begin = (first + run[0] * self.dilation) * self.input_size + group * inner
+            columns = x[:, begin : begin + len(run) * inner]
+            part = linear(columns, _taps(rows, run, inner, self.kernel_size))
+            made = part if made is None else made + part
+        assert made is not None
+        return made
+
+
+def _taps(rows: Value, run: list[int], inner: int, count: int) -> Value:
+    """The weights of some taps."""
+    return rows if len(run) == count else rows[:, run[0] * inner : (run[-1] + 1) * inner]

@@ -1,0 +1,204 @@
+"""A graph with all that is needed to run it: networks, what runs between them, and what became of each node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+
+import numpy as np
+
+from rnnc.ir.errors import ArgumentError, OnnxError
+from rnnc.onnx.frames import Frames, found_frames
+from rnnc.onnx.late import LateRecurrence, is_late
+from rnnc.onnx.ops.table import MISFITS, Given
+from rnnc.onnx.parts import Parts, moved_ends, op_of, partitioned
+from rnnc.onnx.segment import CannotCompile, Segment, built
+from rnnc.onnx.trace import Traced
+from rnnc.onnx.values import Known, Step, Tensor, Value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rnnc.onnx.building import Building
+
+    Array = NDArray[Any]
+
+__all__ = ["Moving", "Plan", "Runner"]
+
+
+class Runner(Protocol):
+    """A part of a plan."""
+
+    def run(self, values: dict[str, Array]) -> None:
+        """Reads what it needs from the values, by name, and adds what it gives."""
+
+
+class Moving:
+    """A step in NumPy."""
+
+    def __init__(self, step: Step, opset: int) -> None:
+        given = Given(step.node, step.inputs, opset, lambda tensor: None)
+        meaning = op_of(step).meaning
+        assert meaning is not None
+        self._function = meaning(given)
+        self._label = step.node.label
+        self._reads = [_reader(value) for value in step.inputs]
+        self._gives = [tensor.name if tensor is not None else "" for tensor in step.outputs]
+        first, *others = step.inputs
+        simple = len(self._gives) == 1 and isinstance(first, Tensor) and all(_ready(value) for value in others)
+        self._alone = first.name if simple and isinstance(first, Tensor) else ""  # the quick way of most
+        self._others = [None if value is None else value.array for value in others if simple and _ready(value)]
+
+    def run(self, values: dict[str, Array]) -> None:
+        """Raises ArgumentError if the inputs of a call do not fit the node."""
+        try:
+            self._run(values)
+        except MISFITS as error:
+            raise ArgumentError(f"{self._label}: its inputs do not fit: {error}") from None
+
+    def _run(self, values: dict[str, Array]) -> None:
+        if self._alone:
+            made = self._function(values[self._alone], *self._others)
+            values[self._gives[0]] = made[0] if isinstance(made, tuple) else made
+            return
+        made = self._function(*[read(values) for read in self._reads])
+        arrays = made if isinstance(made, tuple) else (made,)
+        for name, array in zip(self._gives, arrays, strict=False):
+            if name:
+                values[name] = array
+
+
+def _ready(value: Value | None) -> TypeGuard[Known | None]:
+    """Whether a value needs no call."""
+    return value is None or isinstance(value, Known)
+
+
+def _reader(value: Value | None) -> Any:
+    if isinstance(value, Tensor):
+        name = value.name
+        return lambda values: values[name]
+    if isinstance(value, Known):
+        array = value.array
+        return lambda values: array
+    if value is None:
+        return lambda values: None
+    full = np.full([int(size) for size in value.shape], value.number)
+    return lambda values: full
+
+
+class Plan:
+    """notes: what became of each node. aliases: pairs of axes that were taken for one size.
+
+    foreign: makes a runner of steps that rnnc cannot do, and of the tensors that are read of them; or None.
+    """
+
+    def __init__(
+        self, traced: Traced, options: Mapping[str, Any], foreign: Any, aliases: Sequence[tuple[str, str]]
+    ) -> None:
+        self.traced = traced
+        self.aliases = aliases
+        self.why: dict[Step, str] = {step: step.why for step in traced.steps if step.why}
+        self.notes: dict[Step, str] = {}
+        self._options = options
+        self._parts, self._buildings = self._cut()
+        left = [step for steps in self._parts.outer for step in steps if not self._is_own(step)]
+        if left and foreign is None:
+            raise OnnxError(self._refusal(left))
+        self.segments: list[Segment] = []
+        self.runners: list[Runner] = []
+        for depth, steps in enumerate(self._parts.outer):
+            if depth:
+                self._add_network(depth)
+            self._add_outer(steps, foreign)
+        self._outputs = {name: _reader(value) for name, value in traced.outputs.items()}
+
+    # ---- which step goes where
+
+    def _cut(self) -> tuple[Parts, list[tuple[Building, list[Tensor]]]]:
+        """Parts whose networks can all be built: a step that cannot be in one goes elsewhere, and all is done again."""
+        late = [step for step in self.traced.steps if is_late(step)]
+        outside = dict.fromkeys(late, "its weights come with the call") | self.why
+        outside |= dict.fromkeys(moved_ends(self.traced.steps), "it only moves last states")
+        first = partitioned(self.traced.steps, outside, set())
+        frames = found_frames([step for steps in first.networks for step in steps], self.traced.opset)
+        later: set[Step] = set()
+        while True:
+            chain = set() if frames is None else set(frames.chain)
+            parts = partitioned(self.traced.steps, outside, later, chain)
+            try:
+                buildings = [self._built(steps, frames) for steps in parts.networks]
+            except CannotCompile as found:
+                if frames is not None:
+                    later, frames = set(), None
+                    continue
+                if found.later and found.step not in later:
+                    later.add(found.step)
+                else:
+                    outside[found.step] = self.why[found.step] = found.why
+                continue
+            return parts, buildings
+
+    def _built(self, steps: Sequence[Step], frames: Frames | None) -> tuple[Building, list[Tensor]]:
+        outputs = self._read_elsewhere(steps)
+        if frames is not None and frames.first in steps:
+            if set(steps) != set(frames.chain):
+                raise CannotCompile(frames.first, "other nodes are in its network", later=False)
+            return built(steps, outputs, self.traced.opset, frames), outputs
+        return built(steps, outputs, self.traced.opset), outputs
+
+    def _read_elsewhere(self, steps: Sequence[Step]) -> list[Tensor]:
+        """What these steps give to others, or to the caller."""
+        inside = set(steps)
+        read = {t.name for step in self.traced.steps if step not in inside for t in step.tensors}
+        read |= {value.name for value in self.traced.outputs.values() if isinstance(value, Tensor)}
+        return [tensor for step in steps for tensor in step.made if tensor.name in read]
+
+    def _is_own(self, step: Step) -> bool:
+        """Whether rnnc does a step that is in no network."""
+        op = op_of(step)
+        whole = all(np.dtype(tensor.dtype).kind in "iub" for tensor in step.made if tensor.dtype)
+        return is_late(step) or (op.meaning is not None and not step.why and (op.moves or whole))
+
+    def _refusal(self, left: Sequence[Step]) -> str:
+        listed = "; ".join(f"{step.node.label}: {self.why.get(step, 'not compiled')}" for step in left)
+        advice = "from_onnx(..., fallback='onnxruntime') leaves them to ONNX Runtime"
+        return f"{len(left)} nodes cannot be compiled: {listed}; {advice}"
+
+    # ---- what runs
+
+    def _add_network(self, depth: int) -> None:
+        building, outputs = self._buildings[depth - 1]
+        segment = Segment(building, outputs, self._options)
+        self.segments.append(segment)
+        self.runners.append(segment)
+        for step in self._parts.networks[depth - 1]:
+            what = "only names axes" if op_of(step).moves else "compiled"
+            self.notes[step] = f"{what}: network {depth}"
+
+    def _add_outer(self, steps: Sequence[Step], foreign: Any) -> None:
+        opset, others = self.traced.opset, []
+        for step in steps:
+            if not self._is_own(step):
+                others.append(step)
+                continue
+            self._flush(others, foreign)
+            if is_late(step):
+                self.notes[step] = "compiled: bound at each call, for its weights come with the call"
+                self.runners.append(LateRecurrence(step, opset, self._options))
+            else:
+                self.notes[step] = "in NumPy, outside the networks"
+                self.runners.append(Moving(step, opset))
+        self._flush(others, foreign)
+
+    def _flush(self, others: list[Step], foreign: Any) -> None:
+        if others:
+            self.notes |= {step: f"left to ONNX Runtime: {self.why.get(step, 'not compiled')}" for step in others}
+            self.runners.append(foreign(list(others), self._read_elsewhere(others)))
+            others.clear()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The file's outputs by name, for inputs that have been checked."""
+        values = dict(inputs)
+        for runner in self.runners:
+            runner.run(values)
+        return {name: read(values) for name, read in self._outputs.items()}

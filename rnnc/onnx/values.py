@@ -1,0 +1,102 @@
+"""What reading a graph knows of its values before any call: constants, and tensors that only a call brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnc.onnx.file import Node
+from rnnc.onnx.sizes import Dims, Size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["Filled", "Known", "Step", "Tensor", "Value", "integers", "is_sizes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A constant. Its array holds Python objects where sizes stand in it whose numbers are not known (`Size`)."""
+
+    array: Array
+
+    @property
+    def shape(self) -> Dims:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> str:
+        return "int64" if is_sizes(self.array) else self.array.dtype.name
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """One number, in a shape whose sizes are not all known."""
+
+    number: Array
+    shape: Dims
+
+    @property
+    def dtype(self) -> str:
+        return self.number.dtype.name
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value that a call brings. name: the file's name of it, unique among those of all branches taken.
+
+    shape: None if not even the number of axes is known.
+    """
+
+    name: str
+    dtype: str
+    dims: Dims | None
+
+    @property
+    def shape(self) -> Dims:
+        """The sizes, of a tensor whose sizes are known."""
+        assert self.dims is not None
+        return self.dims
+
+
+Value = Known | Filled | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A node that is left to do in a call: it reads at least one tensor. None: an input or output left out.
+
+    captured: tensors that its branches read. why: for a node that rnnc cannot compile, the reason.
+    """
+
+    node: Node
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Tensor | None, ...]
+    captured: tuple[Tensor, ...] = ()
+    why: str = ""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it reads of a call."""
+        return (*(value for value in self.inputs if isinstance(value, Tensor)), *self.captured)
+
+    @property
+    def made(self) -> tuple[Tensor, ...]:
+        """What it gives."""
+        return tuple(output for output in self.outputs if output is not None)
+
+
+def is_sizes(array: Array) -> bool:
+    """Whether an array of integers holds sizes that are not known."""
+    return array.dtype == np.object_
+
+
+def integers(array: Array) -> Array:
+    """An array of objects as int64, if no unknown size is left in it."""
+    if is_sizes(array) and not any(isinstance(item, Size) for item in array.ravel()):
+        return array.astype(np.int64)
+    return array
