@@ -1,8 +1,8 @@
 """The op table: the one place where an operation is declared.
 
-An op has a name, a kind, an arity, a shape rule, a dtype rule, its meaning in NumPy, its gradient rule and, if it is
-elementwise, its scalar code in terms of the few primitives every code generator offers (`Primitives`).
-Adding an elementwise op touches this table and its test.
+An op has a name, a kind, an arity, a shape rule, a dtype rule, a meaning in NumPy and a gradient rule. An elementwise
+op also has scalar code, written with the few primitives that every code generator offers (`Primitives`).
+To add an elementwise op, add a row to this table, and a test.
 """
 
 from __future__ import annotations
@@ -21,12 +21,21 @@ from rnnc.ir.errors import IRError
 from rnnc.ir.gradients import Rule, partials
 from rnnc.ir.shape_rules import AttrValue, Shape, numbers_of
 
+<<<<<<< HEAD
+=======
+BATCH = "B"
+"""The symbolic batch size, the only dimension that is unknown when a graph is built."""
+
+Dim = int | str
+Shape = tuple[Dim, ...]
+AttrValue = int | float | bool | str
+>>>>>>> 860a97e (Prose: ir/: docstrings name the result first, rates are per step, passes show before -> after)
 Attrs = tuple[tuple[str, AttrValue], ...]
 Array = NDArray[Any]
 
 
 class Kind(Enum):
-    """What a scheduler needs to know of an op."""
+    """What a scheduler needs to know about an op."""
 
     LEAF = "leaf"
     CARRY = "carry"
@@ -76,20 +85,21 @@ class Op:
 
     arity: number of operands; None means one or more.
     attrs: names of the attributes, in the order they print.
-    shape: result shape from operand shapes and attributes.
-    meaning: NumPy arrays, then attributes by keyword -> NumPy array. Leaves have none.
-    emit: `Primitives`, then scalar operands -> scalar (elementwise ops); of a reduction over the last axis, how two
-        partial results become one. identity: the result of a reduction over nothing.
-    commutative: operands may be compared as a multiset.
-    boolean: the result is a mask, whatever the operands are.
-    vjp: the gradient rule of reverse mode; None if no gradient flows (masks, steps, `stop_gradient`). Of an elementwise
-        op it is the partial derivative times g, which serves forward mode as well.
-    products: the op is linear in each operand alone (a product); other ops that are not elementwise are linear in all
-        operands together, or have a rule of their own.
-    jvp: that rule of forward mode: tangent of x, y, x -> tangent of y.
-    costly: an elementwise op that takes longer than reading its result back from memory.
-    zero_of: when a row of the result is exactly 0 for any finite operands: if "all" operands are 0 in that row, or
-        "any", or the "first" one; "never" is always right to say.
+    shape: (operand shapes, attributes) -> the shape of the result.
+    meaning: (NumPy arrays, attributes by keyword) -> NumPy array. Leaves have none.
+    emit: (`Primitives`, scalar operands) -> scalar, for elementwise ops. For a reduction over the last axis, it
+        combines two partial results.
+    identity: the result of a reduction over nothing.
+    commutative: the order of the operands does not matter, so they are compared as a multiset.
+    boolean: the result is always a mask.
+    vjp: the gradient rule of reverse mode; None if no gradient flows (masks, step functions, `stop_gradient`). For an
+        elementwise op it is the partial derivative times g, which serves forward mode as well.
+    products: the op is linear in each operand alone, as a product is. Other ops that are not elementwise are linear in
+        all operands together, or have a `jvp`.
+    jvp: the rule of forward mode for an op that is neither: (tangent of x, y, x) -> tangent of y.
+    costly: the elementwise op takes longer than reading its result back from memory.
+    zero_of: which operands must be 0 in a row for the result to be exactly 0 there, if all operands are finite: "all",
+        "any" one, or the "first". "never" promises nothing, so it is always correct.
     """
 
     name: str
@@ -110,7 +120,7 @@ class Op:
 
 
 def _sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) without overflow: exp only ever sees a non-positive argument."""
+    """1 / (1 + exp(-x)) without overflow: the argument of exp is never positive."""
     small = np.exp(-np.abs(x))
     one = x.dtype.type(1)
     result: Array = np.where(x >= 0, one / (one + small), small / (one + small))  # of x's library: not np.asarray
@@ -138,21 +148,21 @@ def _emit_sum(e: Primitives, *terms: Any) -> Any:
 
 
 def _emit_floor(e: Primitives, a: Any) -> Any:
-    """The nearest integer, less 1 where that lies above."""
+    """The nearest integer, minus 1 where that is above a."""
     nearest = e.rint(a)
     return e.select(e.greater(nearest, a), e.sub(nearest, e.constant(1.0)), nearest)
 
 
 def _emit_sign(e: Primitives, a: Any) -> Any:
-    """0 and NaN are themselves."""
+    """1 or -1; 0 and NaN stay as they are."""
     zero = e.constant(0.0)
     return e.select(e.greater(a, zero), e.constant(1.0), e.select(e.greater(zero, a), e.constant(-1.0), a))
 
 
 def _emit_log1p(e: Primitives, a: Any) -> Any:
-    """log(w) + (a - (w - 1)) / w for w = 1 + a rounded: the second term is what the rounding lost.
+    """log(w) + (a - (w - 1)) / w, where w is 1 + a rounded. The second term corrects the rounding.
 
-    The ends, where w is 0 or infinite and the lost part NaN, are those of log(w).
+    Where w is 0 or infinite, the correction is NaN, and the result is log(w).
     """
     one = e.constant(1.0)
     shifted = e.add(a, one)
@@ -162,7 +172,7 @@ def _emit_log1p(e: Primitives, a: Any) -> Any:
 
 
 def _emit_expm1(e: Primitives, a: Any) -> Any:
-    """exp(a) - 1, and where that cancels 2 t / (1 - t) with t = tanh(a / 2)."""
+    """exp(a) - 1; where that cancels, 2 t / (1 - t) with t = tanh(a / 2)."""
     one = e.constant(1.0)
     t = e.tanh(e.mul(a, e.constant(0.5)))
     return e.select(e.greater(one, e.absolute(a)), e.div(e.add(t, t), e.sub(one, t)), e.sub(e.exp(a), one))
@@ -186,6 +196,7 @@ def _map(
 
 
 _TABLE = (
+<<<<<<< HEAD
     # Leaves: `input` reads an argument, `const` is a number; `zeros` is 0 in the shape of its type, at one step or all.
     Op("input", Kind.LEAF, 0, shape_rules.declared, attrs=("name",)),
     Op("const", Kind.LEAF, 0, shape_rules.scalar, attrs=("value",)),
@@ -196,6 +207,18 @@ _TABLE = (
     Op("carry", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
     Op("exit", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
     Op("tsum", Kind.TIME_SUM, None, shape_rules.all_same, _sum, commutative=True, vjp=gradients.tsum),
+=======
+    # Leaves. `input` reads an argument, `const` is a number, and `zeros` is an array of zeros, at one step or at all.
+    Op("input", Kind.LEAF, 0, _declared, attrs=("name",)),
+    Op("const", Kind.LEAF, 0, _scalar, attrs=("value",)),
+    Op("zeros", Kind.LEAF, 0, _declared),
+    # The only ops that cross steps. carry: a state of the step before, in loop direction (delta = +1 or -1); the
+    # first step reads an initial value. exit: a state after the last step. tsum: the sum over all steps.
+    # The gradient of a carry is a carry in the other direction; rnnc.ir.autodiff makes it.
+    Op("carry", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
+    Op("exit", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
+    Op("tsum", Kind.TIME_SUM, None, _all_same, _sum, commutative=True, vjp=gradients.tsum),
+>>>>>>> 860a97e (Prose: ir/: docstrings name the result first, rates are per step, passes show before -> after)
     # Elementwise.
     _map("add", None, _sum, _emit_sum, gradients.add, commutative=True, zero_of="all"),
     _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b), gradients.sub, zero_of="all"),
@@ -239,7 +262,7 @@ _TABLE = (
     _map("log1p", 1, np.log1p, _emit_log1p, partials(lambda g, y, x: g / (1.0 + x)), costly=True, zero_of="all"),
     _map("expm1", 1, np.expm1, _emit_expm1, partials(lambda g, y, x: g * (y + 1.0)), costly=True, zero_of="all"),
     _map("power", 2, np.power, lambda e, a, b: e.power(a, b), gradients.power, costly=True),
-    # Steps: no gradient flows, as if the slope were 0 at the jumps too.
+    # Step functions. No gradient flows, as if the slope were 0 at the jumps too.
     _map("floor", 1, np.floor, _emit_floor, None, zero_of="all"),
     _map("rint", 1, np.rint, lambda e, a: e.rint(a), None, zero_of="all"),
     _map("sign", 1, np.sign, _emit_sign, None, zero_of="all"),
@@ -260,9 +283,15 @@ _TABLE = (
         products=True,
         zero_of="first",
     ),
+<<<<<<< HEAD
     # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). What weight gradients are made of.
     Op("outer", Kind.OUTER, 2, shape_rules.outer, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
     # Views: no arithmetic; code generators solve them by addressing.
+=======
+    # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). Weight gradients are such sums.
+    Op("outer", Kind.OUTER, 2, _outer_shape, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
+    # Views: no arithmetic. Code generators turn them into addresses.
+>>>>>>> 860a97e (Prose: ir/: docstrings name the result first, rates are per step, passes show before -> after)
     Op(
         "slice",
         Kind.VIEW,
@@ -283,6 +312,7 @@ _TABLE = (
         vjp=gradients.concat,
         zero_of="all",
     ),
+<<<<<<< HEAD
     Op("transpose", Kind.VIEW, 1, shape_rules.transpose, lambda x: x.T, vjp=gradients.transpose),
     # Of parameters alone: their axes in another order, and their numbers in another shape. Sizes are written "3x4".
     Op(
@@ -305,6 +335,11 @@ _TABLE = (
     ),
     # Sums over the last axis, kept with size 1 (`reduce_sum`), and over the first one, of a matrix, kept if asked for
     # (`reduce_rows`).
+=======
+    Op("transpose", Kind.VIEW, 1, _transpose_shape, lambda x: x.T, vjp=gradients.transpose),
+    # Sums. `reduce_sum` sums over the last axis and keeps it with size 1. `reduce_rows` sums over the first axis of a
+    # matrix, and keeps it with size 1 if `keep` is set.
+>>>>>>> 860a97e (Prose: ir/: docstrings name the result first, rates are per step, passes show before -> after)
     Op(
         "reduce_sum",
         Kind.REDUCE,
@@ -316,7 +351,7 @@ _TABLE = (
         vjp=gradients.broadcast_back,
         zero_of="all",
     ),
-    # The largest of the last axis, kept with size 1; NaN if one is.
+    # The largest element along the last axis, which is kept with size 1; NaN if an element is NaN.
     Op(
         "reduce_max",
         Kind.REDUCE,
@@ -344,7 +379,7 @@ OPS: Mapping[str, Op] = {op.name: op for op in _TABLE}
 
 
 def result_dtype(op: Op, dtypes: Sequence[str]) -> str:
-    """The dtype rule: masks come from comparisons; everything else has the one float dtype of its operands."""
+    """The dtype of a result: bool for comparisons and ops on masks, otherwise the float dtype of the operands."""
     if op.boolean:
         return "bool"
     values = dtypes[1:] if op.name == "select" else dtypes
