@@ -21,15 +21,6 @@ from rnnc.ir.errors import IRError
 from rnnc.ir.gradients import Rule, partials
 from rnnc.ir.shape_rules import AttrValue, Shape, numbers_of
 
-<<<<<<< HEAD
-=======
-BATCH = "B"
-"""The symbolic batch size, the only dimension that is unknown when a graph is built."""
-
-Dim = int | str
-Shape = tuple[Dim, ...]
-AttrValue = int | float | bool | str
->>>>>>> 860a97e (Prose: ir/: docstrings name the result first, rates are per step, passes show before -> after)
 Attrs = tuple[tuple[str, AttrValue], ...]
 Array = NDArray[Any]
 
@@ -196,29 +187,16 @@ def _map(
 
 
 _TABLE = (
-<<<<<<< HEAD
-    # Leaves: `input` reads an argument, `const` is a number; `zeros` is 0 in the shape of its type, at one step or all.
+    # Leaves. `input` reads an argument, `const` is a number, and `zeros` is an array of zeros, at one step or at all.
     Op("input", Kind.LEAF, 0, shape_rules.declared, attrs=("name",)),
     Op("const", Kind.LEAF, 0, shape_rules.scalar, attrs=("value",)),
     Op("zeros", Kind.LEAF, 0, shape_rules.declared),
-    # The only ops that cross steps. carry: a state of the step before, in loop direction (delta = +1 or -1);
-    # the first step reads an initial value. exit: a state after the last step. tsum: the sum over all steps.
-    # The gradient of a carry is a carry the other way; rnnc.ir.autodiff makes it.
-    Op("carry", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
-    Op("exit", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
-    Op("tsum", Kind.TIME_SUM, None, shape_rules.all_same, _sum, commutative=True, vjp=gradients.tsum),
-=======
-    # Leaves. `input` reads an argument, `const` is a number, and `zeros` is an array of zeros, at one step or at all.
-    Op("input", Kind.LEAF, 0, _declared, attrs=("name",)),
-    Op("const", Kind.LEAF, 0, _scalar, attrs=("value",)),
-    Op("zeros", Kind.LEAF, 0, _declared),
     # The only ops that cross steps. carry: a state of the step before, in loop direction (delta = +1 or -1); the
     # first step reads an initial value. exit: a state after the last step. tsum: the sum over all steps.
     # The gradient of a carry is a carry in the other direction; rnnc.ir.autodiff makes it.
-    Op("carry", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
-    Op("exit", Kind.CARRY, 1, _same, lambda x, **_: x, attrs=("state", "delta")),
-    Op("tsum", Kind.TIME_SUM, None, _all_same, _sum, commutative=True, vjp=gradients.tsum),
->>>>>>> 860a97e (Prose: ir/: docstrings name the result first, rates are per step, passes show before -> after)
+    Op("carry", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
+    Op("exit", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
+    Op("tsum", Kind.TIME_SUM, None, shape_rules.all_same, _sum, commutative=True, vjp=gradients.tsum),
     # Elementwise.
     _map("add", None, _sum, _emit_sum, gradients.add, commutative=True, zero_of="all"),
     _map("sub", 2, np.subtract, lambda e, a, b: e.sub(a, b), gradients.sub, zero_of="all"),
@@ -283,15 +261,9 @@ _TABLE = (
         products=True,
         zero_of="first",
     ),
-<<<<<<< HEAD
-    # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). What weight gradients are made of.
-    Op("outer", Kind.OUTER, 2, shape_rules.outer, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
-    # Views: no arithmetic; code generators solve them by addressing.
-=======
     # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). Weight gradients are such sums.
-    Op("outer", Kind.OUTER, 2, _outer_shape, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
+    Op("outer", Kind.OUTER, 2, shape_rules.outer, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
     # Views: no arithmetic. Code generators turn them into addresses.
->>>>>>> 860a97e (Prose: ir/: docstrings name the result first, rates are per step, passes show before -> after)
     Op(
         "slice",
         Kind.VIEW,
@@ -312,9 +284,9 @@ _TABLE = (
         vjp=gradients.concat,
         zero_of="all",
     ),
-<<<<<<< HEAD
     Op("transpose", Kind.VIEW, 1, shape_rules.transpose, lambda x: x.T, vjp=gradients.transpose),
-    # Of parameters alone: their axes in another order, and their numbers in another shape. Sizes are written "3x4".
+    # Views of parameters alone: their axes in another order, and their elements in another shape. Sizes are written
+    # "3x4".
     Op(
         "permute",
         Kind.VIEW,
@@ -333,13 +305,8 @@ _TABLE = (
         attrs=("shape",),
         vjp=gradients.reshape,
     ),
-    # Sums over the last axis, kept with size 1 (`reduce_sum`), and over the first one, of a matrix, kept if asked for
-    # (`reduce_rows`).
-=======
-    Op("transpose", Kind.VIEW, 1, _transpose_shape, lambda x: x.T, vjp=gradients.transpose),
     # Sums. `reduce_sum` sums over the last axis and keeps it with size 1. `reduce_rows` sums over the first axis of a
     # matrix, and keeps it with size 1 if `keep` is set.
->>>>>>> 860a97e (Prose: ir/: docstrings name the result first, rates are per step, passes show before -> after)
     Op(
         "reduce_sum",
         Kind.REDUCE,
