@@ -1,7 +1,8 @@
-"""Computation: what a backend compiles, a graph that can be built for any number of steps.
+"""Computation: what a backend compiles. It is a graph that can be built for any number of steps.
 
-A computation may have two halves, such as a forward pass and its pullback: the inputs in `late` are given to the second
-half only, and the outputs in `late` are computed there. What the second half reads of the first is kept on a tape.
+A computation may have two halves, such as a forward pass and its pullback. The inputs in `late` are given to the second
+half only, and the outputs in `late` are computed there. A tape keeps the values of the first half that the second half
+reads.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class Computation:
     """A graph with named inputs and outputs.
 
-    build: (steps, lengths) -> the graph as written; with lengths it reads the mask "valid" (B, 1) of each step.
-    late: names of the inputs and of the outputs of the second half; empty if there is but one.
+    build: (steps, lengths) -> the graph as written. With lengths, the graph reads the mask "valid" (B, 1) of each step.
+    late: names of the inputs and outputs of the second half; empty if there is no second half.
     """
 
     build: Callable[[int, bool], Graph]
@@ -33,7 +34,7 @@ class Computation:
 
     @staticmethod
     def of_stack(stack: Stack) -> Computation:
-        """A stack of layers as it is called: x, parameters and initial states -> output and final states."""
+        """The computation of a stack of layers: x, parameters and initial states -> output and final states."""
         return Computation(lambda steps, lengths: lower(stack, steps, lengths=lengths))
 
     def optimized(self, steps: int, *, lengths: bool = False) -> Optimized:
@@ -44,7 +45,7 @@ class Computation:
         return made
 
     def program(self, *, lengths: bool = False) -> Program:
-        """The loops that stand for any number of steps."""
+        """The rolled program, whose loops run for any number of steps."""
         from rnnc.ir.pipeline import PIPELINE, Artefacts
 
         made: Program = Artefacts(PIPELINE, self, lengths=lengths)["rolled"]
@@ -54,8 +55,8 @@ class Computation:
 def split(program: Program, late: frozenset[str]) -> tuple[list[Statement], list[Statement]]:
     """The statements of the first and of the second half, each in execution order.
 
-    The first half computes what its outputs need, the second one all else.
-    Raises IRError if an output of the first half depends on an input of the second.
+    The first half computes only what its outputs need. The second half computes the rest.
+    Raises IRError if an output of the first half depends on an input of the second half.
     """
     if not late:
         return list(program.statements), []
@@ -77,5 +78,5 @@ def split(program: Program, late: frozenset[str]) -> tuple[list[Statement], list
 
 
 def members(statement: Statement) -> Sequence[Family]:
-    """The values a statement computes."""
+    """The values that a statement computes."""
     return statement.body if isinstance(statement, Loop) else (statement,)

@@ -1,6 +1,6 @@
-"""Recursion without Python's stack, whose depth a chain of equations may exceed.
+"""Recursion without Python's call stack. A chain of equations may be deeper than that stack allows.
 
-A recursive procedure is written as a generator that yields its calls:
+A recursive procedure is written as a generator that yields its recursive calls:
 
     def visit(node):
         for operand in node.inputs:
@@ -18,7 +18,7 @@ Calls = Generator["Calls", None, None]
 
 
 def run(call: Calls) -> None:
-    """Runs a procedure to its end, and each call that it yields before it goes on."""
+    """Runs a procedure to its end. Each call that it yields is run before the procedure continues."""
     stack = [call]
     while stack:
         inner = next(stack[-1], None)

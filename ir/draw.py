@@ -1,7 +1,7 @@
 """Drawings of a Graph: Graphviz DOT and Mermaid text, and a networkx graph for everything else.
 
-Nodes lie in boxes: one for each site (layer and direction), in it one for each step. Edges that cross
-steps, into `carry` and `exit`, are dashed and carry the name of the state.
+Nodes lie in boxes: one box per site (layer and direction), which holds one box per step. Edges that cross
+steps, into `carry` and `exit`, are dashed and are labelled with the name of the state.
 
     dot -Tsvg graph.dot > graph.svg         # to_dot; Mermaid text renders inside Markdown on code hosts
 """
@@ -84,9 +84,10 @@ def to_mermaid(graph: Graph) -> str:
 
 
 def to_networkx(graph: Graph) -> nx.MultiDiGraph:
-    """The graph for networkx: one node for each index, an edge from an operand to its reader for each reading.
+    """The graph as a networkx graph: one node per index, and one edge per operand, from the operand to its reader.
 
-    Nodes have `node` (the IR's own) and `label`; edges have `operand`, the position in the reader's operands.
+    Nodes have `node` (the `Node` of the graph) and `label`. Edges have `operand`, the position among the reader's
+    operands.
     """
     import networkx as nx  # slow to import, and needed here only
 
@@ -100,7 +101,7 @@ def to_networkx(graph: Graph) -> nx.MultiDiGraph:
 
 
 def _nested(graph: Graph, node: Callable[[Node], str], box: Callable[[str, str], str], end: str) -> Iterator[str]:
-    """The lines of all nodes, in boxes by site and step; without a site, or a step, outside such a box."""
+    """The lines of all nodes, in boxes by site and step. A node without a site or a step lies outside such a box."""
     for site, steps in _boxes(graph).items():
         name = "free" if site is None else str(site).replace(".", "_")
         margin = "  "

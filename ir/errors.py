@@ -1,6 +1,6 @@
-"""Every exception rnnc raises on purpose, in one place so that all layers share them.
+"""Every exception that rnnc raises on purpose, in one place, so that all layers share them.
 
-A message names the argument, what came, what was expected and what to do about it.
+A message names the argument, the value it had, the value expected, and what to do about it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ShapeError(ArgumentError):
 
 
 class DtypeError(ArgumentTypeError):
-    """An array has the wrong element type; rnnc never casts in silence."""
+    """An array has the wrong dtype. rnnc never casts silently."""
 
 
 class ParameterError(ArgumentError):
@@ -39,7 +39,7 @@ class LengthError(ArgumentError):
 
 
 class SizeError(ArgumentError, MemoryError):
-    """There is no memory for what the sizes of a network or of a call ask for."""
+    """The sizes of a network or of a call need more memory than there is."""
 
 
 class OnnxError(ArgumentError):
@@ -47,11 +47,11 @@ class OnnxError(ArgumentError):
 
 
 class CheckpointError(ArgumentError):
-    """A file of parameters, or of a training, cannot be written, or is damaged or of another kind."""
+    """A checkpoint of parameters or of a training run cannot be written, is damaged, or is a file of another kind."""
 
 
 class NonFiniteError(RnncError, ArithmeticError):
-    """A training step came to a loss or a gradient that is no finite number; it changed nothing."""
+    """The loss or a gradient of a training step is infinite or NaN. The step has changed nothing."""
 
 
 class IRError(RnncError, ValueError):
@@ -59,7 +59,10 @@ class IRError(RnncError, ValueError):
 
 
 class MissingNameError(IRError, AttributeError):
-    """Equations read a parameter, a state or an attribute that is not there; `getattr(..., default)` works."""
+    """Equations read a parameter, a state or an attribute that does not exist.
+
+    It is an AttributeError, so that `hasattr` and `getattr(..., default)` work.
+    """
 
 
 class VerifyError(IRError):
@@ -83,8 +86,8 @@ class UnknownBackend(ArgumentError, BackendError):
 
 
 class UnknownOperands(ArgumentError, BackendError):
-    """A backend's matrix products have no operands of this kind."""
+    """A backend has no matrix products with operands of this kind, such as tf32."""
 
 
 class BackendUnavailable(BackendError):
-    """A backend needs hardware or a package that is not there."""
+    """A backend needs hardware or a package that is missing."""

@@ -1,8 +1,12 @@
 """Families: the nodes of a graph up to a shift of time, and the cycles among them.
 
-Two nodes are one family if they have the same op, attributes, shape and (families of) operands, and
-differ only in their step: value numbering modulo t. A carry is a leaf, known by its state. For a graph whose
-steps are alike this proves it; otherwise the error names the node that differs.
+    %3 = tanh(%1) @ t=0;  %4 = tanh(%2) @ t=1          %1 and %2 are one family
+->
+    %3 and %4 are one family, with a member at each step
+
+Two nodes belong to one family if they have the same op, attributes, shape and operand families, and differ only in
+their step: this is value numbering modulo t. A carry is a leaf, identified by its state. If every family has a member
+at every step, the steps are equal up to a shift of time. Otherwise the error names the node that differs.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from rnnc.ir.shape_rules import Shape
 
 @dataclass(eq=False)
 class Family:
-    """One value of the rolled program: a value at every step (timed), or a single one.
+    """One value of the rolled program. A timed family has a value at every step; any other has a single value.
 
-    A carry has no inputs but an `initial` value and a `source`, the family it reads one step back.
+    members: step -> the node that is this value at that step; empty if the family is not timed.
+    initial, source: of a carry, which has no inputs: its initial value, and the family that it reads one step back.
     """
 
     index: int
@@ -47,12 +52,12 @@ class Family:
         return dict(self.attrs)[name]
 
     def reads(self) -> tuple[Family, ...]:
-        """Everything this value depends on, a carry's source included."""
+        """Everything this value depends on, including a carry's source."""
         return self.inputs + tuple(f for f in (self.source, self.initial) if f is not None)
 
     @property
     def name(self) -> str:
-        """As printed in a Program."""
+        """The name that a Program prints."""
         if self.op == "input":
             return str(self.attr("name"))
         if self.op == "zeros":
@@ -64,7 +69,10 @@ class Family:
 
 
 def operands_first(values: Iterable[Family], known: Container[Family] = ()) -> list[Family]:
-    """Values and all that they are made of, each once and after its operands; `known` ones and theirs left out."""
+    """The values and all that they are computed from, each once and after its operands.
+
+    `known` values are left out, and so is what only they are computed from.
+    """
     found: dict[Family, None] = {}
     todo = list(values)[::-1]
     while todo:
@@ -80,7 +88,7 @@ def operands_first(values: Iterable[Family], known: Container[Family] = ()) -> l
 
 
 def families(graph: Graph) -> dict[Node, Family]:
-    """Each live node's family. Raises RollError where the steps are not alike."""
+    """The family of each live node. Raises RollError if the steps are not alike."""
     numbering = _Numbering(graph.steps)
     live = graph.live()
     for node in graph.nodes:
@@ -92,7 +100,7 @@ def families(graph: Graph) -> dict[Node, Family]:
 
 
 def recurrences(graph: Graph) -> dict[Node, int | None]:
-    """Each live node -> the number of the cycle through carries it is on, or None."""
+    """Each live node -> the number of the recurrence (a cycle through carries) it belongs to, or None."""
     of = families(graph)
     number: dict[Family, int] = {}
     for cycle in cycles(set(of.values())):
@@ -102,7 +110,7 @@ def recurrences(graph: Graph) -> dict[Node, int | None]:
 
 
 def cycles(members: Iterable[Family]) -> list[set[Family]]:
-    """The loops: strongly connected components with a cycle (a state kept unchanged is a cycle of one)."""
+    """The recurrences: strongly connected components that have a cycle. A state kept unchanged is a cycle of one."""
     reads = {family: family.reads() for family in sorted(members, key=lambda f: f.index)}
     found = [set(c) for c in strongly_connected(reads) if len(c) > 1 or c[0] in reads[c[0]]]
     return sorted(found, key=lambda c: min(f.index for f in c))
@@ -139,7 +147,7 @@ class _Numbering:
         return node.op, node.attrs, node.shape, node.dtype, tuple(operands)
 
     def _summed(self, node: Node) -> tuple[Family, ...]:
-        """What a sum over time sums at every step; a value may stand in it several times."""
+        """The terms of a sum over time, as families. A family may be a term several times."""
         terms: dict[Family, list[int]] = {}
         for term in node.inputs:
             terms.setdefault(self.of[term], []).append(term.step or 0)
@@ -161,7 +169,7 @@ class _Numbering:
         return family
 
     def check_steps(self) -> None:
-        """Every family has a member at every step."""
+        """Raises RollError unless every family has a member at every step."""
         for family in self.all:
             if family.timed and len(family.members) != self.steps:
                 present = sorted(family.members)
@@ -172,7 +180,7 @@ class _Numbering:
                 )
 
     def link_carries(self) -> None:
-        """Every carry reads one family, one step away, and a time-free value at its first step."""
+        """Sets each carry's source, one family one step away, and its initial value, which is time-free."""
         carries = {f.attr("state"): f for f in self.all if f.op == "carry"}
         for carry in carries.values():
             delta = carry.attr("delta")

@@ -1,8 +1,8 @@
 """Gradient rules: how the adjoint of a result flows to each operand, written as equations.
 
-A rule is given g, the adjoint of y; y, the result; xs, the operands; and the number of an operand. It returns that
-operand's contribution. What is broadcast from an operand to y need not be summed back here: rnnc.ir.autodiff does
-it for every op alike. The op table (rnnc.ir.ops) names the rule of each op.
+A rule takes g, the adjoint of y; y, the result; xs, the operands; and i, the number of an operand. It returns the
+contribution to the adjoint of xs[i]. If xs[i] was broadcast, the rule does not sum the contribution back to its shape:
+rnnc.ir.autodiff does that for every op. The op table (rnnc.ir.ops) names the rule of each op.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Rule = Callable[[Value, Value, tuple[Value, ...], int], Value]
 
 
 def partials(*rules: Callable[..., Value]) -> Rule:
-    """One function an operand, each of g, y and all operands."""
+    """A rule made of one function per operand, each called with g, y and all operands."""
     return lambda g, y, xs, i: rules[i](g, y, *xs)
 
 
@@ -39,10 +39,10 @@ cosine = partials(lambda g, y, x: -(g * sin(x)))
 
 
 def power(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """d a^b = b a^(b-1) da + a^b log(a) db; the first is 0 for b = 0, and the second for a = 0 and b >= 0.
+    """d a^b = b a^(b-1) da + a^b log(a) db. The first term is 0 for b = 0, the second for a = 0 and b >= 0.
 
-    The operand is replaced where a factor would be infinite, not the product: a NaN of 0 * infinity would come back
-    with the second derivative.
+    Where a factor would be infinite, the rule replaces the operand, not the product. If it replaced the product, the
+    second derivative would still contain 0 * infinity, which is NaN.
     """
     a, b = xs
     if i == 0:
@@ -53,19 +53,19 @@ def power(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
 
 
 def maximum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """To the larger operand; half to each where they are equal."""
+    """g to the larger operand; half of g to each where they are equal."""
     mine, other = xs[i], xs[1 - i]
     return select(greater(mine, other), g, select(greater(other, mine), 0.0, g * 0.5))
 
 
 def minimum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """To the smaller operand; half to each where they are equal."""
+    """g to the smaller operand; half of g to each where they are equal."""
     mine, other = xs[i], xs[1 - i]
     return select(greater(other, mine), g, select(greater(mine, other), 0.0, g * 0.5))
 
 
 select_ = partials(
-    lambda g, y, c, a, b: g,  # never asked for: a mask has no adjoint
+    lambda g, y, c, a, b: g,  # never called: a mask has no adjoint
     lambda g, y, c, a, b: select(c, g, 0.0),
     lambda g, y, c, a, b: select(c, 0.0, g),
 )
@@ -75,7 +75,7 @@ select_ = partials(
 
 
 def matmul(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """y = a b: da = g b', db = a' g; and with b transposed: da = g b, db = g' a."""
+    """y = a b: da = g b', db = a' g. With b transposed: da = g b, db = g' a."""
     a, b = xs
     transposed = bool(y.node.attr("transpose_b"))
     if i == 0:
@@ -97,7 +97,7 @@ def _product(op: str, a: Value, b: Value, **attrs: bool) -> Value:
 
 
 def slice_(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """g where the slice was, zeros on both sides."""
+    """g in the place of the slice, zeros on both sides."""
     (x,) = xs
     axis, start, stop = (int(y.node.attr(name)) for name in ("axis", "start", "stop"))
     size = int(x.shape[axis])
@@ -127,19 +127,19 @@ def reshape(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
 
 
 def concat(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """The part of g that lies over the operand."""
+    """The part of g in the place of the operand."""
     axis = int(y.node.attr("axis"))
     start = sum(int(x.shape[axis]) for x in xs[:i])
     return Value(g.graph, g.graph.slice(g.node, axis, start, start + int(xs[i].shape[axis])))
 
 
 def broadcast_back(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """A sum's adjoint, in the shape of what was summed."""
+    """The adjoint of a sum, broadcast to the shape of its operand."""
     return Value(g.graph, g.graph.spread(g.node, xs[0].shape))
 
 
 def _largest(y: Value, x: Value) -> Value:
-    """The weights of a maximum over the last axis: 1 at the largest, shared equally where several are."""
+    """The weights of a maximum over the last axis: 1 at the largest element, shared equally if there are several."""
     mask = select(greater(y, x), 0.0, 1.0)
     return mask / total(mask)
 
@@ -148,7 +148,7 @@ reduce_max = partials(lambda g, y, x: g * _largest(y, x))
 
 
 def reduce_max_forward(t: Value, y: Value, x: Value) -> Value:
-    """The tangent of a maximum: that of the largest."""
+    """The tangent of a maximum: the tangent of the largest element."""
     return total(t * _largest(y, x))
 
 

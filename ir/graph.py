@@ -1,11 +1,11 @@
 """Graph: unrolled time steps in SSA form, and the builder that keeps the rules of time.
 
-A node belongs to one time step, or to none (a parameter, a sum of biases, a final state). Steps are
-numbered in absolute time, also for the reverse direction. The builder enforces the rule that makes
-rolling possible: **only `carry` reads another step**, `exit` the last one, and `tsum` all of them. Everything
-else is refused if its operands lie at two different steps.
+A node belongs to one time step, or to none (a parameter, a sum of biases, a final state). Steps are numbered in
+absolute time, in the reverse direction too. The builder enforces the rule that makes rolling possible: **only `carry`
+reads another step**, `exit` reads the last one, and `tsum` reads all of them. Any other op is refused if its operands
+lie at two different steps.
 
-Creation order is a topological order, always.
+The order of creation is always a topological order.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from rnnc.ir.shape_rules import AttrValue, Shape
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """Where in the network a node was written: for messages, dumps and drawings, never for decisions."""
+    """The layer and direction whose equations made a node. It serves messages, dumps and drawings, never decisions."""
 
     layer: int
-    direction: int | None = None  # 0 forward, 1 backward, None for what joins both
-    marks: tuple[str, ...] = ()  # "grad", "tangent": what differentiation made of the nodes written there
+    direction: int | None = None  # 0 forward, 1 backward, None for nodes that join both
+    marks: tuple[str, ...] = ()  # "grad", "tangent": the modes of differentiation that made the node, in order
 
     def __str__(self) -> str:
         direction = () if self.direction is None else (("fwd", "bwd")[self.direction],)
         return ".".join((f"l{self.layer}", *direction, *self.marks))
 
     def marked(self, mark: str) -> Site:
-        """The site of what is derived from nodes of this one."""
+        """The site of nodes that differentiation derives from nodes of this one."""
         return replace(self, marks=(*self.marks, mark))
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One value. Immutable; identity is equality.
+    """One value. Immutable, and equal only to itself.
 
-    index: position in its graph, and its printed name.
-    step: the time step it belongs to, None if it is the same at all times.
+    index: its position in the graph, which is also its printed name.
+    step: the time step that it belongs to; None if it is time-free, the same at all steps.
     """
 
     index: int
@@ -78,7 +78,7 @@ class _Auto(Enum):
 _JOIN = _Auto.JOIN
 
 Output = Node | tuple[Node, ...]
-"""A graph output: one value, or one value a step."""
+"""A graph output: one value, or one value per step."""
 
 
 @dataclass
@@ -87,8 +87,8 @@ class Graph:
 
     dtype: the float dtype of all arithmetic.
     steps: the number of unrolled time steps.
-    share: merge equal nodes while building (value numbering). Lowering turns it off, so that the dump
-        shows what was written; passes turn it on.
+    share: whether to merge equal nodes while building (value numbering). Lowering turns it off, so that the dump
+        shows the equations as written. Passes turn it on.
     """
 
     dtype: str
@@ -102,7 +102,7 @@ class Graph:
     def add(
         self, op: str, inputs: Sequence[Node] = (), *, step: int | None | _Auto = _JOIN, **attrs: AttrValue
     ) -> Node:
-        """Appends a node (or returns an equal one), inferring shape, dtype and step.
+        """Appends a node, or returns an equal one. Shape and dtype are inferred, and the step if it is not given.
 
         Raises IRError if the operands lie at different time steps, or do not fit the op.
         """
@@ -126,11 +126,11 @@ class Graph:
         return self.add("const", value=float(value), step=None)
 
     def zeros(self, shape: Shape, step: int | None = None) -> Node:
-        """0 in a shape; at a step, if what reads it must lie there."""
+        """Zeros of a shape. They lie at a step if the node that reads them must lie there."""
         return self._append("zeros", (), (), shape, self.dtype, step)
 
     def spread(self, x: Node, shape: Shape, step: int | None = None) -> Node:
-        """x broadcast to a shape and, if it is time-free, to a step."""
+        """x broadcast to a shape. A time-free x is moved to the given step as well."""
         if x.shape == shape and (step is None or x.step is not None):
             return x
         return self.add("add", (x, self.zeros(shape, step if x.step is None else None)))
@@ -147,7 +147,7 @@ class Graph:
         return self.add(op, (x,), size=size, inner=inner)
 
     def carry(self, previous: Node, state: str, delta: int, step: int) -> Node:
-        """The state of step - delta, read at `step`; the loop's first step reads a time-free initial value."""
+        """The value `previous` of step - delta, read at `step`. At the loop's first step it is a time-free value."""
         return self.add("carry", (previous,), state=state, delta=delta, step=step)
 
     def exit(self, last: Node, state: str, delta: int) -> Node:
@@ -155,7 +155,7 @@ class Graph:
         return self.add("exit", (last,), state=state, delta=delta, step=None)
 
     def slice(self, x: Node, axis: int, start: int, stop: int) -> Node:
-        """x[..., start:stop, ...]; the whole axis is x itself, and a part of zeros is zeros."""
+        """x[..., start:stop, ...]. A slice of the whole axis is x itself, and a slice of zeros is zeros."""
         if start == 0 and stop == x.shape[axis]:
             return x
         if self.share and x.op == "zeros":
@@ -163,7 +163,7 @@ class Graph:
         return self.add("slice", (x,), axis=axis, start=start, stop=stop)
 
     def concat(self, xs: Sequence[Node], axis: int) -> Node:
-        """Operands side by side; one operand is itself, and adjoining slices are one slice."""
+        """The operands side by side. One operand is returned as it is, and adjoining slices become one slice."""
         if len(xs) == 1:
             return xs[0]
         if self.share and (whole := _adjoining(xs, axis)):
@@ -171,11 +171,11 @@ class Graph:
         return self.add("concat", tuple(xs), axis=axis)
 
     def sum(self, terms: Sequence[Node]) -> Node:
-        """n-ary addition; one term is itself."""
+        """The n-ary sum of the terms. One term is returned as it is."""
         return terms[0] if len(terms) == 1 else self.add("add", tuple(terms))
 
     def tsum(self, terms: Sequence[Node]) -> Node:
-        """The sum of values of all steps, which is time-free."""
+        """The sum over time: a time-free sum of values of all steps."""
         return self.add("tsum", tuple(terms), step=None)
 
     def copy_node(self, node: Node, inputs: Sequence[Node]) -> Node:
@@ -211,10 +211,10 @@ class Graph:
             yield from output if isinstance(output, tuple) else (output,)
 
     def live(self) -> set[Node]:
-        """Nodes an output depends on.
+        """The nodes that an output depends on.
 
-        The exit of a live carry is live too, used or not: if it were dropped, the last step would lose
-        nodes that every other step keeps, and the steps would no longer be alike. Roll drops it later.
+        The exit of a live carry is live too, whether it is read or not. If it were dropped, the last step would lose
+        nodes that the other steps keep, and the steps would no longer be alike. Roll drops it later.
         """
         states: dict[str, list[Node]] = {}
         for node in self.nodes:
@@ -233,7 +233,7 @@ class Graph:
         return seen
 
     def users(self) -> dict[Node, int]:
-        """How often each live node is read, outputs included."""
+        """How often each live node is read, by nodes and by outputs."""
         live = self.live()
         count = dict.fromkeys(live, 0)
         for reader in live:
@@ -260,7 +260,7 @@ class Graph:
 
 
 def _is_zero(row: Op, operands: Sequence[Node]) -> bool:
-    """Whether an op is applied to zeros alone, but for finite numbers, and so makes zeros."""
+    """Whether the result is zeros: the operands are zeros and perhaps finite numbers, and the op's zero_of holds."""
     zeros = [operand.op == "zeros" for operand in operands]
     if not any(zeros):
         return False
@@ -275,7 +275,7 @@ def _is_usual(number: float) -> bool:
 
 
 def _adjoining(xs: Sequence[Node], axis: int) -> Node | None:
-    """The value that all xs are neighbouring slices of."""
+    """The value of which all xs are adjoining slices, in order; None if there is none."""
     if any(x.op != "slice" or x.attr("axis") != axis or x.inputs != xs[0].inputs for x in xs):
         return None
     if any(a.attr("stop") != b.attr("start") for a, b in zip(xs, xs[1:], strict=False)):
@@ -284,7 +284,7 @@ def _adjoining(xs: Sequence[Node], axis: int) -> Node | None:
 
 
 def _exact(attrs: Attrs) -> tuple[tuple[str, type, object], ...]:
-    """Attributes as they compare: 0.0 is not -0.0, NaN is NaN, and True is not 1."""
+    """Attributes as a key that compares exactly: 0.0 is not -0.0, NaN is NaN, and True is not 1."""
     return tuple((name, type(v), v.hex() if isinstance(v, float) else v) for name, v in attrs)
 
 
@@ -293,5 +293,5 @@ def _indices(nodes: Iterable[Node]) -> tuple[int, ...]:
 
 
 def remap_outputs(outputs: Mapping[str, Output], new: Mapping[Node, Node]) -> dict[str, Output]:
-    """The same outputs, in terms of a rebuilt graph's nodes."""
+    """The outputs of a graph in terms of the nodes of the rebuilt graph."""
     return {k: tuple(new[n] for n in o) if isinstance(o, tuple) else new[o] for k, o in outputs.items()}

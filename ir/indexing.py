@@ -1,4 +1,4 @@
-"""Which part of a value an index, a split or an axis names: arithmetic on shapes; errors say what to write."""
+"""Arithmetic on shapes: the part of a value that an index, a split or an axis names. Errors say what to write."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 
 from rnnc.ir.errors import ArgumentTypeError, IRError
 
-BATCH = "B"  # rnnc.ir.ops names it too; it imports the gradient rules, which are written with values
+BATCH = "B"  # also in rnnc.ir.ops, which imports the gradient rules and, through symbolic values, this module
 
 Shape = tuple[int | str, ...]
 
 
 def axis_to_cut(what: str, axis: int | None, shape: Shape, has_batch: bool) -> int:
-    """The axis to cut or to join along, as a graph's nodes name it: -1, the units, where there is a batch.
+    """The axis to cut or to join along, in the form that nodes use: -1, the units, if the value has a batch.
 
-    None is the units, or the rows of a parameter. Raises IRError for an axis that is not there, and for the batch.
+    None stands for the units, or for the rows of a parameter. Raises IRError for an axis that does not exist, and for
+    the batch axis.
     """
     rank = len(shape)
     if axis is None:
@@ -33,7 +34,10 @@ def axis_to_cut(what: str, axis: int | None, shape: Shape, has_batch: bool) -> i
 
 
 def edges_of(parts: int | Sequence[int], size: int, where: str) -> list[int]:
-    """Where parts begin and end: equal ones, or of the sizes listed. Raises IRError if they do not fill the axis."""
+    """The boundaries of the parts, from 0 to `size`. There are `parts` equal parts, or parts of the sizes listed.
+
+    Raises IRError if they do not fill the axis.
+    """
     if isinstance(parts, list | tuple | np.ndarray):
         sizes = [whole("split", n) for n in parts]
         if any(n < 1 for n in sizes) or sum(sizes) != size:
@@ -63,7 +67,7 @@ def bounds_of(given: tuple[object, ...], shape: Shape) -> dict[int, tuple[int, i
 
 
 def _bounds(written: str, axis: int, index: object, shape: Shape) -> tuple[int, int] | None:
-    """Start and stop; None for the whole axis."""
+    """(start, stop), or None for the whole axis."""
     size = shape[axis]
     if not isinstance(index, slice):
         hint = "a slice keeps the axis: write v[:, i:i+1] for one unit, and where(condition, a, b) for a condition"
@@ -82,7 +86,7 @@ def _bounds(written: str, axis: int, index: object, shape: Shape) -> tuple[int, 
 
 
 def whole(what: str, value: object) -> int:
-    """An integer, Python's or NumPy's. Raises ArgumentTypeError for anything else."""
+    """The value as an int. It may be Python's or NumPy's; raises ArgumentTypeError for anything else."""
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise ArgumentTypeError(f"{what}: expected an integer, got {type(value).__name__} {value!r}")
     return operator.index(value)  # type: ignore[arg-type]

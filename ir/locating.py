@@ -1,4 +1,4 @@
-"""Where equations are written: the line of the user's file, for messages about them."""
+"""The line of the user's file where equations are written, for messages about them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rnnc.ir.errors import RnncError
 
 @contextmanager
 def located(equations: object) -> Iterator[None]:
-    """Adds to an error of rnnc the line of the equations that caused it, as "(file:line)".
+    """A context that adds "(file:line)" to an error of rnnc: the line of the equations that caused it.
 
-    equations: the function that is run within. Its first line is named if no line of it is at work: what it returned
-    is wrong then. Equations of rnnc's own have no line to be named.
+    equations: the function that runs in the context. If it has returned, so that its result is at fault, the message
+    names its first line. For equations of rnnc itself, the message names no line.
     """
     try:
         yield
@@ -28,7 +28,7 @@ def located(equations: object) -> Iterator[None]:
 
 
 def definition(equations: object) -> str | None:
-    """The first line of a function, a method or what a callable object runs; None for those of rnnc."""
+    """The first line, as "file:line", of a function, a method or a callable object; None for those of rnnc."""
     function: Any = inspect.unwrap(equations) if callable(equations) else equations
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
@@ -39,9 +39,9 @@ def definition(equations: object) -> str | None:
 
 
 def _line_at_work(trace: TracebackType | None) -> str | None:
-    """The innermost line outside rnnc that equations were at, below the function that runs them."""
+    """The innermost line outside rnnc, below the function of rnnc that runs the equations."""
     found = None
-    inside = False  # below the first frame of rnnc: what called rnnc is not part of the equations
+    inside = False  # whether a frame of rnnc has been passed: the caller of rnnc is not part of the equations
     while trace is not None:
         if _is_own(_module(trace.tb_frame)):
             inside = True

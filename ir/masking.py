@@ -1,13 +1,14 @@
 """Ragged batches: masks that keep NaN and infinities out of what leaves a row past its end.
 
-Lowered with lengths, a graph is 0 past the end of a row wherever that is read (rnnc.ir.ragged), as far as operands are
-finite. But 0 times infinity is NaN. So what may be such a product is masked where it leaves its row:
+A graph that is lowered with lengths is 0 past the end of a row wherever that is read (rnnc.ir.ragged), as long as all
+operands are finite. But 0 times infinity is NaN. So a value that may be such a product is masked where it leaves its
+row:
 
     output "d:x" = [matmul(%8, %3), ...]           ->  [select(valid, matmul(%8, %3), 0), ...]
     outer(%8, %5)                                  ->  outer(select(valid, %8, 0), select(valid, %5, 0))
     carry(%9) of a state that is %2 at %9's step   ->  carry(select(valid, %9, %2))
 
-On rows that are still running every mask is the identity.
+On rows that have not ended, every mask is the identity.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from rnnc.ir.shape_rules import BATCH
 
 
 def mask_padding(graph: Graph) -> Graph:
-    """The graph with masks at outputs and sums, and where states go on; one without the mask "valid" as it is."""
+    """The graph with masks at outputs, at sums over rows and at carries.
+
+    A graph without the mask "valid" is returned as it is.
+    """
     if not any(_is_mask(node) for node in graph.nodes):
         return graph
     masking = _Masking(graph)
@@ -36,7 +40,7 @@ class _Masking:
         self.states = {(n.attr("state"), n.step): n for n in graph.nodes if n.op == "carry"}
 
     def rule(self, graph: Graph, node: Node, new: Mapping) -> Node | None:
-        """Masks the operands of what reads them across rows or steps."""
+        """Masks the operands of nodes that read across rows or steps."""
         if node.spec.kind is Kind.CARRY:
             return graph.copy_node(node, [self._kept(graph, node.attr("state"), node.inputs[0], new)])
         if node.op == "tsum" or BATCH not in node.shape:
@@ -44,7 +48,7 @@ class _Masking:
         return None
 
     def output(self, graph: Graph, name: str, output: Output) -> Output:
-        """The values of an output at each step, masked; another output as it is."""
+        """An output with a value per step, masked. Any other output is returned as it is."""
         if not isinstance(output, tuple):
             return output
         old = self.outputs[name]
@@ -52,14 +56,14 @@ class _Masking:
         return tuple(self._zeroed(graph, before, node) for before, node in zip(old, output, strict=True))
 
     def _kept(self, graph: Graph, state: str, source: Node, new: Mapping) -> Node:
-        """What a state becomes: past the end of a row it stays as it was."""
+        """The next value of a state. Past the end of a row, the state stays as it was."""
         before = self.states.get((state, source.step))
         if source.step is None or before is None or source is before or _is_choice(source, before):
             return new[source]
         return graph.add("select", (_mask_of(graph, source), new[source], new[before]))
 
     def _zeroed(self, graph: Graph, old: Node, node: Node) -> Node:
-        """A value of a step with an axis of rows, 0 past their end."""
+        """The value with 0 past the end of its rows. A value without a step or rows is returned as it is."""
         if old.step is None or BATCH not in old.shape or old.dtype == "bool" or old in self.zero:
             return node
         return graph.add("select", (_mask_of(graph, old), node, graph.const(0.0)))
@@ -74,12 +78,15 @@ def _is_mask(node: Node) -> bool:
 
 
 def _is_choice(node: Node, otherwise: Node) -> bool:
-    """select(valid, anything, otherwise)."""
+    """True for select(valid, anything, otherwise)."""
     return node.op == "select" and _is_mask(node.inputs[0]) and node.inputs[2] is otherwise
 
 
 def _surely_zero(graph: Graph) -> set[Node]:
-    """Values that are 0 past the end of a row whatever is in it: masked, or made of such without a product."""
+    """The values that are 0 past the end of a row even where x is not finite.
+
+    They are masked, or computed from such values without a product.
+    """
     zero: set[Node] = set()
     for node in graph.nodes:
         operands = [i in zero for i in node.inputs]

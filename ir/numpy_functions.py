@@ -1,6 +1,6 @@
 """NumPy's functions on symbolic values: `np.tanh(v)` in a cell means `tanh(v)`.
 
-A ufunc that is the NumPy meaning of an op in the table is that op; the others are listed here.
+A ufunc that is the NumPy meaning of an op in the table stands for that op. The others are listed here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 
 @cache
 def _ufuncs() -> Mapping[np.ufunc, Function]:
-    """What each ufunc that works means."""
+    """Each ufunc that takes symbolic values -> its function."""
     made: dict[np.ufunc, Function] = {}
     for op in OPS.values():
         if op.kind is Kind.ELEMENTWISE and isinstance(op.meaning, np.ufunc):
@@ -71,7 +71,7 @@ _FUNCTIONS: Mapping[Function, Function] = {
 
 
 def call_ufunc(ufunc: np.ufunc, method: str, operands: Sequence[Any], keywords: Mapping[str, object]) -> Value:
-    """The ufunc on symbolic values. Raises ArgumentTypeError if rnnc has no such function."""
+    """The ufunc applied to symbolic values. Raises ArgumentTypeError if rnnc has no such function."""
     name = f"np.{ufunc.__name__}"
     if method != "__call__":
         raise ArgumentTypeError(f"{name}.{method} does not take symbolic values; v.sum(), v.max() reduce over units")
@@ -85,7 +85,10 @@ def call_ufunc(ufunc: np.ufunc, method: str, operands: Sequence[Any], keywords: 
 
 
 def call_function(function: Function, operands: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    """Another of NumPy's functions. Raises ArgumentTypeError if rnnc has no such one, or not with these arguments."""
+    """A function of NumPy that is no ufunc, applied to symbolic values.
+
+    Raises ArgumentTypeError if rnnc has no such function, or if it does not take these arguments.
+    """
     name = f"np.{getattr(function, '__name__', function)}"
     meant = _FUNCTIONS.get(function)
     if meant is None:

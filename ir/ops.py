@@ -1,8 +1,8 @@
 """The op table: the one place where an operation is declared.
 
-An op has a name, a kind, an arity, a shape rule, a dtype rule, its meaning in NumPy, its gradient rule and, if it is
-elementwise, its scalar code in terms of the few primitives every code generator offers (`Primitives`).
-Adding an elementwise op touches this table and its test.
+An op has a name, a kind, an arity, a shape rule, a dtype rule, a meaning in NumPy and a gradient rule. An elementwise
+op also has scalar code, written with the few primitives that every code generator offers (`Primitives`).
+To add an elementwise op, add a row to this table, and a test.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 
 class Kind(Enum):
-    """What a scheduler needs to know of an op."""
+    """What a scheduler needs to know about an op."""
 
     LEAF = "leaf"
     CARRY = "carry"
@@ -76,20 +76,21 @@ class Op:
 
     arity: number of operands; None means one or more.
     attrs: names of the attributes, in the order they print.
-    shape: result shape from operand shapes and attributes.
-    meaning: NumPy arrays, then attributes by keyword -> NumPy array. Leaves have none.
-    emit: `Primitives`, then scalar operands -> scalar (elementwise ops); of a reduction over the last axis, how two
-        partial results become one. identity: the result of a reduction over nothing.
-    commutative: operands may be compared as a multiset.
-    boolean: the result is a mask, whatever the operands are.
-    vjp: the gradient rule of reverse mode; None if no gradient flows (masks, steps, `stop_gradient`). Of an elementwise
-        op it is the partial derivative times g, which serves forward mode as well.
-    products: the op is linear in each operand alone (a product); other ops that are not elementwise are linear in all
-        operands together, or have a rule of their own.
-    jvp: that rule of forward mode: tangent of x, y, x -> tangent of y.
-    costly: an elementwise op that takes longer than reading its result back from memory.
-    zero_of: when a row of the result is exactly 0 for any finite operands: if "all" operands are 0 in that row, or
-        "any", or the "first" one; "never" is always right to say.
+    shape: (operand shapes, attributes) -> the shape of the result.
+    meaning: (NumPy arrays, attributes by keyword) -> NumPy array. Leaves have none.
+    emit: (`Primitives`, scalar operands) -> scalar, for elementwise ops. For a reduction over the last axis, it
+        combines two partial results.
+    identity: the result of a reduction over nothing.
+    commutative: the order of the operands does not matter, so they are compared as a multiset.
+    boolean: the result is always a mask.
+    vjp: the gradient rule of reverse mode; None if no gradient flows (masks, step functions, `stop_gradient`). For an
+        elementwise op it is the partial derivative times g, which serves forward mode as well.
+    products: the op is linear in each operand alone, as a product is. Other ops that are not elementwise are linear in
+        all operands together, or have a `jvp`.
+    jvp: the rule of forward mode for an op that is neither: (tangent of x, y, x) -> tangent of y.
+    costly: the elementwise op takes longer than reading its result back from memory.
+    zero_of: which operands must be 0 in a row for the result to be exactly 0 there, if all operands are finite: "all",
+        "any" one, or the "first". "never" promises nothing, so it is always correct.
     """
 
     name: str
@@ -127,13 +128,13 @@ def _map(
 
 
 _TABLE = (
-    # Leaves: `input` reads an argument, `const` is a number; `zeros` is 0 in the shape of its type, at one step or all.
+    # Leaves. `input` reads an argument, `const` is a number, and `zeros` is an array of zeros, at one step or at all.
     Op("input", Kind.LEAF, 0, shape_rules.declared, attrs=("name",)),
     Op("const", Kind.LEAF, 0, shape_rules.scalar, attrs=("value",)),
     Op("zeros", Kind.LEAF, 0, shape_rules.declared),
-    # The only ops that cross steps. carry: a state of the step before, in loop direction (delta = +1 or -1);
-    # the first step reads an initial value. exit: a state after the last step. tsum: the sum over all steps.
-    # The gradient of a carry is a carry the other way; rnnc.ir.autodiff makes it.
+    # The only ops that cross steps. carry: a state of the step before, in loop direction (delta = +1 or -1); the
+    # first step reads an initial value. exit: a state after the last step. tsum: the sum over all steps.
+    # The gradient of a carry is a carry in the other direction; rnnc.ir.autodiff makes it.
     Op("carry", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
     Op("exit", Kind.CARRY, 1, shape_rules.same, lambda x, **_: x, attrs=("state", "delta")),
     Op("tsum", Kind.TIME_SUM, None, shape_rules.all_same, meanings.added, commutative=True, vjp=gradients.tsum),
@@ -212,9 +213,9 @@ _TABLE = (
         products=True,
         zero_of="first",
     ),
-    # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). What weight gradients are made of.
+    # The sum over rows of their outer products: (R, M), (R, N) -> (M, N). Weight gradients are such sums.
     Op("outer", Kind.OUTER, 2, shape_rules.outer, lambda a, b: a.T @ b, vjp=gradients.outer, products=True),
-    # Views: no arithmetic; code generators solve them by addressing.
+    # Views: no arithmetic. Code generators turn them into addresses.
     Op(
         "slice",
         Kind.VIEW,
@@ -247,7 +248,8 @@ _TABLE = (
         zero_of="all",
     ),
     Op("transpose", Kind.VIEW, 1, shape_rules.transpose, lambda x: x.T, vjp=gradients.transpose),
-    # Of parameters alone: their axes in another order, and their numbers in another shape. Sizes are written "3x4".
+    # Views of parameters alone: their axes in another order, and their elements in another shape. Sizes are written
+    # "3x4".
     Op(
         "permute",
         Kind.VIEW,
@@ -266,8 +268,8 @@ _TABLE = (
         attrs=("shape",),
         vjp=gradients.reshape,
     ),
-    # Sums over the last axis, kept with size 1 (`reduce_sum`), and over the first one, of a matrix, kept if asked for
-    # (`reduce_rows`).
+    # Sums. `reduce_sum` sums over the last axis and keeps it with size 1. `reduce_rows` sums over the first axis of a
+    # matrix, and keeps it with size 1 if `keep` is set.
     Op(
         "reduce_sum",
         Kind.REDUCE,
@@ -279,7 +281,7 @@ _TABLE = (
         vjp=gradients.broadcast_back,
         zero_of="all",
     ),
-    # The largest of the last axis, kept with size 1; NaN if one is.
+    # The largest element along the last axis, which is kept with size 1; NaN if an element is NaN.
     Op(
         "reduce_max",
         Kind.REDUCE,
@@ -332,7 +334,7 @@ OPS: Mapping[str, Op] = {op.name: op for op in _TABLE}
 
 
 def result_dtype(op: Op, dtypes: Sequence[str]) -> str:
-    """The dtype rule: masks come from comparisons; everything else has the one float dtype of its operands."""
+    """The dtype of a result: bool for comparisons and ops on masks, otherwise the float dtype of the operands."""
     if op.boolean:
         return "bool"
     values = dtypes[1:] if op.name == "select" else dtypes

@@ -1,8 +1,8 @@
-"""Orders and cycles of small dependence graphs.
+"""Topological orders and strongly connected components of small dependence graphs.
 
-Compilation starts cold in a fresh process, and importing networkx alone costs more than compiling a network
-(130 ms against 100), so these three short functions stand in for it on that path. For drawing and export,
-`rnnc.ir.draw.to_networkx` hands graphs over to it.
+networkx has all of this, but importing it (130 ms) takes longer than compiling a network may take (100 ms; the figures
+are those of docs/design-notes.md). So these short functions replace it. `rnnc.ir.draw.to_networkx` is for drawing and
+export.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TypeVar
 T = TypeVar("T", bound=Hashable)
 
 Reads = Mapping[T, Sequence[T]]
-"""Each value -> what it reads; values that are no keys are ignored."""
+"""Each value -> the values that it reads. Values that are no keys are ignored."""
 
 
 def readers(reads: Reads[T]) -> dict[T, list[T]]:
-    """The reverse: each value -> what reads it."""
+    """The reverse relation: each value -> the values that read it."""
     result: dict[T, list[T]] = {value: [] for value in reads}
     for value, operands in reads.items():
         for operand in operands:
@@ -28,7 +28,10 @@ def readers(reads: Reads[T]) -> dict[T, list[T]]:
 
 
 def topological(reads: Reads[T], key: Callable[[T], int | tuple[int, ...]]) -> list[T]:
-    """Operands before readers; among those that are ready, the smallest key first. Raises ValueError on a cycle."""
+    """All values, operands before readers. Among the values that are ready, the one with the smallest key comes first.
+
+    Raises ValueError if there is a cycle.
+    """
     following = readers(reads)
     missing = {value: sum(o in following for o in operands) for value, operands in reads.items()}
     order = {value: number for number, value in enumerate(reads)}
@@ -48,7 +51,7 @@ def topological(reads: Reads[T], key: Callable[[T], int | tuple[int, ...]]) -> l
 
 
 def descendants(following: Mapping[T, Iterable[T]], starts: Iterable[T]) -> set[T]:
-    """All that reads any of `starts`, directly or not."""
+    """All values that read one of `starts`, directly or indirectly."""
     seen: set[T] = set()
     todo = list(starts)
     while todo:

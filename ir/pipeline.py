@@ -1,12 +1,12 @@
-"""The pipeline: an ordered list of stages, from equations to what a backend makes of them.
+"""The pipeline: an ordered list of stages, from equations to the code of a backend.
 
     lowered      the unrolled graph as written                 a Graph
     optimized    all passes, in the order of ir.passes         a Graph, and what each pass did
     rolled       loops for any number of steps                 a Program
     ...          a backend's own: llvm has plan, llvm, asm; cuda has plan, commands, cuda, ptx
 
-A stage makes its artefact of those before it. `Artefacts` makes each when it is first asked for, and keeps it under the
-stage's name. With RNNC_VERIFY=1 the verifier sees each graph; the tests run so.
+A stage makes its artefact from those of earlier stages. `Artefacts` makes an artefact when it is first asked for, and
+keeps it under the stage's name. With RNNC_VERIFY=1, as in the tests, the verifier checks each graph.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from rnnc.ir.program import Program
 
 TEMPLATE_STEPS = 3
-"""Steps unrolled for code generation: the fewest with one that is neither first nor last, so that rolling proves
-the steps alike instead of assuming it. Compile time does not depend on the length of a sequence."""
+"""The number of steps unrolled for code generation. It is the fewest with one step that is neither first nor last, so
+that rolling proves that the steps are alike, and need not assume it. Compile time does not depend on the length of a
+sequence."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """make: the artefacts so far -> the artefact. text: the artefact -> what a reader is shown."""
+    """A stage of the pipeline. make: earlier artefacts -> its artefact. text: its artefact -> the text for a reader."""
 
     name: str
     make: Callable[[Artefacts], Any]
@@ -42,9 +43,10 @@ class Stage:
 
 
 class Artefacts:
-    """What the stages make of a computation.
+    """The artefacts of a computation, by the names of their stages, each made when it is first asked for.
 
-    steps: unrolled steps. lengths: whether rows end at their own length. given: what a backend's stages need besides.
+    steps: the number of unrolled steps. lengths: whether each row ends at its own length. given: what a backend's
+    stages need besides, such as options.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Artefacts:
         return self._made[name]
 
     def text(self, name: str) -> str:
-        """The artefact of a stage for a reader."""
+        """The text of a stage's artefact, for a reader."""
         made = self[name]
         return self._stages[name].text(made)
 
@@ -97,7 +99,7 @@ def _optimize(made: Artefacts) -> Optimized:
 
 
 def _verified(graph: Graph) -> Graph:
-    """The graph. With RNNC_VERIFY=1 a VerifyError says what is wrong with it."""
+    """Returns the graph. With RNNC_VERIFY=1, raises VerifyError if it is malformed."""
     if settings.verify():
         from rnnc.ir.verify import verify
 
@@ -114,11 +116,11 @@ PIPELINE: tuple[Stage, ...] = (
     Stage("optimized", _optimize, Optimized.text),
     Stage("rolled", _roll, lambda program: str(program.text())),
 )
-"""The stages that every backend starts from. The first two show as many unrolled steps as one asks for."""
+"""The stages that every backend starts with. The first two show as many unrolled steps as `Artefacts` is given."""
 
 SHARED_STAGES = tuple(stage.name for stage in PIPELINE)
 
 
 def own_stages(stages: Sequence[Stage]) -> tuple[str, ...]:
-    """The names of a backend's stages behind the shared ones."""
+    """The names of a backend's own stages, which follow the shared ones."""
     return tuple(stage.name for stage in stages[len(PIPELINE) :])

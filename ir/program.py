@@ -1,7 +1,7 @@
-"""Program: what backends compile. Time-batched statements, and loops over a run-time number of steps.
+"""Program: what backends compile. It has statements for all steps at once, and loops over a run-time number of steps.
 
-Its text reads like code. A name with [t] is a value at every step, kept in a buffer over time; inside a loop a
-name without it is a local of the step:
+Its text reads like code. A name with [t] is a value at every step, kept in a buffer over time. Inside a loop, a name
+without it is local to the step:
 
     bind:                                           once, when parameters are bound
       %9   = add(bias_ih_l0, bias_hh_l0)                      [4]
@@ -9,7 +9,7 @@ name without it is a local of the step:
       gemm   %12[t] = x[t] @ weight_ih_l0'                    [T, B, 4]
       map    %13[t] = add(%12[t], %9)                         [T, B, 4]
       loop t = 0 .. T-1                             carries %15
-        carry  %15    = %18[t-1] | h_0_l0                     [B, 4]
+        carry  %15    = %18[t-1] | h.0_l0                     [B, 4]
         gemm   %16    = %15 @ weight_hh_l0'                   [B, 4]
         ...
 """
@@ -26,14 +26,14 @@ from rnnc.ir.shape_rules import BATCH
 
 @dataclass(frozen=True)
 class Loop:
-    """A recurrence: its body runs once a step, t rising (direction +1) or falling (-1)."""
+    """A recurrence. Its body runs once per step, with t rising (direction +1) or falling (direction -1)."""
 
     direction: int
     body: tuple[Family, ...]
 
     @property
     def carries(self) -> tuple[Family, ...]:
-        """The states the loop carries from step to step."""
+        """The states that the loop carries from step to step."""
         return tuple(f for f in self.body if f.op == "carry")
 
 
@@ -44,10 +44,10 @@ Statement = Family | Loop
 class Program:
     """The rolled network.
 
-    bind: values that depend on parameters alone, in order; computed once, when parameters are bound.
-    statements: in execution order; a Family outside a loop is computed for all steps at once.
-    outputs: name -> value; a timed one is the output at every step.
-    stored: timed values read outside their own loop, or returned: they need a buffer over time.
+    bind: values that depend on parameters alone, operands first. They are computed once, when parameters are bound.
+    statements: in execution order. A Family outside a loop is computed for all steps at once.
+    outputs: name -> value. A timed value is an output at every step.
+    stored: timed values that are returned, or read outside their own loop. They need a buffer over time.
     """
 
     dtype: str
@@ -67,7 +67,7 @@ class Program:
 
 
 def is_parameter(family: Family) -> bool:
-    """An input without a batch axis that is the same at all times."""
+    """True for a time-free input without a batch axis."""
     return family.op == "input" and not family.timed and BATCH not in family.shape
 
 
@@ -83,7 +83,7 @@ _KEYWORD = {
 
 
 def is_summed(family: Family) -> bool:
-    """A value of a step without a batch axis: it only exists within a sum over time."""
+    """True for a value of a step without a batch axis. It exists only as a term of a sum over time."""
     return family.timed and family.spec.kind is Kind.OUTER
 
 

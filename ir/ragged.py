@@ -1,16 +1,16 @@
 """Ragged batches: the proof that padding need not be computed.
 
-Lowered with lengths, a program masks every row past its end:
+A program that is lowered with lengths masks every row past its end:
 
     x[t]  = select(valid[t], x[t], 0)
     h'[t] = select(valid[t], cell(x[t], h), h)
     y[t]  = select(valid[t], out, 0)
 
-On rows that are still running all three selects are the identity. So a backend may run the program *without* lengths
-on those rows alone (of a batch sorted by length, the first n_t at step t), provided nothing that leaves a row past its
-end is read: each state is kept, each output is zero there, and whatever a sum over rows adds is zero there.
+On rows that have not ended, all three selects are the identity. So a backend may run the program *without* lengths on
+those rows alone: in a batch sorted by length, the first n_t rows at step t. This is correct if nothing past the end of
+a row is read: each state is kept there, each output is zero there, and each term of a sum over rows is zero there.
 
-States of a derivative get the same form, and what may be NaN for lack of a select gets one, from `rnnc.ir.masking`.
+`rnnc.ir.masking` gives the states of a derivative the same form, and masks other values that may be NaN.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rnnc.ir.program import Loop, Program
 
 
 def check_rows_end(program: Program) -> None:
-    """Proves that a program lowered with lengths never reads a row past its end.
+    """Proves that a program lowered with lengths never reads a row past its end, or raises IRError.
 
-    Raises IRError naming the state that is not kept, or the output or term of a sum that is not zero.
+    The error names the state that is not kept, or the output or the term of a sum that is not zero.
     """
     values = _values(program)
     zero = _zero_past_end(values)
@@ -40,7 +40,7 @@ def check_rows_end(program: Program) -> None:
 
 
 def _values(program: Program) -> list[Family]:
-    """Everything computed at run time, operands first."""
+    """All values computed at run time, operands first."""
     values: list[Family] = []
     for statement in program.statements:
         values += statement.body if isinstance(statement, Loop) else (statement,)
@@ -52,7 +52,7 @@ def _is_mask(family: Family) -> bool:
 
 
 def _is_kept(source: Family, carry: Family) -> bool:
-    """select(valid, new, the carry itself), or a state that never changes."""
+    """True if a carry reads select(valid, new, the carry itself), or is a state that never changes."""
     return source is carry or (source.op == "select" and _is_mask(source.inputs[0]) and source.inputs[2] is carry)
 
 
@@ -61,7 +61,7 @@ def _is_zero(family: Family, zero: set[Family]) -> bool:
 
 
 def _zero_past_end(values: list[Family]) -> set[Family]:
-    """Forward dataflow: values that are exactly 0 in rows past their end."""
+    """The values that are exactly 0 in rows past their end, by forward dataflow."""
     zero: set[Family] = set()
     for family in values:
         if _becomes_zero(family, [_is_zero(i, zero) for i in family.inputs]):
@@ -70,7 +70,7 @@ def _zero_past_end(values: list[Family]) -> set[Family]:
 
 
 def _becomes_zero(family: Family, inputs: list[bool]) -> bool:
-    """Whether a value is zero past the end, given which of its operands are."""
+    """True if a value is zero past the end of a row. inputs: whether each operand is."""
     if family.op == "select" and _is_mask(family.inputs[0]) and inputs[2]:
         return True
     if family.op == "select":
@@ -86,7 +86,7 @@ def _becomes_zero(family: Family, inputs: list[bool]) -> bool:
 
 
 def _check_sum(family: Family, zero: set[Family]) -> None:
-    """Of a sum over rows: each term is zero past the end."""
+    """Raises IRError unless each term of a sum over rows is zero past the end of a row."""
     for term in family.inputs:
         if term.spec.kind is not Kind.OUTER:
             if not _is_zero(term, zero):

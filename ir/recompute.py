@@ -1,4 +1,4 @@
-"""Recomputing: a cheap value of one loop that another loop reads is computed there again, instead of being kept.
+"""Recomputing: a cheap value of one loop that another loop reads is computed again in the other loop, not kept.
 
     loop t = 0 .. T-1:   %34[t] = sigmoid(...);  %39[t] = sub(1.0, %34)       both kept over time
     loop t = T-1 .. 0:   ... mul(%62, %39[t])
@@ -6,8 +6,8 @@
     loop t = 0 .. T-1:   %34[t] = sigmoid(...);  %39 = sub(1.0, %34)          one kept
     loop t = T-1 .. 0:   %93 = sub(1.0, %34[t]);  ... mul(%62, %93)
 
-The policy: what a matmul, a reduction or an op that the table calls costly makes is kept (reading it back is cheaper
-than computing it); other elementwise values of what is at hand anyway are computed again.
+The result of a matmul, of a reduction or of an op that the table calls costly is kept, because reading it back is
+cheaper than computing it. Any other elementwise value is computed again if its operands are available anyway.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rnnc.ir.ordering import readers
 def recompute(
     members: list[Family], place: dict[Family, int], stored: Iterable[Family], outputs: Iterable[Family]
 ) -> list[Family]:
-    """Copies cheap stored values into the loops that read them; returns all values, copies last.
+    """Copies cheap stored values into the loops that read them. Returns all values, with the copies last.
 
-    place: the loop of each value that is in one; extended by the copies.
+    place: the loop of each value that is in one. The copies are added to it.
     """
     kept = set(stored)
     returned = set(outputs)
@@ -62,5 +62,5 @@ def recompute(
 
 
 def _at_hand(family: Family, kept: set[Family]) -> bool:
-    """Whether a value can be read at any step without being kept for it."""
+    """True if a value can be read in another loop anyway: a leaf, a time-free value, or one that is kept."""
     return not family.timed or family.spec.kind is Kind.LEAF or family in kept

@@ -1,10 +1,15 @@
 """Roll: a graph of a few unrolled steps -> a Program of loops with a run-time trip count.
 
+    %3 = matmul(%x0, %w);  %4 = add(%3, %h0);  %7 = matmul(%x1, %w);  %8 = add(%7, carry(%4));  ...
+->
+    gemm   %3[t] = x[t] @ w
+    loop t = 0 .. T-1:   carry %5 = %4[t-1] | h.0_l0;   map %4[t] = add(%3[t], %5)
+
 1. `families` proves that the steps are equal up to a shift of time.
-2. A cycle through carries is a loop (strongly connected components), and so is a carry on no cycle: a shift in time.
-   All else is time-batched: weight hoisting is a consequence, not a rewrite.
-3. Elementwise values move into the one loop that reads or makes them, where they cost no buffer; cheap ones that
-   several loops read are computed in each (`rnnc.ir.recompute`).
+2. A cycle through carries (a strongly connected component) becomes a loop. So does a carry on no cycle, which is a
+   shift in time. All else is computed for all steps at once: weight hoisting is a consequence, not a rewrite.
+3. An elementwise value moves into the one loop that reads it or that it is made from, where it needs no buffer. A cheap
+   value that several loops read is computed in each of them (`rnnc.ir.recompute`).
 4. Statements are put in a stable topological order.
 """
 
@@ -26,14 +31,15 @@ from rnnc.ir.wide import copy_into_loops, narrows, recompute_elsewhere, wide_val
 
 Readers = Mapping[Family, Sequence[Family]]
 Placement = dict[Family, int]
-"""Which loop a value is computed in; absent = outside all loops."""
+"""Value -> the number of the loop in which it is computed. Values outside all loops are absent."""
 
 
 def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
-    """Folds the steps of an optimised graph.
+    """Folds the steps of an optimised graph into a Program.
 
-    late: inputs that are known later than the others; what depends on them stays out of loops that do not.
-    Raises RollError, naming the node, if the steps are not equal up to a shift of time.
+    late: names of inputs that are known later than the others. A value that depends on them is not moved into a loop
+    that does not depend on them.
+    Raises RollError, which names the node, if the steps are not equal up to a shift of time.
     """
     of = families(graph)
     outputs = {name: _output(name, output, of, graph.steps) for name, output in graph.outputs.items()}
@@ -66,7 +72,10 @@ def _output(name: str, output: Output, of: dict[Node, Family], steps: int) -> Fa
 
 
 def _needed(outputs: Iterable[Family], carries: Mapping[str, Family]) -> list[Family]:
-    """Dead code on families: exits that only kept steps alike go; a state whose last value is returned stays."""
+    """The families that an output depends on, operands first.
+
+    Exits that only kept the steps alike are dropped. A state whose last value is returned stays.
+    """
     seen: set[Family] = set()
     todo = list(outputs)
     while todo:
@@ -88,9 +97,9 @@ def _direction(cycle: set[Family]) -> int:
 
 
 def _sink_producers(members: list[Family], following: Readers, place: Placement, outputs: set[Family]) -> None:
-    """An elementwise value that one loop alone reads moves into it.
+    """Moves an elementwise value into a loop that alone reads it.
 
-    Not if it finishes a time-batched matmul: the Gemm's epilogue computes it for nothing.
+    A value that finishes a matmul outside the loops stays: the matmul's epilogue computes it at no cost.
     """
     finishing = _finishing_gemms(members, place)
     for family in reversed(members):
@@ -102,7 +111,7 @@ def _sink_producers(members: list[Family], following: Readers, place: Placement,
 
 
 def _finishing_gemms(members: list[Family], place: Placement) -> set[Family]:
-    """Time-batched matmuls, and what is made of one elementwise."""
+    """The matmuls outside all loops, and the elementwise values that are made from one."""
     found: set[Family] = set()
     for family in members:
         if family.timed and family not in place:
@@ -154,7 +163,7 @@ def _widens(family: Family, wide: set[Family], place: Placement) -> bool:
 
 
 def _after(inside: list[Family], following: Readers, place: Placement, bodies: list[list[Family]]) -> set[Family]:
-    """What can only be computed after a loop: all that depends on it, and loops as a whole."""
+    """The values that can only be computed after a loop: all that depend on it, and all of each loop that does."""
     seen = set(inside)
     todo = list(inside)
     while todo:
@@ -167,9 +176,9 @@ def _after(inside: list[Family], following: Readers, place: Placement, bodies: l
 
 
 def _place_unread(unread: list[Family], place: Placement, directions: list[int]) -> None:
-    """A state that no step reads, but whose last value is returned, is kept by the loop that makes it.
+    """Places states that no step reads but whose last value is returned: each in the loop that makes its value.
 
-    If no loop of its direction does, it is a loop of its own: a shift in time.
+    If no loop of its direction does, the state becomes a loop of its own, a shift in time.
     """
     for carry in unread:
         assert carry.source is not None
@@ -206,7 +215,7 @@ def _program(
 
 
 def _bind_time(members: list[Family]) -> set[Family]:
-    """Time-free values of parameters and numbers."""
+    """The time-free values that depend on parameters and numbers alone."""
     bind: set[Family] = set()
     for family in members:
         number = family.op == "const" or (family.op == "zeros" and not family.timed)
@@ -221,7 +230,7 @@ Unit = tuple[str, int]
 
 
 def _order(members: list[Family], place: Placement) -> list[Unit]:
-    """Loops contracted to one unit each; topological order, ties broken by first appearance."""
+    """Values and loops, each loop as one unit, in topological order. Ties are broken by first appearance."""
     position = {f: i for i, f in enumerate(members)}
 
     def unit(family: Family) -> Unit:
@@ -237,7 +246,7 @@ def _order(members: list[Family], place: Placement) -> list[Unit]:
 
 
 def _body(inside: list[Family]) -> tuple[Family, ...]:
-    """One step in topological order; carries read the step before, so their sources are no edges."""
+    """The values of one step in topological order. A carry reads the step before, so its source is no operand here."""
     reads = {family: family.inputs for family in inside}
     return tuple(topological(reads, lambda f: (f.op != "carry", f.index)))
 

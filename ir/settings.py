@@ -1,4 +1,4 @@
-"""Settings from outside: every environment variable rnnc reads is read here, when it is first used."""
+"""Environment variables: every one that rnnc reads is read here, when it is needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rnnc.ir.errors import ArgumentError
 
 
 def threads() -> int:
-    """RNNC_NUM_THREADS, or the number of cores this process may use.
+    """RNNC_NUM_THREADS; by default, the number of cores that this process may use.
 
     Raises ArgumentError if the variable is not a positive number.
     """
@@ -25,47 +25,47 @@ def threads() -> int:
 
 @cache
 def poison() -> bool:
-    """RNNC_POISON=1: memory that nobody has written holds NaN, to find what reads it (`rnnc.backends.fresh`).
+    """RNNC_POISON=1: fresh memory is filled with NaN, to find code that reads it unwritten (`rnnc.backends.fresh`).
 
-    Looked at once: a call asks a dozen times.
+    The variable is read once, because a single call asks about a dozen times.
     """
     return os.environ.get("RNNC_POISON", "") == "1"
 
 
 def verify() -> bool:
-    """RNNC_VERIFY=1: graphs are verified between stages (`rnnc.ir.pipeline`)."""
+    """RNNC_VERIFY=1: the verifier checks graphs between stages (`rnnc.ir.pipeline`)."""
     return os.environ.get("RNNC_VERIFY", "") == "1"
 
 
 def cuda_chip() -> str:
-    """RNNC_CUDA_CHIP, the chip to generate CUDA C for where there is no GPU, such as "H100" or "sm_80"; "H100"."""
+    """RNNC_CUDA_CHIP, such as "H100" (the default) or "sm_80": the chip to generate CUDA C for if there is no GPU."""
     return os.environ.get("RNNC_CUDA_CHIP", "").strip() or "H100"
 
 
 def compiler() -> str:
-    """CXX, the C++ compiler for kernels that are emulated, or ""."""
+    """CXX, the C++ compiler for emulated kernels; "" if it is not set."""
     return os.environ.get("CXX", "").strip()
 
 
 def cache_folder() -> Path | None:
-    """RNNC_CACHE_DIR, or the user's cache folder for rnnc.
+    """RNNC_CACHE_DIR; by default, the folder "rnnc" in the user's cache folder.
 
-    None if RNNC_CACHE_DIR is "off", and for a user who has no home (a container's user without an account).
+    None if RNNC_CACHE_DIR is "off", or if the user has no home folder, such as a container's user without an account.
     """
     text = os.environ.get("RNNC_CACHE_DIR", "").strip()
     if text == "off":
         return None
     try:
         return Path(text).expanduser() if text else _user_cache() / "rnnc"
-    except RuntimeError:  # pathlib's, when it finds no home
+    except RuntimeError:  # from pathlib, if it finds no home folder
         return None
 
 
 def _user_cache() -> Path:
-    """Where this system's users keep caches. Raises RuntimeError for a user without a home."""
+    """The user's cache folder on this system. Raises RuntimeError for a user without a home folder."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return named if named.is_absolute() else Path.home() / ".cache"  # the standard says to ignore a relative one
+    return named if named.is_absolute() else Path.home() / ".cache"  # the XDG standard: ignore a relative path

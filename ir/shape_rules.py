@@ -1,6 +1,6 @@
-"""Shape rules of the op table: the shape of a result, from those of the operands and the attributes.
+"""Shape rules of the op table: each returns the shape of a result, given the operands' shapes and the attributes.
 
-A rule raises IRError, with the shapes, for operands that do not fit.
+A rule raises IRError, with the shapes, if the operands do not fit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import prod
 from rnnc.ir.errors import IRError
 
 BATCH = "B"
-"""The symbolic batch size: the only dimension not known when a graph is built."""
+"""The symbolic batch size, the only dimension that is unknown when a graph is built."""
 
 Dim = int | str
 Shape = tuple[Dim, ...]
@@ -19,7 +19,7 @@ AttrValue = int | float | bool | str
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
-    """NumPy's broadcasting rule over shapes that may contain the symbolic batch size."""
+    """The shape that the given shapes broadcast to by NumPy's rule; they may contain the symbolic batch size."""
     rank = max((len(s) for s in shapes), default=0)
     result: list[Dim] = []
     for axis in range(-rank, 0):
@@ -145,7 +145,7 @@ def reshape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
 
 
 def numbers_of(attr: AttrValue) -> tuple[int, ...]:
-    """Axes or sizes as an attribute holds them, "3x4"."""
+    """The axes or sizes that an attribute spells, such as "3x4"."""
     return tuple(int(number) for number in str(attr).split("x"))
 
 

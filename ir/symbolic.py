@@ -1,8 +1,8 @@
-"""Symbolic values: what running a cell's equations passes around, and what Python's own syntax means on them.
+"""Symbolic values: the values on which a cell's equations are run, and the meaning of Python's syntax on them.
 
-An expression of Value's adds nodes to a graph and computes nothing. Python and NumPy syntax has its NumPy meaning where
-that can be compiled, and is an error that says what to write where it cannot. The functions that cells call are in
-`rnnc.ir.equations`.
+An expression of symbolic values adds nodes to a graph and computes nothing. Python and NumPy syntax has its NumPy
+meaning if that can be compiled. Otherwise it raises an error that says what to write. The functions that cells call are
+in `rnnc.ir.equations`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Number = int | float
 
 BY_SQUARING = 8
-"""Largest whole exponent that is computed by multiplying: at most 3 products that round."""
+"""The largest whole exponent that is computed by repeated squaring. It takes at most 4 products."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Value(NoConcreteValue):
         return self.node.dtype == "bool"
 
     def as_numbers(self) -> Value:
-        """A mask as 0 and 1; numbers as they are."""
+        """A mask as numbers 0 and 1. Numbers are returned as they are."""
         if not self.is_mask:
             return self
         chosen = self.graph.add("select", (self.node, self.graph.const(1.0), self.graph.const(0.0)))
@@ -181,10 +181,11 @@ class Value(NoConcreteValue):
     # -- shapes -------------------------------------------------------------------------------------
 
     def split(self, parts: int | Sequence[int], axis: int | None = None) -> tuple[Value, ...]:
-        """Parts side by side: `parts` equal ones, or parts of the sizes listed.
+        """The value cut into parts: `parts` equal ones, or parts of the sizes listed.
 
-        axis: a value with a batch is cut along its last axis, the units. A parameter is cut along its first axis, the
-        rows, unless another axis is given. Raises IRError if the parts do not fill the axis.
+        axis: by default, the last axis (the units) of a value with a batch, and the first axis (the rows) of a
+        parameter. A value with a batch is cut along its units only.
+        Raises IRError if the parts do not fill the axis.
         """
         if self.axes:
             cut = self._axis("split", axis)
@@ -217,7 +218,7 @@ class Value(NoConcreteValue):
 
     @property
     def T(self) -> Value:
-        """A parameter with rows and columns exchanged."""
+        """A parameter with rows and columns exchanged. Raises IRError if the value has a batch axis."""
         if self.has_batch:
             raise IRError(f"v.T: shape {self.shape} has a batch axis; transpose the parameter that v meets: v @ w.T")
         if self.node.op == "transpose":
@@ -246,14 +247,17 @@ class Value(NoConcreteValue):
         return -(-self)._reduced("min", "max", axis, keepdims, other)
 
     def clip(self, low: Value | Number | None = None, high: Value | Number | None = None, **other: object) -> Value:
-        """minimum(maximum(v, low), high), either bound left out if None."""
+        """minimum(maximum(v, low), high). A bound that is None is left out."""
         _no_other("clip", other)
         result = self if low is None else apply("maximum", self, low)
         return result if high is None else apply("minimum", result, high)
 
     @property
     def has_batch(self) -> bool:
-        """True if a step or a batch axis makes the last axis the units; False for what is made of parameters."""
+        """True if the value has a step or a batch axis, so that its last axis is the units.
+
+        False for a value computed from parameters alone.
+        """
         return self.node.step is not None or BATCH in self.shape
 
     def _cut(self, axis: int, start: int, stop: int) -> Value:
@@ -323,9 +327,9 @@ class Value(NoConcreteValue):
 
 
 def apply(op: str, *operands: Value | Number) -> Value:
-    """The op of the table applied to values and numbers. Masks count as 0 and 1.
+    """The op of the table applied to symbolic values and numbers. Masks count as 0 and 1.
 
-    Raises ArgumentTypeError if an operand is neither.
+    Raises ArgumentTypeError if an operand is neither, or if no operand is symbolic.
     """
     graph = next((v.graph for v in operands if isinstance(v, Value)), None)
     if graph is None:
@@ -343,7 +347,10 @@ def combined(graph: Graph, op: str, nodes: list[Node], operands: Sequence[object
 
 
 def as_node(graph: Graph, op: str, operand: object) -> Node:
-    """The node of a value, or of a number: Python's, NumPy's, or an array without axes."""
+    """The node of a symbolic value or of a number. A number may be Python's, NumPy's, or an array without axes.
+
+    Raises ArgumentTypeError for anything else, which names the op.
+    """
     if isinstance(operand, Value):
         return operand.as_numbers().node
     if is_number(operand):
@@ -360,26 +367,26 @@ def as_node(graph: Graph, op: str, operand: object) -> Node:
 
 
 def is_number(value: object) -> TypeGuard[Any]:
-    """True for a real number that is no bool: Python's, NumPy's, or an array without axes that holds one."""
+    """True for a real number that is not a bool: Python's, NumPy's, or in an array without axes."""
     if isinstance(value, np.ndarray | np.generic):
         return value.ndim == 0 and value.dtype.kind in "iuf"
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def equal(a: Value | Number, b: object) -> Value:
-    """The mask a == b."""
+    """The mask a == b. Raises IRError if b is None."""
     if b is None:
         raise IRError("a symbolic value is compared with None: write `p.name is None`")
     return apply("greater_equal", a, b) & apply("greater_equal", b, a)  # type: ignore[arg-type]
 
 
 def modulo(a: Value | Number, b: Value | Number) -> Value:
-    """a - floor(a / b) * b: NumPy's mod, with the sign of b, rounded as the formula rounds."""
+    """a - floor(a / b) * b. This is NumPy's mod, with the sign of b, but is rounded as the formula rounds."""
     return apply("sub", a, apply("mul", apply("floor", apply("div", a, b)), b))
 
 
 def raised(a: Value | Number, b: Value | Number) -> Value:
-    """a ** b. Small whole exponents are products, 0.5 and -0.5 roots."""
+    """a ** b. A small whole exponent becomes products, and 0.5 and -0.5 become square roots."""
     if not isinstance(a, Value) or not is_number(b):
         return apply("power", a, b)
     exponent, base = float(b), a.as_numbers()
@@ -397,7 +404,7 @@ def raised(a: Value | Number, b: Value | Number) -> Value:
 
 
 def _multiplied(base: Value, exponent: int) -> Value:
-    """base times itself: by squaring."""
+    """base ** exponent by repeated squaring."""
     if exponent == 1:
         return base
     half = _multiplied(base, exponent // 2)
@@ -405,7 +412,7 @@ def _multiplied(base: Value, exponent: int) -> Value:
 
 
 def product(a: object, b: object) -> Value:
-    """a @ b: (B, K) @ (K, N) -> (B, N), as NumPy's; w.T of a parameter (N, K) is read as it lies."""
+    """a @ b: (B, K) @ (K, N) -> (B, N), as in NumPy. For w.T of a parameter w (N, K), the matmul reads w itself."""
     if not isinstance(a, Value) or not isinstance(b, Value):
         other = type(b if isinstance(a, Value) else a).__name__
         raise ArgumentTypeError(f"@: expected two symbolic values, got {other}; declare a matrix as a parameter")

@@ -14,15 +14,15 @@
     op, dtype, name = ( letter | "_" ) { letter | digit | "_" } ;
 
 Strings are JSON's, ints and floats Python's (a float has a ".", an exponent, or is one of the three words).
-White space and line ends only separate; `#` starts a comment that ends with its line.
+White space and line ends only separate. `#` starts a comment, which ends with its line.
 
-A ref is a node's position in the graph. Lines may come in any order that defines a node before it is read;
-`print_graph` uses this to show the inputs and the constants first. A leaf's only attribute stands where
-operands would stand: `input "x"`, `const 0.5`. Behind the `@`, the site says where in the network the node
-was written and t its time step; a node without t is the same at all times.
+A ref is a node's position in the graph. Lines may come in any order that defines a node before it is read:
+`print_graph` shows inputs and constants first. A leaf's only attribute stands in the place of operands: `input "x"`,
+`const 0.5`. After the `@` comes the site, which says where in the network the node was written, and t, its time step.
+A node without t is time-free.
 
-The parser checks this grammar. Whether the graph makes sense is `rnnc.ir.verify`'s question, so that a
-malformed graph can be written down, read and examined too.
+The parser checks this grammar. `rnnc.ir.verify` checks whether the graph makes sense, so that a malformed graph can
+also be written down, read and examined.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from rnnc.ir.ops import OPS, Attrs
 from rnnc.ir.shape_rules import AttrValue, Dim, Shape
 
 MAX_COLUMN = 56
-"""A longer expression pushes its own type to the right, not everybody's."""
+"""The widest expression for which types are aligned. A longer expression only pushes its own type to the right."""
 
 _WRAP = 100
 MAX_DIGITS = 20
-"""Of an int: enough for 64 bits with a sign."""
+"""The most characters of an int: enough for 64 bits with a sign."""
 
 # -- printing -----------------------------------------------------------------------------------------
 
 
 def print_graph(graph: Graph) -> str:
-    """The text of a graph; `parse_graph` gives an equal graph back.
+    """The text of a graph. `parse_graph` reads it back into an equal graph.
 
-    Raises IRError if an attribute is neither int, float, bool nor str.
+    Raises IRError if an attribute is neither an int, a float, a bool nor a str.
     """
     rows = [_row(node) for group in _groups(graph) for node in group[1]]
     widths = [max((len(row[i]) for row in rows if len(row[i]) <= MAX_COLUMN), default=0) for i in range(3)]
@@ -72,7 +72,7 @@ def _census(graph: Graph) -> str:
 
 
 def _groups(graph: Graph) -> Iterator[tuple[str, list[Node]]]:
-    """Inputs, constants, then runs of nodes of one place."""
+    """The nodes in groups with a title: inputs, constants, then runs of nodes of one site and step."""
     for title, op in (("inputs", "input"), ("constants", "const")):
         leaves = [n for n in graph.nodes if n.op == op]
         if leaves:
@@ -83,7 +83,7 @@ def _groups(graph: Graph) -> Iterator[tuple[str, list[Node]]]:
 
 
 def _row(node: Node) -> tuple[str, str, str, str]:
-    """Name, expression, type and place of a node."""
+    """The name, expression, type and place of a node."""
     shape = ", ".join(map(str, node.shape))
     return f"%{node.index}", _print_expression(node), f"{node.dtype}[{shape}]", _print_place(node)
 
@@ -103,7 +103,7 @@ def _print_expression(node: Node) -> str:
 
 
 def _is_literal(node: Node) -> bool:
-    """Whether the node is a leaf with nothing but the one attribute its op declares."""
+    """True if the node is a leaf whose op declares one attribute, and has no other."""
     declared = node.spec.attrs
     return not node.inputs and len(declared) == 1 and tuple(name for name, _ in node.attrs) == tuple(declared)
 
@@ -140,10 +140,10 @@ def _print_output(name: str, output: Output) -> str:
 
 
 def parse_graph(text: str) -> Graph:
-    """The graph a text describes.
+    """The graph that a text describes.
 
-    Raises ParseError, with the line, if the text does not follow the grammar, names an unknown op, or if
-    its nodes are not %0, %1, ... each defined once and before it is read.
+    Raises ParseError, which names the line, if the text does not follow the grammar or names an unknown op, or if its
+    nodes are not %0, %1, ..., each defined once and before it is read.
     """
     return _Parser(text).graph()
 
@@ -188,7 +188,7 @@ def _tokens(lines: Sequence[str]) -> Iterator[_Token]:
 
 @dataclass
 class _Parser:
-    """Recursive descent: one method a rule of the grammar, each reading from `self.token` on."""
+    """Recursive descent: one method per rule of the grammar, each of which reads from `self.token` on."""
 
     text: str
 
@@ -235,7 +235,7 @@ class _Parser:
         token = self.token
         op = self.take("name", "an op")
         if op not in OPS:
-            from difflib import get_close_matches  # for messages alone
+            from difflib import get_close_matches  # only for this message
 
             near = get_close_matches(op, OPS, 1)
             self.fail(f"unknown op {op!r}" + (f" (did you mean {near[0]}?)" if near else ""), token)
@@ -309,7 +309,7 @@ class _Parser:
     # -- the smallest parts ---------------------------------------------------------------------------
 
     def items(self, end: str, item: Callable[[], _T]) -> Iterator[_T]:
-        """Items separated by commas, up to and with the closing mark."""
+        """Items separated by commas, up to and including the closing mark."""
         if self.accept(end):
             return
         yield item()
@@ -340,7 +340,7 @@ class _Parser:
             self.fail(f"{token.text} is no JSON string ({error.msg})", token)
 
     def take(self, kind: str, what: str) -> str:
-        """The text of the current token, which must be of the given kind."""
+        """Steps over the current token and returns its text. Fails unless it is of the given kind."""
         text = self.token.text
         if self.token.kind != kind:
             self.fail(f"expected {what}", found=True)
@@ -357,7 +357,7 @@ class _Parser:
             self.fail(f"expected {mark!r}", found=True)
 
     def accept(self, mark: str) -> bool:
-        """Steps over the mark if it comes next."""
+        """Steps over the mark if it comes next. Returns whether it did."""
         comes = self.token.kind == "mark" and self.token.text == mark
         if comes:
             self.step()

@@ -1,18 +1,18 @@
-"""The verifier: is a graph what the rest of the compiler may rely on?
+"""The verifier: does a graph keep the rules that the rest of the compiler relies on?
 
-`verify` holds a graph against each rule below. With RNNC_VERIFY=1 it sees the graph before the first pass and after the
-last one; the tests hold each pass to it. Its messages name the node, the rule, what is there and what should be.
+`verify` checks each rule below. With RNNC_VERIFY=1 it checks a graph before the first pass and after the last one. The
+tests also check the graph after each pass. A message names the node, the rule, what was found and what was expected.
 
     order       a node's index is its position, and it reads earlier nodes only
     operands    a node reads nodes of its own graph, as many as its op takes
     attributes  a node has the attributes its op declares, in that order and of their types
-    shape       sizes are B or positive ints, and what the op infers; the right operand of a matmul has no B
-    dtype       the graph's float dtype or bool, and what the op infers
-    time        steps are in range; a node lies at the one step of its operands, only a carry reads another; a sum
-                over time reads values of steps and has none
-    inputs      an input name is either time-free or one value a step, with one shape and dtype
-    carry       a state has one direction and one carry a step, each reading a value of the step before in
-                that direction, the first one a time-free initial value
+    shape       sizes are B or positive ints, and those that the op infers; the right operand of a matmul has no B
+    dtype       the graph's float dtype or bool, and the one that the op infers
+    time        steps are in range; a node lies at the one step of its operands, and only a carry reads another; a
+                sum over time reads values that have a step, and has none itself
+    inputs      an input name is either time-free or has one value per step, with one shape and dtype
+    carry       a state has one direction and one carry per step; each reads a value of the step before in that
+                direction, and the first one reads a time-free initial value
     exit        a state has at most one exit; it is time-free and reads a value of the last step, as one
                 more carry would
     outputs     an output is a node of the graph, or one node of each step, in order
@@ -47,9 +47,9 @@ _LITERALS = (int, float, bool, str)
 
 
 def verify(graph: Graph) -> Graph:
-    """The graph itself, if it keeps every rule.
+    """Returns the graph if it keeps every rule.
 
-    Raises VerifyError, which names the first node that breaks a rule, and the rule.
+    Raises VerifyError otherwise, which names the rule and the first node that breaks it.
     """
     if graph.dtype not in FLOATS:
         raise VerifyError(f"rule 'dtype': the graph's dtype is {graph.dtype!r}, expected float32 or float64")
@@ -190,7 +190,7 @@ def _check_carries(graph: Graph) -> None:
 
 
 def _check_source(carry: Node, delta: int, first: int) -> None:
-    """A carry reads step - delta, at the loop's first step a time-free value."""
+    """A carry reads a value of step - delta, but a time-free value at the loop's first step."""
     source = carry.inputs[0]
     if carry.step is None:
         _fail(carry, "carry", "it has no step")
@@ -208,7 +208,7 @@ def _check_every_step(state: str, carries: Sequence[Node], steps: int) -> None:
         at[node.step] = node
     missing = [t for t in range(steps) if t not in at]
     if missing:
-        _fail(carries[0], "carry", f"{state!r} has no carry at the steps {missing}, expected one a step")
+        _fail(carries[0], "carry", f"{state!r} has no carry at the steps {missing}, expected one per step")
 
 
 def _check_exits(graph: Graph) -> None:

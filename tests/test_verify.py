@@ -174,7 +174,7 @@ CASES: list[tuple[str, str, str, list[Change]]] = [
     (
         "carry",
         "%9",
-        "'h' has no carry at the steps [1], expected one a step",
+        "'h' has no carry at the steps [1], expected one per step",
         [('carry(%11) {state="h", delta=1} : float32[B, 4]', "add(%1) : float32[B, 4]")],
     ),
     ("carry", "%20", "it has no step", [last('carry(%4) {state="g", delta=1} : float32[B, 4]')]),

@@ -1,6 +1,6 @@
 """Differentiation as a transform of graphs: `vjp` (reverse mode) and `jvp` (forward mode).
 
-Both take a graph and give one that verifies, prints, optimises, rolls and differentiates again.
+Both return an ordinary graph: it can be verified, printed, optimised, rolled and differentiated again.
 """
 
 from rnnc.ir.autodiff.forward import jvp

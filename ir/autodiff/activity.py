@@ -1,8 +1,8 @@
-"""What a derivative flows through.
+"""Activity: the nodes that a derivative flows through.
 
-A state is active at all steps or at none: the first or last step, where it happens to read or to be read by nothing
-active, must look like the others, or the steps could not be rolled into a loop. So activity goes by the names of
-states and is a fixpoint.
+A state is active at all steps or at none. Its carry at the first or the last step may have no active neighbour, but
+that step must look like the others, or the steps could not be rolled into a loop. So activity is computed for names of
+states, as a fixpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rnnc.ir.ops import Kind
 
 
 def check_names(graph: Graph, wrt: Collection[str]) -> None:
-    """IRError unless all names are floating-point inputs of the graph."""
+    """Raises IRError unless every name is a floating-point input of the graph."""
     known = {n.attr("name"): n for n in graph.nodes if n.op == "input"}
     for name in wrt:
         if name not in known:
@@ -26,11 +26,11 @@ def check_names(graph: Graph, wrt: Collection[str]) -> None:
 
 
 def check_new(graph: Graph, seeds: Mapping[str, str], results: Iterable[str]) -> None:
-    """IRError if a seed would be one with an input that is there already."""
+    """Raises IRError if a seed has the name of an existing input."""
     taken = {n.attr("name") for n in graph.nodes if n.op == "input"}
     for output, seed in seeds.items():
         if seed in taken:
-            for name in results:  # of both, the name that any prefix but this one mends
+            for name in results:  # if a result clashes too, report that: another prefix resolves both
                 check_free(graph, name)
             raise IRError(
                 f"seeds: the graph has an input {seed!r} already; give the adjoint of {output!r} another name, "
@@ -39,7 +39,7 @@ def check_new(graph: Graph, seeds: Mapping[str, str], results: Iterable[str]) ->
 
 
 def check_inputs(graph: Graph, new: Iterable[str]) -> None:
-    """IRError if a new input would be one with an input that is there already."""
+    """Raises IRError if a new input has the name of an existing one."""
     taken = {n.attr("name") for n in graph.nodes if n.op == "input"}
     for name in new:
         if name in taken:
@@ -47,7 +47,7 @@ def check_inputs(graph: Graph, new: Iterable[str]) -> None:
 
 
 def depends(graph: Graph, wrt: Collection[str]) -> set[Node]:
-    """Nodes whose value varies smoothly with the inputs in `wrt`."""
+    """The active nodes: those whose value is a differentiable function of an input in `wrt`."""
     states: set[str] = set()
     while True:
         active: set[Node] = set()
@@ -77,11 +77,11 @@ def _any(nodes: Iterable[Node], active: set[Node]) -> bool:
 
 
 def reached(graph: Graph, active: set[Node], seeded: Collection[Node]) -> tuple[set[Node], list[Node]]:
-    """Active nodes that get an adjoint when `seeded` have one, and those of them that then need one of zeros.
+    """The active nodes that get an adjoint if `seeded` have one, and those among them whose adjoint is zeros.
 
-    If one carry of a state gets an adjoint, or its exit does, all of them do: to what is not seeded, and not read by
-    anything that has an adjoint in the end, zeros contribute. (Not to what some other state, reached later, reads: the
-    last step, whose carry is reached at once, would differ from the others.)
+    If one carry or the exit of a state gets an adjoint, all its carries do. A node gets zeros if it is not seeded and
+    no node that reads it has an adjoint. This is decided after the fixpoint, when every state that is reached is known:
+    decided earlier, the last step, whose carry is reached first, would differ from the others.
     """
     has = {n for n in seeded if n in active}
     states: dict[str, list[Node]] = {}
@@ -101,7 +101,7 @@ def reached(graph: Graph, active: set[Node], seeded: Collection[Node]) -> tuple[
 
 
 def fresh_prefix(graph: Graph, letter: str) -> str:
-    """The start of names for new states: letter and number, used by no state yet."""
+    """A prefix for the names of new states: the letter, a number and a colon, such as "t1:", used by no state yet."""
     taken = {n.attr("state").split(":")[0] for n in graph.nodes if n.spec.kind is Kind.CARRY and ":" in n.attr("state")}
     number = 1
     while f"{letter}{number}" in taken:
@@ -110,7 +110,7 @@ def fresh_prefix(graph: Graph, letter: str) -> str:
 
 
 def copy(graph: Graph) -> Graph:
-    """The live part of a graph, as a new one that merges equal nodes."""
+    """The live nodes as a new graph, which merges equal nodes."""
     result = Graph(graph.dtype, graph.steps)
     new: dict[Node, Node] = {}
     live = graph.live()
@@ -123,10 +123,10 @@ def copy(graph: Graph) -> Graph:
 
 
 def add_exits(graph: Graph, active: set[Node]) -> None:
-    """Gives each active state the exit it lacks, so that every step hands on its adjoint.
+    """Adds an exit to each active state that has none, so that the adjoint of the last step is handed on too.
 
-    What the state becomes in the last step is the value there that is equal, up to a shift of time, to those that the
-    other steps carry on. IRError if there is but one step, which carries nothing on.
+    The exit reads the value of the last step that is equal, up to a shift of time, to what the carries of the other
+    steps read. Raises IRError if there is only one step: no carry then shows what the state becomes.
     """
     done = {n.attr("state") for n in graph.nodes if n.op == "exit"}
     lacking = [n for n in graph.nodes if n.op == "carry" and n in active and n.attr("state") not in done]
@@ -146,12 +146,12 @@ def add_exits(graph: Graph, active: set[Node]) -> None:
 
 
 def check_free(graph: Graph, name: str) -> None:
-    """IRError if there is an output of that name: differentiate again with another prefix."""
+    """Raises IRError if the graph has an output of this name."""
     if name in graph.outputs:
         raise IRError(f"prefix: the graph has an output {name!r} already; choose another prefix")
 
 
 def add_output(graph: Graph, name: str, output: Node | tuple[Node, ...]) -> None:
-    """A new output; see `check_free`."""
+    """Adds an output. Raises IRError if the graph has one of this name."""
     check_free(graph, name)
     graph.outputs[name] = output

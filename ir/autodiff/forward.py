@@ -1,11 +1,11 @@
-"""Forward mode: a graph -> the graph with its Jacobian-vector product.
+"""Forward mode: a graph -> the same graph, extended by its Jacobian-vector product.
 
     %3 = mul(%1, %2)                               tangents %t1, %t2 known
 ->
     %8 = mul(%t1, %2);  %9 = mul(%1, %t2);  %10 = add(%8, %9)      %10: the tangent of %3
 
-An elementwise op's gradient rule is its partial derivative times what it is given, so it serves here as well; all
-other ops are linear in their operands, together or one by one.
+The gradient rule of an elementwise op multiplies what it is given by the partial derivative, so forward mode uses it
+too. All other ops are linear, in all operands together or in each operand alone, or have a rule in the op table.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rnnc.ir.ops import Kind
 
 
 def jvp(graph: Graph, wrt: Collection[str], prefix: str = names.TANGENT) -> Graph:
-    """Adds to a graph the derivative of all outputs along a direction.
+    """Returns the graph with the derivative of all its outputs along a direction.
 
-    wrt: names of inputs that vary; the new inputs, called prefix + name, hold the direction. The new outputs are called
-    prefix + output name; an output that does not depend on them gets none.
-    Raises IRError if a name is unknown, or an input or output of a new one's name is there already.
+    wrt: names of the inputs that vary. For each, there is a new input prefix + name, which holds the direction.
+    For each output that depends on them, there is a new output prefix + name, its tangent.
+    Raises IRError if a name is unknown, or a new name is taken.
     """
     check_names(graph, wrt)
     check_inputs(graph, (prefix + name for name in wrt))

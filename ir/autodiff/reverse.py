@@ -1,12 +1,12 @@
-"""Reverse mode: a graph -> the graph with its vector-Jacobian product.
+"""Reverse mode: a graph -> the same graph, extended by its vector-Jacobian product.
 
     %3 = tanh(%2)                                  adjoint g of %3 known
 ->
     %7 = mul(%3, %3);  %8 = sub(1.0, %7);  %9 = mul(%g, %8)        %9: the contribution to %2
 
-Adjoints are summed by one n-ary `add` each, and over steps by one `tsum`, so that every step has the same nodes. The
-adjoint of a carry is a carry the other way, that of an exit is its first value, and the carry that reads the initial
-state hands its adjoint to an exit: differentiating once more needs nothing new.
+The contributions to an adjoint are summed by one n-ary `add`, and over steps by one `tsum`, so that every step has the
+same nodes. The adjoint of a carry is a carry in the other direction. Its initial value is the adjoint of the exit, and
+its last value is an `exit`, the adjoint of the initial state. So a second derivative needs no other op.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from rnnc.ir.shape_rules import Shape
 def vjp(
     graph: Graph, wrt: Collection[str], seeds: Mapping[str, str] | None = None, prefix: str = names.GRADIENT
 ) -> Graph:
-    """Adds to a graph the gradients with respect to some of its inputs.
+    """Returns the graph with the gradients with respect to some of its inputs.
 
-    wrt: names of inputs. seeds: output name -> name of the new input that holds its adjoint; outputs left out have
-    none (default: every output, seeded by prefix + its name). The new outputs are called prefix + input name; an input
-    that no seeded output depends on gets none.
-    Raises IRError if a name is unknown, or an input or output of a new one's name is there already.
+    wrt: names of inputs.
+    seeds: output name -> name of the new input that holds its adjoint. The adjoint of any other output is 0. Without
+    seeds, every output is seeded by an input prefix + name.
+    For each input in `wrt` that a seeded output depends on, there is a new output prefix + name, its gradient.
+    Raises IRError if a name is unknown, or a new name is taken.
     """
     check_names(graph, wrt)
     seeds = {name: prefix + name for name in graph.outputs} if seeds is None else seeds
@@ -89,7 +90,7 @@ class _Reverse:
         return self.graph
 
     def _total(self, node: Node) -> Node:
-        """The sum of a node's contributions: over steps, too, if it is time-free."""
+        """The sum of all contributions to a node's adjoint, over all steps if the node is time-free."""
         terms = self.adjoints.pop(node)
         if node.step is None and (timed := [t for t in terms if t.step is not None]):
             fixed = [t for t in terms if t.step is None]
@@ -110,7 +111,7 @@ class _Reverse:
                     self.adjoints[operand].append(self._summed_to(made.node, operand.shape))
 
     def _through_time(self, node: Node, g: Node) -> None:
-        """A carry's adjoint goes to the step it read; the loop's first step hands it to the initial value."""
+        """Hands a carry's adjoint to the step that it reads, and at the loop's first step to the initial value."""
         (source,) = node.inputs
         state, delta = self.states + node.attr("state"), -node.attr("delta")
         if source.step is not None:
@@ -119,7 +120,7 @@ class _Reverse:
             self.adjoints[source].append(last)
 
     def _summed_to(self, g: Node, shape: Shape) -> Node:
-        """What was broadcast from `shape` is summed back to it."""
+        """Sums an adjoint over the axes along which its operand, of the given shape, was broadcast."""
         if g.shape == shape:
             return g
         if len(g.shape) == 2 and len(shape) < 2:

@@ -1,4 +1,4 @@
-"""The passes, in the order they run. Each is a function Graph -> Graph: valid before, valid after."""
+"""The passes, in the order in which they run. Each is a function Graph -> Graph, and keeps a valid graph valid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSES: tuple[Pass, ...] = (
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did, in nodes and matmuls."""
+    """What one pass did: the number of nodes, and of matmuls, before and after it."""
 
     name: str
     nodes: tuple[int, int]
@@ -44,9 +44,9 @@ class PassRecord:
 
 
 def optimize(graph: Graph, check: Callable[[Graph], object] | None = None) -> tuple[Graph, list[PassRecord]]:
-    """Runs all passes; `check` (the verifier, say) sees the graph before the first and after each.
+    """Runs all passes. Returns the optimised graph, and one record per pass.
 
-    Returns the optimised graph and one record a pass.
+    check: called with the graph before the first pass and after each pass; the verifier, for example.
     """
     records = []
     if check:

@@ -5,7 +5,7 @@
 ->
     %5 = slice(%1) {axis=0, start=0, stop=4}
 
-A value of one step never merges with a value of another, and nothing looks through a carry.
+Values of different steps never merge, and nothing looks through a carry.
 """
 
 from __future__ import annotations
@@ -15,5 +15,8 @@ from rnnc.ir.passes.rebuild import rebuild
 
 
 def common_subexpressions(graph: Graph) -> Graph:
-    """The builder's value numbering does the work; of a + b and b + a, what was written first stays."""
+    """Returns the graph with each value once. The builder's value numbering merges equal nodes.
+
+    If a + b and b + a merge, the one that was written first stays.
+    """
     return rebuild(graph, lambda *_: None)

@@ -1,4 +1,4 @@
-"""Dead code elimination: nodes that no output depends on go.
+"""Dead code elimination: nodes that no output depends on are removed.
 
     %3 = tanh(%2)          (nothing reads %3)
 ->
@@ -12,5 +12,5 @@ from rnnc.ir.passes.rebuild import rebuild
 
 
 def dead_code(graph: Graph) -> Graph:
-    """Keeps what the outputs, and the exits of live carries, depend on."""
+    """Returns the graph with live nodes only: those that the outputs, and the exits of live carries, depend on."""
     return rebuild(graph, lambda *_: None, share=False)

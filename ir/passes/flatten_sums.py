@@ -18,7 +18,10 @@ from rnnc.ir.shape_rules import BATCH
 
 
 def flatten_sums(graph: Graph) -> Graph:
-    """Flattens sums that only another sum of the same shape reads."""
+    """Returns the graph with each sum flattened into its reader, if that is the only one and a sum of the same shape.
+
+    The time-free terms of a sum become one operand.
+    """
     users = graph.users()
     sums = [node for node in users if node.op in ("add", "tsum")]
     nested = {i for node in sums for i in node.inputs if _is_nested(i, node, users)}
@@ -60,5 +63,8 @@ def _terms(node: Node, nested: set[Node]) -> list[Node]:
 
 
 def _keeps_steps(node: Node) -> bool:
-    """Whether each term of a step's sum may be summed over time by itself, as tall values without a batch axis must."""
+    """True if each term of the sum can be summed over time by itself: it has a step, and the shape of the sum.
+
+    A sum over time of values with a batch axis stays one sum.
+    """
     return BATCH not in node.shape and all(i.step is not None and i.shape == node.shape for i in node.inputs)

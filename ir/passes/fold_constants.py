@@ -9,10 +9,10 @@
     %8 = add(%1, zeros);  %9 = neg(%8)
                                  ->  add(neg(%1), zeros) (the arithmetic before the broadcast)
 
-The last one keeps what is made of time-free values alone free of time, such as the seed of a loss at every step.
+The last rule keeps values that depend on time-free values alone time-free, such as the seed of a loss at every step.
 
-Zero times x stays: it is not 0 for an infinite or undefined x. Carries are opaque: an initial state of
-zeros is never folded into the first step, or that step would differ from the others.
+0 * x is not folded: it is not 0 where x is infinite or NaN. Carries are opaque: an initial state of zeros is never
+folded into the first step, because that step would then differ from the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rnnc.ir.shape_rules import BATCH, broadcast
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """Evaluates what is known, drops neutral operands."""
+    """Returns the graph with numbers evaluated and neutral operands dropped."""
     return rebuild(graph, _fold)
 
 
@@ -44,7 +44,7 @@ def _fold(graph: Graph, node: Node, new: Mapping) -> Node | None:
 
 
 def _unspread(node: Node, operands: list[Node]) -> list[Node]:
-    """Operands without the zeros that only broadcast them, where the others give the result its shape and step."""
+    """The operands as they were before zeros broadcast them, if the others give the result its shape and step."""
     result = list(operands)
     for number in range(len(result)):
         while (small := _spread_from(result[number])) is not None:
@@ -56,7 +56,7 @@ def _unspread(node: Node, operands: list[Node]) -> list[Node]:
 
 
 def _before_spread(graph: Graph, node: Node, operands: list[Node]) -> Node | None:
-    """The value computed of what all its operands broadcast, which has no step and no rows, and then broadcast."""
+    """The value computed before its operands are broadcast, then broadcast; None if they have a step or rows."""
     small = [_least(operand) for operand in operands]
     if node.op == "add":
         small = [i for i in small if i.op != "zeros"]
@@ -67,14 +67,14 @@ def _before_spread(graph: Graph, node: Node, operands: list[Node]) -> Node | Non
 
 
 def _least(node: Node) -> Node:
-    """What a value broadcasts, through any number of sums with zeros."""
+    """The value before any broadcasts, each written as a sum with zeros."""
     while (small := _spread_from(node)) is not None:
         node = small
     return node
 
 
 def _spread_from(node: Node) -> Node | None:
-    """What a sum with zeros broadcasts."""
+    """The operand that a sum with zeros broadcasts; None if the node is no such sum."""
     if node.op != "add" or len(node.inputs) != 2:
         return None
     kept = [i for i in node.inputs if i.op != "zeros"]
@@ -110,5 +110,5 @@ def _is(node: Node, value: float) -> bool:
 
 
 def _covers(kept: list[Node], node: Node) -> bool:
-    """Dropping an operand must not change the shape or the step."""
+    """True if the remaining operands still give the result its shape and step."""
     return any(i.shape == node.shape for i in kept) and any(i.step == node.step for i in kept)

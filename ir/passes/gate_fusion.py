@@ -6,8 +6,8 @@
     %8 = matmul(%h, %7)
     %5 = slice(%8) {start=0, stop=4};  %6 = slice(%8) {start=4, stop=8}
 
-Matmuls of different loops are never joined: that would pull hoisted work back into a loop while every
-number stayed right. The parts keep the order of their slices in the packed parameter.
+Matmuls of different loops are never joined. A join would pull hoisted work back into a loop, and no comparison of
+results would notice. The parts keep the order of their slices in the parameter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rnnc.ir.passes.rebuild import Mapping, rebuild
 
 
 def gate_fusion(graph: Graph) -> Graph:
-    """Groups matmuls by operand, form and recurrence."""
+    """Returns the graph with one matmul for all matmuls that share their left operand, form and recurrence."""
     groups = _groups(graph)
 
     def rule(result: Graph, node: Node, new: Mapping) -> Node | None:
@@ -37,7 +37,7 @@ def gate_fusion(graph: Graph) -> Graph:
 
 
 def _groups(graph: Graph) -> dict[Node, list[Node]]:
-    """Each fusible matmul -> all that share its input and loop, in the order of the packed weights."""
+    """Each matmul that is fused -> all matmuls fused with it, in the order of their weights in the parameter."""
     cycle = recurrences(graph)
     live = graph.live()
     found: dict[tuple[Node, bool, int | None], list[Node]] = defaultdict(list)

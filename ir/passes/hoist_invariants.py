@@ -1,12 +1,12 @@
-"""Loop-invariant code motion in sums: what does not depend on the recurrence is added outside it.
+"""Loop-invariant code motion in sums: terms that do not depend on the recurrence are added outside it.
 
     %9 = add(%xw, %hw, %b)            (%hw is on the cycle through the carry, %xw and %b are not)
 ->
     %10 = add(%xw, %b)                (time-batched: one Gemm with a bias, before the loop)
     %9 = add(%10, %hw)
 
-Everything that is on no cycle leaves the loop when the graph is rolled; sums are the one place
-where invariant and carried terms share a node.
+When the graph is rolled, every value that is on no cycle leaves the loop. A sum is the only kind of node in which
+invariant and carried terms meet, so it is the only one that needs a rewrite.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rnnc.ir.passes.rebuild import Mapping, rebuild
 
 
 def hoist_invariants(graph: Graph) -> Graph:
-    """Splits sums on a cycle that have a per-step term and another term off the cycle."""
+    """Returns the graph with sums on a cycle split that have two or more terms off it, one of them with a step."""
     cycle = recurrences(graph)
 
     def rule(result: Graph, node: Node, new: Mapping) -> Node | None:

@@ -1,12 +1,12 @@
-"""Joining parts: a sum of values that are zero but in one place each becomes one concat.
+"""Joining parts: a sum of values, each of which is zero except in one place, becomes one concat.
 
     %7 = concat(%1, zeros, zeros);  %8 = concat(zeros, %2, zeros);  %9 = concat(zeros, zeros, %3)
     %10 = add(%7, %8, %9)
 ->
     %10 = concat(%1, %2, %3)
 
-Such sums are what reverse mode makes of slices: the adjoints of the gates of one matmul, or of the slices of one
-parameter.
+Reverse mode writes such sums where the forward pass has slices: the adjoints of the gates of one matmul, or of the
+slices of one parameter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rnnc.ir.passes.rebuild import Mapping, rebuild
 
 
 def join_parts(graph: Graph) -> Graph:
-    """Rewrites sums that have two or more such operands."""
+    """Returns the graph with each sum rewritten that has two or more such operands, all along one axis."""
 
     def rule(result: Graph, node: Node, new: Mapping) -> Node | None:
         if node.op != "add":
@@ -37,7 +37,7 @@ def _is_part(node: Node) -> bool:
 
 
 def _join(graph: Graph, concats: list[Node], axis: int) -> Node:
-    """Their sum, segment by segment between all their boundaries."""
+    """The sum of the concats, segment by segment between the boundaries of all their parts."""
     placed = [item for node in concats for item in _placed(node, axis)]
     cuts = sorted({place for start, stop, _ in placed for place in (start, stop)})
     segments = []
@@ -54,7 +54,7 @@ def _join(graph: Graph, concats: list[Node], axis: int) -> Node:
 
 
 def _placed(concat: Node, axis: int) -> list[tuple[int, int, Node]]:
-    """The parts of a concat, each with where it starts and stops."""
+    """(start, stop, part) of each part of a concat."""
     result, start = [], 0
     for part in concat.inputs:
         stop = start + int(part.shape[axis])

@@ -1,4 +1,4 @@
-"""What every pass is made of: copy the live part of a graph, replacing nodes on the way."""
+"""The core of every pass: copy the live part of a graph, and replace nodes on the way."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from rnnc.ir.graph import Graph, Node, remap_outputs
 
 Mapping = dict[Node, Node]
 Rule = Callable[[Graph, Node, Mapping], Node | None]
-"""(graph under construction, old node, old -> new of all its operands) -> replacement, or None to copy."""
+"""(graph under construction, old node, old -> new of all operands) -> the replacement, or None to copy the node."""
 
 
 def rebuild(graph: Graph, rule: Rule, *, share: bool = True) -> Graph:
-    """Copies the live nodes through `rule`.
+    """Returns a copy of the live nodes, each replaced as `rule` says.
 
-    Time-free nodes come first, so that a rule may make a new time-free node from old ones (a packed
-    weight, a sum of biases) at whichever step it is first needed.
+    Time-free nodes are copied first. So a rule may make a new time-free node, such as a concat of weights or a sum of
+    biases, at whichever step first needs it.
     """
     result = Graph(graph.dtype, graph.steps, share)
     new: Mapping = {}
@@ -30,7 +30,7 @@ def rebuild(graph: Graph, rule: Rule, *, share: bool = True) -> Graph:
 
 
 def _time_dependent(graph: Graph) -> set[Node]:
-    """Nodes of a step, and all that read one."""
+    """The nodes that have a step, and all nodes that depend on one."""
     timed: set[Node] = set()
     for node in graph.nodes:
         if node.step is not None or any(i in timed for i in node.inputs):

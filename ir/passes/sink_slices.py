@@ -19,11 +19,11 @@ from rnnc.ir.ops import Kind
 from rnnc.ir.passes.rebuild import Mapping, rebuild
 
 Columns = tuple[Node, int, int]
-"""An old node, and the columns start:stop of it."""
+"""The columns start:stop of an old node: (node, start, stop)."""
 
 
 def sink_slices(graph: Graph) -> Graph:
-    """Rewrites slices of elementwise values, matmuls, slices and concats of the last axis."""
+    """Returns the graph with slices of the last axis moved through elementwise ops, matmuls, slices and concats."""
     whole = _read_whole(graph)
     made: dict[Columns, Node] = {}
 
@@ -35,7 +35,7 @@ def sink_slices(graph: Graph) -> Graph:
         columns = _seen_through((node.inputs[0], node.attr("start"), node.attr("stop")))
         run(_narrow(result, columns, new, whole, made))
         narrow = made[columns]
-        if narrow.op == "zeros":  # of a step: its like elsewhere is a value of that step
+        if narrow.op == "zeros":  # at the step of the node, because the equal node of another step may be no zeros
             return result.zeros(node.shape, node.step)
         return result.spread(narrow, node.shape, node.step)
 
@@ -51,7 +51,10 @@ def _is_nothing(node: Node, new: Mapping) -> bool:
 
 
 def _read_whole(graph: Graph) -> set[Node]:
-    """Nodes with a reader other than a slice of the last axis, or an elementwise value that is itself only sliced."""
+    """The nodes that a reader needs whole.
+
+    A reader does not, if it is a slice of the last axis, or an elementwise node that is itself only read in slices.
+    """
     whole = set(graph.roots())
     live = graph.live()
     for reader in reversed(graph.nodes):
@@ -65,7 +68,7 @@ def _read_whole(graph: Graph) -> set[Node]:
 
 
 def _narrow(graph: Graph, columns: Columns, new: Mapping, whole: set[Node], made: dict[Columns, Node]) -> Calls:
-    """Makes columns of an old node, as a node of the new graph; `columns` are seen through."""
+    """Makes the columns of an old node as a node of the new graph, in `made`. `columns` have been seen through."""
     node, start, stop = columns
     if columns in made:
         return
@@ -83,7 +86,7 @@ def _narrow(graph: Graph, columns: Columns, new: Mapping, whole: set[Node], made
                 part_of = _seen_through((operand, start, stop))
                 yield _narrow(graph, part_of, new, whole, made)
                 operands.append(made[part_of])
-            else:  # broadcast (a number, a row scalar): it stays
+            else:  # broadcast along the units, such as a number: it is not cut
                 operands.append(new[operand])
         made[columns] = graph.add(node.op, [_at_step(graph, operand, node.step) for operand in operands])
     else:
@@ -96,7 +99,7 @@ def _at_step(graph: Graph, operand: Node, step: int | None) -> Node:
 
 
 def _seen_through(columns: Columns) -> Columns:
-    """The same columns where they come from: not of a slice, nor of a concat that has them in one part."""
+    """The same columns as part of the value they come from, through slices, and concats that have them in one part."""
     node, start, stop = columns
     while True:
         found = _source(node, start, stop)

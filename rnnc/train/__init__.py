@@ -1,10 +1,10 @@
-"""Training: `fit`, and the parts it is made of.
+"""Training: `fit`, and its parts, for training loops of your own.
 
     trained = rnnc.train.fit(model, data, loss="cross_entropy", optimizer=rnnc.optimizers.Adam(1e-3), epochs=10,
                              batch_size=32, validation=held_out, checkpoint="run.safetensors")
     scores = trained.compile()(x, lengths=lengths)
 
-tqdm (progress bars) and safetensors (checkpoints) come with `pip install 'rnnc[train]'`.
+`pip install 'rnnc[train]'` installs tqdm (progress bars) and safetensors (checkpoints).
 """
 
 from rnnc.train.batch import Batch

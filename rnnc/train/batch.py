@@ -1,4 +1,4 @@
-"""A batch: sequences side by side, as a training step takes them."""
+"""A batch: padded sequences side by side, the argument of a training step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """Padded sequences, time first.
+    """Padded sequences side by side, time first. `Sequences.batch` makes them.
 
-    x: integers (T, B), or (T, B, I). target: as the loss encodes it, (T, B, W), or (B, W) behind a readout.
-    lengths: (B,), or None if all rows have T steps. terms: how many the mean loss of the batch has.
-    row: the number of the first row in the batch of one update; start: the step its first step is of its sequences.
+    x: integers (T, B) for an embedding, otherwise vectors (T, B, I) in the network's dtype.
+    target: the targets as the loss encodes them, in the network's dtype: (T, B, W), or (B, W) after a readout.
+    lengths: integers (B,), the number of steps of each row, or None if all rows have T steps.
+    terms: the number of targets that count in the mean loss.
+    row: the number of the batch's first row within its update. start: the number of its first step within its
+        sequences. Random masks depend on both.
 
-    Its arrays may change, so a batch is checked when it is used (`rnnc.train.check.Rules`), not when it is made.
+    The arrays may be changed later, so a batch is checked when it is used (`rnnc.train.check.Rules`), not when it is
+    made.
     """
 
     x: Array
@@ -32,10 +36,10 @@ class Batch(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """(T, B)."""
+        """(T, B): the number of steps and of rows."""
         return int(self.x.shape[0]), int(self.x.shape[1])
 
 
 def inside(steps: int, lengths: Rows | None) -> NDArray[np.bool_] | None:
-    """(T, B): which steps are before the end of their row; None if all are."""
+    """A mask (T, B), True at steps before the end of their row; None if `lengths` is None, as no row is padded."""
     return None if lengths is None else np.arange(steps)[:, None] < lengths[None, :]

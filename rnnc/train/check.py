@@ -1,7 +1,7 @@
-"""Checks of what training is given from outside: networks, batches, states; and why a step came to no finite number.
+"""Checks of the networks, batches and states given to training, and the reason for a step without finite results.
 
-Each check raises an error of rnnc that names the argument, or returns the argument in the form that a backend reads.
-What `fit` makes out of checked data is not checked again (`TrainingStep._take`).
+Each check returns the argument in the form that a backend reads, or raises an error of rnnc that names the argument.
+Batches that `fit` makes of checked data are not checked again (`TrainingStep._take`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Rules:
-    """What a batch and a state must be, for one network and loss."""
+    """The checks of batches and states for one network and loss."""
 
     def __init__(self, model: Sequential, loss: Loss) -> None:
         self._model, self._loss = model, loss
@@ -42,7 +42,7 @@ class Rules:
         self._width = loss.target_width(model.output_size)
 
     def batches(self, value: object) -> list[Batch]:
-        """The batches of one update: one, or a sequence of several."""
+        """The batches of one update. value: a Batch, or a sequence of several."""
         if isinstance(value, Batch):
             return [self.batch("batch", value)]
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
@@ -50,7 +50,7 @@ class Rules:
         return [self.batch(f"batch[{number}]", part) for number, part in enumerate(value)]
 
     def batch(self, name: str, value: object) -> Batch:
-        """A batch whose arrays fit the network and each other, aligned and contiguous."""
+        """The batch, with aligned and contiguous arrays that fit the network and each other."""
         if not isinstance(value, Batch):
             raise ArgumentTypeError(
                 f"{name}: expected a rnnc.train.Batch, such as Sequences.batch(rows) makes, got {checks.came(value)}"
@@ -75,7 +75,7 @@ class Rules:
         return Batch(x, target, lengths, terms, row, start)
 
     def state(self, value: object, rows: int) -> State | None:
-        """States to start from, name -> (rows, width)."""
+        """The states to start from, name -> (rows, width). None stays None: the states start at zero."""
         if value is None:
             return None
         names = ", ".join(self._states)
@@ -109,7 +109,7 @@ class Rules:
         return NUMPY.compact(name, x)
 
     def _numbers(self, name: str, x: Array, there: Array | None) -> Array:
-        """Rows of the table; what lies in the padding is row 0."""
+        """x as numbers of rows of the table. Numbers in the padding that are out of range become 0."""
         embedding = self._model.embedding
         assert embedding is not None
         last = embedding.num_embeddings - 1
@@ -133,14 +133,14 @@ class Rules:
 
 
 def check_model(model: object) -> Sequential:
-    """A network, and no bare spec."""
+    """The model. Raises ArgumentTypeError if it is not a network, for example if it is a bare spec."""
     if isinstance(model, Sequential):
         return model
     raise ArgumentTypeError(f"model: expected a rnnc.Sequential, got {checks.came(model)}")
 
 
 def check_untied(params: Mapping[str, Any]) -> None:
-    """ParameterError if two parameters lie in the same memory: training changes each by its own gradient.
+    """Raises ParameterError if two parameters share memory, because training changes each by its own gradient.
 
     params: arrays that `rnnc.checking.parameters.read_parameters` has accepted.
     """
@@ -156,7 +156,7 @@ def check_untied(params: Mapping[str, Any]) -> None:
 
 
 def reason(batches: Sequence[Batch], state: Mapping[str, Array] | None, params: Mapping[str, Array]) -> tuple[str, str]:
-    """Why a step came to no finite number: "data", "state", "parameters" or "overflow", and that in words."""
+    """The reason why a step had no finite result: "data", "state", "parameters" or "overflow", then a sentence."""
     for number, batch in enumerate(batches):
         for name, array in _floats(batch):
             if (where := _first(array)) is not None:
@@ -172,7 +172,7 @@ def reason(batches: Sequence[Batch], state: Mapping[str, Array] | None, params: 
 
 
 def _floats(batch: Batch) -> Iterator[tuple[str, Array]]:
-    """The arrays of numbers in a batch, the padding as zeros."""
+    """The floating-point arrays of a batch by name, with zeros in the padding."""
     steps, _ = batch.sizes
     there = inside(steps, batch.lengths)
     for name, array in (("x", batch.x), ("target", batch.target)):
@@ -182,7 +182,7 @@ def _floats(batch: Batch) -> Iterator[tuple[str, Array]]:
 
 
 def _first(array: Array) -> tuple[int, ...] | None:
-    """The place of the first number that is not finite."""
+    """The index of the first number that is not finite; None if all are."""
     finite = np.isfinite(array)
     if finite.all():
         return None

@@ -1,9 +1,9 @@
-"""Checkpoints: safetensors files that are always whole, and refused if they are not as they were written.
+"""Checkpoints: safetensors files that are replaced atomically, and refused if a byte of them has changed.
 
-A file is written beside its final place, flushed to the disk, and then renamed over the old one: whenever the process
-or the machine stops, the old or the new file is there. Parameters lie under their names, so that other programs can
-read them; "optimizer.SLOT." and "best." stand before the rest. What is no array is JSON in the metadata, behind a
-digest of all bytes of the file that counts its own as zeros: a bit that has changed anywhere is found.
+A file is written beside its final place, flushed to the disk, and then renamed over the old one. Whenever the process
+or the machine stops, either the old or the new file is there. Parameters have their own names, so that other programs
+can read them; the names of other arrays begin with "optimizer.SLOT." or "best.". Data that is not an array is JSON in
+the metadata. A digest of all bytes of the file stands before the JSON; the digest's own bytes count as zeros.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 KEY = "rnnc"
-"""Of the one entry of the metadata; safetensors writes several in any order, and equal files are to be equal."""
+"""The name of the only entry of the metadata. safetensors writes several entries in any order, and checkpoints with
+the same content must have the same bytes."""
 DIGITS = 32
-"""Hexadecimal digits of a digest."""
+"""The number of hexadecimal digits of a digest."""
 BESIDES = ("optimizer.", "best.")
-"""Before the names of arrays that are no parameters."""
+"""The prefixes of names of arrays that are not parameters."""
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds: arrays by name, and plain data."""
+    """The content of a file: arrays by name, and plain data."""
 
     arrays: dict[str, Array]
     data: dict[str, Any]
 
 
 def check_path(path: object) -> Path:
-    """The place of a file, links followed. CheckpointError if something else than a file is there."""
+    """The path with links resolved. Raises CheckpointError if something other than a regular file is there."""
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
         raise ArgumentTypeError(f"checkpoint: expected a str or a pathlib.Path, got {checks.came(path)}")
@@ -59,7 +60,7 @@ def check_path(path: object) -> Path:
 
 
 def prepare(path: str | os.PathLike[str]) -> None:
-    """Raises MissingExtra or CheckpointError if no checkpoint could be written to a path; makes its folder."""
+    """Makes the folder of a checkpoint. Raises MissingExtra or CheckpointError if no file can be written there."""
     load("safetensors.numpy", "checkpoints")
     place = check_path(path)
     with _named(path), _draft(place) as (handle, _):
@@ -67,9 +68,11 @@ def prepare(path: str | os.PathLike[str]) -> None:
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
-    """Writes a checkpoint in one step, as others see it. CheckpointError if it cannot be written.
+    """Writes a checkpoint, atomically.
 
-    arrays: of native floating-point numbers, all finite, or NonFiniteError: the old file is left as it is then.
+    arrays: finite floating-point numbers in native byte order. data: plain data that JSON can hold.
+    Raises NonFiniteError if a number is not finite, and CheckpointError if the file cannot be written. An old file is
+    unchanged then.
     """
     safetensors = load("safetensors.numpy", "checkpoints")
     place = check_path(path)
@@ -93,7 +96,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], data: Mappi
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint in a file. CheckpointError if there is none, or if it is not as it was written."""
+    """The checkpoint in a file. Raises CheckpointError if there is none, or if the file is damaged."""
     safetensors = load("safetensors", "checkpoints")
     place = check_path(path)
     shown = repr(os.fspath(path))
@@ -124,7 +127,12 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def save_parameters(path: str | os.PathLike[str], params: Mapping[str, Array]) -> None:
-    """Writes parameters alone, by their names: finite numbers of float32 or float64."""
+    """Writes parameters to a safetensors file, each under its own name. An existing file is replaced atomically.
+
+    params: name -> array of any shape, float32 or float64, all numbers finite.
+    Raises ArgumentTypeError, ArgumentError (for a name that checkpoints reserve), DtypeError, NonFiniteError,
+    CheckpointError (an ArgumentError) if the file cannot be written, and MissingExtra without safetensors.
+    """
     if not isinstance(params, Mapping):
         raise ArgumentTypeError(f"params: expected a mapping of names to arrays, got {checks.came(params)}")
     arrays: dict[str, Array] = {}
@@ -139,15 +147,17 @@ def save_parameters(path: str | os.PathLike[str], params: Mapping[str, Array]) -
 
 
 def load_parameters(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The parameters in a file of `save_parameters`, or in a checkpoint of `fit`: the present ones, not the best.
+    """The parameters in a file of `save_parameters` or in a checkpoint of `fit`: name -> array, in the dtype saved.
 
-    CheckpointError, an ArgumentError, for a file that is damaged, or that rnnc did not write.
+    From a checkpoint of `fit` these are the parameters after its last update, not those of the best epoch.
+    Raises CheckpointError (an ArgumentError) if the file does not exist, is damaged or was not written by rnnc, and
+    MissingExtra without safetensors.
     """
     return {k: a for k, a in read(path).arrays.items() if not k.startswith(BESIDES)}
 
 
 def _digest(content: bytes | bytearray, start: int, stop: int) -> bytes:
-    """Of all bytes but start..stop, which count as zeros."""
+    """The digest of all bytes of a file, with those at start..stop, the digest's own, taken as "0" digits."""
     found = hashlib.blake2b(digest_size=DIGITS // 2)
     for part in (memoryview(content)[:start], b"0" * (stop - start), memoryview(content)[stop:]):
         found.update(part)
@@ -155,7 +165,7 @@ def _digest(content: bytes | bytearray, start: int, stop: int) -> bytes:
 
 
 def _place_of_digest(content: bytes | bytearray) -> tuple[int, int] | None:
-    """Where in a file its digest is: in the header, whose size the first eight bytes give."""
+    """The bounds of the digest in a file, or None. It lies in the header, whose size the first eight bytes give."""
     size = int.from_bytes(content[:8], "little")
     pattern = f'"{KEY}":"([0-9a-f]{{{DIGITS}}}) '.encode()
     found = re.search(pattern, content[8 : 8 + min(size, len(content))])
@@ -164,7 +174,7 @@ def _place_of_digest(content: bytes | bytearray) -> tuple[int, int] | None:
 
 @contextmanager
 def _draft(place: Path) -> Iterator[tuple[int, Path]]:
-    """An open file beside the final place; it is removed if it is still there at the end."""
+    """A context with an open file beside the final place, which is removed at the end unless it was renamed."""
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = place.with_name(f".rnnc-{os.getpid()}-{os.urandom(4).hex()}.tmp")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -176,7 +186,7 @@ def _draft(place: Path) -> Iterator[tuple[int, Path]]:
 
 @contextmanager
 def _named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What the system refuses, with the path: CheckpointError."""
+    """A context in which an OSError becomes a CheckpointError that names the path."""
     try:
         yield
     except OSError as error:
@@ -192,7 +202,7 @@ def _encodable(text: str) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The rename itself reaches the disk; where folders cannot be opened, the system sees to it."""
+    """Flushes the rename itself to the disk, on systems where a folder can be opened."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-"""Training data: sequences of different lengths, kept end to end, and cut into batches of similar lengths."""
+"""Training data: sequences of different lengths, stored end to end, and batches of sequences of similar length."""
 
 from __future__ import annotations
 
@@ -26,18 +26,26 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 POOL = 50
-"""Batches' worth of shuffled sequences that are sorted by length together."""
+"""The number of batches whose sequences are sorted by length together."""
 
 
 class Sequences:
-    """Pairs (x, target), checked against a network and a loss."""
+    """A data set: pairs (x, target), checked against a network and a loss, of which `batch` makes batches.
+
+    lengths: int64 (N,), the number of steps of each sequence. x and target hold all sequences end to end, encoded for
+    the network and the loss; sequence i begins at offsets[i].
+    """
 
     def __init__(self, model: Sequential, loss: Loss | str, pairs: object, name: str = "data") -> None:
-        """pairs: a sequence of (x, target).
-
-        x: integers (T,) for an embedding, else vectors (T, I) in the network's dtype; T >= 1 differs from pair to pair.
-        target: for cross_entropy integers (T,), for mse numbers (T, N); behind a readout one of them, () or (N,).
-        All numbers must be finite. Raises ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
+        """
+        model: the network. loss: a name or a loss of `rnnc.losses`.
+        pairs: a sequence of pairs (x, target). All numbers must be finite.
+            x: integers (T,) for an embedding, otherwise vectors (T, I) in the network's dtype. T >= 1 may differ from
+            pair to pair.
+            target: integers (T,) for cross_entropy, numbers (T, N) for mse. After a readout there is one target per
+            sequence, () or (N,).
+        name: what error messages call the pairs.
+        Raises ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
         """
         self.model, self.loss = check_model(model), check_loss(loss)
         if not isinstance(pairs, Sequence) or len(pairs) == 0:
@@ -52,7 +60,7 @@ class Sequences:
             xs = tuple(x.astype(np.int64) for x in xs)
         self.x = np.ascontiguousarray(np.concatenate(xs))
         stacked = np.concatenate(targets) if self.timed else np.stack(targets)
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite then, and refused below
+        with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is refused below
             encoded, self.counts = self.loss.encode(stacked, model.output_size, model.dtype)
         self._check_encoded(name, targets[0], encoded)
         self.target = np.ascontiguousarray(encoded)
@@ -60,19 +68,19 @@ class Sequences:
         self._check_finite(name, 1, self.target, self.lengths if self.timed else np.ones_like(self.lengths))
 
     def _check_shapes(self, name: str, xs: Sequence[Array], targets: Sequence[Array]) -> None:
-        """Each x is one of the network; targets have as many steps, and are alike."""
+        """Raises ShapeError unless each x fits the network, and targets have as many steps and the same shape."""
         for number, (x, target) in enumerate(zip(xs, targets, strict=True)):
             _check_x(f"{name}[{number}][0]", self.model, x)
             if self.timed and target.shape[:1] != x.shape[:1]:
                 raise ShapeError(
-                    f"{name}[{number}]: x has {len(x)} steps, target shape {target.shape}; give one target a step"
+                    f"{name}[{number}]: x has {len(x)} steps, target shape {target.shape}; give one target per step"
                 )
             one, first = (array.shape[1:] if self.timed else array.shape for array in (target, targets[0]))
             if one != first:
                 raise ShapeError(f"{name}[{number}][1]: a target of shape {one}, those before have {first}")
 
     def _check_encoded(self, name: str, target: Array, encoded: Array) -> None:
-        """One target per step, or per sequence, of the width that the loss reads."""
+        """Raises ShapeError unless there is one target per step or sequence, of the width that the loss reads."""
         size = self.model.output_size
         width, one = self.loss.target_width(size), target.shape[1:] if self.timed else target.shape
         if encoded.ndim == 2 and encoded.shape[1] == width:
@@ -88,7 +96,7 @@ class Sequences:
         )
 
     def _check_finite(self, name: str, part: int, values: Array, lengths: Rows) -> None:
-        """Values of all pairs end to end, of so many steps each."""
+        """Raises ArgumentError if a value is not finite. values: of all pairs end to end; lengths: rows per pair."""
         finite = np.isfinite(values)
         if finite.all():
             return
@@ -104,15 +112,17 @@ class Sequences:
 
     @property
     def digest(self) -> str:
-        """A short text that differs, almost surely, for other data."""
+        """A short text that almost surely differs between different data sets."""
         parts = (self.lengths, self.x, self.target)
         sums = [f"{zlib.crc32(np.ascontiguousarray(part).tobytes()):08x}" for part in parts]
         return f"{len(self)} sequences, {len(self.x)} steps, {' '.join(sums)}"
 
     def batch(self, rows: Rows, first: int = 0) -> Batch:
-        """The sequences `rows` side by side, padded to the longest with row 0 of the embedding, or zeros.
+        """A batch of the given sequences, padded to the longest with zeros (row 0 of an embedding).
 
-        rows: numbers of sequences, 0..len-1. first: the number of their first row in the batch of one update.
+        rows: numbers of sequences, integers (B,) within 0..len-1. first: the number of the batch's first row within
+        its update, if an update takes several batches.
+        Raises ShapeError, ArgumentError or ArgumentTypeError.
         """
         rows = _integers("rows", rows, 0, len(self) - 1)
         if not len(rows):
@@ -132,7 +142,11 @@ class Sequences:
         return Batch(x, target, None if full else lengths, count, checks.integer("first", first, 0))
 
     def windows(self, batch: Batch, size: int | None) -> Iterator[Batch]:
-        """The batch in pieces of `size` steps; whole if size is None. Behind a readout there are no pieces."""
+        """The batch cut into pieces of at most `size` steps, in the order of time. If size is None, there is one piece.
+
+        Raises ArgumentError after a readout, where a sequence has only one target, and what `TrainingStep.step` raises
+        for a batch that does not fit.
+        """
         batch = self._rules.batch("batch", batch)
         if size is None:
             return iter([batch])
@@ -154,10 +168,13 @@ class Sequences:
 
 
 def batches(lengths: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    """The order of an epoch: numbers of sequences, batch by batch, lengths alike within one.
+    """The batches of an epoch, each an array of numbers of sequences of similar length. All sequences are in one.
 
-    A function of its arguments alone. All sequences are shuffled, those of every `POOL` batches sorted by length, and
-    the batches shuffled again.
+    The result depends on the arguments alone. All sequences are shuffled, then those of every `POOL` batches are
+    sorted by length, and then the batches are shuffled.
+
+    lengths: integers (N,), the number of steps of each sequence. seed: 0 <= seed < 2**64. epoch: counted from 0.
+    Raises ArgumentError or ArgumentTypeError.
     """
     lengths, batch_size = _integers("lengths", lengths, 0), checks.integer("batch_size", batch_size, 1)
     seed, epoch = checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("epoch", epoch, 0)
@@ -171,7 +188,7 @@ def batches(lengths: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]
 
 
 def in_order(lengths: Rows, batch_size: int) -> list[Rows]:
-    """Batches of similar lengths, for evaluation."""
+    """Batches of sequences of similar length, longest first, for evaluation."""
     order = np.argsort(-lengths, kind="stable")
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -193,7 +210,7 @@ def _array(name: str, value: ArrayLike) -> Array:
 
 
 def _integers(name: str, value: object, lowest: int, highest: int | None = None) -> Rows:
-    """Integers (N,) within bounds."""
+    """The value as int64 (N,), with every number within the bounds."""
     try:
         found = np.asarray(value)
     except (ValueError, TypeError) as error:

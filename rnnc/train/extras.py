@@ -1,4 +1,4 @@
-"""Packages of the extra `rnnc[train]`, imported when they are first needed."""
+"""The packages of the extra `rnnc[train]`, each imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rnnc.ir.errors import RnncError
 
 
 class MissingExtra(RnncError, ImportError):
-    """A package is needed that is not installed."""
+    """A package of an extra, such as `rnnc[train]`, is needed and not installed. The message says how to install it."""
 
 
 def load(module: str, purpose: str) -> ModuleType:
-    """The module; MissingExtra, with what to install, if it is not there."""
+    """The module. Raises MissingExtra if its package is not installed. purpose: a plural noun for the message."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,7 @@
-"""All parameters of a network in one array, and views of it by name; gradients and optimiser slots alike."""
+"""All parameters of a network in one flat array, and views of it by name.
+
+Gradients and optimiser slots have the same layout.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,14 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 LINE = 64
-"""Bytes of a cache line: where each parameter begins."""
+"""Bytes per cache line. Each parameter begins at a cache line."""
 
 
 class FlatLayout(NamedTuple):
-    """Where each parameter lies: name -> first element and shape. The embedding, which is sparse, comes last.
+    """The place of each parameter in a flat array. The embedding, whose gradient is sparse, comes last.
 
-    dense: elements before the embedding. size: all elements. Gaps between parameters are zeros and stay so.
+    places: name -> (first element, shape). dense: the number of elements before the embedding. size: the number of all
+    elements. Gaps between parameters are zeros, and stay zeros.
     """
 
     dtype: np.dtype[Any]
@@ -47,11 +51,11 @@ class FlatLayout(NamedTuple):
         return FlatLayout(dtype, {name: places[name] for name in model.parameter_shapes()}, dense, end)
 
     def zeros(self, *, dense: bool = False) -> Array:
-        """A new flat array; dense: without the embedding."""
+        """A new flat array of zeros. dense: leave the embedding out."""
         return aligned(self.dense if dense else self.size, self.dtype)
 
     def views(self, flat: Array) -> dict[str, Array]:
-        """The parameters in a flat array, by name; those it is long enough for."""
+        """Views of the parameters in a flat array, by name. An array without the embedding has no view of it."""
         return {
             name: flat[start : start + math.prod(shape)].reshape(shape)
             for name, (start, shape) in self.places.items()
@@ -60,9 +64,9 @@ class FlatLayout(NamedTuple):
 
 
 class Views(Mapping[str, Array]):
-    """Name -> array: views of one flat array. `views[name] = values` writes the values to where the parameter lies.
+    """A mapping of names to views of one flat array. `views[name] = values` copies the values into the flat array.
 
-    A view is made when it is asked for, so that what happens to its shape touches no other reader.
+    Each lookup makes a new view, so that a caller who changes its shape affects no other reader.
     """
 
     def __init__(self, layout: FlatLayout, flat: Array) -> None:
@@ -73,7 +77,10 @@ class Views(Mapping[str, Array]):
         return self._flat[first : first + math.prod(shape)].reshape(shape)
 
     def __setitem__(self, name: str, values: object) -> None:
-        """Raises ParameterError for an unknown name, ShapeError, DtypeError; a view of this very place is taken."""
+        """Copies values into the place of a parameter. They may be a view of that place, as in `views[name] += 1`.
+
+        Raises ParameterError for an unknown name, ShapeError, DtypeError or ArgumentTypeError.
+        """
         if name not in self._layout.places:
             known = checks.suggestion(str(name), self._layout.places)
             raise ParameterError(f"params: there is no parameter {name!r}{known}")
@@ -96,7 +103,7 @@ class Views(Mapping[str, Array]):
 
 
 def aligned(size: int, dtype: np.dtype[Any]) -> Array:
-    """Zeros (size,) that begin at a cache line."""
+    """An array (size,) of zeros that begins at a cache line."""
     spare = LINE // dtype.itemsize
     with enough_memory("parameters, gradients and slots of the optimiser"):
         whole = np.zeros(size + spare, dtype)

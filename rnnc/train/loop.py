@@ -1,4 +1,4 @@
-"""fit: epochs, validation, early stopping, checkpoints."""
+"""`fit`: the training loop, with validation, early stopping and checkpoints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What `fit` returns: the network, its parameters (with `patience`, those of the best epoch), what happened."""
+    """The result of `fit`.
+
+    model: the network. params: its parameters, name -> array in the network's dtype; with `patience`, those of the
+    best epoch. history: one `Epoch` per epoch. updates: the number of updates made. backend: the one it was trained on.
+    """
 
     model: Sequential
     params: dict[str, Array]
@@ -46,15 +50,20 @@ class Trained:
     backend: str = field(repr=False, default="llvm")
 
     def compile(self, *, backend: str | None = None, threads: int | None = None, matmul: str | None = None) -> Network:
-        """The trained network for inference; default backend: the one it was trained on. matmul: as in `rnnc.compile`.
+        """The trained network, compiled for inference.
 
-        The matmul of the training is not taken over: without one, products are as exact as the dtype.
+        backend: by default the one of the training. threads, matmul: as in `rnnc.compile`, with its defaults: without
+        `matmul`, products are exact to the dtype even if the training's were not.
+        Raises what `Sequential.compile` raises.
         """
         backend = self.backend if backend is None else backend
         return self.model.compile(self.params, backend=backend, threads=threads, matmul=matmul)
 
     def save(self, path: Path) -> None:
-        """Writes the parameters to a safetensors file, for `rnnc.train.load_parameters` and for other programs."""
+        """Writes the parameters to a safetensors file, for `rnnc.train.load_parameters` and for other programs.
+
+        Raises what `rnnc.train.save_parameters` raises.
+        """
         files.save_parameters(path, self.params)
 
 
@@ -85,32 +94,34 @@ def fit(
     threads: int | None = None,
     matmul: str | None = None,
 ) -> Trained:
-    """Trains a network.
+    """Trains a network, and returns it with its parameters and history.
 
-    data: pairs (x, target), one a sequence; x is integers (T,) for an embedding, else vectors (T, I); target is one
-        number (or vector) a step, or behind a readout a single one. All numbers are finite. Batches are made of
-        sequences of similar length.
-    params: where to start; default `model.init(seed)`.
+    data: pairs (x, target), one per sequence. x is integers (T,) for an embedding, otherwise vectors (T, I) in the
+        network's dtype. target is one number or vector per step, or after a readout one per sequence. All numbers must
+        be finite. A batch holds sequences of similar length.
+    params: the parameters to start from; default `model.init(seed)`.
     loss: "cross_entropy", "mse", or a loss of `rnnc.losses`. optimizer: default `rnnc.optimizers.Adam(1e-3)`.
-    epochs, batch_size: how often over the data; sequences in a batch.
-    validation: pairs like data, of which the loss is computed after each epoch.
-    seed: decides initial parameters, order, dropout and zoneout; the same seed gives the same result.
+    epochs: passes over the data. batch_size: sequences per batch.
+    validation: pairs like data. Their mean loss is computed after each epoch.
+    seed: decides initial parameters, the order of batches, dropout and zoneout. The same seed gives the same result.
     schedule: a factor >= 0 of the learning rate over time (`rnnc.schedules`, or a function of epoch and losses).
-    clip: the largest norm of all gradients together.
-    accumulate: so many batches make one update, as one batch of their joint size would.
-    patience: stop when the validation loss has not fallen for so many epochs; the result is the best epoch's.
-    checkpoint: a file to keep the state of the training in, written after each epoch, and after every
-        `checkpoint_every` updates. resume: go on from that file, if it is there; the result is bit for bit that of a
-        training that was never stopped. Without resume, a file that is there is an error: it may be another training's.
-    tbptt: train in pieces of so many steps, each with an update of its own, that start from the states the piece before
-        ended with, but send no gradients back to it (truncated backpropagation through time; Williams & Peng 1990).
-    progress: show a bar (tqdm), or without that package a line per epoch.
-    on_epoch: called with each line of the history.
-    on_nonfinite: "raise" or "skip" an update whose loss or gradients overflowed (`TrainingStep`); it changes nothing.
-    backend, threads, matmul: as in `rnnc.compile`; on a GPU "bfloat16" and "tf32" are safer than "float16", in whose
-        range small gradients vanish.
-    Raises ArgumentError and ArgumentTypeError; NonFiniteError if an update's loss or gradients are no finite numbers,
-        or if all updates of an epoch were skipped; CheckpointError, an ArgumentError, for a file that cannot be used.
+    clip: the largest norm of all gradients together; larger gradients are scaled down. None = no limit.
+    accumulate: batches per update. The update is that of one batch of their joint size.
+    patience: stop after so many epochs in a row without a lower validation loss, and return the best epoch's
+        parameters. Needs `validation`.
+    checkpoint: a file for the state of the training, written after each epoch and after every `checkpoint_every`
+        updates. Without `resume`, a file that already exists is an error, because it may be another training's.
+    resume: go on from the checkpoint if it exists. The result is bit for bit that of a training without a stop.
+    tbptt: steps per piece in truncated backpropagation through time (Williams & Peng 1990). Each piece has its own
+        update, and starts from the final states of the piece before it; no gradients flow back to that piece.
+    progress: show a bar (tqdm), or one line per epoch if tqdm is not installed.
+    on_epoch: called with each `Epoch` of the history.
+    on_nonfinite: "raise" an error for an update whose loss or gradients are not finite, or "skip" it (see
+        `TrainingStep`). Such an update changes nothing.
+    backend, threads, matmul: as in `rnnc.compile`. On a GPU, "bfloat16" and "tf32" are safer than "float16", because
+        small gradients underflow in its range.
+    Raises ArgumentError and ArgumentTypeError; NonFiniteError if an update's loss or gradients are not finite, or if
+        all updates of an epoch were skipped; CheckpointError (an ArgumentError) for a file that cannot be used.
     """
     return _Fit(
         _settings(locals()),
@@ -163,7 +174,7 @@ def _settings(given: Mapping[str, Any]) -> _Settings:
         raise ArgumentError("checkpoint: resume and checkpoint_every need the name of a file")
     if values["checkpoint"] is not None and files.check_path(values["checkpoint"]).exists() and not values["resume"]:
         raise ArgumentError(
-            f"checkpoint: {os.fspath(values['checkpoint'])!r} is there already; resume=True goes on from it; "
+            f"checkpoint: {os.fspath(values['checkpoint'])!r} exists already; pass resume=True to continue from it; "
             "to start anew, delete it or give another name"
         )
     return _Settings(**values)
@@ -218,10 +229,10 @@ class _Fit:
         return Trained(self.model, params, tuple(self.history), self.step.updates, settings.backend)
 
     def _open(self, path: Path) -> None:
-        """Goes on from a checkpoint that is there, or sees to it that one can be written."""
+        """Restores an existing checkpoint, and raises an error if no checkpoint can be written."""
         if files.check_path(path).exists():
             self._restore(path)
-        self._identity()  # what has no form in a file is found now, not after an epoch
+        self._identity()  # raises now, not after an epoch, for a model that has no form in a file
         files.prepare(path)
 
     def _stopped(self) -> bool:
@@ -265,7 +276,7 @@ class _Fit:
             raise type(error)(f"{what}: {error}") from None
 
     def _train(self, group: Sequence[Rows], rate: float) -> tuple[float, int]:
-        """The updates of one group of batches: the summed loss, and how many targets it is of."""
+        """Makes the updates of one group of batches, and returns the summed loss and its number of targets."""
         loss, count = 0.0, 0
         state: dict[str, Array] | None = None
         for parts in self._updates(group):
@@ -278,7 +289,7 @@ class _Fit:
             if self.step.skipped > skipped:
                 self.place.skipped += 1
                 if not all(np.isfinite(array).all() for array in state.values()):
-                    break  # the next piece would start from no finite numbers
+                    break  # the next piece would start from states that are not finite
                 continue
             targets = sum(part.terms for part in parts)
             loss += outcome.loss * targets
@@ -302,7 +313,7 @@ class _Fit:
         return Epoch(place.epoch + 1, mean, rate, place.seconds, loss, accuracy, place.skipped)
 
     def _validate(self) -> tuple[float, float | None]:
-        """Mean loss, and the share of right classes."""
+        """The mean loss, and for cross-entropy the accuracy, on the validation data."""
         assert self.evaluation and self.held_out
         total, count, hits = 0.0, 0, 0
         for rows in in_order(self.held_out.lengths, self.settings.batch_size):
@@ -332,7 +343,7 @@ class _Fit:
     # ---- checkpoints
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a training to go on, in words."""
+        """The settings, as plain data, that must be unchanged when a training goes on from a checkpoint."""
         settings = self.settings
         return {
             "model": self.model.to_dict(),
@@ -357,7 +368,7 @@ class _Fit:
         files.write(self.settings.checkpoint, record.arrays(self.step.layout), record.data(self._identity()))
 
     def _restore(self, path: Path) -> None:
-        """Goes on where the file was written. CheckpointError if it belongs to another training, or is damaged."""
+        """Restores the state in a file. Raises CheckpointError if it is damaged or belongs to another training."""
         step, slots = self.step, self.step.optimizer.slots
         updates = -(-len(self.data) // (self.settings.batch_size * self.settings.accumulate))
         record = restored(os.fspath(path), files.read(path), self._identity(), step.layout, slots, updates)
@@ -369,7 +380,12 @@ class _Fit:
 
 
 def right(output: Array, batch: Batch) -> int:
-    """How many targets that count are the class with the highest score: of `Evaluation`'s output for a batch."""
+    """The number of targets of a batch for which the class with the highest score is right.
+
+    output: scores (T, B, C), or (B, C) after a readout, as `Evaluation` returns them. Targets that do not count in the
+    loss, and the padding, are left out. Divided by `batch.terms`, the result is the accuracy.
+    Raises ShapeError or ArgumentTypeError.
+    """
     if not isinstance(batch, Batch):
         raise ArgumentTypeError(f"batch: expected a rnnc.train.Batch, got {checks.came(batch)}")
     target = batch.target[..., 0]
@@ -388,5 +404,5 @@ def _callable(name: str, value: Any) -> Any:
 
 
 def _named(schedule: Schedule) -> str:
-    """A schedule in words; a plain function by its name."""
+    """The text that identifies a schedule: its repr, or the name of a function."""
     return str(getattr(schedule, "__qualname__", None) or repr(schedule))

@@ -1,4 +1,4 @@
-"""The progress of an epoch: a bar by tqdm, a line where tqdm is not installed, or nothing at all."""
+"""The progress of an epoch: a bar by tqdm, a line of results if tqdm is not installed, or nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rnnc.train.extras import MissingExtra, load
 
 
 class Progress:
-    """A context: one bar an epoch, which ends as a line of its results; the line alone without tqdm."""
+    """A context for one epoch. It shows a bar that ends as a line of results, or without tqdm the line alone."""
 
     def __init__(self, shown: bool, epoch: int, epochs: int, total: int, done: int) -> None:
         self._bar: Any = None
@@ -19,13 +19,13 @@ class Progress:
             self._bar = tqdm(total=total, initial=done, desc=self._title, unit="update", dynamic_ncols=True, leave=True)
 
     def advance(self, loss: float) -> None:
-        """One update is done; the mean loss so far."""
+        """Counts one update. loss: the mean loss of the epoch so far."""
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             self._bar.update()
 
     def close_with(self, loss: float, validation_loss: float | None, accuracy: float | None) -> None:
-        """The results of the epoch."""
+        """Shows the results of the epoch."""
         text = f"loss {loss:.4f}"
         text += "" if validation_loss is None else f", validation {validation_loss:.4f}"
         text += "" if accuracy is None else f", accuracy {accuracy:.4f}"
@@ -45,7 +45,7 @@ class Progress:
 
 
 def _tqdm() -> Any:
-    """The class of bars, or None."""
+    """tqdm's class of bars, or None if it is not installed."""
     try:
         return load("tqdm", "progress bars").tqdm
     except MissingExtra:

@@ -1,6 +1,6 @@
-"""The record of a training: what a checkpoint of `fit` holds besides parameters, and the checks of one that is read.
+"""The record of a training: the content of a checkpoint of `fit`, and the checks of one that is read.
 
-All of a checkpoint is checked before anything of it is taken.
+The whole of a checkpoint is checked before any of it is used.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of a training's history. Losses are means over targets.
+    """One line of a training's history.
 
-    accuracy: of the validation data, the share of right classes (cross_entropy only). seconds: of training alone.
-    skipped: updates that were not made (`on_nonfinite="skip"`); the loss leaves them out.
+    epoch: counted from 1. loss, validation_loss: means over targets; the training loss is that of each update before
+        it was made. validation_loss is None without validation data.
+    learning_rate: at the start of the epoch. seconds: of training, without validation and checkpoints.
+    accuracy: the share of right classes in the validation data (cross_entropy only).
+    skipped: the number of updates that were not made (`on_nonfinite="skip"`); `loss` leaves them out.
     """
 
     epoch: int
@@ -43,20 +46,20 @@ class Epoch:
 
 @dataclass
 class Place:
-    """How far a training has come; all of it is in a checkpoint."""
+    """How far a training has come, as a checkpoint holds it."""
 
     epoch: int = 0
-    position: int = 0  # updates (with tbptt, batches) done in this epoch
-    loss: float = 0.0  # summed over the targets of this epoch
+    position: int = 0  # the number of updates (with tbptt, of batches) done in this epoch
+    loss: float = 0.0  # the sum over the targets of this epoch so far
     count: int = 0
     seconds: float = 0.0
     best: float = math.inf
-    bad: int = 0  # epochs since the best
-    skipped: int = 0  # updates of this epoch that were not made
+    bad: int = 0  # epochs since the best one
+    skipped: int = 0  # the number of updates of this epoch that were not made
 
 
 class Record(NamedTuple):
-    """What a training goes on from. best: the parameters of the best epoch so far."""
+    """The state from which a training goes on. best: the flat parameters of the best epoch so far."""
 
     params: Array
     slots: dict[str, Array]
@@ -75,7 +78,7 @@ class Record(NamedTuple):
         return found
 
     def data(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """The rest of a checkpoint. identity: what must be the same for a training to go on."""
+        """The plain data of a checkpoint. identity: the settings that must be unchanged when a training goes on."""
         return {
             "identity": dict(identity),
             "place": asdict(self.place),
@@ -92,9 +95,9 @@ def restored(
     slots: tuple[str, ...],
     positions: int,
 ) -> Record:
-    """The record in a checkpoint. CheckpointError if it is of another training, or not such as `fit` writes.
+    """The record in a checkpoint. positions: the number of updates per epoch.
 
-    positions: how many an epoch has.
+    Raises CheckpointError if the checkpoint is of another training, or is not one that `fit` writes.
     """
     check = _Check(path)
     if "identity" not in saved.data:
@@ -131,7 +134,10 @@ def _check_identity(check: _Check, data: Mapping[str, Any], identity: Mapping[st
 def _flats(
     check: _Check, arrays: Mapping[str, Array], layout: FlatLayout, groups: Mapping[str, str]
 ) -> dict[str, Array]:
-    """Flat arrays by the name of their group, copied from arrays that are there, fit, and hold finite numbers."""
+    """A flat array per group, copied from the arrays of a file.
+
+    groups: prefix of the arrays' names -> the group. Every array must exist, fit the layout and be finite.
+    """
     names = {prefix + name: name for prefix in groups for name in layout.places}
     check.names("the file", arrays, tuple(names))
     for full, name in names.items():
@@ -151,7 +157,7 @@ T = TypeVar("T", Epoch, Place)
 
 
 class _Check:
-    """Checks of what a file holds, which name the file."""
+    """Checks of the content of a file. Their errors name the file."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -161,12 +167,12 @@ class _Check:
         raise CheckpointError(f"checkpoint: {self._path!r} cannot be resumed: {what}")
 
     def that(self, holds: bool, otherwise: str) -> None:
-        """Raises CheckpointError unless something holds."""
+        """Raises CheckpointError unless a condition holds."""
         if not holds:
             self.fail(otherwise)
 
     def names(self, what: str, found: Mapping[str, Any], expected: tuple[str, ...]) -> None:
-        """Exactly the names that are expected."""
+        """Raises CheckpointError unless the names found are exactly those expected."""
         missing, extra = set(expected) - set(found), set(found) - set(expected)
         listed = [
             f"{word} {', '.join(map(repr, sorted(names)))}"
@@ -176,7 +182,7 @@ class _Check:
         self.that(not listed, f"{what} {' and '.join(listed)}")
 
     def number(self, what: str, value: object, kind: type[Any], optional: bool = False) -> Any:
-        """An integer >= 0, or a float, of plain data."""
+        """A number of plain data: an integer >= 0 or a float. optional: None and NaN are allowed."""
         if value is None and optional:
             return None
         allowed = (int,) if kind is int else (int, float)
@@ -186,7 +192,7 @@ class _Check:
         return kind(value)
 
     def made(self, kind: type[T], what: str, value: object) -> T:
-        """A dataclass of numbers, from plain data with all of its fields."""
+        """A dataclass of numbers, made from plain data that has exactly its fields."""
         self.that(isinstance(value, dict), f"{what} is {checks.came(value)}")
         assert isinstance(value, dict)
         declared = {f.name: str(f.type) for f in fields(kind)}

@@ -1,4 +1,4 @@
-"""TrainingStep: loss, gradients, clipping and update of a network, compiled once; Evaluation: the loss alone."""
+"""`TrainingStep`: loss, gradients, clipping and update of a network, compiled once. `Evaluation`: the loss alone."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ R = TypeVar("R")
 
 
 class Outcome(NamedTuple):
-    """What a step reports. loss: the mean over the batch; norm: of all gradients before clipping.
+    """The report of a step. loss: the mean over the targets of the batch. norm: of all gradients, before clipping.
 
-    Both may be no finite numbers where `TrainingStep` skips such steps.
+    Both may be infinite or NaN for a step that was skipped (`on_nonfinite="skip"`).
     """
 
     loss: float
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class _OfBatches(Compiled):
-    """A function of a batch: what training and evaluation have in common."""
+    """A compiled function of a batch: the common base of training and evaluation."""
 
     def __init__(self, model: Sequential, loss: Loss | str, options: CompileOptions) -> None:
         self.model = check_model(model)
@@ -70,7 +70,7 @@ class _OfBatches(Compiled):
         raise NotImplementedError
 
     def _inputs(self, batch: Batch, state: State | None) -> dict[str, Array]:
-        """What a call reads of its batch, but for rows of an embedding and masks."""
+        """The inputs of a call that its batch and state give, without rows of an embedding and masks."""
         steps, rows = batch.sizes
         inputs = {names.TARGET: batch.target}
         if self.model.embedding is None:
@@ -80,8 +80,8 @@ class _OfBatches(Compiled):
         return inputs
 
     def _zero_states(self, rows: int, width: int) -> Array:
-        """(rows, width) zeros, made once; other threads may ask for more or fewer at the same time."""
-        zeros = self._zeros
+        """Zeros (rows, width), a view of an array that is kept and grows."""
+        zeros = self._zeros  # read once: another thread may replace the array
         if zeros.size < rows * width:
             self._zeros = zeros = np.zeros(rows * width, self.layout.dtype)
         return zeros[: rows * width].reshape(rows, width)
@@ -91,9 +91,10 @@ class _OfBatches(Compiled):
 
 
 class Evaluation(_OfBatches, Unchanging):
-    """The loss of a batch, and the network's output, with parameters that may change between calls.
+    """The loss and the output of a network for a batch. The parameters are arguments, and may change between calls.
 
-    A pickle of it holds the model, the loss and the options, and is compiled where it is read.
+    backend, threads, matmul: as in `rnnc.compile`. A pickle holds the model, the loss and the options; it is compiled
+    again when it is loaded.
     """
 
     def __init__(
@@ -120,14 +121,15 @@ class Evaluation(_OfBatches, Unchanging):
         return graph
 
     def __call__(self, params: Mapping[str, Array], batch: Batch) -> tuple[float, Array]:
-        """The loss summed over the batch, and the output, time first.
+        """The loss summed over the batch, and the output: (T, B, N), or (B, N) after a readout.
 
+        params: name -> array, as `model.parameter_shapes()` lists them, in the network's dtype.
         Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """
         return self._of(read_all(self.model, params), self._rules.batch("batch", batch))
 
     def _of(self, params: Mapping[str, Array], batch: Batch) -> tuple[float, Array]:
-        """The same, of what is checked."""
+        """`__call__` with checked arguments."""
         steps, rows = batch.sizes
         sizes = (steps, rows) if self.model.timed else (rows,)
         xp, up, down = self._arrays.xp, self._arrays.from_host, self._arrays.to_host
@@ -146,7 +148,10 @@ class Evaluation(_OfBatches, Unchanging):
 
 
 def _one_at_a_time(method: Callable[Concatenate[TrainingStep, P], R]) -> Callable[Concatenate[TrainingStep, P], R]:
-    """A method that works in the memory of a step: threads take turns. RnncError if a signal handler cuts in."""
+    """Wraps a method that uses the memory of a step: threads take turns.
+
+    The method raises RnncError if a signal handler calls it while the same thread is inside one.
+    """
 
     @wraps(method)
     def call(self: TrainingStep, /, *arguments: P.args, **named: P.kwargs) -> R:
@@ -165,12 +170,12 @@ def _one_at_a_time(method: Callable[Concatenate[TrainingStep, P], R]) -> Callabl
 
 
 class TrainingStep(_OfBatches):
-    """A network, its parameters, and what it takes to make them better.
+    """A network with its parameters and optimiser, compiled into one training step. For training loops of your own.
 
-    A step is taken whole or not at all: if a signal handler raises within one (Ctrl-C), `updates` says whether the
-    parameters have changed. Threads that step one TrainingStep take turns.
+    A step is made completely or not at all. If a signal handler raises within one (Ctrl-C), `updates` shows whether the
+    parameters have changed. Threads that share one TrainingStep take turns.
 
-    updates: how many updates there have been; skipped: how many were not made because of `on_nonfinite`.
+    updates: the number of updates made. skipped: the number of updates not made because of `on_nonfinite`.
     """
 
     def __init__(
@@ -189,17 +194,19 @@ class TrainingStep(_OfBatches):
         matmul: str | None = None,
     ) -> None:
         """
-        params: where to start; default `model.init(seed)`. They are copied; no two may share memory.
-        seed: of the parameters and of dropout and zoneout.
+        model: the network. loss: a name or a loss of `rnnc.losses`. optimizer: one of `rnnc.optimizers`.
+        params: the parameters to start from; default `model.init(seed)`. They are copied, and no two may share memory.
+        seed: decides the default parameters, dropout and zoneout. 0 <= seed < 2**64.
         clip: the largest norm of all gradients together (Pascanu et al. 2013, "On the difficulty of training recurrent
-            neural networks"), as torch.nn.utils.clip_grad_norm_; None = any.
-        carry: whether `step` returns the states its batch ends with, for sequences trained piece by piece.
-        on_nonfinite: what becomes of a step whose loss or norm is no finite number, or whose norm, clipped, is beyond
-            the root of what the dtype can hold (1.8e19 for float32; less at rates above 1). The step changes nothing
-            in any case. "raise": NonFiniteError, which says whether the data, the parameters or an overflow is at
-            fault. "skip": `skipped` counts the step.
-        matmul: as in `rnnc.compile`; adjoints are rounded, too, so that "bfloat16" and "tf32", whose range is
-            float32's, are the safer ones.
+            neural networks"), as in torch.nn.utils.clip_grad_norm_. None = no limit.
+        carry: True if `step` is to return the final states of its batch, for sequences trained piece by piece.
+        on_nonfinite: what to do if the loss or the norm of a step is not finite, or if the clipped norm exceeds the
+            square root of the dtype's largest number (1.8e19 for float32; less at rates above 1). Such a step changes
+            nothing. "raise" raises NonFiniteError, which says whether the data, the parameters or an overflow is the
+            cause. "skip" counts the step in `skipped`.
+        backend, threads, matmul: as in `rnnc.compile`. `matmul` rounds adjoints too. "bfloat16" and "tf32" are safer
+            than "float16", because they have the range of float32.
+        Raises ArgumentError, ArgumentTypeError, ParameterError, ShapeError or DtypeError.
         """
         if checks.flag("carry", carry) and not check_model(model).causal:
             raise ArgumentError("carry: only a network of one direction without a readout goes on from a state")
@@ -229,12 +236,12 @@ class TrainingStep(_OfBatches):
 
     @property
     def seed(self) -> int:
-        """Of the parameters and of dropout and zoneout."""
+        """The integer that decides the default parameters, dropout and zoneout."""
         return self._seed
 
     @property
     def clip(self) -> float | None:
-        """The largest norm of all gradients together; may be set between steps."""
+        """The largest norm of all gradients together, or None. It may be set between steps."""
         return self._clip
 
     @clip.setter
@@ -243,9 +250,9 @@ class TrainingStep(_OfBatches):
 
     @property
     def updates(self) -> int:
-        """How many updates there have been; it changes together with the parameters.
+        """The number of updates made. It changes at the same moment as the parameters.
 
-        Noise and the optimiser go by it. It may be set, to go on from parameters.
+        Random masks and the optimiser depend on it. Set it to go on with a training from parameters and slots.
         """
         return int(self._updates[0])
 
@@ -253,24 +260,24 @@ class TrainingStep(_OfBatches):
     def updates(self, value: int) -> None:
         self._updates[0] = checks.integer("updates", value, 0, 2**63 - 1)
 
-    # Where a backend keeps parameters elsewhere, they come to the host when they are asked for. Arrays are handed out
-    # as views: to change the shape of one changes nothing here.
+    # A backend may keep parameters on a device: `fetch` copies them to the host. The arrays returned are views, so that
+    # a caller who changes the shape of one changes nothing here.
 
     @property
     def params(self) -> Views:
-        """Name -> array: views of `flat`. What is written to them counts for the next step."""
+        """The parameters, name -> array: views of `flat`. The next step uses what is written to them."""
         self._trainer.fetch()
         return Views(self.layout, self._flat)
 
     @property
     def flat(self) -> Array:
-        """All parameters in one array (`rnnc.train.flat`)."""
+        """All parameters in one array of one axis, laid out by `layout` (`rnnc.train.flat`)."""
         self._trainer.fetch()
         return self._flat.view()
 
     @property
     def slots(self) -> dict[str, Array]:
-        """Name -> what the optimiser keeps, laid out like `flat`."""
+        """The vectors that the optimiser keeps between updates, name -> array, laid out like `flat`."""
         self._trainer.fetch()
         return {name: array.view() for name, array in self._slots.items()}
 
@@ -287,7 +294,7 @@ class TrainingStep(_OfBatches):
         return graph
 
     def _input_of(self, parameter: str) -> str:
-        """What the graph reads of a parameter: itself, or rows of the table."""
+        """The input through which the graph reads a parameter: x for an embedding, of which it reads rows."""
         return names.X if self._sparse(parameter) else parameter
 
     def _compile_trainer(self, backend: Any) -> Trainer:
@@ -316,19 +323,22 @@ class TrainingStep(_OfBatches):
         raise refusal(self, "can be neither copied nor pickled", instead)
 
     def explain(self) -> str:
-        """Which paths the backend took, and why."""
+        """A text that says how the backend computes the gradients and the update, and why."""
         return super().explain() + self._trainer.explain()
 
     @_one_at_a_time
     def step(
         self, batch: Batch | Sequence[Batch], learning_rate: float | None = None, state: State | None = None
     ) -> tuple[Outcome, State]:
-        """One update from the mean loss of a batch, or of several that count as one.
+        """Makes one update from the mean loss of a batch, and returns the report and the final states.
 
-        learning_rate: >= 0; default, the optimiser's. state: with `carry`, what the step before returned.
-        A batch without a target that counts changes no parameters, and has loss 0.
-        Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError for what does not fit, and
-        NonFiniteError (`on_nonfinite`). Nothing is changed then.
+        batch: one batch, or several that count as one. If no target of them counts, the loss is 0 and the parameters
+            do not change.
+        learning_rate: >= 0; default the optimiser's.
+        state: the states to start from, name -> (B, H): with `carry`, those that the step before returned. Default
+            zeros. Without `carry` the states returned are empty.
+        Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError for arguments that do not fit,
+        and NonFiniteError (see `on_nonfinite`). Nothing has changed then.
         """
         parts = self._rules.batches(batch)
         rate = self.optimizer.learning_rate
@@ -338,7 +348,7 @@ class TrainingStep(_OfBatches):
         return self._take(parts, rate, states[0])
 
     def _take(self, parts: Sequence[Batch], rate: float, state: State | None) -> tuple[Outcome, State]:
-        """`step`, of what is checked."""
+        """`step` with checked arguments."""
         count = sum(part.terms for part in parts)
         if not count:
             return Outcome(0.0, 0.0), self._passed(parts, state)
@@ -356,13 +366,13 @@ class TrainingStep(_OfBatches):
         return outcome, last
 
     def _passed(self, parts: Sequence[Batch], state: State | None) -> State:
-        """The states that batches without targets end with."""
+        """The final states of batches without a target that counts."""
         if not self._carry or not parts[-1].sizes[1]:
             return state or {}
         return self._run(parts[-1], 1, state, first=True, change=None)[1]
 
     def _refuse(self, outcome: Outcome, parts: Sequence[Batch], state: State | None) -> None:
-        """A step that was not made: an error, or one more that was skipped."""
+        """Raises NonFiniteError for a step that was not made, or counts it as skipped."""
         kind, why = reason(parts, state, self.params)
         if self._skips and kind != "parameters":
             self.skipped += 1
@@ -372,9 +382,10 @@ class TrainingStep(_OfBatches):
 
     @_one_at_a_time
     def gradients(self, batch: Batch, state: State | None = None) -> tuple[float, dict[str, Array]]:
-        """The mean loss and its gradients, by name, the embedding's as a whole table: to look at, or to test.
+        """The mean loss of a batch, and its gradients: name -> array in the shape of the parameter. For inspection.
 
-        Of a batch without a target that counts all are 0. Raises what `step` raises for what does not fit.
+        The gradient of an embedding is a whole table. If no target counts, the loss and all gradients are 0. Nothing is
+        updated, and gradients are not clipped. Raises what `step` raises for arguments that do not fit.
         """
         batch = self._rules.batch("batch", batch)
         state = self._rules.state(state, batch.sizes[1])
@@ -394,7 +405,10 @@ class TrainingStep(_OfBatches):
     def _run(
         self, batch: Batch, count: int, state: State | None, *, first: bool, change: Change | None
     ) -> tuple[Report, State]:
-        """Gradients of the summed loss divided by count, and the update if it is time for it."""
+        """Adds the gradients of the summed loss / count to those of earlier batches, and then makes the change, if any.
+
+        first: the gradients replace those of earlier batches.
+        """
         steps, rows = batch.sizes
         last: State = {}
         if self._carry:
@@ -412,7 +426,7 @@ class TrainingStep(_OfBatches):
         return self._trainer.run(work, first=first, change=change), last
 
     def _draw(self, mask: Mask, batch: Batch) -> Draw:
-        """Numbers of one mask: a function of seed, update, mask, row, step and unit alone."""
+        """The random numbers of one mask. They depend on seed, update, mask, row, step and unit alone."""
         steps, rows = batch.sizes
         fixed = mask.fixed or not mask.timed
         where = Where(self.seed, self.updates, mask.number, batch.row, LOW if fixed else batch.start)
