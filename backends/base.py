@@ -51,7 +51,7 @@ class PlainCall:
     x: floats (T, B, input_size), or integers (T, B), rows of `table`; with batch_first (B, T, ...).
     output: (T, B, output_size), likewise, or (B, output_size) if the output has no steps.
     states: the arrays of a state. container: how the user holds them, None (he gives none), "bare" (a single array),
-    "tuple", or "dict". scale: whether one over the number of steps is an input (`rnnc.ir.names.SCALE`).
+    "tuple", or "dict".
     """
 
     input_size: int
@@ -62,7 +62,6 @@ class PlainCall:
     returns_state: bool
     timed_output: bool = True
     table: Array | None = None
-    scale: bool = False
 
 
 class Bound(Protocol):

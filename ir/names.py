@@ -1,6 +1,6 @@
 """Names of a graph's inputs and outputs: what they stand for, and how one is derived from another.
 
-    x  output  valid  target  loss  scale          the roles of a network's arrays
+    x  output  valid  target  loss                 the roles of a network's arrays
     weight_ih_l0  1.weight_hh_l0_reverse           a parameter: the user's name for it, and its place
     h.0_l0  h.n_l0_reverse                         the first and the last value of state h
     x:speech  output:gains                         one of several inputs or outputs
@@ -24,8 +24,6 @@ TARGET = "target"
 """The target of a loss, compared with the output."""
 LOSS = "loss"
 """The loss summed over rows and steps."""
-SCALE = "scale"
-"""1 / the number of steps of each row, (B, 1). The mean over time is the sum times this."""
 
 UPDATED, SLOPE, CLIPPING = "p", "g", "scale"
 """In the graph of an optimiser's update: the parameters, their gradients, and the factor that clips the gradients."""

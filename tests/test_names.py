@@ -122,7 +122,7 @@ def test_a_derived_name_is_no_users_name_and_stands_for_one_thing(users: list[st
     suffixes = ("_l0", "_l1", "_l0_reverse")
     made = [user + suffix for user in users for suffix in suffixes]
     moments = [moment(user, s) for user in users for s in suffixes for moment in (names.initial, names.final)]
-    plain = [*made, *moments, names.X, names.OUTPUT, names.VALID, names.TARGET, names.LOSS, names.SCALE]
+    plain = [*made, *moments, names.X, names.OUTPUT, names.VALID, names.TARGET, names.LOSS]
     derived = [change(name) for name in plain for change in (names.gradient, names.tangent)]
     derived += [names.tangent(names.gradient(name)) for name in plain]
     assert len({*plain, *derived}) == len(plain) + len(derived)

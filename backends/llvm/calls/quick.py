@@ -14,7 +14,7 @@ from rnnc.backends.llvm.asm.records import Struct
 from rnnc.backends.llvm.kernels.binding import BINDING, CONTAINERS, SLOT, STATE
 from rnnc.backends.llvm.kernels.context import array_field
 from rnnc.ir import settings
-from rnnc.ir.names import OUTPUT, SCALE, X
+from rnnc.ir.names import OUTPUT, X
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
@@ -56,7 +56,6 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall) -> Callable[[obj
         output_size=call.output_size,
         output_timed=call.timed_output,
         output_at=_offset(code, OUTPUT),
-        scale_at=_offset(code, SCALE) if call.scale else -1,
         container=CONTAINERS.index(call.container),
         returns_state=call.returns_state,
         states=len(states),
@@ -72,10 +71,9 @@ def _fits(code: LlvmCode, call: PlainCall) -> bool:
     Initial states that a call does not give are zeros; last states that it does not return are dropped.
     """
     interface = code.interface
-    complete = call.scale or SCALE not in interface.rows
     returned = {OUTPUT, *(last for state in call.states for last in state.final)}
     forward = not code.plan.late and not code.untimed and returned <= {*interface.timed, *interface.rows}
-    return forward and complete and {*interface.timed} <= {X, OUTPUT}
+    return forward and {*interface.timed} <= {X, OUTPUT}
 
 
 def _offset(code: LlvmCode, name: str) -> int:

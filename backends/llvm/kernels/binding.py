@@ -8,11 +8,11 @@ BINDING = Record(
     "binding",
     "ptr run, ptr context, i64 context_bytes, ptr empty, ptr dtype, ptr ndarray, ptr dict, i64 most_rows, "
     "i64 batch_first, i64 input_size, ptr table, i64 height, i64 x_at, i64 output_size, i64 output_timed, "
-    "i64 output_at, i64 scale_at, i64 container, i64 returns_state, i64 states, ptr state_records, ptr slots",
+    "i64 output_at, i64 container, i64 returns_state, i64 states, ptr state_records, ptr slots",
 )
 """run: the generated function. context: one of `context_bytes`, filled with what stays the same. empty, dtype, ndarray,
 dict: numpy.empty, a dtype object, and the types. most_rows: steps * batch beyond which a batch is left to Python, which
-may use more threads. x_at, output_at, scale_at: bytes from the beginning of a context to a field (-1: it has none);
+may use more threads. x_at, output_at: bytes from the beginning of a context to a field (-1: it has none);
 that of a value of each step is followed by its strides. table: (height, input_size), or null. container: one of
 CONTAINERS. states: how many arrays hold states, each with a record."""
 

@@ -326,15 +326,12 @@ class _NativeCall:
         """What is computed of x and of the sizes, then the network, with the interpreter lock released."""
         f = self.f
         rows = f.mul(self.steps, self.batch)
-        looked_up = f.select(self.integers, f.mul(f.mul(rows, self._bound("input_size")), self.item), i64(0))
-        size = f.add(looked_up, f.mul(self.batch, self.item))
-        scaled = f.value("i1", f"icmp sge {self._bound('scale_at')}, 0")
-        needed = f.binary("or", self.integers, scaled)
+        size = f.mul(f.mul(rows, self._bound("input_size")), self.item)
         memory, failed, plain = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1), f.alloca("i1", 1, 1)
         f.store(null(), memory, 8)
         f.store(FALSE, failed, 1)
         f.store(TRUE, plain, 1)
-        with f.when(needed):
+        with f.when(self.integers):
             taken = f.call("ptr", "malloc", size)
             f.store(taken, memory, 8)
             f.store(f.is_null(taken), failed, 1)
@@ -343,8 +340,6 @@ class _NativeCall:
         there = negated(f, f.load("i1", failed, 1))
         with f.when(f.binary("and", self.integers, there)):
             f.store(self._look_up(own), plain, 1)
-        with f.when(f.binary("and", scaled, there)):
-            self._fill_scale(f.element(own, looked_up, "i8"))
         with f.when(f.binary("and", there, f.load("i1", plain, 1))):
             function = self._bound("run")
             status = f.value("i32", f"call i32 {function.name}({self.context})")
@@ -364,16 +359,6 @@ class _NativeCall:
         )  # fmt: skip
         self._array("x_at", values, f.mul(self.batch, width), width)
         return found
-
-    def _fill_scale(self, scale: Val) -> None:
-        """One over the number of steps, for each row."""
-        f = self.f
-        steps = f.value("double", f"uitofp {self.steps} to double")
-        value = f.binary("fdiv", f.constant(1.0, "double"), steps)
-        value = value if self.scalar == "double" else f.value(self.scalar, f"fptrunc {value} to {self.scalar}")
-        with f.loop(0, self.batch) as row:
-            f.store(value, f.element(scale, row.index, self.scalar), self.item)
-        self._field_of_context(self._bound("scale_at"), scale)
 
     def _pack(self) -> None:
         """What the user gets: the output, or (output, state). It stays null if there is no memory for it."""
