@@ -187,10 +187,8 @@ class Value(NoConcreteValue):
         parameter. A value with a batch is cut along its units only.
         Raises IRError if the parts do not fill the axis.
         """
-        if self.axes:
-            cut = self._axis("split", axis)
-        else:
-            cut = axis_to_cut("split", axis, self.shape, self.has_batch)
+        own = self.axes
+        cut = self._axis("split", axis) if own else axis_to_cut("split", axis, self.shape, self.has_batch)
         edges = edges_of(parts, int(self.shape[cut]), f"axis {cut} of shape {self.shape}")
         return tuple(self._cut(cut, start, stop) for start, stop in zip(edges, edges[1:], strict=False))
 

@@ -82,7 +82,7 @@ def test_sizes_of_segments() -> None:
 @pytest.mark.parametrize(
     ("spec", "remat", "message"),
     (
-        (rnnc.LSTM(3, 4, bidirectional=True), "sqrt", "remat: a bidirectional"),
+        (rnnc.LSTM(3, 4, bidirectional=True), "sqrt", "remat: a network with a reverse direction"),
         (rnnc.LSTM(3, 4), "all", "remat: expected 'sqrt'"),
         (rnnc.LSTM(3, 4), 0, "remat: expected an integer >= 1"),
         (rnnc.LSTM(3, 4), 2.5, "remat: expected None, 'sqrt' or a number of steps"),
