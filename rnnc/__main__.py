@@ -1,4 +1,4 @@
-"""`python -m rnnc`, the same as `rnnc`. Python itself puts the current folder first on the path then, without -P."""
+"""`python -m rnnc`, the same as `rnnc`. Unless -P is given, Python puts the current folder first on the path."""
 
 import sys
 

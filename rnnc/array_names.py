@@ -1,4 +1,4 @@
-"""What the arrays of a spec's calls are called in its graphs."""
+"""The names in a spec's graphs of the arrays of its calls."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
     from rnnc.specs import Spec
 
 Slabs = tuple[tuple[str, ...], ...]
-"""For each state of the cell, one name for each layer and direction."""
+"""For each state of the cell, one name per layer and direction. A slab is the (B, width) part of a state's array for
+one layer and direction."""
 
 
 class Names(Protocol):
-    """What a derivative must know of a model's arrays."""
+    """The names of a model's arrays that a derivative needs."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All that a gradient may be taken by."""
+        """The names of all inputs that have gradients."""
 
     @property
     def gradients(self) -> tuple[str, ...]:
-        """Those of the inputs."""
+        """The names of the inputs' gradients."""
 
     @property
     def adjoints(self) -> tuple[str, ...]:
-        """Those of outputs and final states."""
+        """The names of the adjoints of outputs and final states."""
 
 
 class ArrayNames(NamedTuple):
@@ -41,7 +42,7 @@ class ArrayNames(NamedTuple):
 
     @staticmethod
     def of(spec: Spec) -> ArrayNames:
-        """Those of a spec."""
+        """The names of a spec."""
         stack = spec.stack()
 
         def slabs(moment: Callable[[str, str], str]) -> Slabs:
@@ -51,22 +52,22 @@ class ArrayNames(NamedTuple):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All that a gradient may be taken by."""
+        """The names of all inputs that have gradients: parameters, x and initial states."""
         return (*self.params, names.X, *(name for slabs in self.initial for name in slabs))
 
     @property
     def gradients(self) -> tuple[str, ...]:
-        """Those of the inputs."""
+        """The names of the inputs' gradients."""
         return tuple(map(names.gradient, self.inputs))
 
     @property
     def adjoints(self) -> tuple[str, ...]:
-        """Those of output and final state."""
+        """The names of the adjoints of output and final states."""
         return tuple(map(names.gradient, (names.OUTPUT, *(name for slabs in self.final for name in slabs))))
 
 
 def by_name(slabs: Slabs, arrays: Sequence[Array], prefix: str = "") -> dict[str, Array]:
-    """Name -> slab of the arrays (layers * directions, B, width) of a state."""
+    """The slabs of states' arrays (layers * directions, B, width), by name with a prefix."""
     return {
         prefix + name: array[number]
         for names_, array in zip(slabs, arrays, strict=True)
@@ -75,7 +76,7 @@ def by_name(slabs: Slabs, arrays: Sequence[Array], prefix: str = "") -> dict[str
 
 
 def plain_call(spec: Spec) -> PlainCall:
-    """How a model of a spec is called when nothing but x and state is given."""
+    """The description of a call of a spec's model with x and state alone."""
     from rnnc.backends.base import PlainCall, StateArray
 
     called = ArrayNames.of(spec)

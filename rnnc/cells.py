@@ -1,8 +1,7 @@
-"""Cells: one time step each, written as equations over symbolic values.
+"""Cells: the equations of one time step, written over symbolic values.
 
-A cell says which parameters and states it has and what one step computes; everything after lowering sees only
-the equations. To write your own, subclass `Cell` (as a frozen dataclass if it has fields) and hand an instance to
-`rnnc.Recurrent`:
+A cell declares its parameters and states, and defines one step. Everything after lowering sees only the equations. To
+write a cell, subclass `Cell` (as a frozen dataclass if it has fields), and pass an instance to `rnnc.Recurrent`:
 
     from rnnc.ir.equations import linear, sigmoid, tanh
 
@@ -16,11 +15,11 @@ the equations. To write your own, subclass `Cell` (as a frozen dataclass if it h
             uf, un = p.weight_hh.split(2)
             bf, bn = p.bias_hh.split(2)
             f = sigmoid(xf + linear(state.h, uf, bf))
-            n = tanh(xn + linear(f * state.h, un, bn))            # a second matmul, which waits for the first
+            n = tanh(xn + linear(f * state.h, un, bn))            # a second matmul, which needs the first
             h = (1 - f) * state.h + f * n
             return h, {"h": h}
 
-Shapes in a step: x is (B, input width), a state (B, its width), a weight (rows, columns), a bias (rows,).
+Shapes in a step: x is (B, input width), a state is (B, its width), a weight is (rows, columns), a bias is (rows,).
 """
 
 from __future__ import annotations
@@ -44,12 +43,14 @@ Shape = tuple[int, ...]
 
 
 class Parameter(tuple[int, ...]):
-    """A shape that also says how the parameter starts: `rnnc.Parameter((hidden_size,), init="ones")`.
+    """A parameter's shape with its initializer, for `Cell.parameters`: `rnnc.Parameter((hidden_size,), init="ones")`.
 
-    shape: one or two sizes.
+    It is a tuple, equal to its shape.
+
+    shape: a tuple of one or two sizes.
     init: an initializer (`rnnc.initializers`), "zeros", "ones", "orthogonal", "xavier_uniform", "xavier_normal", or a
         function of (shape, generator). None: the default, as for a bare shape (`Spec.init`).
-    It is a tuple, and equal to its shape.
+    Raises ArgumentError or ArgumentTypeError.
     """
 
     init: Init | None
@@ -66,24 +67,25 @@ class Parameter(tuple[int, ...]):
 
 
 def as_axes(size: int | Shape) -> Shape:
-    """The axes of a state's units, of what a cell declares: one of this width, or several."""
+    """The sizes of a state's axes after the batch axis, from its declaration: one width, or a tuple of sizes."""
     return size if isinstance(size, tuple) else (size,)
 
 
 class Cell:
-    """One step of a recurrent network. A subclass gives `name`, `step`, and what differs from the defaults below.
+    """The base of cells. A subclass defines `name` and `step`, and overrides the defaults below where they differ.
 
-    The defaults describe a cell of one state h, as wide as hidden_size, and `gates` stacked gates with PyTorch's
-    parameters weight_ih, weight_hh, bias_ih, bias_hh. Cells are values: equal if their fields are, never changed.
+    By default a cell has one state h of width hidden_size, and `gates` stacked gates with PyTorch's parameters
+    weight_ih, weight_hh, bias_ih and bias_hh. Cells are values: they never change, and are equal if their fields are.
     """
 
     name: ClassVar[str]
     gates: ClassVar[int] = 1
 
     def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, Shape]:
-        """Name -> shape, in the order in which they are listed and initialised. A shape may be a `Parameter`.
+        """The shape of each parameter, by name, in the order in which they are listed and initialised.
 
-        With bias=False a cell leaves its biases out; `step` then reads None for them, which `linear` understands.
+        A shape is a tuple of one or two sizes, or a `Parameter`. Without `bias` a cell leaves out its biases; `step`
+        then reads None for them, which `linear` accepts.
         """
         rows = self.gates * hidden_size
         shapes: dict[str, Shape] = {
@@ -95,18 +97,22 @@ class Cell:
         return shapes
 
     def states(self, hidden_size: int) -> Mapping[str, int | Shape]:
-        """Name -> width of each state, in the order in which a call takes and returns them.
+        """The width of each state, by name, in the order in which a call takes and returns them.
 
-        A state may have several axes: {"c": (m, n)} is (B, m, n) in `step`, and a call's array has m * n columns.
+        A state may have several axes: {"c": (m, n)} is (B, m, n) in `step`, and has m * n columns in a call's array.
         """
         return {"h": hidden_size}
 
     def output_size(self, hidden_size: int) -> int:
-        """Width of the output of a step: as a rule that of the first state."""
+        """The width of the output of a step. The default is that of the first state."""
         return math.prod(as_axes(next(iter(self.states(hidden_size).values()))))
 
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-        """The equations: from the input, the old states and the parameters, the output and the new states."""
+        """The equations of one step: returns (output, {state: new value}).
+
+        x: (B, input width). state: its attributes are the old states, (B, width). p: its attributes are the parameters.
+        The output is (B, output_size). The values are symbolic; see `rnnc.ir.equations` for their functions.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no equations: define step(self, x, state, p)")
 
     def __copy__(self) -> Self:
@@ -116,8 +122,11 @@ class Cell:
         return self
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-        """For a pickle, which names the class: ArgumentError if it has no name to import, a warning if only one
-        script can."""
+        """Pickles the cell. The pickle names its class.
+
+        Raises ArgumentError if the class cannot be imported by name. Warns (RnncWarning) if it is defined in the main
+        script.
+        """
         warn_if_main(reference(type(self)))
         return super().__reduce_ex__(protocol)
 
@@ -134,7 +143,7 @@ class Cell:
 @explained_class
 @dataclass(frozen=True)
 class ElmanCell(Cell):
-    """Simple recurrence, Elman 1990, "Finding structure in time":  h' = f(W x + b + U h + b'),  f = tanh or relu."""
+    """Simple recurrence:  h' = f(W x + b + U h + b'),  f = tanh or relu (Elman 1990, "Finding structure in time")."""
 
     name: ClassVar[str] = "rnn"
     nonlinearity: Literal["tanh", "relu"] = "tanh"
@@ -151,11 +160,11 @@ class ElmanCell(Cell):
 @explained_class
 @dataclass(frozen=True)
 class GRUCell(Cell):
-    """Gated recurrent unit, the reset gate applied to the product U h; gates in PyTorch's order r, z, n.
+    """Gated recurrent unit whose reset gate multiplies the product U h. The gates are in PyTorch's order r, z, n.
 
     After Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder for statistical machine
-    translation", version 1. The form of PyTorch, Keras (reset_after=True) and ONNX (linear_before_reset=1): one
-    matmul a step.
+    translation", version 1. PyTorch, Keras (reset_after=True) and ONNX (linear_before_reset=1) have this form. It needs
+    one matmul per step.
     """
 
     name: ClassVar[str] = "gru"
@@ -175,10 +184,11 @@ class GRUCell(Cell):
 @explained_class
 @dataclass(frozen=True)
 class ResetFirstGRUCell(Cell):
-    """Gated recurrent unit, the reset gate applied to h before the product; parameters as those of `GRUCell`.
+    """Gated recurrent unit whose reset gate multiplies h before the product. The parameters are those of `GRUCell`.
 
-    Cho et al. 2014, the published version; Keras's reset_after=False, ONNX's linear_before_reset=0. The second matmul
-    of a step waits for r. Of the two biases only the sum counts: Keras has one of them, so leave the other at zero.
+    Cho et al. 2014, the published version. Keras (reset_after=False) and ONNX (linear_before_reset=0) have this form.
+    A step has two matmuls, of which the second needs r. Only the sum of the two biases matters. Keras has one bias, so
+    for its weights set the other one to zero.
     """
 
     name: ClassVar[str] = "gru_reset_first"
@@ -201,7 +211,7 @@ class ResetFirstGRUCell(Cell):
 class LSTMCell(Cell):
     """Long short-term memory, Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 
-    No peepholes; gates in PyTorch's order i, f, g, o; states h and c.
+    It has no peepholes. The gates are in PyTorch's order i, f, g, o, and the states are h and c.
     """
 
     name: ClassVar[str] = "lstm"
@@ -221,10 +231,10 @@ class LSTMCell(Cell):
 @explained_class
 @dataclass(frozen=True)
 class ProjectedLSTMCell(Cell):
-    """Long short-term memory with h projected to proj_size:  h = R (o * tanh(c)).
+    """Long short-term memory whose h is projected to proj_size:  h = R (o * tanh(c)).
 
     Sak et al. 2014, "Long short-term memory recurrent neural network architectures for large scale acoustic
-    modeling", as PyTorch's proj_size: R is the parameter weight_hr (proj_size, hidden_size), without a bias.
+    modeling". As in PyTorch, R is the parameter weight_hr (proj_size, hidden_size), without a bias.
     """
 
     proj_size: int

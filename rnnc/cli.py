@@ -1,6 +1,4 @@
-"""The command line: `rnnc inspect SPEC` prints a stage of the pipeline, `rnnc compile SPEC` times all of
-it.
-"""
+"""The command line: `rnnc inspect SPEC` prints a stage of the pipeline, `rnnc compile SPEC` times all stages."""
 
 from __future__ import annotations
 
@@ -48,7 +46,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, or 2 after one line about what was wrong."""
+    """Runs the command line and returns the exit status: 0, or 2 after printing one line with the error."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -56,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RnncError as error:
         print(f"rnnc {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head` has read enough; what Python would still flush goes nowhere
+    except BrokenPipeError:  # `| head` has closed the pipe; what Python still flushes goes to the null device
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -105,7 +103,7 @@ def _inspect(options: argparse.Namespace) -> None:
         if not isinstance(model, Spec):
             raise ArgumentError(f"--derivative: only a recurrent spec has one, got {checks.came(model)}")
         computation = DERIVATIVES[options.derivative](model)
-    if options.stage in SHARED_STAGES:  # needs no backend, so it does not wait for one
+    if options.stage in SHARED_STAGES:  # needs no backend, so none is loaded
         text = Artefacts(PIPELINE, computation, steps=steps).text(options.stage)
     else:
         text = Compiled(computation, chosen).ir(options.stage)
@@ -128,7 +126,7 @@ def _compile(options: argparse.Namespace) -> None:
 def _timings(
     spec: Spec, backend: str, threads: int | None, steps: int, batch: int, repeat: int
 ) -> Iterator[tuple[str, float, str]]:
-    """Label, seconds and a note of each part, in the order in which a user waits for them."""
+    """The label, seconds and a note of each part, in the order in which they run."""
     yield "import rnnc", _import_seconds(), "in a new interpreter"
     from rnnc import backends
 
@@ -151,18 +149,19 @@ def _timings(
     yield "first call", seconds, f"T = {steps}, B = {batch}"
     times = _call_seconds(model, x, repeat)
     middle = statistics.median(times)
-    yield "a call", middle, f"{_duration(middle / steps)} a step; median of {len(times)}, best {_duration(min(times))}"
+    note = f"{_duration(middle / steps)} per step; median of {len(times)}, best {_duration(min(times))}"
+    yield "a call", middle, note
 
 
 def _shared_timings(spec: Spec) -> Iterator[tuple[str, float]]:
-    """Seconds of the parts before any backend, on the few steps that code generation unrolls."""
+    """The label and seconds of the stages before any backend, on the template steps."""
     made = Artefacts(PIPELINE, forward(spec))
     for label, stage in zip(("lower", "optimize", "roll"), SHARED_STAGES, strict=True):
         yield label, _timed(lambda stage=stage: made[stage])[0]  # type: ignore[misc]
 
 
 def _import_seconds() -> float:
-    """In a new interpreter, which looks for modules where this one does, and not first in the current folder."""
+    """Seconds of `import rnnc` in a new interpreter, with the path of this one and not first the current folder."""
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; import time; t = time.perf_counter(); import rnnc; "
         "print(time.perf_counter() - t)"
@@ -178,7 +177,7 @@ def _timed(function: Callable[[], T]) -> tuple[float, T]:
 
 
 def _call_seconds(model: Model, x: np.ndarray, repeat: int) -> list[float]:
-    """Times of `repeat` calls, or of as many as fit into a second."""
+    """Seconds of each of `repeat` calls; if `repeat` is 0, of as many as fit into one second."""
     times: list[float] = []
     until = time.perf_counter() + 1.0
     while len(times) < repeat or (not repeat and (not times or time.perf_counter() < until)):
@@ -204,8 +203,9 @@ def _duration(seconds: float) -> str:
 def load_model(text: str, trusted: Sequence[str] = ()) -> Spec | Graph | Sequential:
     """The recurrent spec or the network in a JSON or TOML file, or the one that "module:object" names.
 
-    Only a module that the command line names may come from the current folder, and only behind all other modules: what
-    lies there by chance runs nothing. trusted: modules that a file may name for its cell.
+    trusted: modules that a file may name for its cell.
+    The current folder comes last on the path, and is on it only if the command line names a module. So files that
+    happen to be there are not run. Raises ArgumentError.
     """
     if Path(text).suffix in (".json", ".toml"):
         data = _read(Path(text))
@@ -224,7 +224,7 @@ def load_model(text: str, trusted: Sequence[str] = ()) -> Spec | Graph | Sequent
 
 
 def _networks() -> tuple[type[Graph], type[Sequential]]:
-    """Imported when they are asked for, as `rnnc` does."""
+    """The classes of networks, imported only when they are needed."""
     from rnnc.graph import Graph
     from rnnc.sequential import Sequential
 
@@ -248,7 +248,7 @@ def _read(path: Path) -> dict[str, object]:
         raise ArgumentError(f"SPEC: cannot read {path}: {error.strerror}") from error
     except RnncError:
         raise
-    except (ValueError, RecursionError) as error:  # what the parser of TOML and the decoder raise
+    except (ValueError, RecursionError) as error:  # raised by the parser of TOML and the decoder
         raise ArgumentError(f"SPEC: {path}: {error}") from error
     if not isinstance(data, dict):
         raise ArgumentError(f"SPEC: {path}: expected a table of arguments, got {checks.came(data)}")

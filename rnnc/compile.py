@@ -1,4 +1,4 @@
-"""compile: a spec -> Program (the compiled stages, without parameters) -> Model (bound to parameters)."""
+"""`compile`: a spec -> Program (the compiled stages, without parameters) -> Model (bound to parameters)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Program(Compiled, Unchanging):
-    """A compiled spec: every stage between the equations and the machine code, and `bind`.
+    """A compiled spec: all stages from the equations to the machine code, without parameters. `bind` adds them.
 
-    A pickle of it holds the spec and the options, and is compiled where it is read.
+    A pickle holds the spec and the options; it is compiled again when it is loaded.
     """
 
     def __init__(self, spec: Spec, options: CompileOptions) -> None:
@@ -37,10 +37,11 @@ class Program(Compiled, Unchanging):
     def bind(self, params: Mapping[str, Any]) -> Model:
         """A Model that holds a copy of `params`, packed for the backend.
 
-        params: name -> array, exactly the names and shapes of `spec.parameter_shapes()` in the spec's dtype; NumPy
-            arrays, torch tensors (a state_dict() as it is), or anything with __array__ or DLPack, on the CPU. With
-            backend "cuda" they may be on the GPU, too.
-        Raises ParameterError, ShapeError or DtypeError; BackendError if the backend cannot run on this machine.
+        params: name -> array, exactly the names and shapes of `spec.parameter_shapes()`, in the spec's dtype: NumPy
+            arrays, torch tensors (a module's state_dict()), or other objects with __array__ or DLPack, on the CPU. With
+            backend "cuda" they may also be on the GPU.
+        Raises ParameterError, ShapeError, DtypeError or ArgumentTypeError, and BackendError if the backend cannot run
+        on this machine.
         """
         from rnnc.model import Model
 
@@ -71,22 +72,24 @@ def compile(
     threads: int | None = None,
     matmul: str | None = None,
 ) -> Program | Model:
-    """Compiles a spec for any number of steps and any batch size.
+    """Compiles a spec for any number of steps and any batch size, and returns a Program, or a Model if given `params`.
 
     spec: `rnnc.RNN(...)`, `rnnc.GRU(...)`, `rnnc.LSTM(...)` or `rnnc.Recurrent(cell, ...)`.
-    params: if given, the result is `compile(spec, ...).bind(params)`, a Model; otherwise a Program.
+    params: name -> array, as in `Program.bind`. With them, the result is `compile(spec, ...).bind(params)`.
     backend: "llvm" (machine code for this CPU), "cuda" (CUDA C for a GPU, which is needed from `bind` on; arrays are
-        CuPy's), "cuda-emulated" (the same CUDA C on this CPU, for tests) or "reference" (NumPy, slow, easy to read).
-    threads: how many threads a call may use; default RNNC_NUM_THREADS, or else all cores the process may use.
-    matmul: "float16", "bfloat16" or "tf32": what matrix products round their operands to, for a GPU's tensor cores;
-        they still add up, and all else is computed, in float32. Default: the spec's dtype. Only "cuda" has it.
+        CuPy's), "cuda-emulated" (the same CUDA C on this CPU, for tests) or "reference" (NumPy: slow, easy to read).
+    threads: the most threads a call may use. Default RNNC_NUM_THREADS, or else all cores that the process may use.
+    matmul: "float16", "bfloat16" or "tf32", the format to which matrix products round their operands, for a GPU's
+        tensor cores. Their sums, and everything else, remain float32. Default: no rounding. Only "cuda" has it.
+    Raises ArgumentError, ArgumentTypeError, BackendError (an unknown backend, or one that this machine lacks), and what
+    `Program.bind` raises.
     """
     program = Program(check_spec(spec), CompileOptions.of(backend, threads, matmul))
     return program if params is None else program.bind(params)
 
 
 def check_spec(spec: object) -> Spec:
-    """The spec. Raises ArgumentTypeError for something else, with what was meant."""
+    """The spec. Raises ArgumentTypeError, with a hint, for any other object."""
     if not isinstance(spec, tuple(SPECS.values())):
         raise ArgumentTypeError(
             f"spec: expected rnnc.RNN, GRU, LSTM or Recurrent, got {checks.came(spec)}{_hint(spec)}"
@@ -96,7 +99,7 @@ def check_spec(spec: object) -> Spec:
 
 
 def _hint(spec: object) -> str:
-    """What was meant by something else in a spec's place."""
+    """What to do about another object in the place of a spec."""
     if isinstance(spec, type):
         return "; give it its sizes first"
     if isinstance(spec, Mapping):

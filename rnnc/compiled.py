@@ -1,4 +1,4 @@
-"""Compiled: what everything that has been compiled shows, whatever it is called with."""
+"""Compiled: the common base of compiled objects, with their stages and texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What to compile for: a backend, and how it is to compute."""
+    """The options of a compilation: the arguments `backend`, `threads` and `matmul` of `rnnc.compile`, checked."""
 
     backend: str
     threads: int | None = None
@@ -34,7 +34,7 @@ class CompileOptions:
         return CompileOptions(name, count, matmul)
 
     def compile(self, computation: Computation) -> Code:
-        """Compiles for any number of steps and any batch."""
+        """The code of a computation, for any number of steps and any batch size."""
         from rnnc import backends
 
         options = backends.options(self.backend, self.matmul)
@@ -42,14 +42,14 @@ class CompileOptions:
 
     @property
     def arrays(self) -> ArrayLibrary:
-        """The library of the arrays that calls take and return."""
+        """The library of the arrays of calls."""
         from rnnc import backends
 
         return backends.arrays_of(self.backend)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `rnnc.compile` that stand for it."""
+        """The same options as arguments of `rnnc.compile`."""
         return {"backend": self.backend, "threads": self.threads, "matmul": self.matmul}
 
 
@@ -57,7 +57,7 @@ class Compiled:
     """Base of Program, Model, Network, the derivatives, TrainingStep and Evaluation: the stages of a computation."""
 
     def __init__(self, computation: Computation, options: CompileOptions, code: Code | None = None) -> None:
-        """code: what a backend made of the computation; it is compiled if there is none."""
+        """code: the backend's code for the computation, if it is already compiled."""
         self._computation = computation
         self._options = options
         self._code = options.compile(computation) if code is None else code
@@ -70,16 +70,17 @@ class Compiled:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The names `ir` takes, in the order of the pipeline."""
+        """The names of the stages, which `ir` takes, in the order of the pipeline."""
         from rnnc.ir.pipeline import SHARED_STAGES
 
         return (*SHARED_STAGES, *self._code.stages)
 
     @explained
     def ir(self, stage: str, steps: int = 3) -> str:
-        """The text of a stage. "lowered" and "optimized" show `steps` unrolled time steps, the others loops.
+        """The text of a stage.
 
-        Raises ArgumentError for a stage that the backend does not have.
+        stage: one of `stages`. steps: >= 1, the number of unrolled time steps in "lowered" and "optimized"; the other
+        stages have loops. Raises ArgumentError or ArgumentTypeError.
         """
         from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
 
@@ -93,5 +94,5 @@ class Compiled:
         return self._code.text(stage)
 
     def explain(self) -> str:
-        """Which paths the backend took, and why it did not take faster ones."""
+        """A text that says which paths the backend took, and why it did not take faster ones."""
         return self._code.explain()

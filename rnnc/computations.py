@@ -71,7 +71,7 @@ def _lowered(model: Spec | Layered, steps: int, lengths: bool) -> Graph:
 
 
 def _names_of(model: Spec | Layered) -> Names:
-    """What the arrays of its calls are called in its graphs."""
+    """The names in a model's graphs of the arrays of its calls."""
     if isinstance(model, Spec):
         return ArrayNames.of(model)
     from rnnc.network_graph import network_names

@@ -1,8 +1,8 @@
-"""Copies and pickles of what is compiled.
+"""Copies and pickles of compiled objects.
 
-Machine code, its addresses and its threads belong to one process. What is compiled is pickled as what it was made from
-(spec, parameters, options) and compiled again where it is read, as a rule out of the cache. It never changes, so that a
-copy within the process is the object itself.
+Machine code, its addresses and its threads belong to one process. The pickle of a compiled object therefore holds its
+sources (spec, parameters, options), and the object is compiled again when it is loaded, usually from the cache. A
+compiled object never changes, so its copy within the process is the object itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Unchanging:
-    """Base of what is compiled and does not change: `copy.copy` and `copy.deepcopy` return the object itself."""
+    """Base of compiled objects that do not change: `copy.copy` and `copy.deepcopy` return the object itself."""
 
     def __copy__(self) -> Self:
         return self
@@ -31,10 +31,13 @@ class Unchanging:
 
 
 def on_host(params: Mapping[str, Array], arrays: ArrayLibrary) -> dict[str, NDArray[Any]]:
-    """Parameters as NumPy arrays, for a pickle that any machine can read."""
+    """The parameters as NumPy arrays, for a pickle that a machine without a GPU can load."""
     return {name: np.asarray(arrays.to_host(array)) for name, array in params.items()}
 
 
 def refusal(value: object, what: str, instead: str) -> ArgumentTypeError:
-    """The exception of what belongs to one process alone. what: "cannot be pickled", or so; instead: what to do."""
+    """The exception for a copy or pickle of an object that belongs to one process.
+
+    what: what is refused, such as "cannot be pickled". instead: what to do.
+    """
     return ArgumentTypeError(f"{type(value).__name__} {what}: {instead}")

@@ -1,11 +1,11 @@
-"""Initializers: how a parameter starts. Functions of its shape and of a generator.
+"""Initializers: functions that make the initial value of a parameter.
 
-    init(shape, generator) -> float64 numbers of this shape
+    init(shape, generator) -> float64 array of this shape
 
-A cell says which one a parameter takes: `rnnc.Parameter((hidden_size,), init=rnnc.initializers.Constant(1.0))`. Any
-function of the two serves as one; those below are values, so that a cell may have one as a field and still be written
-as plain data. Weights are (rows out, columns in). Those named Xavier and Orthogonal take the matrix as a whole, as
-torch.nn.init does.
+A cell gives a parameter its initializer: `rnnc.Parameter((hidden_size,), init=rnnc.initializers.Constant(1.0))`. Any
+function of (shape, generator) is an initializer. Those below are also values, so that a cell with one as a field has a
+form as plain data. Weights are (rows out, columns in). Xavier's and orthogonal ones use the sizes of the whole matrix,
+as torch.nn.init does, not those of one gate.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ Init = Callable[[Shape, np.random.Generator], Array]
 
 @dataclass(frozen=True)
 class Initializer:
-    """Base of the initializers below: frozen dataclasses of finite numbers."""
+    """The base of the initializers below, which are frozen dataclasses of finite numbers.
+
+    Raises ArgumentError for a field that is not a finite number.
+    """
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,13 +54,13 @@ class Initializer:
             object.__setattr__(self, field.name, float(value))
 
     def __call__(self, shape: Shape, rng: np.random.Generator) -> Array:
-        """The numbers that a parameter of this shape starts with."""
+        """The initial value of a parameter of this shape, in float64."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Constant(Initializer):
-    """All numbers are `value`."""
+    """All elements are `value`."""
 
     value: float
 
@@ -67,7 +70,7 @@ class Constant(Initializer):
 
 @dataclass(frozen=True)
 class Zeros(Initializer):
-    """All numbers are 0."""
+    """All elements are 0."""
 
     def __call__(self, shape: Shape, rng: np.random.Generator) -> Array:
         return np.zeros(shape)
@@ -75,7 +78,7 @@ class Zeros(Initializer):
 
 @dataclass(frozen=True)
 class Ones(Initializer):
-    """All numbers are 1."""
+    """All elements are 1."""
 
     def __call__(self, shape: Shape, rng: np.random.Generator) -> Array:
         return np.ones(shape)
@@ -99,7 +102,7 @@ class Uniform(Initializer):
 
 @dataclass(frozen=True)
 class Normal(Initializer):
-    """Normal of this mean and standard deviation."""
+    """Normal, with this mean and standard deviation >= 0."""
 
     mean: float = 0.0
     deviation: float = 1.0
@@ -115,7 +118,7 @@ class Normal(Initializer):
 
 @dataclass(frozen=True)
 class Orthogonal(Initializer):
-    """Orthonormal rows, or columns if there are fewer of them, times `gain`.
+    """A random matrix with orthonormal rows, or columns if there are fewer of them, times `gain`.
 
     Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks".
     """
@@ -145,7 +148,7 @@ class XavierUniform(Initializer):
 
 @dataclass(frozen=True)
 class XavierNormal(Initializer):
-    """Normal of deviation gain sqrt(2 / (rows + columns)); see `XavierUniform`."""
+    """Normal, with mean 0 and standard deviation gain sqrt(2 / (rows + columns)); see `XavierUniform`."""
 
     gain: float = 1.0
 
@@ -170,7 +173,10 @@ NORMS = {"norm", "ln", "layernorm", "rmsnorm"}
 
 
 def check_init(name: str, value: object, shape: Shape) -> Init | None:
-    """An initializer of this shape, the name of one, a function, or None for the default."""
+    """The initializer for a parameter of this shape, or None for the default.
+
+    value: an initializer, the name of one, a function or None. Raises ArgumentError or ArgumentTypeError.
+    """
     if isinstance(value, str):
         value = NAMED[checks.choice(name, value, tuple(NAMED))]
     if isinstance(value, MATRICES):
@@ -185,10 +191,11 @@ def check_init(name: str, value: object, shape: Shape) -> Init | None:
 
 
 def default(name: str, shape: Shape, otherwise: Init) -> Init:
-    """How a parameter starts whose declaration does not say.
+    """The initializer of a parameter that declares none.
 
-    A vector starts at 1 if a word of its name is gain, gamma or scale, or if it is the weight of a norm; at 0 if a word
-    is beta or shift, or if it is the bias of a norm. Words are parted by "_"; a norm is a word such as norm or ln.
+    A vector starts at 1 if a word of its name is gain, gamma or scale, or if it is the weight of a norm. It starts at 0
+    if a word is beta or shift, or if it is the bias of a norm. "_" separates words; norm and ln, for example, name a
+    norm. All other parameters start with `otherwise`.
     """
     words = set(name.lower().split("_"))
     if len(shape) != 1:
@@ -201,7 +208,10 @@ def default(name: str, shape: Shape, otherwise: Init) -> Init:
 
 
 def started(name: str, init: Init, shape: Shape, rng: np.random.Generator, dtype: str) -> Array:
-    """The numbers of an initializer, rounded. ArgumentError if they are not finite numbers of the shape."""
+    """The initial value of a parameter, rounded to the dtype.
+
+    Raises ArgumentError unless the initializer returns finite numbers of the shape.
+    """
     with enough_memory(f"the parameter {name} of shape {shape}"):
         values = init(shape, rng)
     try:
@@ -216,12 +226,12 @@ def started(name: str, init: Init, shape: Shape, rng: np.random.Generator, dtype
 
 
 def to_dict(init: Initializer) -> dict[str, Any]:
-    """{"initializer": "Constant", "value": 1.0}."""
+    """The initializer as plain data, such as {"initializer": "Constant", "value": 1.0}."""
     return {"initializer": type(init).__name__} | {f.name: getattr(init, f.name) for f in fields(init)}
 
 
 def from_dict(data: Mapping[str, Any]) -> Initializer:
-    """The initializer of `to_dict`."""
+    """The initializer that `to_dict` described. Raises ArgumentError or ArgumentTypeError."""
     values = dict(data)
     kind = checks.choice("initializer", values.pop("initializer", None), tuple(KINDS))
     try:

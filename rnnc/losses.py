@@ -1,6 +1,6 @@
-"""Losses: what a network is trained to make small, as equations over its output at one step (or behind a readout).
+"""Losses, as equations over a network's output at one step, or over its one output after a readout.
 
-A loss gives one number a row; training sums them over rows and steps, and divides by how many targets there were.
+A loss is one number per row. Training sums it over rows and steps, and divides the sum by the number of targets.
 """
 
 from __future__ import annotations
@@ -29,41 +29,50 @@ __all__ = ["CrossEntropy", "Loss", "MeanSquaredError", "cross_entropy", "mse"]
 
 
 class Loss:
-    """Base of losses: frozen dataclasses."""
+    """The base of losses. A subclass is a frozen dataclass that defines the methods below.
+
+    name: what messages call it.
+    """
 
     name: str
 
     def row(self, output: Value, target: Value) -> Value:
-        """The equations: output (B, N) and target -> the loss of each row, (B, 1)."""
+        """The equations: the loss of each row, (B, 1).
+
+        output: (B, N). target: (B, target_width), as `encode` gives it. The values are symbolic.
+        """
         raise NotImplementedError
 
     def target_width(self, size: int) -> int:
-        """Numbers a target has, for an output of this size."""
+        """The number of columns of an encoded target, for an output of this size."""
         raise NotImplementedError
 
     def constants(self, size: int, dtype: str) -> dict[str, Array]:
-        """Inputs of the graph that are the same at every call."""
+        """Further inputs of the equations that are the same in every call: name -> array in the dtype."""
         return {}
 
     def encode(self, targets: Array, size: int, dtype: str) -> tuple[Array, Array]:
-        """Targets as the equations read them, (..., width) of the dtype, and how many terms of the mean each is."""
+        """Targets as the equations read them, (..., target_width) in the dtype, and their `counted`.
+
+        targets: as users give them. size: the width of the output. Raises ArgumentError or ArgumentTypeError.
+        """
         raise NotImplementedError
 
     def counted(self, encoded: Array) -> Array:
-        """How many terms of the mean each encoded target is."""
+        """The number of terms of the mean that each encoded target is: (..., target_width) -> integers (...)."""
         raise NotImplementedError
 
     def check(self, name: str, encoded: Array, size: int) -> None:
-        """Raises ArgumentError unless encoded targets (..., width) are such as `encode` gives; name: of them."""
+        """Raises ArgumentError, which calls them `name`, unless encoded targets are such as `encode` returns."""
 
 
 @explained_class
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Minus the log of the probability that softmax gives to the right class; the mean over targets that count.
+    """Minus the log of the softmax probability of the right class, as torch.nn.functional.cross_entropy.
 
-    As torch.nn.functional.cross_entropy. Targets are integers, classes 0..C-1 or ignore_index. Computed as
-    log(sum(exp(z - max z))) + max z - z[target], which does not overflow.
+    Targets are integers: classes 0..C-1, or ignore_index for a target that does not count in the mean. The loss is
+    computed as log(sum(exp(z - max z))) + max z - z[target], which does not overflow.
     """
 
     ignore_index: int = -100
@@ -74,7 +83,7 @@ class CrossEntropy(Loss):
         object.__setattr__(self, "ignore_index", checks.integer("ignore_index", self.ignore_index, lowest))
 
     def row(self, output: Value, target: Value) -> Value:
-        """target: (B, 1), the class as a number; a negative one is ignored."""
+        """target: (B, 1), the number of the class. Negative numbers are ignored."""
         graph = output.graph
         classes = Value(graph, graph.input("classes", (int(output.shape[-1]),)))
         largest = stop_gradient(Value(graph, graph.add("reduce_max", (output.node,))))
@@ -105,7 +114,7 @@ class CrossEntropy(Loss):
         return (encoded[..., 0] >= 0).astype(np.int64)
 
     def check(self, name: str, encoded: Array, size: int) -> None:
-        good = (encoded < size) & (encoded == np.floor(encoded))  # NaN is neither
+        good = (encoded < size) & (encoded == np.floor(encoded))  # False for NaN
         if not good.all():
             raise ArgumentError(
                 f"{name}: expected whole numbers, classes 0..{size - 1} or negative ones that are ignored, "
@@ -116,7 +125,10 @@ class CrossEntropy(Loss):
 @explained_class
 @dataclass(frozen=True)
 class MeanSquaredError(Loss):
-    """The mean of (output - target)^2 over all numbers, as torch.nn.functional.mse_loss. Targets: (..., N)."""
+    """The mean of (output - target)^2 over all elements, as torch.nn.functional.mse_loss.
+
+    Targets are floating-point vectors (..., N), like the output.
+    """
 
     name = "mse"
 
@@ -141,12 +153,12 @@ class MeanSquaredError(Loss):
 
 
 def cross_entropy(ignore_index: int = -100) -> CrossEntropy:
-    """`CrossEntropy`: classes, of which one number may mean "do not count"."""
+    """The loss `CrossEntropy`, for targets that are classes. ignore_index: the target that does not count."""
     return CrossEntropy(ignore_index)
 
 
 def mse() -> MeanSquaredError:
-    """`MeanSquaredError`: numbers."""
+    """The loss `MeanSquaredError`, for targets that are vectors of numbers."""
     return MeanSquaredError()
 
 
@@ -154,7 +166,7 @@ LOSSES: dict[str, type[Loss]] = {"cross_entropy": CrossEntropy, "mse": MeanSquar
 
 
 def check_loss(value: object) -> Loss:
-    """A loss, or the name of one."""
+    """The loss. value: a loss, or the name of one. Raises ArgumentError or ArgumentTypeError."""
     if isinstance(value, Loss):
         return value
     if isinstance(value, str):
@@ -163,9 +175,9 @@ def check_loss(value: object) -> Loss:
 
 
 def add_loss(graph: Graph, loss: Loss) -> None:
-    """Adds to a lowered network the output "loss" (1,): the sum over rows and steps, padding left out.
+    """Adds the output "loss" (1,) to a lowered network: the sum over rows and steps, without padding.
 
-    Reads the inputs "target" and the loss's constants. The output "output" must be there; it stays.
+    It is computed from the output "output", which stays, and from the inputs "target" and the loss's constants.
     """
     output = graph.outputs[OUTPUT]
     _check_constants(graph, loss, output if isinstance(output, Node) else output[0])
@@ -176,7 +188,7 @@ def add_loss(graph: Graph, loss: Loss) -> None:
 
 
 def _check_constants(graph: Graph, loss: Loss, output: Node) -> None:
-    """ArgumentError if a constant would be one with an input that the network has, or with the target."""
+    """Raises ArgumentError if a constant has the name of an input of the network, or of the target."""
     taken = {TARGET, VALID} | {n.attr("name") for n in graph.nodes if n.op == "input"}
     for name in loss.constants(int(output.shape[-1]), graph.dtype):
         if not isinstance(name, str) or not name.isidentifier() or name in taken:
@@ -187,7 +199,7 @@ def _check_constants(graph: Graph, loss: Loss, output: Node) -> None:
 
 
 def _rows(graph: Graph, loss: Loss, output: Node) -> Node:
-    """The sum over rows of the loss of one step."""
+    """The node of the sum over rows of the loss at one step."""
     size = int(output.shape[-1])
     target = graph.input(TARGET, (BATCH, loss.target_width(size)), output.step)
     with located(loss.row):
@@ -199,10 +211,10 @@ def _rows(graph: Graph, loss: Loss, output: Node) -> Node:
 
 
 def _checked(loss: Loss, row: object) -> Node:
-    """What the equations of a loss return: one number a row."""
+    """The node that the equations of a loss returned. Raises an error unless it is one number per row."""
     who = f"loss {type(loss).__name__}: row"
     if not isinstance(row, Value):
         raise ArgumentTypeError(f"{who} must return a symbolic value of shape (B, 1), it returned {row!r}")
     if row.node.shape != (BATCH, 1):
-        raise ArgumentError(f"{who} must return one number a row, shape (B, 1), it returned {row.shape}; use total()")
+        raise ArgumentError(f"{who} must return one number per row, shape (B, 1), it returned {row.shape}; use total()")
     return row.as_numbers().node

@@ -1,4 +1,4 @@
-"""Model: a compiled program with its parameters bound, ready to be called."""
+"""Model: a compiled program with its parameters, ready to be called."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 
 class Model(Compiled, Unchanging):
-    """What `program.bind(params)` returns: holds its own copy of the parameters, callable from many threads at once.
+    """A compiled network with its own copy of the parameters: the result of `program.bind(params)`.
 
-    A pickle of it holds its program and its parameters, as NumPy arrays, and is bound where it is read.
+    Threads may call it at the same time. A pickle holds the program and the parameters, as NumPy arrays; it is compiled
+    and bound again when it is loaded.
     """
 
     def __init__(self, program: Program, params: Mapping[str, Array]) -> None:
-        """params: checked, and nobody writes to them."""
+        """params: checked arrays that nobody else writes to."""
         super().__init__(program._computation, program._options, program._code)
         self._program = program
         self._params = params
@@ -40,19 +41,19 @@ class Model(Compiled, Unchanging):
 
     @property
     def spec(self) -> Spec:
-        """The spec this model was compiled from."""
+        """The spec that this model was compiled from."""
         return self._program.spec
 
     @property
     def program(self) -> Program:
-        """The program this model belongs to."""
+        """The program that this model belongs to."""
         return self._program
 
     def __repr__(self) -> str:
         return f"Model({self.spec!r}, backend={self.backend!r})"
 
     def explain(self) -> str:
-        """Which paths the backend took, and how a plain call gets there."""
+        """A text that says which paths the backend took, and how a plain call reaches them."""
         return super().explain() + way_in(self._quick)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -67,23 +68,25 @@ class Model(Compiled, Unchanging):
         lengths: ArrayLike | None = None,
         out: Array | tuple[Array, State] | None = None,
     ) -> tuple[Array, State]:
-        """Runs the network over whole sequences, or over their next piece: what comes out as state may go in again.
+        """Runs the network over whole sequences, or over the next piece of them, and returns (output, state).
 
-        T = steps, B = batch, I = input_size, D = directions, O = output width of one direction; the dtype of all
-        arrays is the spec's. They are NumPy's; with backend "cuda" they are CuPy's, on the current GPU, and the work
-        is queued on CuPy's current stream: nothing waits for it. Tensors of torch and others with DLPack are read
-        without a copy, if they are there.
+        output: (T, B, D * O), in the layout of x. state: the final state, shaped like the argument `state`. To go on
+        with the next piece of the sequences, pass it as `state`.
 
-        x: (T, B, I), or (B, T, I) with batch_first, or unbatched (T, I); any strides; T >= 1, B >= 0.
-        state: (num_layers * D, B, width) for each state of the cell: bare if there is one (h_0), else a tuple
-            (LSTM: (h_0, c_0)); without the B axis if x is unbatched. Default: zeros.
-        lengths: B integers in 0..T; row b ends after lengths[b] steps. Later outputs are 0, the final state is the
-            row's own last one (for length 0 its initial one), a backward direction starts at the row's own end.
-            Default: all T. An integer array on the GPU is clipped to 0..T, where one on the host is checked.
-        out: arrays to write into, the output or (output, state), shaped as the result; they must overlap nothing, the
-            states must be C-contiguous.
+        T = steps, B = batch size, I = input_size, D = directions, O = output width of one direction. All arrays have
+        the spec's dtype. They are NumPy's. With backend "cuda" they are CuPy's, on the current GPU: the work is queued
+        on CuPy's current stream, and the call returns before it is done. Tensors of torch, and other objects with
+        DLPack, are read without a copy if they are on the right device.
 
-        Returns (output, state): output (T, B, D * O), laid out as x, and the final state, shaped as `state`.
+        x: (T, B, I), or (B, T, I) with batch_first, or unbatched (T, I). Any strides; T >= 1, B >= 0.
+        state: (num_layers * D, B, width) for each state of the cell: bare for one state (h_0), a tuple for several
+            (LSTM: (h_0, c_0)). Without the B axis if x is unbatched. Default: zeros.
+        lengths: B integers in 0..T. Row b ends after lengths[b] steps: later outputs are 0, the final state is that of
+            the row's last step (for length 0 the initial state), and a backward direction starts at the row's end.
+            Default: all T. Lengths on the host are checked; lengths on the GPU are clipped to 0..T.
+        out: arrays to write into: the output, or (output, state), shaped like the result. They must overlap no other
+            array, and the states must be C-contiguous.
+
         Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError before anything is computed.
         """
         call = self._signature.check(x, state, lengths, out)
@@ -96,5 +99,5 @@ class Model(Compiled, Unchanging):
 
 
 def _bound(program: Program, params: Mapping[str, Array]) -> Model:
-    """What a pickle of a Model calls."""
+    """The function that loading a pickle of a Model calls."""
     return program.bind(params)

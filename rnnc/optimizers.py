@@ -1,8 +1,8 @@
-"""Optimisers: how parameters follow their gradients, as equations over vectors of any length.
+"""Optimisers: updates of parameters from their gradients, as elementwise equations over vectors of any length.
 
-A backend compiles the equations (`update_graph`); the flat arrays they run over belong to `rnnc.train.TrainingStep`.
-Rows of an embedding that a batch does not name are left alone, and so are their slots: SGD without momentum is not
-changed by that; with momentum, Adam and AdamW it is the "lazy" form, that of torch.optim.SparseAdam.
+A backend compiles the equations (`update_graph`). `rnnc.train.TrainingStep` owns the flat arrays that they update. Rows
+of an embedding that a batch does not use are not updated, and neither are their slots. This changes nothing for SGD
+without momentum. With momentum, for Adam and for AdamW it is the "lazy" form of torch.optim.SparseAdam.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Values = Mapping[str, Value]
 @explained_class
 @dataclass(frozen=True)
 class Optimizer:
-    """Base of optimisers. A subclass says which slots it keeps and how one update goes.
+    """The base of optimisers. A subclass is a frozen dataclass that declares its slots and defines one update.
 
-    learning_rate: >= 0. With 0, slots follow the gradients and parameters stay as they are.
+    learning_rate: >= 0. With 0, slots follow the gradients and parameters do not change.
     """
 
     learning_rate: float
@@ -44,26 +44,31 @@ class Optimizer:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of the vectors kept between updates; they start at zeros."""
+        """The names of the vectors that are kept between updates. They start at zeros."""
         return ()
 
     def scalars(self, update: int, learning_rate: float) -> dict[str, float]:
-        """The numbers of update 1, 2, ..., by name."""
+        """The numbers that the equations read as `scalars`, by name. update: the number of the update, from 1."""
         return {"learning_rate": learning_rate}
 
     def update(self, p: Value, g: Value, slots: Values, scalars: Values) -> tuple[Value, Values]:
-        """The equations: the new parameters and slots."""
+        """The equations: returns (new p, {slot: new value}).
+
+        p, g and the slots are symbolic vectors of one length: parameters, their clipped gradients, and what the update
+        before left. scalars: symbolic numbers, those of the method `scalars`. Only elementwise functions are allowed.
+        """
         raise NotImplementedError
 
 
 @explained_class
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Gradient descent:  m' = momentum m + g,  p' = p - learning_rate m',  as torch.optim.SGD.
+    """Gradient descent, as torch.optim.SGD:  m' = momentum m + g,  p' = p - learning_rate m'.
 
     nesterov: p' = p - learning_rate (g + momentum m') (Sutskever et al. 2013, "On the importance of initialization and
         momentum in deep learning").
-    weight_decay: weight_decay * p is added to g.
+    learning_rate, weight_decay: >= 0. momentum: in [0, 1). weight_decay * p is added to g.
+    Raises ArgumentError or ArgumentTypeError.
     """
 
     learning_rate: float = 0.1
@@ -96,12 +101,13 @@ class SGD(Optimizer):
 @explained_class
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Kingma & Ba 2015, "Adam: a method for stochastic optimization", as torch.optim.Adam.
+    """Adam, as torch.optim.Adam (Kingma & Ba 2015, "Adam: a method for stochastic optimization").
 
         m' = beta1 m + (1 - beta1) g,  v' = beta2 v + (1 - beta2) g^2
         p' = p - learning_rate (m' / (1 - beta1^t)) / (sqrt(v' / (1 - beta2^t)) + epsilon)
 
-    weight_decay: weight_decay * p is added to g.
+    learning_rate, epsilon, weight_decay: >= 0. beta1, beta2: in [0, 1). weight_decay * p is added to g.
+    Raises ArgumentError or ArgumentTypeError.
     """
 
     learning_rate: float = 1e-3
@@ -142,9 +148,9 @@ class Adam(Optimizer):
 @explained_class
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """`Adam` with decoupled weight decay: p is first shrunk by learning_rate * weight_decay, as torch.optim.AdamW.
+    """`Adam` with decoupled weight decay, as torch.optim.AdamW: first p' = p - learning_rate * weight_decay * p.
 
-    Loshchilov & Hutter 2019, "Decoupled weight decay regularization".
+    Loshchilov & Hutter 2019, "Decoupled weight decay regularization". The arguments are those of `Adam`.
     """
 
     weight_decay: float = 1e-2
@@ -153,10 +159,11 @@ class AdamW(Adam):
 
 
 def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
-    """One update of a vector, as a graph without time; the vector's length is the batch size.
+    """The graph of one update. It has no time, and the length of the vectors is its batch size.
 
-    Inputs: "p", "g" and the slots, (B,); the scalars of `Optimizer.scalars` and "scale", the factor of a clipped
-    gradient, (1,). Outputs: "p" and the slots.
+    Inputs: "p", "g" and the slots, (B,); the scalars of `Optimizer.scalars`, and "scale", the factor that clips the
+    gradients, (1,). Outputs: "p" and the slots. Raises ArgumentError, ArgumentTypeError or IRError for an update that
+    does not fit its declarations.
     """
     numbers = optimizer.scalars(1, optimizer.learning_rate)
     _check_names(optimizer, (*optimizer.slots, *numbers))
@@ -173,7 +180,7 @@ def update_graph(optimizer: Optimizer, dtype: str) -> Graph:
 
 
 def _check_names(optimizer: Optimizer, names: Sequence[str]) -> None:
-    """ArgumentError unless the names of slots and scalars are identifiers, and differ from each other and from ours."""
+    """Raises ArgumentError unless names of slots and scalars are identifiers, all different and none of ours."""
     for position, name in enumerate(names):
         if (
             not isinstance(name, str)
@@ -187,7 +194,7 @@ def _check_names(optimizer: Optimizer, names: Sequence[str]) -> None:
 
 
 def _made(optimizer: Optimizer, returned: object) -> dict[str, Value]:
-    """What an update returned: "p" and the slots, numbers (B,)."""
+    """The values that an update returned, by name: "p" and the slots, (B,). Raises an error if they do not fit."""
     who = f"optimizer {type(optimizer).__name__}: update"
     if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], Mapping):
         raise ArgumentTypeError(f"{who} must return (p, {{slot: value}}), it returned {checks.came(returned)}")
@@ -202,14 +209,14 @@ def _made(optimizer: Optimizer, returned: object) -> dict[str, Value]:
 
 
 def _check_elementwise(graph: Graph) -> None:
-    """An update runs over many elements side by side, of which none knows of the others."""
+    """Raises IRError for an op that is not elementwise, because an update computes each element alone."""
     for node in graph.nodes:
         if node.spec.kind not in (Kind.LEAF, Kind.ELEMENTWISE):
             raise IRError(f"{node}: the update of an optimiser is elementwise, {node.op} is not")
 
 
 def check_optimizer(value: object, dtype: str = "float64") -> Optimizer:
-    """An optimiser, not its class, whose numbers the dtype can hold."""
+    """The optimiser. Raises ArgumentTypeError for another object, and ArgumentError if a number is too large."""
     if not isinstance(value, Optimizer):
         hint = "; call it to make one" if isinstance(value, type) else ""
         expected = "expected such as rnnc.optimizers.Adam(1e-3)"
@@ -221,7 +228,7 @@ def check_optimizer(value: object, dtype: str = "float64") -> Optimizer:
 
 
 def check_rate(name: str, value: object, dtype: str) -> float:
-    """A number >= 0 that leaves updates room in the dtype."""
+    """The value as a float, from 0 to the square root of the dtype's largest number, so that no update overflows."""
     rate, most = checks.number(name, value), largest(dtype)
     if rate > most:
         raise ArgumentError(f"{name}: expected at most {most:.3g}, the root of what {dtype} can hold, got {rate:.3g}")
@@ -229,9 +236,9 @@ def check_rate(name: str, value: object, dtype: str) -> float:
 
 
 def largest(dtype: str, rate: float = 1.0) -> float:
-    """The largest norm of gradients that an update at this rate may be made from.
+    """The largest norm of gradients from which an update at this rate is made.
 
-    Its square, which Adam keeps, and its product with the rate stay far within what the dtype can hold, so that neither
-    parameters nor slots overflow.
+    Its square, which Adam keeps, and its product with the rate are below the dtype's largest number, so that neither
+    slots nor parameters overflow.
     """
     return math.sqrt(float(np.finfo(dtype).max)) / max(rate, 1.0)

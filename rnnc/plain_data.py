@@ -1,4 +1,4 @@
-"""JSON for what has a form as plain data: specs and networks."""
+"""JSON for objects with a form as plain data: specs and networks."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.references import warn_if_main
 
 MOST_CHARACTERS = 1 << 24
-"""Length of a text; the largest networks have a hundredth of it."""
+"""The largest length of a text. The largest networks need about 1 % of it."""
 
 
 class PlainData:
-    """Base of what `to_dict` and `from_dict` turn into plain data and back."""
+    """Base of specs and networks: `to_dict` turns them into plain data, and `from_dict` turns that back."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Every argument as plain data."""
+        """Every argument as plain data: a dict of numbers, strings, booleans, None, lists and dicts."""
         raise NotImplementedError
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Self:
-        """What `to_dict` described. trusted: names of modules that may be imported for it, besides rnnc's."""
+        """The object that `to_dict` described. trusted: modules, besides rnnc's, that may be imported for its cells.
+
+        Raises ArgumentError or ArgumentTypeError.
+        """
         raise NotImplementedError
 
     def to_json(self) -> str:
         """`to_dict` as JSON text.
 
-        Warns (RnncWarning) if a cell is of the main script, which no other program can import.
-        Raises ArgumentError for a cell without a name to import, and for a number that is not finite: JSON has no form
-        for it.
+        Warns (RnncWarning) if a cell is defined in the main script, which no other program can import.
+        Raises ArgumentError for a cell that cannot be imported by name, and for a number that is not finite, as JSON
+        has no form for it.
         """
         data = self.to_dict()
         for name in _named(data):
@@ -44,19 +47,20 @@ class PlainData:
 
     @classmethod
     def from_json(cls, text: str, *, trusted: Collection[str] = ()) -> Self:
-        """What `to_json` described. Raises ArgumentError if the text is not JSON.
+        """The object that `to_json` described.
 
-        A text may name the cell of a user. Its module is imported, which runs it, only if `trusted` lists it; modules
-        of rnnc and those that the program has imported already need no trust.
+        trusted: names of modules that may be imported for a user's cell. Importing a module runs it, so by default a
+            cell must be in rnnc, or in a module that the program has already imported.
+        Raises ArgumentError or ArgumentTypeError, also if the text is not JSON.
         """
         return cls.from_dict(read_json("text", text), trusted=trusted)
 
 
 def read_json(name: str, text: object) -> Any:
-    """The data in a JSON text, without what only Python's parser accepts. ArgumentError, with `name`, if it is none.
+    """The data in a JSON text. Raises ArgumentError, which names the text `name`, if it is not JSON.
 
-    Refused besides what is no JSON: a name twice in one object, NaN, Infinity and what overflows to it, numbers of
-    thousands of digits, nesting of a thousand levels, and texts longer than MOST_CHARACTERS.
+    Also refused, though Python's parser accepts most of it: a repeated name in one object, NaN, Infinity, numbers that
+    overflow or have thousands of digits, nesting of a thousand levels, and texts longer than MOST_CHARACTERS.
     """
     if not isinstance(text, (str, bytes, bytearray)):
         raise ArgumentTypeError(f"{name}: expected JSON text, got {checks.came(text)}")
@@ -64,14 +68,14 @@ def read_json(name: str, text: object) -> Any:
         raise ArgumentError(f"{name}: expected at most {MOST_CHARACTERS} characters of JSON, got {len(text)}")
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
-    except ValueError as error:  # what the parser, the decoder of bytes, int() and the functions below raise
+    except ValueError as error:  # raised by the parser, the decoder of bytes, int() and the functions below
         raise ArgumentError(f"{name}: not JSON: {error}") from error
     except RecursionError:
         raise ArgumentError(f"{name}: not JSON of a spec: nested too deeply") from None
 
 
 def _named(data: object) -> Iterator[str]:
-    """Every "type" in plain data."""
+    """Every value of "type" in plain data, at any depth."""
     if isinstance(data, Mapping):
         if isinstance(data.get("type"), str):
             yield data["type"]

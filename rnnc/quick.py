@@ -1,7 +1,7 @@
-"""Quick calls: a method that tries the backend's quick way first, and else checks its arguments one by one.
+"""Quick calls: methods that first try the backend's quick call, and otherwise check their arguments one by one.
 
-Arguments that do not exist raise ArgumentTypeError; to take them here costs less than a wrapper that does so
-(`rnnc.checking.arguments.explained`).
+Arguments that a method does not have raise ArgumentTypeError. The quick call handles them itself, because that costs
+less than the wrapper `rnnc.checking.arguments.explained`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rnnc.ir.errors import ArgumentTypeError
 
 
 def way_in(quick: object) -> str:
-    """How plain calls are carried out, a line for a reader. quick: what an attribute of `quick_first` holds."""
+    """A line for `explain` that says how plain calls are made. quick: the value of the attribute of `quick_first`."""
     entered = "enter machine code directly" if quick is not None else "are checked in Python first, as all others"
     return f"plain calls, of nothing but x and state, {entered}\n"
 
@@ -26,10 +26,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def quick_first(slot: str) -> Callable[[F], F]:
-    """A call by the function in an attribute, if there is one and the arguments are plain; else the checked call.
+    """A decorator of a checked method: plain arguments go to the quick call first, if there is one.
 
-    slot: the attribute; it holds what `rnnc.backends.base.Bound.quick` gives. The checked method takes x, perhaps
-    state, and by name lengths and perhaps out.
+    slot: the attribute that holds the quick call, the result of `rnnc.backends.base.Bound.quick`. The checked method
+    takes x, possibly state, and by name lengths and possibly out.
     """
 
     def quick(checked: F) -> F:
@@ -51,7 +51,7 @@ def quick_first(slot: str) -> Callable[[F], F]:
             if way is not None:
                 try:
                     result = way(x, state)
-                except MemoryError:  # the checked call says what it is for
+                except MemoryError:  # the checked call raises it again, with a message
                     result = None
                 if result is not None:
                     return result

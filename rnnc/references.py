@@ -1,7 +1,7 @@
-"""Names of Python objects as text, "module:object": how files and the command line refer to cells and specs.
+"""Names of Python objects as text, "module:object", by which files and the command line refer to cells and specs.
 
-To import a module is to run it. A name that comes from a file therefore reaches only modules of rnnc, modules that the
-program has imported already, and those that the caller calls trusted.
+Importing a module runs it. A name in a file can therefore refer only to modules of rnnc, to modules that the program
+has already imported, and to modules that the caller trusts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAIN = "__main__"
 
 
 def reference(cls: type) -> str:
-    """ "module:Class" of a class that can be imported again; ArgumentError for one made inside a function."""
+    """The text "module:Class" for a class. Raises ArgumentError if it cannot be imported by that name."""
     text = f"{cls.__module__}:{cls.__qualname__}"
     found: object = sys.modules.get(cls.__module__)
     for part in cls.__qualname__.split("."):
@@ -30,7 +30,7 @@ def reference(cls: type) -> str:
 
 
 def warn_if_main(text: str) -> None:
-    """Says of a name that is saved that only the present script can read it."""
+    """Warns (RnncWarning) if a saved name refers to the main script, so that no other program can resolve it."""
     module, _, name = text.partition(":")
     if module == MAIN:
         warnings.warn(
@@ -44,9 +44,9 @@ def warn_if_main(text: str) -> None:
 def resolve(text: str, trusted: Collection[str] = ()) -> object:
     """The object that "module:object" or "module:object.attribute" names.
 
-    trusted: names of modules that may be imported for it, besides rnnc's; a package stands for all of its modules.
-    Raises ArgumentError if there is no such object, if its module is neither imported nor trusted, and if that fails
-    on import.
+    trusted: names of modules, besides rnnc's, that may be imported for it. A package stands for all of its modules.
+    Raises ArgumentError if there is no such object, if its module is neither imported nor trusted, or if the import
+    fails.
     """
     module_name, _, path = text.partition(":")
     if not path or not all(part.isidentifier() for part in module_name.split(".")):
@@ -64,7 +64,7 @@ def resolve(text: str, trusted: Collection[str] = ()) -> object:
 
 
 def check_trusted(trusted: object) -> tuple[str, ...]:
-    """Names of modules."""
+    """The names of trusted modules as a tuple. Raises ArgumentTypeError."""
     names = (trusted,) if isinstance(trusted, str) else trusted
     if not isinstance(names, (tuple, list, set, frozenset)) or not all(isinstance(name, str) for name in names):
         raise ArgumentTypeError(f"trusted: expected a list of names of modules, got {checks.came(trusted)}")

@@ -1,10 +1,11 @@
-"""Learning-rate schedules: functions of the progress of a training that give a factor for the optimiser's rate.
+"""Learning-rate schedules: functions of the progress of a training that return a factor of the optimiser's rate.
 
     schedule(epoch, losses) -> factor
 
-epoch: how many epochs are done, with the fraction of the present one; losses: one validation loss an epoch so far (the
-training loss if there is no validation). A schedule keeps nothing, so a resumed training goes on exactly as it would
-have; any function of the two serves as one.
+epoch: the number of epochs done, with the fraction of the current one. losses: one validation loss per epoch so far, or
+the training loss if there is no validation. Any function of these two is a schedule. A schedule keeps no state, so a
+resumed training goes on exactly as it would have done. All numbers of a schedule are >= 0; others raise ArgumentError
+or ArgumentTypeError.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Schedule = Callable[[float, Sequence[float]], float]
 
 
 def _check(schedule: object, *names: str, above: Iterable[str] = ()) -> None:
-    """The numbers of a schedule: those of `names` are >= 0, those of `above` > 0."""
+    """Raises an error unless the fields `names` of a schedule are >= 0, and those of `above` are > 0."""
     for name in (*above, *names):
         checks.number(name, getattr(schedule, name), above=name in above)
 
@@ -31,7 +32,7 @@ def _check(schedule: object, *names: str, above: Iterable[str] = ()) -> None:
 @explained_class
 @dataclass(frozen=True)
 class Constant:
-    """Always `factor`."""
+    """The factor is always `factor`."""
 
     factor: float = 1.0
 
@@ -45,7 +46,7 @@ class Constant:
 @explained_class
 @dataclass(frozen=True)
 class StepDecay:
-    """Multiplied by `factor` after every `epochs` epochs."""
+    """The factor starts at 1, and is multiplied by `factor` after every `epochs` epochs."""
 
     epochs: float
     factor: float = 0.1
@@ -60,7 +61,7 @@ class StepDecay:
 @explained_class
 @dataclass(frozen=True)
 class Cosine:
-    """From 1 down to `final` within `epochs` epochs, along half a cosine; then `final`.
+    """The factor falls from 1 to `final` within `epochs` epochs, along half a cosine, and stays there.
 
     Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", without restarts.
     """
@@ -78,7 +79,10 @@ class Cosine:
 @explained_class
 @dataclass(frozen=True)
 class LinearWarmup:
-    """From `start` up to 1 within `epochs` epochs, times what another schedule says of the epochs after."""
+    """The factor rises linearly from `start` to 1 within `epochs` epochs, and then follows the schedule `then`.
+
+    The epochs of `then` are counted from the end of the rise.
+    """
 
     epochs: float
     start: float = 0.0
@@ -97,8 +101,9 @@ class LinearWarmup:
 @explained_class
 @dataclass(frozen=True)
 class OneCycle:
-    """Up from `start` to 1 in the first part of `epochs` epochs, `rise`, then down to `final`, along half cosines.
+    """The factor rises from `start` to 1 and then falls to `final`, along half cosines, within `epochs` epochs.
 
+    rise: the fraction of the epochs in which the factor rises, between 0 and 1.
     Smith & Topin 2019, "Super-convergence: very fast training of neural networks using large learning rates".
     """
 
@@ -122,8 +127,9 @@ class OneCycle:
 @explained_class
 @dataclass(frozen=True)
 class ReduceOnPlateau:
-    """Multiplied by `factor` whenever the loss has not fallen by the fraction `threshold` for `patience` + 1 epochs.
+    """The factor is multiplied by `factor` each time that the loss has not fallen for `patience` + 1 epochs.
 
+    The loss has fallen if it is less than the best one times (1 - `threshold`). The factor is never less than `final`.
     As torch.optim.lr_scheduler.ReduceLROnPlateau in its default mode.
     """
 
@@ -150,5 +156,5 @@ class ReduceOnPlateau:
 
 
 def _between(first: float, last: float, done: float) -> float:
-    """From first to last along half a cosine; done in 0..1."""
+    """The value between first and last along half a cosine, after the fraction `done` of it."""
     return last + (first - last) * (1 + math.cos(math.pi * min(done, 1.0))) / 2

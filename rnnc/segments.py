@@ -1,9 +1,9 @@
-"""Rematerialisation over time: keep the states between segments of a sequence, and compute the rest again.
+"""Rematerialisation over time: keep the states between segments of a sequence, and recompute the rest.
 
-A pullback needs values of every step. Over segments of S steps, a call keeps only the T / S states between them; the
-pullback runs each segment forward once more, from its first state, and keeps that segment's values alone (Chen et al.
-2016, "Training deep nets with sublinear memory cost"). With S = sqrt(T) memory grows like sqrt(T), beside x, the output
-and their gradients, and a step costs one more forward pass.
+A pullback needs values of every step. With segments of S steps, a call keeps only the T / S states between them. The
+pullback runs each segment forward again, from its first state, and keeps the values of that segment alone (Chen et al.
+2016, "Training deep nets with sublinear memory cost"). With S = sqrt(T), the memory for kept values grows like sqrt(T),
+at the cost of one more forward pass. x, the output and their gradients are kept in full.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ D_X, D_OUTPUT = gradient(X), gradient(OUTPUT)
 
 
 def check_remat(spec: Spec, remat: object) -> Remat:
-    """None, "sqrt", or a number of steps. ArgumentError for a network that cannot be cut in time."""
+    """The argument `remat`: None, "sqrt", or a number of steps. Raises ArgumentError or ArgumentTypeError.
+
+    A network with a reverse direction is refused, because its sequences cannot be cut in time.
+    """
     if remat is None:
         return None
     if spec.reads_ahead:
@@ -46,12 +49,12 @@ def check_remat(spec: Spec, remat: object) -> Remat:
 
 
 def segment_size(remat: Remat, steps: int) -> int:
-    """Steps of a segment."""
+    """The number of steps per segment."""
     return steps if remat is None else math.isqrt(steps - 1) + 1 if remat == "sqrt" else min(int(remat), steps)
 
 
 class SegmentedTape:
-    """A call of a `vjp` computation, segment by segment; see `rnnc.backends.base.Tape`."""
+    """The tape of a call of a `vjp` computation that runs segment by segment; see `rnnc.backends.base.Tape`."""
 
     def __init__(
         self,
@@ -66,9 +69,10 @@ class SegmentedTape:
         lengths: Array | None,
         size: int,
     ) -> None:
-        """xp: the module of the arrays. links: name of a last state -> name of the initial state it becomes.
+        """Runs the call, and keeps the states between segments.
 
-        parameters: their names. size: steps of a segment.
+        xp: the module of the arrays. links: name of a final state -> name of the initial state that it becomes in the
+        next segment. parameters: their names. size: steps per segment.
         """
         self._bound = bound
         self._xp = xp
@@ -86,7 +90,7 @@ class SegmentedTape:
             outputs[name][...] = state[first]
 
     def finish(self, inputs: Arrays, outputs: Arrays) -> None:
-        """See `rnnc.backends.base.Tape.finish`. Gradients that are not among the outputs are zeros."""
+        """See `rnnc.backends.base.Tape.finish`. Gradients that are not among the outputs count as zeros."""
         adjoint = {name: inputs[gradient(name)] for name in self._links}
         sums = {name: outputs[name] for name in map(gradient, self._parameters) if name in outputs}
         for array in sums.values():
@@ -109,7 +113,7 @@ class SegmentedTape:
         return ((a, min(a + self._size, self._steps)) for a in range(0, self._steps, self._size))
 
     def _run(self, start: int, stop: int, output: Array) -> tuple[Any, dict[str, Array]]:
-        """One segment forward: its tape and its last states."""
+        """Runs one segment forward, and returns its tape and its final states."""
         state = self._states[start // self._size]
         inputs = self._inputs | state | {X: self._inputs[X][start:stop]}
         last = {name: fresh.empty_like(state[first], self._xp) for name, first in self._links.items()}

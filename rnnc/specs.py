@@ -1,7 +1,7 @@
-"""Specs: what a recurrent network is. `LSTM`, `GRU` and `RNN` take PyTorch's arguments, `Recurrent` takes any cell.
+"""Specs: descriptions of recurrent networks. `LSTM`, `GRU` and `RNN` take PyTorch's arguments, `Recurrent` any cell.
 
-A spec is frozen, checked when it is made, equal by value and hashable. It knows the names and shapes of its parameters
-and the plain description that lowering reads; it holds no arrays.
+A spec is frozen, checked when it is made, equal by value and hashable. It gives the names and shapes of its parameters,
+and the plain description that lowering reads. It holds no arrays.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Spec", "Way"]
 
 
 class Way(NamedTuple):
-    """A direction of a layer: what ends the names of its parameters, its equations, whether it starts at the end."""
+    """A direction of a layer. suffix: of its parameters' names. reverse: True if it runs from the last step."""
 
     suffix: str
     cell: Cell
@@ -51,9 +51,9 @@ class Way(NamedTuple):
 
 
 class Spec(PlainData):
-    """Base of all specs: frozen dataclasses whose fields are the arguments, checked once, in `__post_init__`."""
+    """The base of specs: frozen dataclasses whose fields are the arguments, checked when a spec is made."""
 
-    if TYPE_CHECKING:  # each subclass declares them anew, in PyTorch's order
+    if TYPE_CHECKING:  # each subclass declares them again, in PyTorch's order
         input_size: int
         hidden_size: int
         num_layers: int
@@ -61,7 +61,7 @@ class Spec(PlainData):
         batch_first: bool
         dropout: float
         bidirectional: bool
-        dtype: DTypeLike  # takes a NumPy dtype or scalar type as well, holds "float32" or "float64"
+        dtype: DTypeLike  # may be given as a NumPy dtype or scalar type; is "float32" or "float64" afterwards
 
         @property
         def cell(self) -> Cell:
@@ -86,26 +86,26 @@ class Spec(PlainData):
 
     @property
     def num_directions(self) -> int:
-        """2 if bidirectional, else 1: D in the shapes."""
+        """The number of directions, D in the shapes: 2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
     @property
     def output_size(self) -> int:
-        """Width of the output, both directions together."""
+        """The width of the output, both directions together."""
         return self.num_directions * self.cell.output_size(self.hidden_size)
 
     @property
     def states(self) -> dict[str, int]:
-        """Name -> width of each state, in the order of a call; its array is (num_layers * D, B, width).
+        """The width of each state, by name, in the order of a call. A state's array is (num_layers * D, B, width).
 
-        The width of a state with several axes is their product.
+        The width of a state with several axes is the product of their sizes.
         """
         return {name: math.prod(as_axes(size)) for name, size in self.cell.states(self.hidden_size).items()}
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        """Name -> shape of every parameter, in PyTorch's order.
+        """The shape of every parameter, by name, in PyTorch's order.
 
-        weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, ..., weight_ih_l1, ...
+        The names are weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_ih_l0_reverse, ..., weight_ih_l1, ...
         """
         return {
             base + layer.suffix: tuple(shape)
@@ -115,11 +115,14 @@ class Spec(PlainData):
         }
 
     def init(self, seed: int | np.random.Generator = 0) -> dict[str, NDArray[Any]]:
-        """New parameters, each as its cell declares (`rnnc.Parameter`), or else from PyTorch's default distribution:
-        uniform in [-1/sqrt(H), 1/sqrt(H)], H = hidden_size.
+        """New parameters: name -> array in the spec's dtype.
 
-        Vectors named as the gains and biases of a norm start at 1 and 0 (`rnnc.initializers.default`).
-        The same seed gives the same numbers (not those of PyTorch's generator); float32 rounds what float64 would get.
+        Each is made by the initializer that its cell declares (`rnnc.Parameter`). The default is PyTorch's
+        distribution, uniform in [-1/sqrt(H), 1/sqrt(H)] with H = hidden_size; vectors whose name is that of a norm's
+        gain or bias start at 1 or 0 (`rnnc.initializers.default`).
+        seed: an integer in 0..2**128, or a generator. The same seed gives the same numbers, which are not those of
+        PyTorch's generator. In float32 they are the rounded numbers of float64.
+        Raises ArgumentError or ArgumentTypeError.
         """
         if not isinstance(seed, np.random.Generator):
             seed = np.random.default_rng(checks.integer("seed", seed, 0, 2**128))
@@ -133,7 +136,7 @@ class Spec(PlainData):
         return found
 
     def stack(self) -> Stack:
-        """The plain description that lowering reads: one `Layer` for each layer and direction."""
+        """The plain description that lowering reads: one `Direction` per layer and direction."""
         layers = []
         width = self.input_size
         for k in range(self.num_layers):
@@ -148,7 +151,7 @@ class Spec(PlainData):
 
     @property
     def reads_ahead(self) -> bool:
-        """Whether a step reads later ones, so that a sequence cannot come in pieces."""
+        """True if a step depends on later steps, so that a sequence cannot be run piece by piece."""
         return any(way.reverse for way in self.ways)
 
     def _layer(self, width: int, suffix: str, way: Way) -> Direction:
@@ -169,16 +172,21 @@ class Spec(PlainData):
     # ---- plain data
 
     def to_dict(self) -> dict[str, Any]:
-        """Every argument as plain data, and "type", the spec's name. A cell becomes {"type": "module:Class", ...}."""
+        """Every argument as plain data, and "type", the name of the spec's class.
+
+        A cell becomes {"type": "module:Class", ...}. Raises ArgumentError or ArgumentTypeError if a cell has no form as
+        plain data.
+        """
         data = {"type": type(self).__name__} | {name: value for name, value, _ in _fields(self)}
         return data | {name: cell_to_dict(value) for name, value in data.items() if isinstance(value, Cell)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Self:
-        """The spec of `to_dict`. Arguments that have a default may be left out; "type" too, if called on a subclass.
+        """The spec that `to_dict` described.
 
-        trusted: names of modules that may be imported for a user's cell. To import a module is to run it, so that by
-            default a cell must be of rnnc, or of a module that the program has imported already.
+        data: may leave out arguments that have a default, and "type" if the method is called on a subclass.
+        trusted: names of modules that may be imported for a user's cell. Importing a module runs it, so by default a
+            cell must be in rnnc, or in a module that the program has already imported.
         Raises ArgumentError or ArgumentTypeError.
         """
         trusted = check_trusted(trusted)
@@ -203,14 +211,17 @@ class Recurrent(Spec):
 
     cell: an instance of a subclass of `rnnc.Cell`.
     input_size, hidden_size, num_layers: integers >= 1.
-    bias: whether the cell has its biases.
-    batch_first: x and output are (B, T, size) instead of (T, B, size); states never are.
-    dropout: in [0, 1), between layers in training; the identity here. An RnncWarning if there is but one layer.
-    bidirectional: a second direction in each layer runs from the end; the outputs are concatenated.
+    bias: False if the cell is to leave out its biases.
+    batch_first: True if x and the output are (B, T, size), not (T, B, size). States always have the batch second.
+    dropout: in [0, 1), between layers. It acts in training only. With one layer it has no effect, and an RnncWarning
+        says so.
+    bidirectional: True for a second direction in each layer, from the last step to the first. The outputs of both
+        directions are concatenated.
     dtype: "float32" or "float64", or such a NumPy dtype, of parameters, inputs, outputs and arithmetic.
-    backward: the cell of the second direction of a bidirectional layer, if it is another one; its states and its
-        output must be those of `cell`.
-    reverse: the only direction runs from the end: each row from its own last step to its first.
+    backward: the cell of the second direction of bidirectional layers, if it is not `cell`. Its states and its output
+        must have the same names and widths.
+    reverse: True if the only direction runs from each row's own last step to its first.
+    Raises ArgumentError, ArgumentTypeError or DtypeError.
     """
 
     cell: Cell
@@ -254,7 +265,10 @@ class Recurrent(Spec):
 @explained_class
 @dataclass(frozen=True, repr=False)
 class RNN(Spec):
-    """Elman's network with tanh or relu, as torch.nn.RNN (`rnnc.cells.ElmanCell`). Other arguments: see `Recurrent`."""
+    """Elman's network, as torch.nn.RNN (`rnnc.cells.ElmanCell`). Other arguments: see `Recurrent`.
+
+    nonlinearity: "tanh" or "relu".
+    """
 
     input_size: int
     hidden_size: int
@@ -276,8 +290,8 @@ class RNN(Spec):
 class GRU(Spec):
     """Gated recurrent units, as torch.nn.GRU. Other arguments: see `Recurrent`.
 
-    reset_after: whether the reset gate acts after the product with h (PyTorch's form, `rnnc.cells.GRUCell`) or before
-        it (Cho et al. 2014, Keras's other form, `rnnc.cells.ResetFirstGRUCell`). The parameters are the same.
+    reset_after: True if the reset gate acts after the product with h (PyTorch's form, `rnnc.cells.GRUCell`), False if
+        it acts before it (Cho et al. 2014, `rnnc.cells.ResetFirstGRUCell`). The parameters are the same.
     """
 
     input_size: int
@@ -300,7 +314,7 @@ class GRU(Spec):
 class LSTM(Spec):
     """Long short-term memory, as torch.nn.LSTM (`rnnc.cells.LSTMCell`). Other arguments: see `Recurrent`.
 
-    proj_size: if > 0, h is projected to this size, below hidden_size (`rnnc.cells.ProjectedLSTMCell`).
+    proj_size: the size to which h is projected, less than hidden_size (`rnnc.cells.ProjectedLSTMCell`); 0 = none.
     """
 
     input_size: int
@@ -327,7 +341,7 @@ SPECS: dict[str, type[Spec]] = {"RNN": RNN, "GRU": GRU, "LSTM": LSTM, "Recurrent
 
 
 def _check(name: str, value: object) -> object:
-    """The normal form of an argument, by its name: a name means the same in every spec."""
+    """The normal form of an argument. Its name decides the check, because a name means the same in every spec."""
     match name:
         case "input_size" | "hidden_size" | "num_layers":
             return checks.integer(name, value, 1)
@@ -353,7 +367,7 @@ def _check(name: str, value: object) -> object:
 
 
 def _warn(message: str) -> None:
-    """An RnncWarning at the line that makes a spec: the first frame that is not of rnnc or of a dataclass."""
+    """Warns (RnncWarning) at the line that makes a spec: the first frame outside rnnc and generated code."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and (frame.f_code.co_filename == "<string>" or _is_own(frame)):
         frame, level = frame.f_back, level + 1
@@ -365,12 +379,12 @@ def _is_own(frame: FrameType) -> bool:
 
 
 def _fields(spec: Spec) -> Iterator[tuple[str, Any, Any]]:
-    """Name, value and default of every argument."""
+    """The name, value and default of every argument."""
     return ((f.name, getattr(spec, f.name), f.default) for f in fields(spec))  # type: ignore[arg-type]
 
 
 def check_arguments(kind: type, values: Mapping[str, Any]) -> None:
-    """Of plain data: no argument is unknown to the dataclass, none that it needs is missing."""
+    """Raises ArgumentError if plain data has an argument unknown to a dataclass, or lacks one that it needs."""
     known = {f.name: f for f in fields(kind)}
     for name in values:
         if name not in known:

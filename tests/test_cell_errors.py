@@ -200,7 +200,7 @@ class OwnOptimizer(optimizers.Optimizer):
 @pytest.mark.parametrize(
     ("mistake", "words", "text"),
     (
-        ("whole", ("OwnLoss", "one number a row", "('B', 6)", "total()"), "def row"),
+        ("whole", ("OwnLoss", "one number per row", "('B', 6)", "total()"), "def row"),
         ("number", ("OwnLoss", "1.0"), "def row"),
         ("product", ("right operand", "batch axis"), "linear(output, target)"),
     ),

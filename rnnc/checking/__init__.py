@@ -1,1 +1,1 @@
-"""What checks arguments: each module raises rnnc's own exceptions, before anything is computed."""
+"""Checks of arguments. They raise rnnc's own exceptions, before anything is computed."""

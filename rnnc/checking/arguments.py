@@ -1,8 +1,8 @@
-"""Calls whose arguments do not fit: Python's TypeError becomes rnnc's, which says what was meant.
+"""Calls whose arguments do not fit a signature: Python's TypeError becomes rnnc's, with a hint at what was meant.
 
-`explained` is for functions and methods, `explained_class` for the `__init__` that a dataclass is given. Both leave the
-signature as it is (`inspect.signature`, type checkers) and cost nothing to speak of where the arguments fit; what is
-called in a microsecond has its own quick way in before (`rnnc.model`).
+`explained` wraps functions and methods, `explained_class` the generated `__init__` of a dataclass. Both keep the
+signature for `inspect.signature` and type checkers. The wrapper is too slow for calls of a microsecond, which therefore
+check their arguments themselves (`rnnc.quick`).
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ HABITS: Mapping[str, tuple[str, ...]] = {
     "units": ("hidden_size", "output_size"),
     "weights": ("params",),
 }
-"""Names that other libraries use -> rnnc's, of which the first that a function has is meant."""
+"""Names that other libraries use -> rnnc's names. A message suggests the first of them that the function has."""
 
 
 def explained(function: Callable[P, R]) -> Callable[P, R]:
-    """The function; a call that does not fit its signature raises ArgumentTypeError."""
+    """The function, wrapped so that a call that does not fit its signature raises ArgumentTypeError."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -69,12 +69,12 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
 
 def explained_class(cls: type[T]) -> type[T]:
     """The class, with an `explained` `__init__`."""
-    setattr(cls, "__init__", explained(cls.__init__))  # noqa: B010 - to a type checker it is as it was
+    setattr(cls, "__init__", explained(cls.__init__))  # noqa: B010 - type checkers keep the generated signature
     return cls
 
 
 def misfit(function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> str:
-    """Why a function cannot be called with these arguments; nothing if it can."""
+    """The reason why a function cannot be called with these arguments; an empty text if it can."""
     import inspect
 
     parameters = list(inspect.signature(function).parameters.values())

@@ -1,6 +1,6 @@
-"""Arrays from outside: a library's own, and what can become one (torch tensors, DLPack, __array__), without an import.
+"""Conversion of arguments to arrays of a backend's library: NumPy for the CPU, CuPy for the GPU.
 
-A backend names its library: NumPy for the CPU, CuPy for the GPU (`rnnc.backends.arrays`).
+Torch tensors and other objects with DLPack or __array__ are accepted; their libraries are not imported for that.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from rnnc.backends.arrays import Array, ArrayLibrary
 
 DLPACK_PLACES = {1: "cpu", 2: "cuda", 13: "cuda"}
-"""Kinds of device in DLPack's numbers; 13 is memory that CUDA moves to where it is read."""
+"""DLPack's numbers of devices -> the kind of device. 13 is CUDA's managed memory."""
 
 
 def as_array(name: str, value: object, arrays: ArrayLibrary = NUMPY) -> Array:
-    """`value` as an array of a library, without a copy where that can be.
+    """`value` as an array of a library, without a copy if possible.
 
-    Lists and numbers are refused: they have no dtype to check. A torch tensor must be on the library's kind of device
-    and must not require gradients, which would end here without a word.
+    Raises ArgumentTypeError for lists and numbers, which have no dtype to check, for an array on another kind of
+    device, and for a torch tensor that requires gradients, which would be lost without notice.
     """
     if type(value) is arrays.array_type:
         return value  # type: ignore[return-value]
@@ -48,7 +48,7 @@ def as_array(name: str, value: object, arrays: ArrayLibrary = NUMPY) -> Array:
 
 
 def check_no_gradient(name: str, value: object) -> None:
-    """ArgumentTypeError for a torch tensor that requires gradients."""
+    """Raises ArgumentTypeError for a torch tensor that requires gradients."""
     if attribute(value, "requires_grad") is True:
         raise ArgumentTypeError(
             f"{name}: the tensor requires gradients, and torch would get none through rnnc; pass value.detach() (of "
@@ -57,7 +57,7 @@ def check_no_gradient(name: str, value: object) -> None:
 
 
 def attribute(value: object, name: str) -> Any:
-    """An attribute of any object; None if it has none, or if asking for it fails."""
+    """An attribute of any object; None if it has no such attribute, or if reading it fails."""
     try:
         return getattr(value, name, None)
     except Exception:  # a property may raise anything
@@ -72,27 +72,27 @@ def _text(value: object) -> str:
 
 
 def reader(value: object, arrays: ArrayLibrary) -> ArrayLibrary:
-    """The library to read an argument with that may lie on the host, too: NumPy, or the backend's own."""
+    """The library for an argument that may also be on the host: NumPy, or the backend's own."""
     return arrays if arrays.on_host or place_of(value) != NUMPY.place else NUMPY
 
 
 def place_of(value: object) -> str:
-    """The kind of device that an array is on: "cpu", "cuda", "meta", ...; "cpu" for anything that is no array."""
+    """The kind of device that an array is on, such as "cpu", "cuda" or "meta". It is "cpu" for other objects."""
     kind = attribute(attribute(value, "device"), "type")
-    if isinstance(kind, str):  # of a torch.device
+    if isinstance(kind, str):  # a torch.device's
         return kind
     device = attribute(value, "__dlpack_device__")
     if callable(device):
         try:
             number = int(device()[0])
-        except Exception:  # whoever reads the array meets the same fault, and says so
+        except Exception:  # reading the array raises the same error, with a message
             return "cpu"
         return DLPACK_PLACES.get(number, f"DLPack device {number}")
     return "cuda" if hasattr(type(value), "__cuda_array_interface__") else "cpu"
 
 
 def _is_array_like(value: object) -> bool:
-    if isinstance(value, type):  # of arrays: what it has belongs to its instances
+    if isinstance(value, type):  # a class of arrays has the attributes of its instances
         return False
     return any(attribute(value, name) is not None for name in ("__array__", "__dlpack__", "__cuda_array_interface__"))
 
@@ -110,7 +110,7 @@ def _check_place(name: str, value: object, arrays: ArrayLibrary) -> None:
 
 
 def check_dtype(name: str, array: Array, dtype: np.dtype[Any]) -> None:
-    """Nothing is cast: DtypeError unless the array has exactly this dtype, in the machine's byte order."""
+    """Raises DtypeError unless the array has exactly this dtype, in native byte order. Nothing is cast."""
     if array.dtype != dtype:
         fix = f"pass value.astype(np.{dtype.name})"
         if array.dtype.name in checks.DTYPES and array.dtype.isnative:
@@ -119,7 +119,7 @@ def check_dtype(name: str, array: Array, dtype: np.dtype[Any]) -> None:
 
 
 def check_shape(name: str, array: Array, shape: tuple[int, ...], meaning: str = "") -> None:
-    """ShapeError unless the array has exactly this shape; `meaning` names the axes in the message."""
+    """Raises ShapeError unless the array has exactly this shape. meaning: the names of the axes, for the message."""
     if array.shape != shape:
         what = f"{meaning} = {shape}" if meaning else str(shape)
         raise ShapeError(f"{name}: expected shape {what}, got {array.shape}")

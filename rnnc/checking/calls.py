@@ -1,4 +1,4 @@
-"""The arguments of a model's call: every check, with its message, and the arrays the backend reads and fills."""
+"""Checks of the arguments of a model's call, and the arrays that the backend then reads and writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """One call, checked: arrays time first and batched, whatever the user's layout; `result` is what the user gets."""
+    """A checked call. Its arrays are time first and batched, in whatever layout the user gave them.
+
+    result: the output and state in the user's layout. batched: True if the user's x has a batch axis.
+    """
 
     x: Array
     states: tuple[Array, ...] | None
@@ -33,14 +36,14 @@ class Call(NamedTuple):
     batched: bool
 
     def arguments(self) -> Sequence[Array]:
-        """The arrays that are read."""
+        """The arrays that the call reads."""
         return (self.x, *(self.states or ()))
 
 
 class Signature(NamedTuple):
-    """What a spec and a backend say of the arrays of a call.
+    """The requirements of a spec and a backend on the arrays of a call.
 
-    rows: num_layers * D. widths: the last axis of each state, by name. arrays: the library all of them are of.
+    rows: num_layers * D. widths: the size of the last axis of each state, by name. arrays: the library of all arrays.
     """
 
     dtype: np.dtype[Any]
@@ -59,7 +62,10 @@ class Signature(NamedTuple):
         return Signature(dtype, spec.input_size, spec.output_size, rows, spec.states, spec.batch_first, arrays)
 
     def check(self, x: object, state: object, lengths: object, out: object) -> Call:
-        """A call from what the user gave, or the exception that says what is wrong with it."""
+        """The checked call.
+
+        Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
+        """
         steps_in, batched = self._x(x)
         steps, batch, _ = steps_in.shape
         states = None if state is None else self._states("state", state, batch, batched)
@@ -76,27 +82,30 @@ class Signature(NamedTuple):
     # ---- derivatives: arrays like those of a call
 
     def new_result(self, call: Call) -> tuple[Array, tuple[Array, ...], tuple[Array, State]]:
-        """New arrays for an output and a final state: time first and batched, and both as the user sees them."""
+        """New arrays for an output and a final state: time first and batched, and then both in the user's layout."""
         steps, batch, _ = call.x.shape
         output, final = self._out(None, steps, batch, call.batched)
         return self._time_first(output), self._states("state", final, batch, call.batched), (output, final)
 
     def new_like_x(self, call: Call) -> tuple[Array, Array]:
-        """A new array for a gradient of x: time first, and as the user sees it."""
+        """A new array for a gradient of x: time first, and then in the user's layout."""
         shown = fresh.empty(self._shape(call, self.input_size), self.dtype, self.arrays.xp)
         return self._time_first(shown), shown
 
     def check_x(self, name: str, value: object, call: Call) -> Array:
-        """An array shaped as x, time first; None is zeros."""
+        """An array shaped like x, time first. None becomes zeros."""
         return self._timed(name, value, call, self.input_size)
 
     def check_result(self, what: str, output: object, state: object, call: Call) -> tuple[Array, tuple[Array, ...]]:
-        """Arrays shaped as output (time first) and state; None is zeros. what: the tuple they came in, or nothing."""
+        """Arrays shaped like the output (time first) and the state. None becomes zeros.
+
+        what: for messages, the name of the tuple that held them, or an empty text.
+        """
         names = (f"{what}[0]", f"{what}[1]") if what else ("d_output", "d_state")
         return self._timed(names[0], output, call, self.output_size), self.check_states(names[1], state, call)
 
     def check_states(self, name: str, value: object, call: Call) -> tuple[Array, ...]:
-        """Arrays shaped as the states, batched and C-contiguous; None is zeros."""
+        """Arrays shaped like the states, batched and C-contiguous. None becomes zeros."""
         if value is None:
             return tuple(self.arrays.xp.zeros_like(final) for final in call.finals)
         states = self._states(name, value, call.x.shape[1], call.batched)
@@ -112,7 +121,7 @@ class Signature(NamedTuple):
         return self._time_first(self.arrays.aligned(name, array))
 
     def _shape(self, call: Call, width: int) -> tuple[int, ...]:
-        """The user's shape of a value of each step."""
+        """The shape, in the user's layout, of a value of each step."""
         steps, batch, _ = call.x.shape
         return self._sizes(steps, batch, call.batched, width)
 
@@ -123,7 +132,7 @@ class Signature(NamedTuple):
     # ---- parts of a call
 
     def _x(self, value: object) -> tuple[Array, bool]:
-        """x as (T, B, I), aligned, and whether it came with a batch axis."""
+        """x as (T, B, I), aligned, and True if it had a batch axis."""
         x = as_array("x", value, self.arrays)
         check_dtype("x", x, self.dtype)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
@@ -135,13 +144,13 @@ class Signature(NamedTuple):
         return steps_in, x.ndim == 3
 
     def _time_first(self, array: Array) -> Array:
-        """(T, B, N) of the user's (T, B, N), (B, T, N) or (T, N)."""
+        """A view (T, B, N) of an array (T, B, N), (B, T, N) or (T, N) in the user's layout."""
         if array.ndim == 2:
             return array[:, None]
         return array.swapaxes(0, 1) if self.batch_first else array
 
     def _states(self, name: str, value: object, batch: int, batched: bool) -> tuple[Array, ...]:
-        """One (rows, B, width) a state; a cell of one state takes it bare, one of several takes a tuple."""
+        """One array (rows, B, width) per state. A cell with one state takes it bare; others take a tuple."""
         names = ", ".join(self.widths)
         if not isinstance(value, (tuple, list)):
             if len(self.widths) > 1:
@@ -167,7 +176,7 @@ class Signature(NamedTuple):
         return array
 
     def _out(self, out: object, steps: int, batch: int, batched: bool) -> tuple[Array, State]:
-        """The output and final state in the user's layout: new arrays, or those of `out`."""
+        """The arrays for the output and the final state, in the user's layout: those of `out`, or new ones."""
         shape = self._sizes(steps, batch, batched, self.output_size)
         if out is None:
             return fresh.empty(shape, self.dtype, self.arrays.xp), self._new_state(batch, batched)
@@ -202,24 +211,25 @@ class Signature(NamedTuple):
 
 
 def check_lengths(value: object, steps: int, batch: int, batched: bool, arrays: ArrayLibrary = NUMPY) -> Array:
-    """Lengths as int64 (B,) of the library, each in 0..T, copied; for an unbatched x a single number.
+    """A copy of the lengths as int64 (B,) of the library, each in 0..T. For an unbatched x, they may be one number.
 
-    Lengths on the host are checked. Those on a device are clipped to 0..T: to look at them would wait for the device.
+    Lengths on the host are checked. Lengths on a device are clipped to 0..T, because a check would need a device
+    synchronisation. Raises LengthError, ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
     """
     source = reader(value, arrays)
     try:
         found = np.asarray(value) if isinstance(value, (list, tuple, int)) else as_array("lengths", value, source)
     except (RnncError, MemoryError):
         raise
-    except Exception as error:  # lists of lists, and of objects that claim to be arrays
+    except Exception as error:  # ragged lists, and lists of objects with a faulty array protocol
         raise ArgumentError(f"lengths: not one row of integers: {error}") from error
-    empty_list = source.on_host and found.shape == (0,)  # a float array
+    empty_list = source.on_host and found.shape == (0,)  # NumPy makes it a float array
     if found.dtype.kind not in "iu" and not empty_list:
         raise DtypeError(f"lengths: expected integers, got {found.dtype}; pass lengths.astype(np.int64)")
     if not batched and found.shape == ():
         found = found[None]
     if found.shape != (batch,):
-        what = f"one integer a row of the batch, shape ({batch},)" if batched else "one integer, x is unbatched"
+        what = f"one integer per row of the batch, shape ({batch},)" if batched else "one integer, x is unbatched"
         raise ShapeError(f"lengths: expected {what}, got shape {found.shape}")
     if not source.on_host:
         most = min(steps, int(np.iinfo(found.dtype).max))
@@ -241,7 +251,7 @@ def _check_writable(name: str, value: object, arrays: ArrayLibrary) -> None:
 
 
 def _overlaps_itself(array: Array) -> bool:
-    """Whether elements may share memory, as in a broadcast: no axis may step into the span of the smaller ones."""
+    """True if elements may share memory, as in a broadcast: a stride lies within the span of the smaller strides."""
     span = array.itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
         if size > 1 and stride < span:
@@ -251,7 +261,7 @@ def _overlaps_itself(array: Array) -> bool:
 
 
 def _check_apart(written: Sequence[Array], read: Sequence[Array], arrays: ArrayLibrary) -> None:
-    """What is written overlaps nothing else: a step would read what another one wrote."""
+    """Raises ArgumentError if a written array overlaps another one, as a step would read what another one wrote."""
     for i, array in enumerate(written):
         for other in (*read, *written[:i]):
             if arrays.share_memory(array, other):

@@ -1,5 +1,6 @@
-"""Checks of plain arguments. Each takes the argument's name and value, and returns the value in its one
-normal form or raises.
+"""Checks of plain arguments.
+
+Each takes the argument's name and value. It returns the value in its normal form, or raises an error of rnnc.
 """
 
 from __future__ import annotations
@@ -16,28 +17,26 @@ MAX_SIZE = 2**31 - 1
 
 
 def came(value: object) -> str:
-    """How a message shows what came: the value, cut short, and its type."""
+    """The text with which a message shows a wrong argument: the value, cut short, and its type."""
     return f"{shown(value)} ({type(value).__name__})"
 
 
 def shown(value: object) -> str:
-    """A value in a message, cut short; what cannot be printed is named by its type."""
+    """The repr of a value, cut short, for a message. A value without a repr is shown as its type."""
     try:
         text = repr(value)
-    except Exception:  # an int of thousands of digits, a list in itself a thousand times, a class of the user's
+    except Exception:  # an int of thousands of digits, a deeply nested list, a faulty class of the user's
         return f"<{type(value).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def integer(name: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> int:
-    """An int between both bounds; NumPy's integers are accepted, bool is not."""
+    """The value as an int within both bounds. NumPy's integers are accepted; bool is not."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
         raise ArgumentTypeError(f"{name}: expected an integer >= {minimum}, got {came(value)}")
     try:
         found = operator.index(value)  # type: ignore[arg-type]
-    except (
-        Exception
-    ):  # an array of more than one number has __index__ too, and a class of the user's may raise anything
+    except Exception:  # arrays of several numbers have __index__ too, and a user's class may raise anything
         raise ArgumentTypeError(f"{name}: expected one integer, got {came(value)}") from None
     if not minimum <= found <= maximum:
         bound = f">= {minimum}" if found < minimum else f"<= {maximum}"
@@ -46,16 +45,14 @@ def integer(name: str, value: object, minimum: int, maximum: int = MAX_SIZE) -> 
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False, and nothing that merely counts as such: a number here is mostly an argument in the
-    wrong place.
-    """
+    """True or False. Other truthy values are refused, because a number here is mostly an argument in a wrong place."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     raise ArgumentTypeError(f"{name}: expected True or False, got {came(value)}; check the order of the arguments")
 
 
 def probability(name: str, value: object) -> float:
-    """A float in [0, 1)."""
+    """The value as a float in [0, 1)."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ArgumentTypeError(f"{name}: expected a number in [0, 1), got {came(value)}")
     if not 0 <= value < 1:  # NaN fails too
@@ -64,7 +61,7 @@ def probability(name: str, value: object) -> float:
 
 
 def number(name: str, value: object, minimum: float = 0.0, *, above: bool = False) -> float:
-    """A finite float >= minimum, or > minimum with `above`; NumPy's numbers are accepted, bool is not."""
+    """The value as a finite float >= minimum, or > minimum with `above`. NumPy's numbers are accepted; bool is not."""
     expected = f"expected a number {'>' if above else '>='} {minimum:g}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ArgumentTypeError(f"{name}: {expected}, got {came(value)}")
@@ -77,7 +74,7 @@ def number(name: str, value: object, minimum: float = 0.0, *, above: bool = Fals
 
 
 def choice(name: str, value: object, options: Iterable[str]) -> str:
-    """One of a few strings."""
+    """The value, which must be one of a few strings."""
     if isinstance(value, str) and value in options:
         return str(value)
     expected = " or ".join(repr(option) for option in options)
@@ -98,7 +95,7 @@ def dtype(name: str, value: object) -> str:
 
 
 def suggestion(name: str, options: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)", or nothing when no option is close."""
+    """ " (did you mean 'x'?)" for the closest option; an empty text if none is close."""
     import difflib
 
     close = difflib.get_close_matches(name, list(options), n=1)

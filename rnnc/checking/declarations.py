@@ -1,4 +1,4 @@
-"""What a cell declares: checked when a spec is made of it, and written as plain data."""
+"""The declarations of a cell: their checks, made when a spec is made, and their form as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from rnnc.references import reference, resolve
 
 
 def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> None:
-    """Raises if a cell's declarations are unusable; lowering then holds its equations against them."""
+    """Raises ArgumentError or ArgumentTypeError if a cell's declarations are unusable.
+
+    Lowering later compares the equations with the declarations.
+    """
     who = f"cell {type(cell).__name__}"
     try:
         hash(cell)
@@ -37,7 +40,10 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> Non
 
 
 def _check_name(who: str, name: object) -> None:
-    """An identifier, as a step writes it behind `state.` or `p.`; all other names are free for `rnnc.ir.names`."""
+    """Raises ArgumentError unless the name is an identifier, which a step can write after `state.` or `p.`.
+
+    Other names are reserved for `rnnc.ir.names`.
+    """
     if not isinstance(name, str) or not name.isidentifier():
         raise ArgumentError(f"{who}: {name!r} cannot be the name of a parameter or state; expected an identifier")
     if name.startswith("__") and name.endswith("__"):
@@ -45,15 +51,18 @@ def _check_name(who: str, name: object) -> None:
 
 
 def cell_to_dict(cell: Cell) -> dict[str, Any]:
-    """{"type": "module:Class", field: value, ...}.
+    """A cell as plain data: {"type": "module:Class", field: value, ...}.
 
-    The fields are numbers, strings, booleans, None, initializers, or tuples of these.
+    Raises ArgumentTypeError unless every field is a number, string, boolean, None, an initializer or a tuple of these.
     """
     return {"type": reference(type(cell))} | {name: _plain(name, value) for name, value in vars(cell).items()}
 
 
 def cell_from_dict(data: Mapping[str, Any], trusted: Collection[str] = ()) -> Cell:
-    """The cell of `cell_to_dict`. Its module is imported if it is rnnc's or trusted (`rnnc.references.resolve`)."""
+    """The cell that `cell_to_dict` described. Raises ArgumentError.
+
+    Its module is imported if it is rnnc's or trusted (`rnnc.references.resolve`).
+    """
     try:
         values = {name: _unlisted(value) for name, value in data.items()}
     except RecursionError:
@@ -84,7 +93,7 @@ def _plain(name: str, value: object) -> object:
 
 
 def _unlisted(value: object) -> object:
-    """Lists of plain data were tuples, mappings were initializers."""
+    """The field that plain data stands for: lists were tuples, and mappings were initializers."""
     if isinstance(value, Mapping):
         return initializers.from_dict(value)
     return tuple(_unlisted(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""The arguments of `rnnc.Graph`: read into one normal form, and held against each other.
+"""The arguments of `rnnc.Graph`: their normal form, and the checks that they agree with each other.
 
 Errors name the layer, what came and what was expected.
 """
@@ -15,14 +15,15 @@ from rnnc.layers import Embedding, Layer, Readout, is_layer, recurrent
 from rnnc.specs import Spec
 
 NUMBERS = "numbers"
-"""In place of the width of an input: it holds integers, which `rnnc.Embedding` layers read."""
+"""Given in place of the width of an input that holds integers, which `rnnc.Embedding` layers read."""
 
 
 class Entry(NamedTuple):
     """A layer of a graph.
 
-    shares: the name of the layer whose parameters it uses; its own, as a rule.
-    inputs: names of what it reads. states: (state, name of the value it starts at).
+    shares: the name of the layer whose parameters it uses; usually its own.
+    inputs: the names of the values that it reads.
+    states: (state, name of its initial value), for each state that does not start at zeros.
     """
 
     layer: Layer | Spec
@@ -31,12 +32,12 @@ class Entry(NamedTuple):
     states: tuple[tuple[str, str], ...] = ()
 
     def reads(self) -> tuple[str, ...]:
-        """All that it reads."""
+        """The names of all values that it reads, including initial states."""
         return (*self.inputs, *(source for _, source in self.states))
 
 
 class Kind(NamedTuple):
-    """What a value of a graph is: (T, B, width) if `timed`, else one per sequence, (B, width). 0: integers."""
+    """The kind of a value: (T, B, width) if `timed`, else one vector per sequence, (B, width). Width 0: integers."""
 
     width: int
     timed: bool
@@ -114,17 +115,23 @@ def read_outputs(outputs: object) -> dict[str, str]:
 
 
 def _check_name(what: str, name: object) -> None:
-    """Identifiers or numbers, joined by dots, so that every derived name tells what it is made of."""
+    """Raises ArgumentError unless a name is identifiers or numbers joined by dots.
+
+    So every derived name shows what it is derived from (`rnnc.ir.names`).
+    """
     parts = name.split(".") if isinstance(name, str) else [""]
     if not all(part.isidentifier() or part.isdecimal() for part in parts):
         raise ArgumentError(f"{what}: {checks.shown(name)} is no name; expected identifiers, which dots may join")
 
 
-# ---- what fits what
+# ---- how layers fit together
 
 
 def in_order(inputs: Mapping[str, int], entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The entries, each behind what it reads; those that are free to stand anywhere, as they were written."""
+    """The entries, each after those that it reads, otherwise in the order in which they were written.
+
+    Raises ArgumentError for an unknown name, and for a cycle.
+    """
     known = {*inputs, *entries}
     reads = {name: [_owner(name, source, entries, known) for source in e.reads()] for name, e in entries.items()}
     sorter = TopologicalSorter({name: [s for s in sources if s in entries] for name, sources in reads.items()})
@@ -145,7 +152,7 @@ def in_order(inputs: Mapping[str, int], entries: Mapping[str, Entry]) -> dict[st
 
 
 def _owner(name: str, source: str, entries: Mapping[str, Entry], known: Collection[str]) -> str:
-    """The input or layer that a name that is read belongs to."""
+    """The input or layer whose value the name `source`, which a layer reads, stands for."""
     if source in known:
         return source
     layer, _, state = source.rpartition(".")
@@ -161,7 +168,7 @@ def unknown(source: object, known: Iterable[str]) -> str:
 
 
 def kind_of(name: str, entry: Entry, known: Mapping[str, Kind]) -> Kind:
-    """What a layer gives. Raises an error of rnnc's that names it, if it cannot read what it is given."""
+    """The kind of a layer's output. Raises an error that names the layer if it cannot read the kinds of its inputs."""
     kinds = [known[source] for source in entry.inputs]
     layer, widths = entry.layer, tuple(kind.width for kind in kinds)
     timed = any(kind.timed for kind in kinds)
@@ -198,7 +205,7 @@ def _check_starts(who: str, spec: Spec, entry: Entry, known: Mapping[str, Kind])
 
 
 def width_of(layer: Layer | Spec) -> int | None:
-    """The width of what a layer reads, where it says."""
+    """The width that a layer declares for its input; None if it takes any."""
     spec = recurrent(layer)
     return spec.input_size if spec else layer.width  # type: ignore[union-attr]
 
@@ -209,7 +216,10 @@ def looks_ahead(layer: Layer | Spec) -> bool:
 
 
 def agreed(entries: Mapping[str, Entry], option: str, given: object) -> Any:
-    """An option that all recurrent layers have alike, or the one that is given. Raises ArgumentError."""
+    """The value of an option that all recurrent layers share, or the one that is given.
+
+    Raises ArgumentError if two of them differ.
+    """
     found: tuple[str, object] | None = None if given is None else ("Graph", given)
     for name, entry in entries.items():
         if spec := recurrent(entry.layer):

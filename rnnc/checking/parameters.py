@@ -1,4 +1,4 @@
-"""Binding parameters: a mapping of arrays, checked against a spec and copied."""
+"""Checks of parameters: a mapping of names to arrays, compared with a spec."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MAX_LISTED = 8
 
 
 class Parameterized(Protocol):
-    """What has parameters: a spec, a network."""
+    """An object with parameters: a spec or a network."""
 
     @property
     def dtype(self) -> DTypeLike:
-        """The dtype of all of them."""
+        """The dtype of all parameters."""
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape."""
+        """The shape of each parameter, by name."""
 
 
 def bind_parameters(spec: Parameterized, params: Mapping[str, Any], arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
-    """Copies of `read_parameters` that nobody writes to."""
+    """Copies of the arrays of `read_parameters`, which nobody else can write to."""
     with enough_memory("a copy of the parameters"):
         return {name: arrays.keep(array) for name, array in read_parameters(spec, params, arrays).items()}
 
@@ -45,13 +45,13 @@ def read_parameters(
     name: str = "params",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Array]:
-    """The arrays of `params` in the order of `spec.parameter_shapes()`: C-contiguous, copied only if they must be.
+    """The arrays of `params`, C-contiguous, in the order of `spec.parameter_shapes()`. They are copied only if needed.
 
-    shapes: those shapes, if they are known already.
-
-    params: name -> array of exactly the spec's dtype and shape: NumPy arrays, torch tensors (a module's
-    state_dict() as it is), or anything with __array__ or DLPack, on the host or where `arrays` are. Those on the
-    host are copied to there. Raises ParameterError for names that are missing or unknown, ShapeError, DtypeError.
+    params: name -> array of exactly the spec's dtype and shape: NumPy arrays, torch tensors (a module's state_dict()),
+        or other objects with __array__ or DLPack, on the host or on the device of `arrays`. Arrays on the host are
+        copied to the device.
+    name: what messages call `params`. shapes: the result of `spec.parameter_shapes()`, if it is already known.
+    Raises ParameterError for missing or unknown names, ShapeError, DtypeError or ArgumentTypeError.
     """
     if not isinstance(params, Mapping):
         hint = "; pass module.state_dict()" if hasattr(params, "state_dict") else ""
@@ -66,7 +66,7 @@ def _read(
     params: str, key: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...], arrays: ArrayLibrary
 ) -> Array:
     if type(value) is np.ndarray and arrays is NUMPY and value.dtype == dtype and value.shape == shape:
-        return arrays.compact(key, value)  # as nearly all are
+        return arrays.compact(key, value)  # the common case, without the checks below
     name = f"{params}[{key!r}]"
     source = reader(value, arrays)
     array = as_array(name, value, source)
@@ -101,7 +101,7 @@ def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, An
 
 
 def _meant(name: object, params: Mapping[str, Any], missing: list[str], expected: Mapping[str, Any]) -> str:
-    """The missing parameter that an unknown name may stand for: like it, and of the same shape."""
+    """A hint at the missing parameter that an unknown name may stand for: a similar name and the same shape."""
     if not isinstance(name, str):
         return ""
     shape = attribute(params[name], "shape")
@@ -110,7 +110,7 @@ def _meant(name: object, params: Mapping[str, Any], missing: list[str], expected
 
 
 def _prefix(params: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """A prefix under which all expected names are there, such as "lstm." in the state_dict of a larger model."""
+    """The prefix that all expected names have, such as "lstm." in the state_dict of a larger model; or nothing."""
     first = next(iter(expected))
     for name in params:
         if isinstance(name, str) and name.endswith(first):
