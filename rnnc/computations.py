@@ -19,7 +19,9 @@ def forward(model: Spec | Layered) -> Computation:
     """A recurrent spec, or a network (`rnnc.Graph`, `rnnc.Sequential`), as it is called."""
     if isinstance(model, Spec):
         return Computation.of_stack(model.stack())
-    return Computation(lambda steps, lengths: _lowered(model, steps, lengths))
+    from rnnc.network_graph import lower_network
+
+    return Computation(lambda steps, lengths: lower_network(model, steps, lengths=lengths, joined=True))
 
 
 def vjp(model: Spec | Layered) -> Computation:
@@ -74,7 +76,7 @@ def _names_of(model: Spec | Layered) -> Names:
     """The names in a model's graphs of the arrays of its calls."""
     if isinstance(model, Spec):
         return ArrayNames.of(model)
-    from rnnc.network_graph import network_names
+    from rnnc.network_names import network_names
 
     return network_names(model)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -150,6 +151,18 @@ class Graph(PlainData):
         if len(self.outputs) == 1:
             return {name: names.OUTPUT for name in self.outputs}
         return {name: names.part(names.OUTPUT, name) for name in self.outputs}
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[int, int]] | None:
+        """Where each output lies where all are columns of one array; None for a single one, or for both kinds.
+
+        A call then has one output, as that of a `Sequential`, and the user gets views of it.
+        """
+        kinds = [self.kinds[source] for source in self.outputs.values()]
+        if len(kinds) == 1 or len({kind.timed for kind in kinds}) > 1:
+            return None
+        edges = list(accumulate((kind.width for kind in kinds), initial=0))
+        return dict(zip(self.outputs, pairwise(edges), strict=True))
 
     @cached_property
     def tables(self) -> dict[str, tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from rnnc.backends.base import PlainCall, StateArray
 from rnnc.checking import checks
 from rnnc.checking.arrays import as_array, check_dtype, check_shape
 from rnnc.checking.calls import check_lengths
+from rnnc.checking.networks import Kind
 from rnnc.checking.parameters import bind_parameters, read_parameters
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
@@ -67,27 +68,29 @@ class Network(Compiled, Unchanging):
         self._quick_advance = self._quick(stateful=True) if graph.causal else None
 
     def _quick(self, *, stateful: bool) -> Any:
-        """The way of plain calls into machine code, for one input and one output."""
-        graph = self._graph
-        if len(graph.inputs) > 1 or len(graph.outputs) > 1 or len(graph.tables) > 1:
+        """The way of plain calls into machine code, for one input, and outputs of one kind."""
+        graph, columns = self._graph, self._graph.columns
+        if len(graph.inputs) > 1 or (len(graph.outputs) > 1 and columns is None) or len(graph.tables) > 1:
             return None
         states = tuple(
             StateArray((first,), (last,), width, stacked=False, key=name)
             for name, (first, last, width) in self._states.items()
         )
-        (output,), table = graph.outputs.values(), next(iter(self._tables.values()), None)
+        kinds = [graph.kinds[source] for source in graph.outputs.values()]
+        table = next(iter(self._tables.values()), None)
         (width,) = graph.inputs.values()
         call = PlainCall(
             width if table is None else table.shape[1],
-            graph.kinds[output].width,
+            sum(kind.width for kind in kinds),
             graph.batch_first,
             states if stateful else (),
             container="dict" if stateful else None,
             returns_state=stateful,
-            timed_output=graph.kinds[output].timed,
+            timed_output=kinds[0].timed,
             table=table,
         )
-        return self._bound.quick(call)
+        quick = self._bound.quick(call)
+        return quick if quick is None or columns is None else _parted(quick, columns, stateful)
 
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"
@@ -108,7 +111,8 @@ class Network(Compiled, Unchanging):
             dict of them by name.
         lengths: B integers in 0..T; row b ends after lengths[b] steps; what comes out later is 0. Default: all T.
         With backend "cuda" arrays are CuPy's, as in `rnnc.Model.__call__`; integers there are clipped to their range.
-        Returns (T, B, N), or (B, T, N) with batch_first; (B, N) behind a readout. Of several outputs, a dict of them.
+        Returns (T, B, N), or (B, T, N) with batch_first; (B, N) behind a readout. Of several outputs, a dict of them;
+        if all are per step, or all per sequence, they are columns of one array.
         Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """
         return self._run(x, None, lengths)[0]
@@ -180,13 +184,40 @@ class Network(Compiled, Unchanging):
     def _outputs(self, steps: int, batch: int) -> tuple[dict[str, Array], dict[str, Array]]:
         """The arrays that the user sees, and the same ones, time first, by their names in the lowered graph."""
         shown, first = {}, {}
+        if columns := self._graph.columns:
+            kinds = [self._graph.kinds[source] for source in self._graph.outputs.values()]
+            whole, turned = self._new(Kind(sum(kind.width for kind in kinds), kinds[0].timed), steps, batch)
+            return _parts(whole, columns), {names.OUTPUT: turned}
         for name, source in self._graph.outputs.items():
-            kind = self._graph.kinds[source]
-            lead = (batch, steps) if self._graph.batch_first else (steps, batch)
-            shown[name] = array = self._empty((*lead, kind.width) if kind.timed else (batch, kind.width))
-            turned = kind.timed and self._graph.batch_first
-            first[self._graph.output_names[name]] = array.swapaxes(0, 1) if turned else array
+            shown[name], first[self._graph.output_names[name]] = self._new(self._graph.kinds[source], steps, batch)
         return shown, first
+
+    def _new(self, kind: Kind, steps: int, batch: int) -> tuple[Array, Array]:
+        """An array as the user sees it, and the same one, time first."""
+        if not kind.timed:
+            array = self._empty((batch, kind.width))
+            return array, array
+        array = self._empty((batch, steps, kind.width) if self._graph.batch_first else (steps, batch, kind.width))
+        return array, array.swapaxes(0, 1) if self._graph.batch_first else array
+
+
+def _parts(whole: Array, columns: Mapping[str, tuple[int, int]]) -> dict[str, Array]:
+    """Outputs by name: views of the columns of one array."""
+    return {name: whole[..., start:stop] for name, (start, stop) in columns.items()}
+
+
+def _parted(
+    quick: Callable[[object, object], Any], columns: Mapping[str, tuple[int, int]], stateful: bool
+) -> Callable[[object, object], Any]:
+    """A quick call that returns several outputs."""
+
+    def call(x: object, state: object) -> Any:
+        found = quick(x, state)
+        if found is None:
+            return None
+        return (_parts(found[0], columns), found[1]) if stateful else _parts(found, columns)
+
+    return call
 
 
 def read_all(model: Sequential, params: object, arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:

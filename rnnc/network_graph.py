@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from rnnc.checking.networks import Entry
 from rnnc.ir import names
@@ -23,86 +23,31 @@ from rnnc.ir.locating import located
 from rnnc.ir.lower import Direction, Names, check_returned, lower_direction, values_of
 from rnnc.ir.shape_rules import BATCH
 from rnnc.layers import Embedding, Layer, Readout, recurrent
-from rnnc.layers.readouts import Last
+from rnnc.network_names import PAST, moments, reads_directions, state_shapes
 from rnnc.network_noise import Layered, Mask, States, between, masks, noise_of, of_layer, with_masked_products
 from rnnc.specs import Spec
 
 __all__ = ["Mask", "lower_network", "masks", "state_shapes"]
 
 
-def state_shapes(model: Layered) -> dict[str, tuple[str, str, int]]:
-    """For each state that goes on to the next piece of a sequence: its initial name, its final name, its width."""
-    graph = model.graph()
-    found: dict[str, tuple[str, str, int]] = {}
-    for name, entry in graph.entries.items():
-        if spec := recurrent(entry.layer):
-            if not entry.states:
-                widths = [(s, d.suffix, width) for d in spec.stack().flat for s, width in d.states.items()]
-                found |= {f"{name}.{s}{suffix}": _moments(name, s, suffix, width) for s, suffix, width in widths}
-            continue
-        assert isinstance(entry.layer, Layer)
-        own = _window_state(entry.layer, graph.widths(name)) | _own_states(graph.entries, entry, graph.widths(name))
-        found |= {f"{name}.{state}": _moments(name, state, "", width) for state, width in own.items()}
-    return found
+def lower_network(
+    model: Layered, steps: int, *, lengths: bool = False, training: bool = False, joined: bool = False
+) -> Graph:
+    """Unrolls `steps` steps. joined: the outputs are columns of one, where they can be (`rnnc.Graph.columns`)."""
+    lowering = _Lowering(model, steps, lengths, training)
+    graph = lowering.run()
+    if joined and lowering.model.columns is not None:
+        _join_outputs(graph, tuple(lowering.model.output_names.values()))
+    return graph
 
 
-class NetworkNames(NamedTuple):
-    """What the arrays of a network's calls are called in its graphs."""
-
-    inputs: tuple[str, ...]
-    results: tuple[str, ...]
-
-    @property
-    def gradients(self) -> tuple[str, ...]:
-        """Those of the inputs."""
-        return tuple(map(names.gradient, self.inputs))
-
-    @property
-    def adjoints(self) -> tuple[str, ...]:
-        """Those of outputs and final states."""
-        return tuple(map(names.gradient, self.results))
-
-
-def network_names(model: Layered) -> NetworkNames:
-    """Those of a network. A table is none of the inputs: its rows are."""
-    graph, states = model.graph(), state_shapes(model).values()
-    tables = {names.in_layer(graph.entries[name].shares, "weight") for name in graph.tables}
-    xs = [graph.x_names[name] for name, width in graph.inputs.items() if width]
-    rows = [rows for _, rows in graph.tables.values()]
-    inputs = [name for name in graph.parameter_shapes() if name not in tables]
-    inputs += [*xs, *rows, *(initial for initial, _, _ in states)]
-    return NetworkNames(tuple(inputs), (*graph.output_names.values(), *(final for _, final, _ in states)))
-
-
-def _moments(name: str, state: str, suffix: str, width: int) -> tuple[str, str, int]:
-    full = names.in_layer(name, state)
-    return names.initial(full, suffix), names.final(full, suffix), width
-
-
-def _window_state(layer: Layer, widths: Sequence[int]) -> dict[str, int]:
-    """The steps before the next one that a layer will read, side by side: state `PAST`."""
-    before = layer.window[0]
-    return {PAST: before * widths[0]} if before else {}
-
-
-def _own_states(entries: Mapping[str, Entry], entry: Entry, widths: Sequence[int]) -> dict[str, int]:
-    """The states of a layer's equations; `Last` right behind a recurrent layer reads that layer's states instead."""
-    assert isinstance(entry.layer, Layer)
-    return {} if _reads_directions(entries, entry) else entry.layer.states(*widths)
-
-
-def _reads_directions(entries: Mapping[str, Entry], entry: Entry) -> bool:
-    source = entries.get(entry.inputs[0])
-    return isinstance(entry.layer, Last) and source is not None and recurrent(source.layer) is not None
-
-
-PAST = "past"
-"""The state of a layer that reads steps before its own."""
-
-
-def lower_network(model: Layered, steps: int, *, lengths: bool = False, training: bool = False) -> Graph:
-    """Unrolls `steps` steps."""
-    return _Lowering(model, steps, lengths, training).run()
+def _join_outputs(graph: Graph, parts: Sequence[str]) -> None:
+    """Puts outputs of one kind side by side, as "output"."""
+    ended = [graph.outputs.pop(name) for name in parts]
+    timed = [nodes for nodes in ended if isinstance(nodes, tuple)]
+    alone = [node for node in ended if isinstance(node, Node)]
+    each = zip(*timed, strict=True)
+    graph.outputs[names.OUTPUT] = tuple(graph.concat(step, -1) for step in each) if timed else graph.concat(alone, -1)
 
 
 Nodes = tuple[Node, ...] | Node
@@ -173,7 +118,7 @@ class _Lowering:
             return self._recurrent(name, entry, spec)
         flows = [self._flow(source) for source in entry.inputs]
         assert isinstance(entry.layer, Layer)
-        if _reads_directions(self.model.entries, entry):
+        if reads_directions(self.model.entries, entry):
             return Flow(self.graph.concat([self._last(name, column) for column in flows[0].columns], -1))
         return self._equations(name, entry, flows)
 
@@ -184,7 +129,7 @@ class _Lowering:
         layer, _, state = source.rpartition(".")
         spec = recurrent(self.model.entries[layer].layer)
         assert spec is not None
-        ends = [self.graph.outputs[_moments(layer, state, d.suffix, 0)[1]] for d in spec.stack().flat]
+        ends = [self.graph.outputs[moments(layer, state, d.suffix, 0)[1]] for d in spec.stack().flat]
         return Flow(self.graph.concat([end for end in ends if isinstance(end, Node)], -1))
 
     def _ended(self, nodes: Nodes) -> Nodes:
@@ -246,12 +191,12 @@ class _Lowering:
             return _checked(layer, returned, values[0], layer.output_width(*widths), layer.states(*widths))
 
     def _initial(self, name: str, state: str, width: int) -> Node:
-        return self.graph.input(_moments(name, state, "", width)[0], (BATCH, width))
+        return self.graph.input(moments(name, state, "", width)[0], (BATCH, width))
 
     def _final(self, name: str, state: str, node: Node) -> Node:
         """The last value of a state, which is an output."""
         end = self.graph.exit(node, names.in_layer(name, state), 1)
-        self.graph.outputs[_moments(name, state, "", 0)[1]] = end
+        self.graph.outputs[moments(name, state, "", 0)[1]] = end
         return end
 
     def _kept(self, t: int, new: Node, old: Node) -> Node:
@@ -401,7 +346,7 @@ class _Lowering:
     def _last_state(self, name: str, direction: Direction) -> Node | None:
         """The last value of the state that is a direction's output, if one is."""
         state = self.outputs.get(f"{name}{direction.suffix}")
-        last = state and self.graph.outputs[_moments(name, state, direction.suffix, 0)[1]]
+        last = state and self.graph.outputs[moments(name, state, direction.suffix, 0)[1]]
         return last if isinstance(last, Node) else None
 
     def _last(self, name: str, column: Column) -> Node:
