@@ -1,7 +1,7 @@
-"""Backends, found by name: what turns a stack of layers into something that runs.
+"""Backends, found by name. A backend compiles computations into code that runs.
 
-A backend is a module with the functions of `rnnc.backends.base.Backend`, imported when it is asked for. One whose
-arrays are not NumPy's has `arrays`, its `rnnc.backends.arrays.ArrayLibrary`.
+It is a module with the functions of `rnnc.backends.base.Backend`, imported when it is first needed. If its arrays are
+not NumPy's, the module also has `arrays`, its `rnnc.backends.arrays.ArrayLibrary`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MODULES = {
 
 
 def get(name: str) -> Backend:
-    """The backend of this name. Raises UnknownBackend or ArgumentTypeError, with the names there are."""
+    """The backend of this name. Raises UnknownBackend or ArgumentTypeError, which list the known names."""
     return cast("Backend", importlib.import_module(MODULES[check_name(name)]))
 
 
 def check_name(name: object) -> str:
-    """The name of a backend, which is not imported. Raises UnknownBackend or ArgumentTypeError."""
+    """The name, if it is that of a backend, which is not imported. Raises UnknownBackend or ArgumentTypeError."""
     if isinstance(name, str) and name in MODULES:
         return name
     *others, last = map(repr, MODULES)
@@ -39,9 +39,9 @@ def check_name(name: object) -> str:
 
 
 def options(name: str, matmul: str | None) -> dict[str, str]:
-    """What a backend's compile functions are given besides, for rounded operands of matrix products.
+    """The further arguments of a backend's `compile`, for rounded operands of matrix products.
 
-    Raises UnknownOperands if it has no such operands: `OPERANDS` of its module lists those it has.
+    Raises UnknownOperands if `OPERANDS` of its module does not list them.
     """
     if matmul is None:
         return {}

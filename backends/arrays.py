@@ -1,7 +1,6 @@
 """Array libraries: NumPy for backends on the CPU, CuPy for those on the GPU.
 
-CuPy has NumPy's functions and methods, so that a library is mostly the module to call, `xp`. The rest is what the two
-do not share.
+CuPy has NumPy's functions and methods, so most code calls the module, `xp`. The methods here are for the differences.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from numpy.typing import NDArray
 from rnnc.ir.errors import ArgumentError
 
 Array = NDArray[Any]
-"""An array of a backend's library: CuPy's are typed as NumPy's, whose methods they have."""
+"""An array of a backend's library. CuPy's arrays are typed as NumPy's, because they have the same methods."""
 
 
 class ArrayLibrary(Protocol):
-    """What the front asks of the arrays that a backend takes and returns.
+    """The library of the arrays that a backend takes and returns.
 
-    name, module: of the library, in messages: "NumPy", "np". place: the kind of device its arrays are on, as torch
-    calls it; `hardware` is the same in messages. on_host: whether looking at a value waits for nobody.
+    name, module: the library's names in messages, such as "NumPy" and "np". place: the kind of device of its arrays, in
+    torch's words; hardware: the same in messages. on_host: True if reading a value needs no device synchronisation.
     """
 
     name: str
@@ -40,35 +39,35 @@ class ArrayLibrary(Protocol):
 
     @property
     def array_type(self) -> type:
-        """The class of its arrays."""
+        """The class of the library's arrays."""
 
     def adopt(self, value: Any) -> Array:
-        """Another library's array on the same kind of device, without a copy where that can be."""
+        """Another library's array, on the same kind of device, as one of this library, without a copy if possible."""
 
     def aligned(self, name: str, array: Array) -> Array:
-        """The array with any strides, ready for a kernel: each element at a multiple of its size."""
+        """The array with any strides, ready for a kernel: the address of each element is a multiple of its size."""
 
     def compact(self, name: str, array: Array) -> Array:
-        """The array, aligned and C-contiguous; copied only if it must be."""
+        """The array, aligned and C-contiguous. It is copied only if needed."""
 
     def keep(self, array: Array) -> Array:
-        """A C-contiguous copy of one's own, read-only if the library knows such arrays."""
+        """A C-contiguous copy, read-only if the library has read-only arrays."""
 
     def check_writable(self, name: str, array: Array) -> None:
-        """Raises ArgumentError unless one may write to the array, in place."""
+        """Raises ArgumentError unless a kernel can write to the array in place."""
 
     def share_memory(self, a: Array, b: Array) -> bool:
-        """Whether some element of one lies where an element of the other does."""
+        """True if an element of one array shares memory with an element of the other."""
 
     def from_host(self, array: NDArray[Any]) -> Array:
-        """NumPy's array as one of this library, copied only to another device."""
+        """A NumPy array as one of this library. It is copied only to another device."""
 
     def to_host(self, array: Array) -> NDArray[Any]:
-        """The array as NumPy's, copied only from another device, which is waited for."""
+        """The array as a NumPy array. It is copied only from another device, after a synchronisation."""
 
 
 class NumPyArrays:
-    """Arrays in the computer's memory."""
+    """NumPy's arrays, in the host's memory."""
 
     name = "NumPy"
     module = "np"
@@ -79,7 +78,10 @@ class NumPyArrays:
     array_type: type = np.ndarray
 
     def adopt(self, value: Any) -> Array:
-        """Raises whatever the value's own protocol raises, and ValueError if its elements lie outside its memory."""
+        """See `ArrayLibrary.adopt`.
+
+        Raises what the value's own protocol raises, and ValueError if its elements lie outside its memory.
+        """
         if not hasattr(value, "__array__"):
             return np.from_dlpack(value)
         array = np.asarray(value)
@@ -116,7 +118,7 @@ class NumPyArrays:
 
 
 class CuPyArrays:
-    """Arrays on the current GPU, whose work is queued on CuPy's current stream. Only `to_host` waits for the GPU."""
+    """CuPy's arrays, on the current GPU. Work is queued on CuPy's current stream, and only `to_host` waits for it."""
 
     name = "CuPy"
     module = "cupy"
@@ -125,7 +127,7 @@ class CuPyArrays:
     on_host = False
 
     def __init__(self, load: Callable[[], Any]) -> None:
-        """load: imports cupy, or raises the exception that says what is missing. Called when a GPU is first needed."""
+        """load: imports cupy, or raises an exception that says what is missing. It is called at the first need."""
         self._load = load
 
     @cached_property
@@ -138,13 +140,20 @@ class CuPyArrays:
         return found
 
     def adopt(self, value: Any) -> Array:
-        """DLPack first: it makes the streams of both libraries wait for each other, where the other protocol may make
-        this thread wait."""
+        """See `ArrayLibrary.adopt`.
+
+        DLPack is preferred: with it the streams of both libraries wait for each other, while the other protocol may
+        block this thread.
+        """
         found: Array = self.xp.from_dlpack(value) if hasattr(value, "__dlpack__") else self.xp.asarray(value)
         return found
 
     def aligned(self, name: str, array: Any) -> Array:
-        """Raises ArgumentError: a misaligned access would end all use of the GPU by this process."""
+        """See `ArrayLibrary.aligned`.
+
+        Raises ArgumentError for a misaligned array, because a misaligned access would end this process's use of the
+        GPU, and for an array on another GPU.
+        """
         device, current = array.data.device_id, self.xp.cuda.runtime.getDevice()
         if device != current:
             raise ArgumentError(
@@ -184,7 +193,10 @@ NUMPY = NumPyArrays()
 
 
 def _check_within(array: Array, memory: object) -> None:
-    """ValueError if an array of a buffer reaches beyond it: NumPy does not check. An address cannot be checked."""
+    """Raises ValueError if an array reaches beyond its buffer, which NumPy does not check.
+
+    memory: the buffer. An address, or None, cannot be checked.
+    """
     if memory is None or isinstance(memory, tuple):
         return
     whole, part = byte_bounds(np.frombuffer(memory, np.uint8)), byte_bounds(array)  # type: ignore[call-overload]
@@ -193,7 +205,7 @@ def _check_within(array: Array, memory: object) -> None:
 
 
 def _addresses(array: Any) -> NDArray[Any]:
-    """An array of NumPy at the addresses of one on the GPU: to compare addresses with, never to be read."""
+    """A NumPy array at the addresses of one on the GPU. It serves to compare addresses, and must not be read."""
     interface = {
         "version": 3,
         "shape": array.shape,

@@ -1,12 +1,12 @@
-"""What a backend is, to the front.
+"""The protocol of a backend.
 
     backend.compile(computation) -> Code        the stages and their texts; no parameters
-    code.bind(parameters)        -> Bound       what stays the same from call to call, packed once
+    code.bind(parameters)        -> Bound       parameters that stay the same from call to call, packed once
     bound.start(inputs, outputs) -> Tape        one call: the computation, or its first half
     tape.finish(inputs, outputs)                the second half, any number of times
 
-All arrays are of the backend's library (`rnnc.backends.arrays`). One on a GPU queues its work on the library's current
-stream and waits for nothing.
+All arrays belong to the backend's library (`rnnc.backends.arrays`). A backend for a GPU queues its work on the
+library's current stream, and returns before it is done.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from rnnc.ir.graph import Graph
 
 
 class Tape(Protocol):
-    """What the first half of a call left for the second. May be finished any number of times."""
+    """The values that the first half of a call keeps for the second. It may be finished any number of times."""
 
     def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Runs the second half: its inputs, and arrays for its outputs, by name."""
+        """Runs the second half. inputs, outputs: its inputs, and arrays to fill with its outputs, by name."""
 
 
 @dataclass(frozen=True)
 class StateArray:
-    """An array of the user's that holds states: `initial[n]` and `final[n]` are its n-th slab (B, width).
+    """A user's array of states. `initial[n]` and `final[n]` are the names of its n-th slab (B, width).
 
-    stacked: (slabs, B, width); otherwise there is one slab, and the array is (B, width).
-    key: under which a dict of states holds it.
+    stacked: the array is (slabs, B, width). Otherwise it has one slab, and is (B, width).
+    key: its name in a dict of states.
     """
 
     initial: tuple[str, ...]
@@ -50,8 +50,8 @@ class PlainCall:
 
     x: floats (T, B, input_size), or integers (T, B), rows of `table`; with batch_first (B, T, ...).
     output: (T, B, output_size), likewise, or (B, output_size) if the output has no steps.
-    states: the arrays of a state. container: how the user holds them, None (he gives none), "bare" (a single array),
-    "tuple", or "dict".
+    states: the user's arrays of states. container: how a call holds them: None (it has no state), "bare" (a single
+    array), "tuple" or "dict".
     """
 
     input_size: int
@@ -65,7 +65,7 @@ class PlainCall:
 
 
 class Bound(Protocol):
-    """Code with the parameters that stay the same. May be called from many threads at once."""
+    """Code with bound parameters. Threads may call it at the same time."""
 
     def start(
         self,
@@ -75,59 +75,63 @@ class Bound(Protocol):
         batch: int,
         lengths: Array | None,
     ) -> Tape:
-        """Runs the computation, or its first half. The caller has checked everything; T and B are at least 1.
+        """Runs the computation, or its first half. The caller has checked all arguments; T and B are at least 1.
 
-        inputs: name -> array, for every input of the computation (of its first half) that is not bound. A value of one
-        row per sequence, such as an initial state, may be left out; it is zeros then.
+        inputs: name -> array, for every input of the computation (of its first half) that is not bound. A value with
+            one row per sequence, such as an initial state, may be left out; it is then zeros.
         outputs: name -> array to fill, for every output.
-        A value of each step is (T, B, N), aligned, with any strides; one without a step is C-contiguous. Inputs are not
-        changed; parameters and x may change once this returns.
         lengths: (B,) int64, each in 0..T, contiguous; None = all T. Outputs of steps past a row's length become zero.
+
+        A timed value is (T, B, N), aligned, with any strides. Other values are C-contiguous. Inputs are not changed.
+        The caller may change parameters and x after this returns.
         """
 
     def quick(self, call: PlainCall) -> Callable[[object, object], Any] | None:
-        """A quick way in, if there is one: (x, state) -> the results of a plain call.
+        """The function of quick calls, (x, state) -> the results of a plain call; None if there is none.
 
-        The function returns None, having done nothing, unless its arguments are plain: a batched x with the right
-        dtype, sizes and element strides, and state None or C-contiguous arrays of their sizes.
+        The function does nothing and returns None unless its arguments are plain: a batched x with the right dtype,
+        sizes and element strides, and state None or C-contiguous arrays of the right sizes.
         """
 
 
 class Code(Protocol):
-    """A compiled computation. May be bound any number of times."""
+    """A compiled computation. It may be bound any number of times."""
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Names of the backend's own stages, after "lowered", "optimized" and "rolled", which all share."""
+        """The names of the backend's own stages. They follow "lowered", "optimized" and "rolled", which all share."""
 
     def text(self, stage: str) -> str:
-        """What one of these stages made."""
+        """The text of one of these stages."""
 
     def explain(self) -> str:
-        """Which paths were taken and why, for a reader."""
+        """A text that says which paths were taken, and why."""
 
     def saved_bytes(self, steps: int, batch: int) -> int:
-        """Bytes the first half keeps for the second."""
+        """The number of bytes that the first half keeps for the second."""
 
     def bind(self, parameters: Mapping[str, Array]) -> Bound:
-        """Packs some parameters: full name -> array, C-contiguous and never written to from here on.
+        """The code with some parameters, which are packed now. The others are inputs of each call, and packed there.
 
-        Those that are not among them are given in each call, and packed there.
+        parameters: full name -> array, C-contiguous, which nobody may write to any more.
         """
 
 
 class Backend(Protocol):
-    """A backend: a module with these functions, and `arrays`, an ArrayLibrary, unless that is NumPy.
+    """A backend: a module with these functions, and with `arrays`, an ArrayLibrary, unless that is NumPy.
 
-    A module that can round the operands of matrix products lists how in `OPERANDS`; its `compile` then takes
-    `operands`, one of them.
+    A module that can round the operands of matrix products lists their formats in `OPERANDS`. Its `compile` then takes
+    `operands`, one of these.
     """
 
     def compile(self, computation: Computation, *, threads: int | None, **options: str) -> Code:
-        """Compiles for any number of steps and any batch. threads: None = RNNC_NUM_THREADS, or all cores."""
+        """The code of a computation, for any number of steps and any batch size.
+
+        threads: the most threads of a call; None = RNNC_NUM_THREADS, or all cores.
+        """
 
     def compile_update(self, graph: Graph) -> Update:
-        """Compiles the equations of an optimiser (`rnnc.optimizers.update_graph`)."""
+        """The compiled equations of an optimiser (`rnnc.optimizers.update_graph`)."""
 
     def compile_noise(self, dtype: str) -> Noise:
         """The source of masks for dropout and zoneout."""

@@ -1,15 +1,17 @@
-"""The on-disk cache of compiled code. A bad entry is rebuilt, never trusted; without a usable folder there is no cache.
+"""The on-disk cache of compiled code. A damaged entry is rebuilt, never trusted. Without a usable folder there is none.
 
-An entry is named by a digest of everything that decides the code (the module, the target, the versions of LLVM and of
-llvmlite) and starts with a digest of its name and its contents. It is written under another name and then renamed, so
-that concurrent writers and readers only ever meet whole entries.
+The name of an entry is a digest of everything that decides the code: the module, the target, and the versions of LLVM
+and llvmlite. The entry starts with a digest of its name and its contents. It is written under another name and then
+renamed, so that concurrent writers and readers only ever see whole entries.
 
 Entries are code that this process will run, so they lie in a folder of their own within `settings.cache_folder()`. The
-folder and every entry must belong to this user (or to root) and be writable by nobody else. Both are opened once, and
-what is open is checked. Entries are reached through the open folder, so that it does not matter who may rename the
-folders above it. Windows has neither owners nor folders that can be opened: its cache lies within the user's profile.
+folder and every entry must belong to this user (or to root), and nobody else may be able to write to them. Both are
+opened once, and the checks are made on the open descriptors. Entries are reached through the open folder, so it does
+not matter who may rename the folders above it. Windows has neither owners of this kind nor folders that can be opened;
+its cache lies within the user's profile.
 
-The cache deletes only what it has made: files of its own folder with a name of its own and its mark at the beginning.
+The cache deletes only files that it has made: those in its own folder, with a name of its own and its mark at the
+beginning.
 """
 
 from __future__ import annotations
@@ -31,27 +33,28 @@ from rnnc.ir.errors import RnncWarning
 FOLDER = "objects"
 """The cache's own folder, below the one that the user names."""
 MOST_ENTRIES = 1024
+"""The number of entries beyond which the oldest quarter is deleted."""
 MOST_BYTES = 1 << 28
-"""Size of an entry; a larger file is none."""
+"""The largest size of an entry. A larger file is not one."""
 DRAFT_SECONDS = 3600.0
-"""The age from which a draft is what a killed writer left."""
+"""The age at which a draft is deleted, because its writer must have been killed."""
 
 _MAGIC = b"rnnc object 2\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _ENTRY = re.compile(r"[0-9a-f]{64}\.rnnc")
 _DRAFT = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.rnnc-draft")
 _OWNED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
-"""Whether files have owners here, and folders can be opened."""
+"""True if files have owners on this system, and folders can be opened."""
 _O_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # to open a named pipe would wait for its other end
+_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # without it, opening a named pipe would wait for its other end
 _O_BINARY = getattr(os, "O_BINARY", 0)
 
 _told: set[Path] = set()
 
 
 def key(*parts: str) -> str:
-    """The name of an entry."""
+    """The name of an entry: a digest of the parts that decide its code."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{len(part)}:".encode())
@@ -60,9 +63,9 @@ def key(*parts: str) -> str:
 
 
 def load(name: str) -> bytes | None:
-    """The object code of an entry, if it is there, whole, and nobody else's.
+    """The object code of an entry; None if there is none, or if it is damaged or may be written by others.
 
-    Warns once per folder (RnncWarning) if the folder or the entry may have been written by another user.
+    Warns once per folder (RnncWarning) if another user may have written the folder or the entry.
     """
     with suppress(OSError), _opened(make=False) as folder:
         return None if folder is None else folder.load(name)
@@ -70,7 +73,7 @@ def load(name: str) -> bytes | None:
 
 
 def store(name: str, payload: bytes) -> None:
-    """Writes an entry; without effect where the folder cannot be used. Warns like `load`."""
+    """Writes an entry. Has no effect if the folder cannot be used. Warns like `load`."""
     with suppress(OSError), _opened(make=True) as folder:
         if folder is not None:
             folder.store(name, payload)
@@ -79,7 +82,7 @@ def store(name: str, payload: bytes) -> None:
 
 @contextmanager
 def _opened(make: bool) -> Iterator[_Folder | None]:
-    """The folder of entries while it is open; None if there is none to trust. Raises OSError if it cannot be used."""
+    """A context with the open folder of entries, or None if there is none that can be trusted. May raise OSError."""
     root = settings.cache_folder()
     if root is None:
         yield None
@@ -107,14 +110,14 @@ def _opened(make: bool) -> Iterator[_Folder | None]:
 
 
 class _Folder:
-    """An open folder of entries. Without a descriptor its files are reached by their whole path."""
+    """An open folder of entries. Without a descriptor, its files are reached by their full paths."""
 
     def __init__(self, path: Path, descriptor: int | None) -> None:
         self._path = path
         self._descriptor = descriptor
 
     def load(self, name: str) -> bytes | None:
-        """The payload of a whole entry that nobody else can have written."""
+        """The payload of an entry; None if it is damaged, or if others may have written it."""
         with self._reading(f"{name}.rnnc") as file:
             if file is None:
                 return None
@@ -122,7 +125,7 @@ class _Folder:
         return payload if digest == _digest(name, payload) else None
 
     def store(self, name: str, payload: bytes) -> None:
-        """Writes an entry in one step, as others see it."""
+        """Writes an entry, atomically."""
         draft, entry, where = f"{name}.{os.urandom(8).hex()}.rnnc-draft", f"{name}.rnnc", self._descriptor
         descriptor = self._open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
@@ -134,7 +137,7 @@ class _Folder:
             raise
 
     def prune(self) -> None:
-        """Drops what killed writers left, and the oldest entries of a full cache."""
+        """Deletes drafts of killed writers, and the oldest entries of a full cache."""
         files = sorted(self._files())
         for modified, name in files:
             if _DRAFT.fullmatch(name) and modified < time.time() - DRAFT_SECONDS:
@@ -151,18 +154,21 @@ class _Folder:
         return False
 
     def _files(self) -> Iterator[tuple[float, str]]:
-        """When it was written, and the name, of every ordinary file whose name is of the cache's making."""
+        """The time of writing and the name of every regular file whose name is that of an entry or a draft."""
         with os.scandir(self._path if self._descriptor is None else self._descriptor) as files:
             for file in files:
                 if _ENTRY.fullmatch(file.name) or _DRAFT.fullmatch(file.name):
-                    with suppress(OSError):  # another process drops files, too
+                    with suppress(OSError):  # another process may have deleted the file
                         found = file.stat(follow_symlinks=False)
                         if stat.S_ISREG(found.st_mode):
                             yield found.st_mtime, file.name
 
     @contextmanager
     def _reading(self, entry: str) -> Iterator[BinaryIO | None]:
-        """An entry's file behind its mark; None if it is no entry, or if others can have written it."""
+        """A context with an entry's open file, read up to the end of its mark.
+
+        It is None if the file is not an entry, or if others may have written it.
+        """
         descriptor = self._open(entry, os.O_RDONLY | _O_NONBLOCK)
         try:
             found = os.fstat(descriptor)
@@ -193,7 +199,7 @@ def _digest(name: str, payload: bytes) -> bytes:
 
 
 def _fault(found: os.stat_result) -> str:
-    """Why others may have written a file or folder; nothing if they cannot have."""
+    """The reason why others may have written a file or folder; an empty text if they cannot."""
     if not _OWNED:
         return ""
     if found.st_uid not in (0, os.geteuid()):
@@ -204,7 +210,7 @@ def _fault(found: os.stat_result) -> str:
 
 
 def _tell(folder: Path, fault: str) -> None:
-    """Says once per folder why the cache is done without."""
+    """Warns once per folder that the cache is not used, and why."""
     if folder not in _told:
         _told.add(folder)
         warnings.warn(

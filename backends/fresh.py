@@ -1,9 +1,8 @@
-"""Fresh memory: arrays that nobody has written yet, and the setting that makes reading one show.
+"""Fresh memory: arrays that nobody has written yet, and the setting that reveals a read of one.
 
-With RNNC_POISON=1 (`rnnc.ir.settings.poison`) all of it holds NaN: outputs before a backend writes them, scratch
-buffers, blocks that are used again, packed weights before they are packed. What is computed from memory that nobody
-wrote is then NaN, whatever happened to lie there. Generated code that takes memory of its own fills it likewise. The
-tests run so.
+With RNNC_POISON=1 (`rnnc.ir.settings.poison`), fresh memory holds NaN: outputs before a backend writes them, scratch
+buffers, reused blocks, and the memory for packed weights. A result computed from memory that nobody wrote is then NaN.
+Generated code fills memory that it allocates in the same way. The tests run with this setting.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from rnnc.ir.errors import SizeError
 HINT = "give shorter sequences or fewer rows at a time, or make the network smaller"
 
 BYTE = 0xFF
-"""Four or eight of it are a NaN of float32 or float64, two one of float16."""
+"""The byte of poison. Two, four or eight of them are a NaN of float16, float32 or float64."""
 
 
 def empty(shape: int | tuple[int, ...] | list[int], dtype: Any, xp: ModuleType | Any = np) -> Any:
-    """A new array, not cleared. xp: the module of arrays. Raises SizeError if there is no memory for it."""
+    """A new array, not cleared. xp: the module of arrays. Raises SizeError if there is not enough memory."""
     try:
         array = xp.empty(shape, dtype)
     except (MemoryError, ValueError) as error:
@@ -37,7 +36,7 @@ def empty(shape: int | tuple[int, ...] | list[int], dtype: Any, xp: ModuleType |
 
 @contextmanager
 def enough_memory(what: str) -> Iterator[None]:
-    """Raises SizeError, naming what the memory is for, where an array within cannot be had."""
+    """A context that raises SizeError if an array cannot be allocated in it. what: the purpose, for the message."""
     try:
         yield
     except (MemoryError, ValueError) as error:
@@ -46,25 +45,25 @@ def enough_memory(what: str) -> Iterator[None]:
 
 
 def _say(what: str, error: Exception) -> None:
-    """Raises SizeError if an error means that memory for something cannot be had."""
+    """Raises SizeError if an error means that there is not enough memory for something."""
     short = isinstance(error, MemoryError) or "too big" in str(error) or "Maximum allowed" in str(error)
     if short and not isinstance(error, SizeError):
         raise SizeError(f"no memory for {what}: {error}; {HINT}") from error
 
 
 def empty_like(array: Any, xp: ModuleType | Any = np) -> Any:
-    """A new array of the shape and dtype of another, not cleared."""
+    """A new array with the shape and dtype of another, not cleared."""
     return empty(array.shape, array.dtype, xp)
 
 
 def spoiled(array: Any) -> Any:
-    """The array, filled with NaN (integers: with their largest value) where memory is poisoned."""
+    """The array. If memory is poisoned, it is filled with NaN, or with the largest value of an integer dtype."""
     if settings.poison():
         array[...] = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).max
     return array
 
 
 def block(size: int) -> NDArray[np.uint8]:
-    """Bytes, not cleared."""
+    """A new array of bytes, not cleared."""
     made: NDArray[np.uint8] = empty(size, np.uint8)
     return made

@@ -1,8 +1,8 @@
-"""Locks that a fork waits for.
+"""Locks that are safe across a fork.
 
 The child of a fork has one thread, the one that forked. A lock that another thread held at that moment would stay held
-in the child for ever, and what it guards would be half done. So a fork takes all of these locks before it happens, and
-releases them in both processes afterwards.
+in the child for ever, with its work half done. So a fork first takes all of these locks, and releases them afterwards
+in both processes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _taken: list[threading.RLock] = []
 
 
 def new_lock() -> threading.RLock:
-    """A lock, to be held by `with`: a signal handler that raises cannot leave it held.
+    """A new re-entrant lock. Hold it by `with`, so that a signal handler that raises cannot leave it held.
 
-    It is re-entrant: a signal handler, or a finalizer that garbage collection runs, may meet it on the thread that has
-    it. What must not be done twice at a time needs a flag besides.
+    It must be re-entrant because a signal handler, or a finalizer run by garbage collection, may take it on the thread
+    that already holds it. Work that must not be entered twice by one thread needs a flag of its own.
     """
     lock = threading.RLock()
     _locks[next(_numbers)] = lock
@@ -30,7 +30,7 @@ def new_lock() -> threading.RLock:
 
 
 def _take_all() -> None:
-    """Waits for one lock at a time while it holds no other: the order in which threads take locks does not matter."""
+    """Takes all locks. It holds no other lock while it waits for one, so it cannot deadlock with any other order."""
     _forking.acquire()
     busy: threading.RLock | None = None
     while True:
@@ -44,7 +44,7 @@ def _take_all() -> None:
 
 
 def _take_free() -> threading.RLock | None:
-    """Takes locks up to the first that another thread has, which it returns."""
+    """Takes locks until one is held by another thread, and returns that one; None if all are taken."""
     for lock in filter(None, (reference() for reference in _locks.valuerefs())):
         if not lock.acquire(blocking=False):
             return lock

@@ -1,12 +1,12 @@
-"""Work that a signal handler does not cut: it is done whole, or not begun.
+"""Work that no signal handler interrupts: it is done completely, or not begun.
 
-Python runs signal handlers on the main thread between two instructions, and one that raises (Ctrl-C) leaves what it
-interrupted half done. Machine code is not interrupted; this is for work that consists of many calls.
+Python runs signal handlers on the main thread between two instructions. A handler that raises (Ctrl-C) leaves the work
+that it interrupted half done. Machine code is not interrupted; `whole` is for work that consists of several calls.
 """
 
 from __future__ import annotations
 
-# What `signal` wraps: that makes an enumeration of every number, which takes 100 us for all signals instead of 6.
+# The module below `signal`, which makes an enum of every number. For all signals, that takes 100 us instead of 6.
 import _signal  # type: ignore[import-not-found]
 import signal
 import threading
@@ -17,7 +17,7 @@ _SIGNALS = tuple(map(int, signal.valid_signals()))
 
 
 def whole(work: Callable[[], object]) -> None:
-    """Does the work; signals that come meanwhile are handled after it."""
+    """Does the work. Signals that arrive meanwhile are handled after it."""
     if threading.get_ident() != threading.main_thread().ident:  # handlers run on the main thread alone
         work()
         return
@@ -36,7 +36,7 @@ def whole(work: Callable[[], object]) -> None:
 
 
 def _restore(waiting: list[_Waiting]) -> None:
-    """Puts the handlers back. One that raises at once, because its signal comes now, does not keep others from it."""
+    """Restores the handlers, also if one of them raises meanwhile because its signal arrives now."""
     for one in waiting:
         one.waits = False
     try:
@@ -49,7 +49,7 @@ def _restore(waiting: list[_Waiting]) -> None:
 
 
 class _Waiting:
-    """A handler that takes note of its signal while `waits`, and otherwise passes it on."""
+    """A handler that records its signal while `waits` is set, and otherwise passes it on."""
 
     def __init__(self, number: int, handler: Callable[[int, FrameType | None], object]) -> None:
         self.number, self.handler = number, handler

@@ -183,9 +183,8 @@ class Value(NoConcreteValue):
     def split(self, parts: int | Sequence[int], axis: int | None = None) -> tuple[Value, ...]:
         """The value cut into parts: `parts` equal ones, or parts of the sizes listed.
 
-        axis: by default, the last axis (the units) of a value with a batch, and the first axis (the rows) of a
-        parameter. A value with a batch is cut along its units only.
-        Raises IRError if the parts do not fill the axis.
+        axis: by default the last axis of a value with a batch, of its units, and the first axis of a parameter. A value
+        with a batch is cut along units only. Raises IRError if the parts do not fill the axis.
         """
         own = self.axes
         cut = self._axis("split", axis) if own else axis_to_cut("split", axis, self.shape, self.has_batch)
@@ -204,9 +203,9 @@ class Value(NoConcreteValue):
         return result
 
     def reshape(self, *sizes: Any) -> Value:
-        """The same numbers with other axes, the last one running fastest, as NumPy's reshape.
+        """The same elements with other axes, in C order, as NumPy's reshape.
 
-        Of a value with a batch: other axes of its units, v.reshape(-1, m, n), where -1 is the batch. It costs nothing.
+        A value with a batch gets other axes of its units: v.reshape(-1, m, n), where -1 is the batch. It costs nothing.
         """
         given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
         if not self.has_batch:
@@ -228,20 +227,20 @@ class Value(NoConcreteValue):
         return self._arranged("permute", "axes", axes)
 
     def sum(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
-        """The sum over the last axis, kept with size 1: (B, N) -> (B, 1). Of several axes of units, over any one."""
+        """The sum over the last axis, or over one of several axes of units. The axis is kept: (B, N) -> (B, 1)."""
         return self._reduced("sum", "sum", axis, keepdims, other)
 
     def mean(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
-        """The mean over the last axis, kept with size 1: (B, N) -> (B, 1). Of several axes of units, over any one."""
+        """The mean over the last axis, or over one of several axes of units. The axis is kept: (B, N) -> (B, 1)."""
         size = int(self.shape[self._axis("mean", axis)])
         return self._reduced("mean", "sum", axis, keepdims, other) * (1.0 / size)
 
     def max(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
-        """The largest of the last axis, kept with size 1: (B, N) -> (B, 1). Of several axes of units, over any one."""
+        """The maximum over the last axis, or over one of several axes of units. The axis is kept: (B, N) -> (B, 1)."""
         return self._reduced("max", "max", axis, keepdims, other)
 
     def min(self, axis: int | None = None, keepdims: bool = True, **other: object) -> Value:
-        """The smallest of the last axis, kept with size 1: (B, N) -> (B, 1). Of several axes of units, over any one."""
+        """The minimum over the last axis, or over one of several axes of units. The axis is kept: (B, N) -> (B, 1)."""
         return -(-self)._reduced("min", "max", axis, keepdims, other)
 
     def clip(self, low: Value | Number | None = None, high: Value | Number | None = None, **other: object) -> Value:
@@ -252,10 +251,7 @@ class Value(NoConcreteValue):
 
     @property
     def has_batch(self) -> bool:
-        """True if the value has a step or a batch axis, so that its last axis is the units.
-
-        False for a value computed from parameters alone.
-        """
+        """True if the value has a step or a batch axis, so that its last axis is the units; False for parameters."""
         return self.node.step is not None or BATCH in self.shape
 
     def _cut(self, axis: int, start: int, stop: int) -> Value:

@@ -1,9 +1,9 @@
-"""Grids: units seen as several axes, the last one fastest, so that a value is read with a step for each axis.
+"""Grids: units with several axes, in C order, so that a value is read with one step per axis.
 
     expand(v) {size=3, inner=4} of v (B, 8)   ->   v itself, read as ((2, 4), (3, 0), (4, 1)): sizes and steps
 
-Axes are compared by their **bounds**, the numbers of units to the right of each border: (2, 3, 4) has 4 and 12. Grids
-whose bounds divide one another can be walked together, as the axes between all of them.
+The **bounds** of axes are the numbers of units in the last axis, in the last two, and so on: (2, 3, 4) has the bounds 4
+and 12. Grids whose bounds divide one another can be walked together, with the axes between all bounds.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
 
 Grid = tuple[tuple[int, int], ...]
-"""For each axis its size, and how many columns further the next value is: 0 for one that is repeated."""
+"""For each axis, its size, and its step: the number of columns to the next value, or 0 if the value is repeated."""
 
 
 def expanded(grid: Grid, size: int, inner: int) -> Grid | None:
-    """A grid after `expand`; None if the new axis would lie across one."""
+    """The grid after an `expand`; None if the new axis would begin within an axis that cannot be cut there."""
     units, result = prod(n for n, _ in grid), list(grid)
     place, right = len(result), 1
     while right < inner:
@@ -38,7 +38,7 @@ def expanded(grid: Grid, size: int, inner: int) -> Grid | None:
 
 
 def _merged(axes: Sequence[tuple[int, int]]) -> Grid:
-    """Neighbouring axes that are read as one."""
+    """The grid with neighbouring axes joined if they can be read as one, and without axes of size 1."""
     result: list[tuple[int, int]] = []
     for size, step in axes:
         if result and result[-1][1] == step * size:
@@ -58,7 +58,7 @@ def bounds_of(sizes: Iterable[int]) -> frozenset[int]:
 
 
 def group_bounds(family: Family) -> frozenset[int]:
-    """The bounds of what a reduction over units reads: none, if it is over all."""
+    """The bounds of the axis that a reduction sums over; none if it reduces all units."""
     if not is_group(family):
         return frozenset()
     size, inner = family.attr("size"), family.attr("inner")
@@ -66,19 +66,19 @@ def group_bounds(family: Family) -> frozenset[int]:
 
 
 def are_alike(bounds: Iterable[int]) -> bool:
-    """Whether axes between these bounds exist."""
+    """True if every bound divides the next one, so that axes between them exist."""
     ordered = sorted(bounds)
     return all(b % a == 0 for a, b in zip(ordered, ordered[1:], strict=False))
 
 
 def axes_between(width: int, bounds: Iterable[int]) -> tuple[int, ...]:
-    """The sizes of the axes."""
+    """The sizes of the axes between bounds, of so many units."""
     ordered = [1, *sorted(bounds), width]
     return tuple(b // a for a, b in zip(ordered, ordered[1:], strict=False))[::-1]
 
 
 def steps_along(grid: Grid, axes: Sequence[int]) -> tuple[int, ...] | None:
-    """How far the next value is along each of these axes; None if an axis of the grid ends within one of them."""
+    """The step of a grid along each of these axes; None if an axis of the grid ends within one of them."""
     found: list[int] = []
     left = list(grid)
     for size in reversed(axes):
@@ -92,7 +92,7 @@ def steps_along(grid: Grid, axes: Sequence[int]) -> tuple[int, ...] | None:
 
 
 def reduced_axes(family: Family, axes: Sequence[int]) -> frozenset[int]:
-    """The axes that a reduction over units sums over."""
+    """The numbers of the axes that a reduction over units reduces."""
     if not is_group(family):
         return frozenset(range(len(axes)))
     start, stop = family.attr("inner"), family.attr("inner") * family.attr("size")
@@ -101,5 +101,5 @@ def reduced_axes(family: Family, axes: Sequence[int]) -> frozenset[int]:
 
 
 def is_group(family: Family) -> bool:
-    """A reduction over one axis of several."""
+    """True for a reduction over one of several axes of units."""
     return family.spec.kind is Kind.REDUCE and "size" in family.spec.attrs

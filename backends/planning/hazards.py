@@ -1,7 +1,8 @@
-"""Which phases of a step must wait for the other blocks, or threads, of their group.
+"""Hazards: the phases of a step that must wait for the other blocks, or threads, of their group.
 
-Phases between two barriers may run at once on different units and rows of a tile. A barrier is needed where a phase
-reads what another thread has written since the last one, or overwrites what another thread may still read.
+Phases between two barriers may run at the same time on different units and rows of a tile. A barrier is needed before a
+phase that reads what another thread has written since the last barrier, or overwrites what another thread may still
+read.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from dataclasses import dataclass
 from rnnc.backends.planning.plan import Phase, Place, Region, Space
 
 STEPS = 3
-"""Steps looked at: the third reads what the second has written into the half that the first one read."""
+"""The number of steps analysed. A double buffer repeats after two steps, so the third step meets all hazards of later
+ones: it writes the half that the first step wrote and the second one reads."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """One access to a buffer. moment: which of its values, where it has several. columns: those that one thread
-    touches, if it is the thread of the same row and unit (first column, width), or None: any thread."""
+    """One access to a buffer.
+
+    moment: the number of the value, if the buffer has several. columns: (first column, width) if each thread accesses
+    only the columns of its own rows and units; None if any thread may access any of them.
+    """
 
     place: Place
     moment: int
@@ -27,7 +32,7 @@ class Access:
 
 
 def barriers(region: Region) -> set[int]:
-    """The phases, by number, before which all must have arrived; 0: before every step but the first."""
+    """The numbers of the phases that need a barrier before them. 0: before every step but the first."""
     needed: set[int] = set()
     while (more := _first_conflict(region, needed)) is not None:
         needed.add(more)
@@ -68,7 +73,7 @@ def _accesses(phase: Phase, step: int) -> Iterator[Access]:
 
 
 def _moment(place: Place, step: int) -> int:
-    """Buffers over time have one value a step, double buffers two in turn, all others one."""
+    """The number of the value accessed. Buffers over time have one per step, double buffers two, others one."""
     if place.buffer.space in (Space.STATE, Space.STEP, Space.ROWS):
         return (step + (not place.previous)) % 2 if place.buffer.double else 0
     return step

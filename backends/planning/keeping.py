@@ -1,4 +1,4 @@
-"""What the first half of a plan leaves for the second."""
+"""The values that the first half of a plan keeps for the second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rnnc.backends.planning.plan import Buffer, Place, Plan
 
 
 def kept_buffers(planned: Plan) -> list[Buffer]:
-    """What the first half leaves for the second, in the order of the plan."""
+    """The buffers that the first half writes and the second half reads, in the order of the plan."""
     if not planned.late:
         return []
     read, written = set(_touched(planned, True)), set(_touched(planned, False))
@@ -19,7 +19,7 @@ def kept_buffers(planned: Plan) -> list[Buffer]:
 
 
 def _touched(planned: Plan, late: bool) -> Iterator[Buffer]:
-    """Buffers that one half reads or writes."""
+    """The buffers that one half reads or writes."""
     for region in planned.regions:
         if region.late != late:
             continue

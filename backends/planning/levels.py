@@ -1,8 +1,8 @@
 """Levels: one group of values, such as a loop's step, scheduled into phases.
 
-A matmul needs whole rows of its left operand, and a sum over units needs whole rows too; everything else works unit by
-unit. So a value's **level** is the number of such barriers before it; values of one level and one width are one phase,
-computed in registers. A value read across a barrier gets a buffer, and nothing else does.
+A matmul needs whole rows of its left operand, and a sum over units needs whole rows too. Everything else works unit by
+unit. A value's **level** is the number of such barriers before it. The values of one level and one width are one phase,
+computed in registers. A value gets a buffer if it is read across a barrier or by a later phase, and otherwise none.
 
     members -> levels_of -> place_kept -> phases_of -> phases
 """
@@ -30,8 +30,9 @@ Level = dict[Family, int]
 class Group:
     """Values that are computed together, operands first.
 
-    name: of its phases. space: of the buffers that it needs. copies: what is stored as it was read. loop: the number of
-    the loop whose step this is, or None. wanted: members that somebody outside reads from a buffer.
+    name: the prefix of its phases' names. space: the space of its buffers. copies: values that are loaded and stored
+    again. loop: the number of the loop whose step this is, or None. wanted: members that values outside the group read
+    from a buffer.
     """
 
     reading: Reading
@@ -44,11 +45,11 @@ class Group:
 
     @cached_property
     def inside(self) -> frozenset[Family]:
-        """The members, to look one up."""
+        """The members as a set."""
         return frozenset(self.members)
 
     def reads(self, family: Family) -> list[Read]:
-        """What a member reads of other members."""
+        """The reads of other members by a member."""
         return [read for read in self.reading.reads(family) if read.operand in self.inside]
 
 
@@ -64,7 +65,7 @@ def schedule(group: Group, storage: Storage) -> list[Phase]:
 
 
 def levels_of(group: Group) -> Level:
-    """As late as the readers allow: a value is computed where it is needed, instead of being kept."""
+    """The level of each member, as late as its readers allow, so that values are computed where they are needed."""
     early = _early(group)
     late: Level = {}
     bound: Level = {}
@@ -77,7 +78,7 @@ def levels_of(group: Group) -> Level:
 
 
 def _early(group: Group) -> Level:
-    """Barriers before each value."""
+    """The number of barriers before each value."""
     early: Level = {}
     for family in group.members:
         early[family] = max((early[r.operand] + int(r.barrier) for r in group.reads(family)), default=0)
@@ -88,7 +89,7 @@ def _early(group: Group) -> Level:
 
 
 def place_kept(group: Group, level: Level, copies: Sequence[Copy], storage: Storage) -> list[Copy]:
-    """Buffers for what is read across a barrier, or by a later phase. Returns the parts of concats that are copied."""
+    """Adds buffers for values read across a barrier or by a later phase. Returns copies of parts of concats."""
     kept = {f for f in group.wanted if f in group.inside} | {f for f in group.members if f.spec.kind is Kind.REDUCE}
     kept.update(_read_later(group, level))
     kept.update(_copied(group, copies))
@@ -105,7 +106,7 @@ def place_kept(group: Group, level: Level, copies: Sequence[Copy], storage: Stor
 
 
 def _written_by_parts(group: Group, family: Family) -> bool:
-    """A concat of a step is never computed: its parts are written where it is."""
+    """True for a concat of a step: it is never computed, as its parts are written into its place."""
     return family.op == "concat" and group.loop is not None
 
 
@@ -114,18 +115,18 @@ def _read_later(group: Group, level: Level) -> Iterable[Family]:
         if _written_by_parts(group, family):
             continue
         for read in group.reads(family):
-            again = group.reading.inline_scalar(read.operand) and not read.barrier  # computed again there
+            again = group.reading.inline_scalar(read.operand) and not read.barrier  # recomputed by the reader
             if not again and (read.barrier or level[family] > level[read.operand]):
                 yield read.operand
 
 
 def _copied(group: Group, copies: Sequence[Copy]) -> list[Family]:
-    """What copies read of the values of this group."""
+    """The members that copies read."""
     return [base for base in (group.reading.base(family)[0] for family, _ in copies) if base in group.inside]
 
 
 def _place(group: Group, family: Family, storage: Storage) -> None:
-    """Where a value must be written anyway, it is read: where a new state is kept, or a part of a concat."""
+    """Decides the place of a value: one where it must be written anyway (a state, a concat), or a new buffer."""
     for spaces in ((Space.STATE,), (Space.TIMED, Space.STEP)):
         shared = next((p for p in storage.extra[family] if p.buffer.space in spaces), None)
         if shared is not None:
@@ -136,7 +137,7 @@ def _place(group: Group, family: Family, storage: Storage) -> None:
 
 
 def _place_concat(group: Group, family: Family, storage: Storage) -> list[Copy]:
-    """Its parts are written wherever it must be. Returns those that are copied."""
+    """Has the parts of a concat written to all its places. Returns copies of the parts outside the group."""
     copies: list[Copy] = []
     if family not in storage.places:
         _place(group, family, storage)
@@ -155,12 +156,12 @@ def _place_concat(group: Group, family: Family, storage: Storage) -> list[Copy]:
 # ---- phases
 
 Key = tuple[int, int, int]
-"""What one phase computes: level, the number of its reductions over units that can be walked together (0: it has none),
-width."""
+"""The values that one phase computes: their level, the number of a set of reductions over units that can be walked
+together (0: no reductions), and their width."""
 
 
 def phases_of(group: Group, level: Level, copies: Sequence[Copy], storage: Storage) -> list[Phase]:
-    """One phase for each level and width that stores something."""
+    """The phases in order: one for each key with something to store."""
     values, stored = _by_key(group, level, storage), _copies_by_key(group, level, copies)
     at_once = {
         (at, 0, width) for at, number, width in values if number == 1 and _walked_at_once(group, values, at, width)
@@ -170,7 +171,7 @@ def phases_of(group: Group, level: Level, copies: Sequence[Copy], storage: Stora
         at, reduces, width = key
         tiles = (at, 0, width)
         computed = set(values.get(key, ()))
-        if reduces:  # what a sum reads is computed on the way, even if the tiles of this level compute it too
+        if reduces:  # a sum computes its operands itself, even if the tiles of this level compute them too
             computed.update(values.get(tiles, ()))
         roots = [f for f in values.get(key, ()) if reduces or key not in at_once and storage.targets(f)]
         copied = stored.get(key, []) if key not in at_once else []
@@ -201,9 +202,10 @@ def _by_key(group: Group, level: Level, storage: Storage) -> dict[Key, list[Fami
 
 
 def _walked_at_once(group: Group, values: Mapping[Key, list[Family]], at: int, width: int) -> bool:
-    """Whether what a level stores is computed with its reductions: units on a grid, of which none is a product's.
+    """True if one phase computes a level's reductions together with the values that the level stores.
 
-    Such values are wide, as matrices of each row are, and a second pass over them costs more than all arithmetic.
+    That needs units on a grid, and no stored value with a matmul. Such values are wide, because they are matrices per
+    row, so a second pass over them would cost more than the arithmetic.
     """
     reading, stored = group.reading, values.get((at, 0, width), [])
     reductions = values[at, 1, width]

@@ -1,4 +1,4 @@
-"""One phase: from what it must store, down to accumulators, equations, loads and vectors."""
+"""One phase, built from the values that it must store down to accumulators, equations, loads and vectors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rnnc.ir.ops import Kind
 
 
 class PhaseBuilder:
-    """One phase: from its roots down to loads, accumulators and vectors."""
+    """The builder of one phase, from its roots down to loads, accumulators and vectors."""
 
     def __init__(
         self, reading: Reading, storage: Storage, loop: int | None, name: str, width: int, group: set[Family]
     ) -> None:
-        """loop: the number of the loop whose step it is, or None. group: the values that it may compute."""
+        """loop: the number of the loop whose step this is, or None. group: the values that the phase may compute."""
         self.reading = reading
         self.storage = storage
         self.loop = loop
@@ -50,7 +50,7 @@ class PhaseBuilder:
         return self.phase
 
     def _axes(self) -> tuple[int, ...]:
-        """The axes of a phase that is walked as a grid: those of its reductions, and of the reads that fit them."""
+        """The axes of a phase that walks a grid: those of its reductions, and of the reads that fit them. Else ()."""
         if self.feeds:
             return ()
         bounds = frozenset[int]().union(*map(group_bounds, self.phase.sums))
@@ -61,7 +61,7 @@ class PhaseBuilder:
         return axes_between(self.phase.width, bounds) if bounds else ()
 
     def _need(self, family: Family, compute: bool = False) -> Calls:
-        """Makes a value available in registers."""
+        """Makes a value available in registers: as a vector, computed, or loaded."""
         if family in self.done or family.op in ("const", "zeros"):
             return
         self.done.add(family)
@@ -81,7 +81,7 @@ class PhaseBuilder:
         products = [i for i in family.inputs if self.reading.absorbed(i)] if family.op == "add" else []
         if self.reading.product(family):
             products = [family]
-        if family.op == "expand":  # that somebody needs as columns
+        if family.op == "expand":  # stored as columns: its operand is read as a grid
             grid = expanded(((int(family.inputs[0].shape[-1]), 1),), family.attr("size"), family.attr("inner"))
             self.phase.loads[family] = replace(self._where(family.inputs[0]), grid=grid or ())
             return
@@ -105,10 +105,10 @@ class PhaseBuilder:
             self._feed(number, product)
 
     def _feed(self, number: int, family: Family) -> None:
-        """Adds a product to the loop over k that reads the same columns, or to a new one.
+        """Adds a product to the feed that reads the same columns, or to a new one.
 
-        A place is where the columns begin: products of one place and of another width are loops of their own, and so
-        are several products of one operand in one sum.
+        Products whose columns begin at the same place but have another width need a feed of their own, because a place
+        is only where columns begin. So do several products of one operand in one sum.
         """
         product = self.reading.product(family)
         assert product is not None

@@ -1,8 +1,8 @@
-"""Placement: the buffers of a program, before anything is scheduled.
+"""Placement: the buffers that are shared between groups of values, decided before anything is scheduled.
 
-    outputs and inputs over time -> values of one row a sequence -> states -> outputs -> contexts -> values over time
+    outputs and inputs over time -> values of one row per sequence -> states -> outputs -> contexts -> values over time
 
-A **context** is the loop that a value outside loops serves alone: it is computed chunk by chunk, beside that loop.
+A **context** is the loop that a value outside loops serves alone. The value is computed chunk by chunk beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rnnc.ir.shape_rules import BATCH
 
 @dataclass(frozen=True)
 class Halves:
-    """Which statements, values, inputs and outputs belong to the second half of a computation, if it has two."""
+    """The statements, values and names of inputs and outputs of the second half of a computation, if it has one."""
 
     statements: frozenset[Statement]
     names: frozenset[str]
@@ -35,18 +35,18 @@ class Halves:
         return Halves(frozenset(second), late, frozenset(f for s in second for f in members(s)))
 
     def crosses(self, name: str, output: Family) -> bool:
-        """Whether a last value of the first half is an output of the second."""
+        """True if an output of the second half is a last value that the first half computes."""
         return output.op == "exit" and name in self.names and output not in self.values
 
 
 @dataclass
 class Placement:
-    """Where everything is that is not within one group of values.
+    """The places of all values that are not within one group.
 
-    inputs, outputs, row_inputs, row_outputs: see `plan.Plan`. states: of each loop, by its number. copies: what is
-    stored as it was read, by loop, of each step; None: of all steps. row_copies: once a sequence. context: each
-    computed value outside loops -> the loop that it serves alone, or None. late_buffers: what the second half alone
-    writes of them.
+    inputs, outputs, row_inputs, row_outputs: see `plan.Plan`. states: the number of a loop -> its states.
+    copies: the number of a loop -> values that each of its steps loads and stores again; None -> those of all steps.
+    row_copies: the same, once per sequence. context: computed value outside loops -> the loop it serves alone, or None.
+    late_buffers: the buffers that only the second half writes.
     """
 
     storage: Storage = field(default_factory=Storage)
@@ -61,21 +61,21 @@ class Placement:
     late_buffers: set[Buffer] = field(default_factory=set)
 
     def is_late(self, place: Place) -> bool:
-        """Whether a place is written by the second half only."""
+        """True if only the second half writes a place."""
         return place.buffer in self.late_buffers
 
     def copied(self, reading: Reading, number: int | None) -> set[Family]:
-        """What the copies of a loop, or of none, read."""
+        """The values that the copies of a loop read; of no loop, if `number` is None."""
         return {reading.base(family)[0] for family, _ in self.copies[number]}
 
 
 def place(program: Program, reading: Reading, halves: Halves) -> Placement:
-    """Decides where values are. Raises BackendError, naming the value, for what compiled code cannot express."""
+    """The placement of a program. Raises BackendError, which names the value, if compiled code cannot express it."""
     return _Placer(program, reading, halves).run()
 
 
 def _loops_before(program: Program) -> dict[Family, int]:
-    """Each value outside loops -> how many loops run before it: values of one number are computed together."""
+    """For each value outside loops, the number of loops before it. Values with the same number run together."""
     before: dict[Family, int] = {}
     loops = 0
     for statement in program.statements:
@@ -109,7 +109,7 @@ class _Placer:
         return self.found
 
     def _place_arrays(self) -> None:
-        """The caller's arrays with a value of each step."""
+        """Places the caller's arrays with one value per step."""
         for name, family in self.program.outputs.items():
             if family.timed:
                 buffer = self.storage.buffer(name, Space.OUTPUT, int(family.shape[-1]))
@@ -121,10 +121,10 @@ class _Placer:
                 self.found.inputs[family.name] = buffer
                 self.storage.places[family] = Place(buffer)
 
-    # ---- values of one row a sequence
+    # ---- values of one row per sequence
 
     def _place_rows(self) -> None:
-        """Initial states and last values that something computes with."""
+        """Places initial states and last values that other values read."""
         read = {self.reading.base(r)[0] for r in self._read_by_sums()}
         returned = {f for n, f in self.program.outputs.items() if f.op == "input" or self.halves.crosses(n, f)}
         first = self._read_by_starts()
@@ -141,7 +141,7 @@ class _Placer:
                     self.found.row_inputs.append((family.name, self.storage.places[family]))
 
     def _read_by_starts(self) -> set[Family]:
-        """What states start at, but for whole inputs: those are read where the caller has them."""
+        """The values at which states start, without whole inputs, which are read from the caller's arrays."""
         initial = [c.initial for loop in self.loops for c in loop.carries if c.initial is not None]
         return {self.reading.base(family)[0] for family in initial if family.op != "input"}
 
@@ -157,7 +157,7 @@ class _Placer:
         current = Place(buffer)
         if self.reading.computed(carry.source) and self.loop_of.get(carry.source) == number:
             self.storage.extra[carry.source].append(current)
-        elif carry.source is not carry:  # a state that only moves: a delay, a shift
+        elif carry.source is not carry:  # a state that is only copied, such as a delay
             self.found.copies[number].append((carry.source, current))
         exits = self.reading.exits[carry.attr("state")]
         finals = tuple(n for n, f in self.program.outputs.items() if f in exits and not self.halves.crosses(n, f))
@@ -165,7 +165,7 @@ class _Placer:
         return State(carry, buffer, self._initial(carry.initial), finals, kept)
 
     def _initial(self, family: Family) -> str | Place | None:
-        """What a state starts at."""
+        """The initial value of a state, as `plan.State` names it."""
         if family.op == "input":
             return family.name
         if family.op == "zeros":
@@ -175,10 +175,10 @@ class _Placer:
             raise BackendError(f"{family!r}: compiled code cannot start a state at it")
         return Place(self.storage.places[base].buffer, self.storage.places[base].column + column)
 
-    # ---- where values over time are
+    # ---- values over time
 
     def _contexts(self) -> dict[Family, int | None]:
-        """Each computed value outside loops -> the loop it serves alone, or None."""
+        """For each computed value outside loops, the loop that it serves alone, or None."""
         context: dict[Family, int | None] = {}
         serves: dict[Family, set[int | None]] = defaultdict(set)
         outputs = set(self.program.outputs.values())
@@ -210,10 +210,10 @@ class _Placer:
     def _place_output(self, output: Family, target: Place) -> None:
         base, column = self.reading.base(output)
         if base is not output or not self.reading.computed(output):
-            # The output is the input, an old state, or a part of another value.
+            # The output is an input, an old state, or a part of another value.
             number = None if self.found.is_late(target) and base not in self.halves.values else self.loop_of.get(base)
             self.found.copies[number].append((output, target))
-            # An old state over time, for whoever reads it outside its loop.
+            # Readers outside the loop can read the old states over time from the output.
             if output.op == "carry" and not self.halves.names:
                 self.storage.over_time[output] = target
         elif output in self.storage.places or self._read_late(output):
@@ -222,8 +222,8 @@ class _Placer:
             self.storage.places[output] = Place(target.buffer, column)
 
     def _read_late(self, output: Family) -> bool:
-        """Whether the second half reads an output of the first: not from the caller's array, which may change."""
-        parts, todo = set[Family](), [output]  # of nested concats
+        """True if the second half reads an output of the first. It cannot read the caller's array, which may change."""
+        parts, todo = set[Family](), [output]  # parts of nested concats
         while todo:
             part = todo.pop()
             if part not in self.halves.values and part not in parts:
@@ -249,7 +249,7 @@ class _Placer:
         self.found.row_outputs.append((name, place))
 
     def _place_timed(self, context: dict[Family, int | None]) -> None:
-        """Buffers over time: concats first, since their parts live inside them."""
+        """Places values over time. Concats come first, because their parts lie within them."""
         for family in reversed(self.reading.all):
             outside = family not in self.loop_of and not self.reading.time_free(family)
             if family.op == "concat" and outside and BATCH in family.shape:
@@ -273,7 +273,10 @@ class _Placer:
                 self.storage.places[family] = self._new_outside(family)
 
     def _needs_buffer(self, family: Family, context: dict[Family, int | None]) -> bool:
-        """An off-cycle value read by a loop, after a loop or across a barrier; others stay in registers."""
+        """True for a value outside loops that a loop, a later group or the other half reads, or a read with a barrier.
+
+        Other values stay in registers.
+        """
         return any(
             (barrier and family.timed)
             or (reader in self.halves.values) != (family in self.halves.values)
@@ -284,7 +287,7 @@ class _Placer:
         )
 
     def _new_outside(self, family: Family) -> Place:
-        """A buffer for a value that no loop computes."""
+        """A new buffer for a value outside loops."""
         if family.timed:
             return self.storage.new("y", family, Space.TIMED)
         return self.storage.new("r", family, Space.ROWS)

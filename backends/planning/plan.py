@@ -1,9 +1,9 @@
 """The plan: a Program laid out as phases over buffers, ready for code generation.
 
-A **phase** is one pass over (rows x units): matmuls into register accumulators, the equations that finish them
-(the epilogue), and stores. Time-batched Gemms, elementwise maps, sums over units and the steps of a recurrence are
-all phases; they differ only in what they have of each part. A **region** is a recurrence: phases that run on a
-chunk of time steps at once, then phases that run once a step.
+A **phase** is one pass over (rows x units): matmuls into register accumulators, the equations that finish them (the
+epilogue), and stores. Time-batched matmuls, elementwise maps, sums over units and the steps of a recurrence are all
+phases; any of the three parts may be empty. A **region** is a recurrence: phases that run on a chunk of time steps at
+once, then phases that run once per step.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from rnnc.ir.program import Program
 
 
 class Space(Enum):
-    """Where a buffer lives, and what its rows are."""
+    """The lifetime of a buffer, and the meaning of its rows."""
 
     INPUT = "input"  # an argument of the caller: rows of all steps
     OUTPUT = "output"  # a result of the caller: rows of all steps
     TIMED = "timed"  # internal, rows of all steps
     CHUNK = "chunk"  # internal, rows of the chunk of steps being computed
-    STATE = "state"  # internal, one row a sequence, the value of this and of the previous step
-    STEP = "step"  # internal, one row a sequence, alive within a step
-    ROWS = "rows"  # internal, one row a sequence, alive for the whole call
+    STATE = "state"  # internal, one row per sequence, the value of this and of the previous step
+    STEP = "step"  # internal, one row per sequence, alive within a step
+    ROWS = "rows"  # internal, one row per sequence, alive for the whole call
 
 
 @dataclass(eq=False)
 class Buffer:
     """Row-major storage of `width` columns.
 
-    double: a STATE whose previous value is still read while the new one is written.
+    double: True for a STATE whose previous value is still read while the new one is written.
     """
 
     name: str
@@ -43,14 +43,17 @@ class Buffer:
 
     @property
     def padded(self) -> bool:
-        """Whether a vector may be stored over the end of a row."""
+        """True if a vector store may write past the end of a row."""
         return self.space not in (Space.INPUT, Space.OUTPUT)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Columns of a buffer. previous: the value of the step before (STATE only). grid: how they are read, if not one
-    after the other."""
+    """Columns of a buffer, from `column` on.
+
+    previous: they hold the value of the step before (STATE only). grid: how the columns are read, if not one after the
+    other.
+    """
 
     buffer: Buffer
     column: int = 0
@@ -65,7 +68,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Weight:
-    """Columns start:stop of a bind-time matrix, as the right operand of a matmul."""
+    """The columns start:stop of a bind-time matrix, as the right operand of a matmul."""
 
     family: Family
     transposed: bool
@@ -86,10 +89,11 @@ class Feed:
 class Phase:
     """One pass over rows x units.
 
-    width: number of units. accumulators: values that are sums of matmuls; they start at the terms in `initial`
-    (loads and vectors), and the terms in `late` (computed in this phase) are added in the epilogue.
-    values: what the epilogue computes, in order. sums: reductions over units, one number a row.
-    vectors: time-free operands, one number a unit. axes: of the units, if the phase walks them as a grid.
+    width: the number of units. axes: the sizes of the units' axes, if the phase walks them as a grid.
+    accumulators: values that are sums of matmuls. They start at the terms in `initial`, which are loads and vectors.
+        The terms in `late`, which this phase computes, are added in the epilogue.
+    values: the values that the epilogue computes, in order. sums: reductions over units, one number per row or group.
+    vectors: time-free operands, one number per unit.
     """
 
     name: str
@@ -108,10 +112,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class State:
-    """A carried state: its buffer, what starts it and what takes its last value.
+    """A carried state: its buffer, its initial value, and the places of its last value.
 
-    initial: an input, or a place of one row a sequence, or None for zeros. finals: outputs. kept: a place for later
-    readers of the last value.
+    initial: the name of an input, or a place with one row per sequence, or None for zeros. finals: names of outputs.
+    kept: a place from which later values read the last value.
     """
 
     carry: Family
@@ -123,9 +127,10 @@ class State:
 
 @dataclass
 class Region:
-    """A recurrence, or batched work alone (no states, no step phases): on the rows of all steps, or once a sequence.
+    """A recurrence, or batched work alone, without states and step phases.
 
-    late: it belongs to the second half of the computation.
+    batched: phases that run on many steps at once. steps: phases that run once per step. per_sequence: the batched
+    phases run on one row per sequence, not on the rows of all steps. late: the region belongs to the second half.
     """
 
     name: str
@@ -139,7 +144,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Term:
-    """A term of a sum over rows: lhs' @ rhs, or the rows of lhs alone."""
+    """A term of a sum over rows: lhs' @ rhs, or the sum of the rows of lhs if rhs is None."""
 
     lhs: Place
     rows: int
@@ -149,7 +154,7 @@ class Term:
 
 @dataclass(frozen=True)
 class RowSum:
-    """A sum over the rows of all steps (or over sequences), such as the gradient of a weight: (rows, units)."""
+    """A sum over the rows of all steps, or over one row per sequence, such as a weight's gradient: (rows, units)."""
 
     target: Family
     terms: tuple[Term, ...]
@@ -161,9 +166,9 @@ class RowSum:
 class Plan:
     """All regions in execution order, and all buffers.
 
-    inputs, outputs: name -> buffer of an array with a value a step. row_inputs, row_outputs: name and place of one
-    with a value a sequence. sums: what is summed over rows, at the end of each part. late: inputs and outputs of the
-    second.
+    inputs, outputs: name -> buffer, of arrays with one value per step. row_inputs, row_outputs: names and places of
+    arrays with one value per sequence. sums: the sums over rows, computed at the end of each half. late: names of the
+    second half's inputs and outputs.
     """
 
     program: Program
@@ -177,7 +182,7 @@ class Plan:
     late: frozenset[str] = frozenset()
 
     def is_late(self, name: str) -> bool:
-        """Whether an input or an output belongs to the second half."""
+        """True if an input or an output belongs to the second half."""
         return name in self.late
 
     def phases(self) -> Iterator[tuple[Region, Phase]]:
@@ -187,7 +192,7 @@ class Plan:
                 yield region, phase
 
     def text(self) -> str:
-        """The plan as a reader wants to see it."""
+        """The plan as text."""
         return "\n".join(_lines(self)) + "\n"
 
 

@@ -1,9 +1,9 @@
-"""The planner: Program -> Plan. It schedules a step into phases by a rule, whatever the cell.
+"""The planner: Program -> Plan. One rule schedules the step of any cell into phases.
 
     split the halves -> read -> place -> schedule each region -> double buffers -> sums over rows
 
-Each step is a function from data to data, in a file of its own: `reading`, `placement`, `levels`, `phases`. What they
-hand on is a `Placement`, to which `levels` adds the buffers within a region.
+Each step is a function from data to data, in a file of its own: `reading`, `placement`, `levels`, `phases`. They pass
+on a `Placement`, to whose storage `levels` adds the buffers within a region.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rnnc.ir.program import Loop, Program
 
 
 def plan(program: Program, late: frozenset[str] = frozenset()) -> Plan:
-    """Lays out a program. late: names of the inputs and outputs of its second half.
+    """The plan of a program. late: names of the inputs and outputs of its second half.
 
-    Raises BackendError, naming the value, for what compiled code cannot express.
+    Raises BackendError, which names the value, if compiled code cannot express it.
     """
     first, second = split(program, late)
     halves = Halves.of(second, late)
@@ -52,7 +52,7 @@ class _Regions:
     placed: Placement
 
     def all(self) -> Iterator[Region]:
-        """In execution order."""
+        """The regions in execution order."""
         pending: list[Family] = []
         loops, count, late = 0, 0, False
         for statement in self.program.statements:
@@ -71,9 +71,9 @@ class _Regions:
         yield from self._outside(pending, count, late, True)
 
     def _outside(self, values: list[Family], count: int, late: bool, ends: bool) -> Iterator[Region]:
-        """Work that more than one loop reads, or none; first of all steps, then of sequences.
+        """The work that several loops read, or none: first that of all steps, then that of sequences.
 
-        count: regions so far. ends: whether a half ends here, and with it what is copied to its outputs.
+        count: the number of regions so far. ends: True if a half ends here, so that its outputs are copied here.
         """
         for per_sequence, space in ((False, Space.TIMED), (True, Space.ROWS)):
             copies = self.placed.row_copies if per_sequence else self.placed.copies[None]
@@ -88,7 +88,7 @@ class _Regions:
                 count += 1
 
     def _recurrence(self, loop: Loop, number: int, late: bool) -> Region:
-        """A loop, and what serves it alone: that is computed for a chunk of steps at once."""
+        """The region of a loop, and of the values that serve it alone, computed for a chunk of steps at once."""
         name, states, computed = f"loop{number}", self.placed.states[number], self.reading.computed
         before = [f for f in self.reading.all if self.placed.context.get(f) == number]
         body = [f for f in loop.body if computed(f)]
@@ -103,7 +103,7 @@ class _Regions:
 
 
 def _check_rows(phases: Iterable[Phase]) -> None:
-    """Raises BackendError where phases of the rows of many steps read a buffer that has one row per sequence."""
+    """Raises BackendError if phases over the rows of many steps read a buffer with one row per sequence."""
     for phase in phases:
         for read in (*phase.loads.values(), *(feed.lhs for feed in phase.feeds)):
             if read.buffer.space is Space.ROWS:
@@ -114,9 +114,10 @@ def _check_rows(phases: Iterable[Phase]) -> None:
 
 
 def _decide_doubles(states: list[State], steps: list[Phase]) -> None:
-    """A state may be overwritten in place if only the phase that writes it reads it, unit by unit.
+    """Marks the states that need two buffers.
 
-    Phases that walk a grid may also read it before it is written.
+    A state may be overwritten in place if only the phase that writes it reads it, unit by unit. Phases that walk a grid
+    may also read it before it is written.
     """
     for state in states:
         stores = [(n, family) for n, phase in enumerate(steps) for family in _stored(phase, state)]
@@ -137,7 +138,7 @@ def _decide_doubles(states: list[State], steps: list[Phase]) -> None:
 
 
 def _stored(phase: Phase, state: State) -> list[Family]:
-    """What a phase writes of a state."""
+    """The values of a state that a phase writes."""
     return [family for family, place in phase.stores if place.buffer is state.buffer]
 
 
@@ -145,7 +146,7 @@ def _stored(phase: Phase, state: State) -> list[Family]:
 
 
 def _row_sums(reading: Reading, halves: Halves, storage: Storage) -> Iterator[RowSum]:
-    """Sums over time, and sums over sequences of values without a time."""
+    """The sums over time, and the sums over sequences of time-free values."""
     for family in reading.all:
         alone = reading.sums_rows(family) and not family.timed
         if family.op == "tsum" or alone:

@@ -1,5 +1,6 @@
-"""How values read each other, as a code generator sees them: what is computed, what is mere addressing, and where a
-value must be in a buffer before it can be read.
+"""How values read each other in generated code: which are computed, and which reads need the operand in a buffer.
+
+The other values, views and products that a sum absorbs, are folded into their readers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rnnc.ir.shape_rules import BATCH
 
 @dataclass(frozen=True)
 class Product:
-    """A matmul seen as accumulators: the columns start:stop of lhs @ rhs."""
+    """A matmul for accumulators: columns of lhs @ rhs, as the weight says."""
 
     lhs: Family
     weight: Weight
@@ -29,14 +30,14 @@ class Product:
 
 @dataclass(frozen=True)
 class Read:
-    """How one value reads another: barrier = the operand must be in a buffer first."""
+    """A read of one value by another. barrier: the operand must be complete in a buffer first."""
 
     operand: Family
     barrier: bool
 
 
 class Reading:
-    """What each value of the program is to a code generator: folded into another, or computed."""
+    """The role of each value of a program in generated code: computed, or folded into another value."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -56,7 +57,7 @@ class Reading:
 
     @cached_property
     def read_by(self) -> Mapping[Family, Sequence[tuple[Family, bool]]]:
-        """Each value -> the computed values that read it, and whether across a barrier."""
+        """For each value, the computed values that read it; with each, True if the read crosses a barrier."""
         found: dict[Family, list[tuple[Family, bool]]] = defaultdict(list)
         for reader in filter(self.computed, self.all):
             for read in self.reads(reader):
@@ -64,19 +65,19 @@ class Reading:
         return found
 
     def time_free(self, family: Family) -> bool:
-        """A parameter, a number, or made of those alone."""
+        """True for a parameter, a number, and a value computed from those alone."""
         return family in self.bound or family.op in ("const", "zeros")
 
     def sums_rows(self, family: Family) -> bool:
-        """A sum over the rows of a batch. The same op over the rows of a parameter is a value without a batch axis."""
+        """True for a sum over the rows of a batch, False for the same op over the rows of a parameter."""
         return family.spec.kind is Kind.OUTER and BATCH in family.inputs[0].shape
 
     def summed(self, family: Family) -> bool:
-        """A sum over rows: outside of phases, by kernels of its own."""
+        """True for a sum over rows or over time, which kernels of its own compute outside of phases."""
         return family.op == "tsum" or self.sums_rows(family)
 
     def product(self, family: Family) -> Product | None:
-        """The matmul a value is, or is a slice of, if nobody needs that matmul whole."""
+        """The matmul that a value is, or is a slice of if all readers of that matmul are slices; else None."""
         if family.op == "matmul" and not self._only_sliced(family):
             return self._columns(family, 0, int(family.shape[-1]))
         if family.op == "slice" and family.attr("axis") == -1:
@@ -98,15 +99,18 @@ class Reading:
         return Product(lhs, Weight(rhs, bool(matmul.attr("transpose_b")), start, stop))
 
     def absorbed(self, family: Family) -> bool:
-        """A product that one sum alone reads, in the same loop or outside all, is accumulated right into that sum."""
+        """True for a product that is accumulated into the sum that reads it.
+
+        That sum must be its only reader, and in the same loop, or both outside all loops.
+        """
         readers = self.readers[family]
         if self.product(family) is None or len(readers) != 1 or family in self._outputs:
             return False
-        same = readers[0].shape == family.shape  # a narrower product is broadcast: it must be whole before
+        same = readers[0].shape == family.shape  # a narrower product is broadcast, so it must be complete first
         return same and readers[0].op == "add" and self.loop_of.get(family) == self.loop_of.get(readers[0])
 
     def computed(self, family: Family) -> bool:
-        """A value that some phase must compute; the rest is addressing, or known before."""
+        """True for a value that a phase must compute. The others are addressing, or known before."""
         if self.time_free(family) or BATCH not in family.shape or family.op in ("carry", "exit", "input"):
             return False
         if self.summed(family):
@@ -118,7 +122,7 @@ class Reading:
         return family.op != "slice" and not self.addressed(family)
 
     def addressed(self, family: Family) -> bool:
-        """An `expand` that its readers solve by addressing: they read what it repeats, with a step for each axis."""
+        """True for an `expand` that is addressing: its readers read its operand, with a step for each axis."""
         while self._only_read_as_grid(family):
             family = family.inputs[0]
             if family.op != "expand" or self.time_free(family):
@@ -132,7 +136,7 @@ class Reading:
         return all(r.spec.kind in kinds or self._only_read_as_grid(r) for r in self.readers[family])
 
     def _grid(self, family: Family) -> Grid | None:
-        """An `expand` as a grid over what it repeats, also if that is one."""
+        """The grid with which an `expand`, or an `expand` of an `expand`, reads its operand; None if there is none."""
         operand = family.inputs[0]
         inside: Grid | None = ((int(operand.shape[-1]), 1),)
         if operand.op == "expand" and not self.time_free(operand):
@@ -140,11 +144,11 @@ class Reading:
         return None if inside is None else expanded(inside, family.attr("size"), family.attr("inner"))
 
     def grid(self, family: Family) -> Grid:
-        """How the columns of `base` are read: () for one after the other."""
+        """The grid with which a value reads the columns of its `base`: () for one after the other."""
         return (self._grid(family) or ()) if self.addressed(family) else ()
 
     def base(self, family: Family) -> tuple[Family, int]:
-        """The value a slice or an addressed `expand` is a view of, and its first column there."""
+        """The value of which a slice or an addressed `expand` is a view, and the first column of the view."""
         column = 0
         while self.addressed(family):
             family = family.inputs[0]
@@ -156,7 +160,7 @@ class Reading:
         return family, column
 
     def reads(self, family: Family) -> list[Read]:
-        """What a computed value reads, with views and products looked through."""
+        """The reads of a computed value. Views and absorbed products are replaced by what they read."""
         product = self.product(family)
         if product:
             return [Read(self.base(product.lhs)[0], True)]
@@ -179,23 +183,23 @@ class Reading:
         return Read(base, barrier or not whole or base.op == "concat" or base.spec.kind is Kind.REDUCE)
 
     def inline_scalar(self, family: Family) -> bool:
-        """A number a row, cheap enough to compute again wherever it is read."""
+        """True for a value of one number per row that is cheap enough to be recomputed by every reader."""
         return family.shape[-1] == 1 and family.spec.kind is Kind.ELEMENTWISE and not self.has_product(family)
 
     def has_product(self, family: Family) -> bool:
-        """Whether computing a value in registers involves a matmul."""
+        """True if computing a value in registers involves a matmul."""
         run(self._find_product(family))
         return self._has_product[family]
 
     def _find_product(self, family: Family) -> Calls:
-        if family in self._has_product:  # kept, or else a graph of n shared values is walked 2**n times
+        if family in self._has_product:  # without this, a graph of n shared values would be walked 2**n times
             return
         found = False
         if self.computed(family):
             found = bool(self.product(family)) or any(self.absorbed(i) for i in family.inputs)
             if not found and family.spec.kind is Kind.ELEMENTWISE:
                 for operand in family.inputs:
-                    if self.loop_of.get(operand) == self.loop_of.get(family):  # else it is read from a buffer
+                    if self.loop_of.get(operand) == self.loop_of.get(family):  # otherwise it is read from a buffer
                         yield self._find_product(operand)
                         found = found or self._has_product[operand]
         self._has_product[family] = found

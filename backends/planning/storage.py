@@ -1,4 +1,4 @@
-"""Where values are, as far as it is decided: what the steps of planning hand on to one another."""
+"""Storage: the buffers and the places of values, as far as the steps of planning have decided them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from rnnc.backends.planning.plan import Buffer, Place, Space
 from rnnc.ir.families import Family
 
 Copy = tuple[Family, Place]
-"""A value that is stored as it was read."""
+"""A value that is loaded and stored again without computation, and the place where it is stored."""
 
 
 @dataclass
 class Storage:
-    """Where values are.
+    """The places of values.
 
-    places: where a value is read, and written if it is computed. extra: where else it must be written.
-    over_time: where a carry is read outside its loop. concat_copies: parts of a concat that are not computed for it.
+    places: the place where a value is read, and written if it is computed. extra: other places where it must be
+    written. over_time: the place where a carry is read outside its loop. concat_copies: the parts of a concat that must
+    be copied, because they are not computed in place.
     """
 
     buffers: list[Buffer] = field(default_factory=list)
@@ -33,14 +34,14 @@ class Storage:
         return buffer
 
     def new(self, prefix: str, family: Family, space: Space) -> Place:
-        """A new buffer for a value."""
+        """The place of a value in a new buffer of its own."""
         return Place(self.buffer(f"{prefix}{family.index}", space, int(family.shape[-1])))
 
     def targets(self, family: Family) -> list[Place]:
-        """Where a value must be written."""
+        """The places where a value must be written."""
         own = self.places.get(family)
         return ([own] if own is not None else []) + self.extra[family]
 
     def homes(self, concat: Family) -> list[Place]:
-        """Where a concat must be written; from here on that is up to its parts."""
+        """The places where a concat must be written. After this call its parts are written there, not the concat."""
         return [self.places[concat], *self.extra.pop(concat, ())]

@@ -1,4 +1,4 @@
-"""The reference backend: the meaning of a Graph and of a Program in NumPy. The oracle of all others."""
+"""The reference backend: the meaning of a Graph and of a Program in NumPy. It is the oracle of the other backends."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["compile", "compile_noise", "compile_update"]
 
 
 def compile(computation: Computation, *, threads: int | None = None) -> ReferenceCode:
-    """Rolls a computation; `threads` does not matter here, NumPy's own libraries decide."""
+    """The rolled computation, ready to be interpreted. `threads` has no effect: NumPy's libraries decide."""
     from rnnc.backends.reference.code import ReferenceCode
 
     return ReferenceCode(computation)
 
 
 def compile_update(graph: Graph) -> NumpyUpdate:
-    """The equations of an optimiser, interpreted."""
+    """An optimiser's update, ready to be interpreted."""
     from rnnc.backends.reference import training
 
     return training.compile_update(graph)
 
 
 def compile_noise(dtype: str) -> NumpyNoise:
-    """The masks of dropout and zoneout."""
+    """The source of masks for dropout and zoneout."""
     from rnnc.backends.reference import training
 
     return training.compile_noise(dtype)

@@ -1,4 +1,4 @@
-"""A computation and its interpreter, behind the protocol of `rnnc.backends.base`."""
+"""The reference backend's Code, Bound and Tape: a computation and its interpreter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReferenceCode:
 
     @cached_property
     def ragged(self) -> Program:
-        """The program that masks rows past their length; made when lengths are first given."""
+        """The program that masks rows past their length. It is made when lengths are first given."""
         return self.computation.program(lengths=True)
 
     def text(self, stage: str) -> str:
@@ -41,7 +41,7 @@ class ReferenceCode:
         return "reference: the rolled program is interpreted value by value with NumPy; nothing is fused or packed.\n"
 
     def saved_bytes(self, steps: int, batch: int) -> int:
-        """The interpreter keeps every value over time of the first half."""
+        """See `rnnc.backends.base.Code.saved_bytes`. The interpreter keeps every timed value of the first half."""
         first = split(self.dense, self.computation.late)[0] if self.computation.late else []
         widths = [math.prod(int(s) for s in f.shape if s != BATCH) for s in first for f in members(s) if f.timed]
         return steps * batch * sum(widths) * np.dtype(self.dense.dtype).itemsize
@@ -59,7 +59,7 @@ class ReferenceBound:
         self._parameters = parameters
 
     def quick(self, call: PlainCall) -> None:
-        """No quick way: every call is checked and interpreted in Python."""
+        """None: there is no quick call, as every call is interpreted in Python."""
 
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> ReferenceTape:
         """See `rnnc.backends.base.Bound.start`."""
@@ -78,7 +78,7 @@ class ReferenceBound:
 
 
 class ReferenceTape:
-    """An execution that stopped where the second half begins."""
+    """See `rnnc.backends.base.Tape`. It holds an execution that stopped at the start of the second half."""
 
     def __init__(self, execution: Execution, rest: list[Statement]) -> None:
         self._execution = execution
@@ -94,6 +94,6 @@ class ReferenceTape:
 
 
 def _zeros(program: Program, batch: int, late: frozenset[str]) -> dict[str, Array]:
-    """One row per sequence for each such input of the first half, in case it is not given."""
+    """Zeros for each input of the first half with one row per sequence, in case it is not given."""
     rows = [f for f in program.inputs if not f.timed and BATCH in f.shape and f.name not in late]
     return {f.name: np.zeros([batch if size == BATCH else int(size) for size in f.shape], program.dtype) for f in rows}

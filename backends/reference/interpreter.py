@@ -1,6 +1,6 @@
 """The meaning of a Graph and of a Program, in NumPy: the op table applied node by node.
 
-Slow on purpose and simple on purpose: this is what the other backends are held against.
+It is simple rather than fast, because the other backends are compared with it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
 from rnnc.ir.shape_rules import BATCH, Shape
 
 Feeds = Mapping[str, Array]
-"""Input name -> array; inputs of a step have a leading time axis."""
+"""Name of an input -> array. Timed inputs have a leading time axis."""
 
 
 def run_graph(graph: Graph, feeds: Feeds) -> dict[str, Array]:
-    """Evaluates an unrolled graph; an output a step comes back with a leading time axis."""
+    """The outputs of an unrolled graph, by name. An output with one value per step has a leading time axis."""
     values: dict[Node, Array] = {}
     live = graph.live()
     batch = batch_size(((n.attr("name"), n.shape) for n in graph.nodes if n.op == "input"), feeds)
@@ -35,7 +35,7 @@ def run_graph(graph: Graph, feeds: Feeds) -> dict[str, Array]:
 
 
 def batch_size(shapes: Iterable[tuple[str, Shape]], feeds: Feeds) -> int:
-    """The size of the batch axis, as the first array that has one tells it; 1 if none does."""
+    """The size of the batch axis of the first array that has one; 1 if there is none."""
     for name, shape in shapes:
         if BATCH in shape and name in feeds:
             return int(feeds[name].shape[shape.index(BATCH) - len(shape)])
@@ -50,7 +50,7 @@ def _leaf(node: Node, dtype: str, feeds: Feeds, batch: int) -> Array:
 
 
 def _number(leaf: Node | Family, dtype: str, batch: int) -> Array:
-    """A constant, or zeros."""
+    """The value of a `const` or `zeros` leaf."""
     if leaf.op == "const":
         return np.asarray(leaf.attr("value"), dtype)
     if leaf.op != "zeros":
@@ -68,7 +68,7 @@ def _meaning(node: Node | Family, operands: Sequence[Array]) -> Array:
 
 
 def _result(node: Node | Family, operands: Sequence[Array]) -> Array:
-    """The meaning of an op on operands, whatever NumPy warns of."""
+    """The meaning of an op, applied to operands. NumPy may warn."""
     meaning = node.spec.meaning
     if meaning is None:
         raise IRError(f"{node!r} has no meaning of its own")
@@ -76,7 +76,7 @@ def _result(node: Node | Family, operands: Sequence[Array]) -> Array:
 
 
 def evaluate_bind(program: Program, parameters: Feeds) -> dict[Family, Array]:
-    """Parameters, numbers, and all that is made of them alone."""
+    """The values of parameters, and of what is computed at bind time from parameters and numbers alone."""
     values: dict[Family, Array] = {
         f: parameters[f.name] for f in program.inputs if is_parameter(f) and f.name in parameters
     }
@@ -85,7 +85,7 @@ def evaluate_bind(program: Program, parameters: Feeds) -> dict[Family, Array]:
 
 
 def evaluate(made: Iterable[Family], values: dict[Family, Array], dtype: str) -> None:
-    """Adds values without a batch axis, operands first, to those that are known."""
+    """Adds to the known values those of `made`, which have no batch axis and come operands first."""
     with np.errstate(all="ignore"):
         for family in made:
             if family.spec.kind is Kind.LEAF:
@@ -96,7 +96,7 @@ def evaluate(made: Iterable[Family], values: dict[Family, Array], dtype: str) ->
 
 
 def run_program(program: Program, bound: Mapping[Family, Array], feeds: Feeds, steps: int) -> dict[str, Array]:
-    """Runs the statements over `steps` time steps; timed values have a leading time axis."""
+    """The outputs of a program over `steps` time steps, by name. Timed values have a leading time axis."""
     execution = Execution(program, bound, steps)
     execution.feed(feeds)
     execution.run(program.statements)
@@ -104,7 +104,7 @@ def run_program(program: Program, bound: Mapping[Family, Array], feeds: Feeds, s
 
 
 class Execution:
-    """One run of a program, as far as it has come: the values known so far."""
+    """One run of a program: the values computed so far."""
 
     def __init__(self, program: Program, bound: Mapping[Family, Array], steps: int) -> None:
         self.program = program
@@ -118,27 +118,27 @@ class Execution:
             if isinstance(statement, Loop):
                 self._loop(statement)
             elif is_summed(statement):
-                pass  # evaluated step by step where it is summed
+                pass  # its reader, a sum over time, evaluates it step by step
             elif statement.timed:
                 self._all_steps(statement)
             else:
                 self.values[statement] = self._once(statement)
 
     def copy(self) -> Execution:
-        """The same state, to go on from separately."""
+        """An independent execution with the same values."""
         other = Execution(self.program, self.values, self.steps)
         other.batch = self.batch
         return other
 
     def feed(self, feeds: Feeds) -> None:
-        """Inputs other than parameters, as far as they are given."""
+        """Adds the given inputs that are not yet known."""
         self.batch = self.batch or batch_size(((f.name, f.shape) for f in self.program.inputs), feeds)
         for family in self.program.inputs:
             if family.name in feeds and family not in self.values:
                 self.values[family] = feeds[family.name]
 
     def output(self, name: str) -> Array:
-        """An output that has been computed; of every step, with a leading time axis."""
+        """An output that has been computed. A timed output has a leading time axis."""
         family = self.program.outputs[name]
         value = self._value(family)
         return np.stack([value] * self.steps) if family.timed and family not in self.values else value
@@ -147,7 +147,7 @@ class Execution:
         return self.values[family] if family in self.values else _number(family, self.program.dtype, self.batch)
 
     def _once(self, family: Family) -> Array:
-        """A time-free value; the last value of a state for `exit`."""
+        """A time-free value. For `exit`, it is the last value of a state."""
         if family.op == "exit":
             return self._at(family.inputs[0], self.steps - 1 if family.attr("delta") > 0 else 0, {})
         if family.op == "tsum":
@@ -167,7 +167,7 @@ class Execution:
         self.values[family] = np.stack(rows)
 
     def _at(self, family: Family, t: int, local: Mapping[Family, Array]) -> Array:
-        """One value of one step; `local` holds the step's values computed so far."""
+        """The value of a family at step t. local: the values of that step computed so far."""
 
         def read(operand: Family) -> Array:
             if operand in local:
@@ -198,7 +198,7 @@ class Execution:
     def _in_loop(
         self, family: Family, t: int, local: Mapping[Family, Array], made: Mapping[Family, list[Array | None]]
     ) -> Array:
-        """A carry reads what an earlier step of its loop made; all else is as outside loops."""
+        """The value of a family at step t of a loop. A carry reads the value that an earlier step made."""
         if family.op == "carry" and family.source is not None and family.source in made:
             before = t - family.attr("delta")
             previous = made[family.source][before] if 0 <= before < self.steps else None

@@ -21,16 +21,16 @@ from rnnc.ir.shape_rules import BATCH
 Array = NDArray[Any]
 
 CHUNK = 1 << 15
-"""Elements taken at once, so that what is computed in between stays in the cache."""
+"""Elements per chunk of an update, few enough that intermediate values stay in the cache."""
 
 
 def compile_noise(dtype: str) -> NumpyNoise:
-    """The masks computed with NumPy."""
+    """The source of masks, computed with NumPy."""
     return NumpyNoise(dtype)
 
 
 class NumpyNoise:
-    """Masks of one dtype."""
+    """See `rnnc.backends.training.noise.Noise`."""
 
     def __init__(self, dtype: str) -> None:
         self._dtype = np.dtype(dtype)
@@ -42,12 +42,12 @@ class NumpyNoise:
 
 
 def compile_update(graph: Graph) -> NumpyUpdate:
-    """The update interpreted with NumPy, chunk by chunk."""
+    """The update, to be interpreted with NumPy chunk by chunk."""
     return NumpyUpdate(graph)
 
 
 class NumpyUpdate(HostRows):
-    """An update and its interpreter."""
+    """See `rnnc.backends.training.protocol.Update`."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph

@@ -1,1 +1,1 @@
-"""The step of a training, whatever the backend: what it is given, what it reports, and a step out of compiled parts."""
+"""A training step for any backend: its protocol, random masks, sparse gradients, and a step made of compiled parts."""

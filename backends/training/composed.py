@@ -1,9 +1,9 @@
-"""A step of a training out of three compiled parts, with an array library between them.
+"""A training step made of three compiled parts (masks, gradients, update), joined by an array library.
 
     masks -> loss and gradients -> sums of table rows -> norm (the host waits for the device) -> update
 
-Parameters, slots and gradients stay on the device from step to step; the host sees them when it asks (`fetch`). On the
-host the device's arrays are the host's own.
+Parameters, slots and gradients stay on the device from step to step. `fetch` copies them to the host. If the device is
+the host, nothing is copied.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ Array = NDArray[Any]
 
 
 class ArrayDevice(Protocol):
-    """Where a code's arrays are. xp: the array library; on_host: whether they are the host's own."""
+    """The device of a code's arrays. xp: the module of the arrays. on_host: True if they are NumPy's."""
 
     xp: Any
     on_host: bool
 
     def to_device(self, array: Any) -> Any:
-        """A NumPy array on the device."""
+        """A NumPy array, copied to the device if needed."""
 
     def to_host(self, array: Any) -> Any:
-        """An array as NumPy's own; the host waits for it."""
+        """An array of the device as a NumPy array. The host waits for its value."""
 
 
 class Host:
-    """NumPy's arrays, as a device."""
+    """See `ArrayDevice`: the host itself, with NumPy's arrays."""
 
     xp: Any = np
     on_host = True
@@ -68,12 +68,12 @@ class Host:
 
 
 class ComposedTrainer:
-    """See `rnnc.backends.training.protocol.Trainer`. Nothing asks for the device before the first step."""
+    """See `rnnc.backends.training.protocol.Trainer`. The device is needed from the first step on."""
 
     def __init__(
         self, code: Code, update: Update, noise: Noise, memory: Memory, device: Callable[[], ArrayDevice] = Host
     ) -> None:
-        """device: where the arrays of code, update and noise are; asked with the first step."""
+        """device: returns the device of the arrays of code, update and noise. It is called at the first step."""
         self._code, self._update, self._noise, self._memory, self._find = code, update, noise, memory, device
         self._flat: dict[str, Array] = {}
         self._ahead = False
@@ -85,7 +85,7 @@ class ComposedTrainer:
 
     @cached_property
     def _bound(self) -> Bound:
-        """All parameters are given anew in each call."""
+        """The code without bound parameters, because they are inputs of every call."""
         return self._code.bind({})
 
     @cached_property
@@ -111,7 +111,7 @@ class ComposedTrainer:
     # ---- the host's arrays
 
     def fetch(self) -> None:
-        """See `Trainer.fetch`: the next step takes the host's arrays again."""
+        """See `Trainer.fetch`. The next step copies the host's arrays to the device again."""
         if self._ahead and not self._device.on_host:
             for name, array in self._memory.flat.items():
                 array[...] = self._device.to_host(self._flat[name])
@@ -132,8 +132,8 @@ class ComposedTrainer:
     def explain(self) -> str:
         """See `Trainer.explain`."""
         return (
-            "a step: the compiled loss and gradients, the compiled update, and an array library for what is between "
-            "them; parameters stay on the device; the host waits once, for the loss and the norm\n"
+            "a step: the compiled loss and gradients, the compiled update, and an array library between them; "
+            "parameters stay on the device; the host waits once, for the loss and the norm\n"
         )
 
     # ---- a step
@@ -152,7 +152,7 @@ class ComposedTrainer:
         return Report(loss_value, norm, changed)
 
     def _gradients(self, work: Work, first: bool) -> Array:
-        """The loss of the batch, (1,); its gradients are added to those so far, unless it is the first."""
+        """The loss of the batch, (1,). Its gradients are added to those so far, or replace them if it is the first."""
         memory, xp = self._memory, self._device.xp
         inputs = {**memory.views(self._flat[UPDATED]), **self._constants}
         inputs |= {name: self._up(array) for name, array in work.inputs.items()}
@@ -179,7 +179,7 @@ class ComposedTrainer:
         return loss
 
     def _wanted(self, array: Array) -> Array:
-        """Where the device writes an output that the host has asked for."""
+        """The array on the device for an output that the host wants in `array`."""
         if self._device.on_host:
             return array
         made: Array = fresh.empty(array.shape, self._memory.dtype, self._device.xp)
@@ -200,10 +200,13 @@ class ComposedTrainer:
         return every
 
     def _report(self, loss: Array, sparse: tuple[Array, Array] | None) -> tuple[float, float]:
-        """The loss, and the sum of squares of all gradients, in one transfer; in double precision: no overflow."""
+        """The loss and the sum of squares of all gradients, in one transfer.
+
+        They are computed in float64, in which squares of float32 do not overflow.
+        """
         xp = self._device.xp
         parts = [self._gradient] if sparse is None else [self._gradient, sparse[1]]
-        with np.errstate(over="ignore", invalid="ignore"):  # infinity, or NaN, is the answer then
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is then infinite or NaN
             squares = [xp.square(part.astype(np.float64)).sum() for part in parts]
             found = self._device.to_host(xp.stack([loss[0].astype(np.float64), *squares]))
             return float(found[0]), float(found[1:].sum())
@@ -225,7 +228,7 @@ class ComposedTrainer:
         return self._flat[name][first : first + math.prod(shape)].reshape(shape)
 
     def _grouped(self) -> tuple[Array, Array]:
-        """Numbers of rows, rising, each once, on the host; and the gradient of each, on the device."""
+        """The numbers of the rows that were looked up, ascending, on the host; their gradients, on the device."""
         assert self._memory.table is not None
         groups = grouped(np.concatenate([numbers for numbers, _ in self._looked_up]))
         gradients = [gradients for _, gradients in self._looked_up]

@@ -1,8 +1,8 @@
-"""Noise: masks for dropout and zoneout, from a generator without a state.
+"""Noise: masks for dropout and zoneout, from a counter-based random generator.
 
 Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3") turns a counter and a key
-into 128 bits. The counter is a number's place, so it does not matter who computes it, in which order, or on how many
-threads; every backend gives the same.
+into 128 bits. The counter is the place of a number in a training. So the numbers do not depend on the backend, on the
+order of computation or on the number of threads.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 BLOCK_NUMBERS = 8
-"""16-bit numbers in one block of 128 bits: the units that share a counter."""
+"""The number of 16-bit draws in one block of 128 bits, which is the number of units that share a counter."""
 NUMBER_SHIFT = 20
-"""The first word of a counter: the block of a row, plus the mask's number times 2^20."""
+"""The shift of the mask's number in the first word of a counter, which is the number of the block in its row plus
+the mask's number times 2^20."""
 LOW = 0xFFFFFFFF
+"""The mask of the low 32 bits, and the largest word."""
 
 
 class Where(NamedTuple):
-    """The place of a mask. row, step: those of its first number, the others follow.
+    """The place of a mask in a training.
 
-    seed: 64 bits, the key. update: which update of a training; number: which mask of a network.
+    seed: 64 bits, the key. update: the number of the update. number: the number of the mask in its network. row, step:
+    those of the mask's first element; the other elements follow.
     """
 
     seed: int
@@ -39,24 +42,24 @@ class Where(NamedTuple):
 
 
 class Noise(Protocol):
-    """A compiled source of masks. May be called from many threads at once."""
+    """A compiled source of masks. Threads may call it at the same time."""
 
     def fill(self, out: Array, where: Where, p: float, low: float, high: float) -> None:
-        """Sets out (steps, rows, units), C-contiguous: low with probability p, rounded to 2^-16, and else high."""
+        """Fills `out` (steps, rows, units), C-contiguous: `low` with probability p, rounded to 2^-16, else `high`."""
 
 
 def threshold(p: float) -> int:
-    """Of how many of the 65,536 numbers a mask says yes."""
+    """The number of 16-bit draws, out of 65,536, that select the low value."""
     return round(p * 65536)
 
 
 def key(seed: int) -> tuple[int, int]:
-    """The two words of a seed."""
+    """The two 32-bit words of a seed."""
     return seed & LOW, (seed >> 32) & LOW
 
 
 def bits16(shape: tuple[int, ...], where: Where) -> Array:
-    """Uniform 16-bit numbers (steps, rows, units), each a function of its place alone."""
+    """Uniform 16-bit draws (steps, rows, units), each of which depends on its place alone."""
     steps, rows, units = shape
     blocks = -(-units // BLOCK_NUMBERS)
     first = np.arange(blocks) + (where.number << NUMBER_SHIFT)
@@ -69,13 +72,13 @@ def bits16(shape: tuple[int, ...], where: Where) -> Array:
 
 
 def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
-    """Philox4x32-10 of four counter words, each a number or an array of those; all in 0..2^32-1."""
+    """The four words of Philox4x32-10. counter: four words, numbers or arrays that broadcast, each in 0..2^32-1."""
     a, b, c, d = (
         np.array(word, order="C") for word in np.broadcast_arrays(*(np.asarray(w, np.uint64) for w in counter))
     )
     left, right = np.empty_like(a), np.empty_like(a)
     k, m = key
-    for _ in range(ROUNDS):  # in place: these are large arrays
+    for _ in range(ROUNDS):  # in place, because the arrays are large
         np.multiply(a, np.uint64(MULTIPLIERS[0]), out=left)
         np.multiply(c, np.uint64(MULTIPLIERS[1]), out=right)
         _mix(right, b, k, high=a, low=b)
@@ -85,7 +88,7 @@ def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Wo
 
 
 def _mix(product: Words, word: Words, key: int, *, high: Words, low: Words) -> None:
-    """high = the product's high half ^ word ^ key; low = its low half."""
+    """Sets high to the product's high half ^ word ^ key, and low to its low half."""
     np.right_shift(product, np.uint64(32), out=high)
     np.bitwise_xor(high, word, out=high)
     np.bitwise_xor(high, np.uint64(key), out=high)

@@ -1,4 +1,4 @@
-"""A step of a training, whatever the backend: what it is given, what it changes, and what it reports."""
+"""The protocol of a training step, for any backend: its data, the arrays that it changes, and its report."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 LOOKED_UP, TABLE_GRADIENT = X, gradient(X)
-"""What rows of the table become, and where their gradients come out."""
+"""The input that rows of the table become, and the output of its gradient."""
 SEED = gradient(LOSS)
-"""The factor of the loss whose gradients are wanted."""
+"""The input that scales the loss whose gradients are computed."""
 EPSILON = 1e-6
 """Added to the norm before a gradient is clipped, as torch.nn.utils.clip_grad_norm_ does."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a training changes. The arrays stay where they are.
+    """The arrays that a training changes in place, and their layout.
 
     flat: "p" and each slot of the optimiser -> (S,), aligned: all parameters, the dense ones first.
-    dense: how many elements come before the table. places: name of a parameter -> its first element and its shape.
-    table: the name of the parameter (V, N) of which a batch reads some rows alone, or None.
-    trained: names of the parameters that have a gradient; that of others is zeros.
-    padding: the row of the table that never changes, or None.
-    constants: inputs that are the same in every call.
-    updates: how many updates there have been, (1,) int64. It changes with the parameters, so that an interrupt comes
-        before both or after both.
+    dense: the number of elements before the table. places: name of a parameter -> its first element and its shape.
+    table: the name of the parameter (V, N) of which a batch reads only some rows, or None.
+    trained: names of the parameters that have a gradient. The gradients of the others are zeros.
+    padding: the number of the row of the table that never changes, or None.
+    constants: the inputs that are the same in every call.
+    updates: the number of updates made, (1,) int64. It changes with the parameters, so that an interrupt comes before
+        both changes or after both.
     """
 
     flat: dict[str, Array]
@@ -52,16 +52,16 @@ class Memory:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of all arrays."""
+        """The dtype of every array."""
         return self.flat[UPDATED].dtype
 
     def views(self, flat: Array) -> dict[str, Array]:
-        """The dense parameters in an array of at least `dense` elements, by name."""
+        """Views of the dense parameters in an array of at least `dense` elements, by name."""
         found = {name: place for name, place in self.places.items() if name != self.table}
         return {name: flat[first : first + math.prod(shape)].reshape(shape) for name, (first, shape) in found.items()}
 
     def tables(self) -> dict[str, Array]:
-        """ "p" and each slot -> its table (V, N)."""
+        """The table (V, N) of "p" and of each slot, by name; empty if there is no table."""
         if self.table is None:
             return {}
         first, shape = self.places[self.table]
@@ -72,7 +72,8 @@ class Memory:
 class Draw:
     """A mask to be drawn: low with probability p, else high; see `Noise.fill`.
 
-    shape: (steps, rows, units); one step that holds for all of them if `fixed`. timed: whether the input has steps.
+    shape: (steps, rows, units). fixed: there is one step, which holds for all steps of the batch. timed: True if the
+    input that takes the mask has steps.
     """
 
     shape: tuple[int, int, int]
@@ -86,11 +87,12 @@ class Draw:
 
 @dataclass(frozen=True)
 class Work:
-    """One batch: what a function is called with.
+    """One batch: the data of one call.
 
-    inputs: all but parameters, constants, masks and what is looked up. outputs: those wanted besides the loss and the
-    gradients. lengths: see `rnnc.backends.base.Bound.start`.
-    seed: the factor of the loss whose gradients are wanted. numbers: (T, B), the rows of the table that are looked up.
+    inputs: all inputs but parameters, constants, masks and rows of the table. outputs: arrays for the outputs wanted
+    besides the loss and the gradients. lengths: see `rnnc.backends.base.Bound.start`.
+    seed: the factor of the loss whose gradients are computed. numbers: (T, B), the numbers of the table's rows, if
+    there is a table.
     """
 
     steps: int
@@ -105,11 +107,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Change:
-    """How parameters follow their gradients. scalars: the numbers of the update, all but "scale".
+    """The settings of an update. scalars: the numbers of its equations, without "scale".
 
-    clip: the largest norm of all gradients together; None = any.
-    most: the largest norm, after clipping, that an update is made from. A run whose norm is larger, or whose norm or
-    loss is no finite number, changes nothing.
+    clip: the largest norm of all gradients together; larger gradients are scaled down. None = no limit.
+    most: the largest norm, after clipping, from which an update is made. A run whose norm is larger, or whose norm or
+    loss is not finite, changes nothing.
     """
 
     scalars: Mapping[str, float]
@@ -118,9 +120,9 @@ class Change:
 
 
 class Report(NamedTuple):
-    """loss: summed over the batch. norm: of all gradients so far, before clipping.
+    """The report of a run. loss: summed over the batch. norm: of all gradients so far, before clipping.
 
-    changed: whether the parameters were changed.
+    changed: True if the parameters were changed.
     """
 
     loss: float
@@ -129,37 +131,37 @@ class Report(NamedTuple):
 
 
 class Trainer(Protocol):
-    """A compiled step of a training. Not to be called from several threads at once.
+    """A compiled training step. Threads must not call it at the same time.
 
-    A step is taken whole or not at all, whatever a signal handler raises: parameters, slots and `Memory.updates` change
-    together.
+    A step is made completely or not at all, also if a signal handler raises: parameters, slots and `Memory.updates`
+    change together.
     """
 
     @property
     def gradient(self) -> Array:
-        """(dense,), the gradients so far, laid out like the parameters."""
+        """The gradients so far, (dense,), laid out like the parameters."""
 
     def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
-        """The gradients of a batch, and with a change an update by them, unless they are too large (`usable`).
+        """Computes the gradients of a batch, and makes the update if `change` is given and they are `usable`.
 
-        first: gradients start anew; otherwise they are added to those of the runs before.
+        first: the gradients replace those of earlier runs. Otherwise they are added to them.
         """
 
     def fetch(self) -> None:
-        """Brings the arrays of `Memory.flat` up to date; what they are given before the next run counts.
+        """Brings the arrays of `Memory.flat` up to date. The next run uses what is written to them meanwhile.
 
-        A trainer that works on them has nothing to do.
+        A trainer that works on these arrays themselves has nothing to do.
         """
 
     def rows(self) -> SparseRows:
         """The gradient of the table so far. Raises AssertionError if there is no table."""
 
     def explain(self) -> str:
-        """How a step is carried out, for a reader."""
+        """A text that says how a step is computed."""
 
 
 class Update(Protocol):
-    """The compiled equations of an optimiser. May be called from many threads at once, on different arrays.
+    """The compiled equations of an optimiser. Threads may call it at the same time on different arrays.
 
     The graph of an update has no time, and its batch size is the length of the vectors
     (`rnnc.optimizers.update_graph`).
@@ -168,25 +170,25 @@ class Update(Protocol):
     def run(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         """Updates arrays in place.
 
-        arrays: name -> (N,), contiguous, aligned, of the graph's dtype, for every input of shape (B,); those that are
-        outputs, too, are overwritten. No two overlap. scalars: name -> number, for every input of shape (1,).
+        arrays: name -> (N,), contiguous, aligned, in the graph's dtype, for every input of shape (B,). Those that are
+        also outputs are overwritten. No two may overlap. scalars: name -> number, for every input of shape (1,).
         """
 
     def run_rows(self, tables: Mapping[str, Array], values: Array, rows: Array, scalars: Mapping[str, float]) -> None:
-        """Updates some rows of tables (V, N). values: (rows, N), the gradient of each; rows: which, each once."""
+        """Updates some rows of tables (V, N). rows: their numbers, each once. values: their gradients, (rows, N)."""
 
     def sum_rows(self, gradients: Array, groups: Groups) -> Array:
-        """(groups, N): rows of gradients (R, N) added up, group by group."""
+        """The sum of the rows of gradients (R, N) in each group, (groups, N)."""
 
     def trainer(self, code: Code, noise: Noise, memory: Memory) -> Trainer:
-        """A step of a training that ends with this update; all three were compiled by the same backend."""
+        """A training step that ends with this update. The same backend must have compiled code and noise."""
 
 
 def usable(change: Change, loss: float, norm: float) -> bool:
-    """Whether an update may be made from a gradient of this norm. What is no number compares as False."""
+    """True if an update may be made from gradients of this norm. A norm that is NaN gives False."""
     return math.isfinite(loss) and norm * clipping(change.clip, norm) <= change.most
 
 
 def clipping(clip: float | None, norm: float) -> float:
-    """The factor of a gradient of this norm."""
+    """The factor that clips gradients of this norm."""
     return 1.0 if clip is None else min(1.0, clip / (norm + EPSILON))

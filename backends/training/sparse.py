@@ -1,4 +1,4 @@
-"""Sparse gradients of a table: only the rows that a batch names."""
+"""Sparse gradients of a table: those of the rows that a batch looks up."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Array = NDArray[Any]
 
 
 class SparseRows(NamedTuple):
-    """rows: numbers, each once, rising. values: (rows, N), the gradient of each."""
+    """The gradients of some rows. rows: their numbers, each once, ascending. values: the gradients, (rows, N)."""
 
     rows: Array
     values: Array
 
 
 class Groups(NamedTuple):
-    """Equal numbers of rows, put together: `order[starts[g] : starts[g + 1]]` are the places of number `rows[g]`."""
+    """The places of equal numbers: number `rows[g]` is at the places `order[starts[g] : starts[g + 1]]`."""
 
     rows: Array
     order: Array
@@ -29,9 +29,9 @@ class Groups(NamedTuple):
 
 
 def counted(numbers: Array, lengths: Array | None, padding: int | None) -> Array:
-    """(T * B,): the number of each row that was looked up; -1 where its gradient does not count.
+    """The numbers of the rows that were looked up, (T * B,), with -1 where the gradient does not count.
 
-    numbers: (T, B). Steps past a row's length, and the row `padding` of the table, do not count.
+    numbers: (T, B). Gradients of steps past a row's length, and of the table's row `padding`, do not count.
     """
     found = np.array(numbers, np.int64)
     if lengths is not None:
@@ -42,7 +42,7 @@ def counted(numbers: Array, lengths: Array | None, padding: int | None) -> Array
 
 
 def grouped(numbers: Array) -> Groups:
-    """The groups of some numbers, in the order in which they come; without those below 0."""
+    """The groups of equal numbers, ascending, with their places in order. Numbers below 0 are left out."""
     order = np.argsort(numbers, kind="stable")
     order = order[np.searchsorted(numbers[order], 0) :]
     rows, starts = np.unique(numbers[order], return_index=True)
@@ -50,7 +50,7 @@ def grouped(numbers: Array) -> Groups:
 
 
 class HostRows:
-    """Sums and updates of rows with NumPy, for an update that runs on arrays of the host."""
+    """Sums and updates of rows with NumPy, the base of updates that run on arrays of the host."""
 
     def run(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         """See `rnnc.backends.training.protocol.Update.run`."""
