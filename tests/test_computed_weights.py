@@ -142,7 +142,7 @@ def test_gradients_of_computed_weights_are_those_of_finite_differences() -> None
 
 
 def test_it_is_said_what_numpy_computes() -> None:
-    assert "computed by NumPy from sums over rows, once a call: d:scalar_l0" in (
+    assert "computed by NumPy from sums over rows, once per call: d:scalar_l0" in (
         rnnc.vjp(rnnc.Recurrent(OneScale(), X, H)).explain()
     )
 

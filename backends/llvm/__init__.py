@@ -1,9 +1,9 @@
-"""The llvm backend: a computation becomes native code for this machine's CPU.
+"""The llvm backend: a computation becomes machine code for this machine's CPU.
 
 code.py      Code: plan -> module -> machine code, and its texts
 asm/         LLVM: a builder of text, records, functions of numbers, targets, compilation
 kernels/     generated functions: phases, row sums, row copies, packers, noise, updates, the function of a plan
-packing/     where each weight lies, and where it comes from
+packing/     the arena of packed weights: where each weight lies, and where it comes from
 runtime.py   the kernels that do not depend on a network, compiled once
 calls/       from Python's arrays to generated functions: bound code, quick calls, shards, threads, buffers
 training/    a training step as one call of machine code on each thread
@@ -24,7 +24,7 @@ __all__ = ["LlvmCode", "compile", "compile_noise", "compile_update"]
 
 
 def compile_update(graph: Graph) -> LlvmUpdate:
-    """Compiles the equations of an optimiser; what only training needs is imported with the first one."""
+    """Compiles the equations of an optimiser. The modules that only training needs are imported here."""
     from rnnc.backends.llvm.training import update
 
     return update.compile_update(graph)

@@ -29,7 +29,7 @@ from rnnc.ir.ragged import check_rows_end
 from rnnc.ir.shape_rules import BATCH
 
 PARALLEL_FLOPS = 2e7
-"""Work of a call below which handing shards of it to other threads costs more than it saves."""
+"""Floating-point operations of a call, below which sharing it among threads costs more than it saves."""
 UNLIMITED = 1 << 62
 
 
@@ -52,7 +52,7 @@ STAGES = (
     Stage("llvm", _emit, _llvm_text),
     Stage("asm", _assemble, lambda linked: str(linked.assembly())),
 )
-"""The pipeline of this backend; `given` is the target."""
+"""The pipeline of this backend. The `given` of its artefacts is the target."""
 
 
 def compile(computation: Computation, *, threads: int | None = None, target: Target | None = None) -> LlvmCode:
@@ -84,11 +84,11 @@ class LlvmCode:
     # ---- texts
 
     def text(self, stage: str) -> str:
-        """What a stage made. "llvm" shows what the module calls of the runtime, too; "asm" the network's own code."""
+        """The text of a stage. "llvm" includes the runtime functions it calls; "asm" is the network's own code."""
         return self._artefacts.text(stage)
 
     def explain(self) -> str:
-        """The target, what is kept between both halves, and the tile and loops of each phase."""
+        """A text with the target, the values kept between the two halves, and the tile and loops of each phase."""
         dtype, size = self.program.dtype, self.layout.size * self.dtype.itemsize
         lines = [
             f"target {self.target.name}: vectors of {self.target.lanes(dtype)} {dtype}",
@@ -98,33 +98,33 @@ class LlvmCode:
         ]
         if self.plan.late:
             kept = ", ".join(f"{b.name} {b.width}" for b in self._kept)
-            lines.append(f"saved for the second half: {self.saved_bytes(1, 1):,} bytes a row of each step ({kept})")
+            lines.append(f"saved for the second half: {self.saved_bytes(1, 1):,} bytes per row of a step ({kept})")
         if computed := [f.name for f in self.sources if f.op != "input"]:
             lines.append(f"computed by NumPy before packing: {', '.join(computed)}")
         if self.made_of_sums:
-            lines.append(f"computed by NumPy from sums over rows, once a call: {', '.join(self.made_of_sums)}")
+            lines.append(f"computed by NumPy from sums over rows, once per call: {', '.join(self.made_of_sums)}")
         return "\n".join([*lines, *map(_phase_line, self.emitted.phases)]) + "\n"
 
-    # ---- what is kept and what is left to do
+    # ---- values between the two halves, and after the run
 
     @cached_property
     def _kept(self) -> list[Buffer]:
-        """What the first half leaves for the second, of each row and step."""
+        """The buffers, with a row per step and sequence, that the first half leaves for the second."""
         return [b for b in kept_buffers(self.plan) if b.space in (Space.TIMED, Space.INPUT)]
 
     def saved_bytes(self, steps: int, batch: int) -> int:
-        """Bytes the first half keeps for the second."""
+        """The number of bytes that the first half keeps for the second."""
         width: int = sum(b.width for b in self._kept)
         return steps * batch * width * int(self.dtype.itemsize)
 
     @cached_property
     def only_sums(self) -> bool:
-        """Whether all outputs without a batch axis are sums over rows, so that nothing is left to do after them."""
+        """True if all outputs without a batch axis are sums over rows, so that NumPy computes nothing after them."""
         return set(self.untimed.values()) <= {total.target for total in self.plan.sums}
 
     @cached_property
     def made_of_sums(self) -> list[str]:
-        """Outputs that NumPy computes from sums over rows."""
+        """The outputs that NumPy computes from sums over rows."""
         sums = {total.target for total in self.plan.sums}
         made = set(sums)
         for family in operands_first(self.untimed.values(), sums):
@@ -134,18 +134,18 @@ class LlvmCode:
 
     @cached_property
     def read_late(self) -> frozenset[Family]:
-        """Parameters that the second half computes with: gradients that are made of sums over rows and of them."""
+        """The parameters that NumPy reads after the second half, for gradients made from them and sums over rows."""
         sums = {total.target for total in self.plan.sums}
         late = [family for name, family in self.untimed.items() if self.plan.is_late(name)]
         return frozenset(family for family in operands_first(late, sums) if family in self.parameters.values())
 
     def reads(self, name: str) -> bool:
-        """Whether there is an input of this name with a batch axis."""
+        """True if there is an input of this name with a batch axis."""
         return name in self.interface.timed or name in self.interface.rows
 
     @cached_property
     def ragged(self) -> bool:
-        """That padding need not be computed, proved when lengths are first given. Raises IRError if it cannot be."""
+        """True: padding need not be computed. This is proved when lengths are first given; raises IRError otherwise."""
         check_rows_end(self.computation.program(lengths=True))
         return True
 
@@ -153,35 +153,35 @@ class LlvmCode:
 
     @cached_property
     def flops_per_row(self) -> int:
-        """Multiplications and additions of matrix products, for one step of one sequence."""
+        """The number of multiplications and additions in matrix products, per step of one sequence."""
         feeds = [(phase, feed) for _, phase in self.plan.phases() for feed in phase.feeds]
         flops = sum(2 * feed.inner * len(feed.blocks) * phase.width for phase, feed in feeds)
         return max(1, flops + sum(2 * t.rows * t.units for total in self.plan.sums for t in total.terms))
 
     @cached_property
     def serial_rows(self) -> int:
-        """Rows of all steps together that one thread runs, at most."""
+        """The largest number of rows, over all steps, that one thread runs alone."""
         return UNLIMITED if self.threads == 1 else int(PARALLEL_FLOPS / self.flops_per_row)
 
     def members(self, steps: int, batch: int) -> int:
-        """How many threads run a batch."""
+        """The number of threads that run a batch."""
         return min(self.threads, batch) if steps * batch > self.serial_rows else 1
 
     # ---- packing
 
     @cached_property
     def sweeps(self) -> list[Sweep]:
-        """How the arena is packed."""
+        """The sweeps that pack the arena."""
         return sweeps_of(self.layout)
 
     @cached_property
     def sources(self) -> list[Family]:
-        """What packing reads: parameters, and what is made of parameters and numbers alone."""
+        """The values that packing reads: parameters, and values computed from parameters and numbers alone."""
         return sources(self.sweeps)
 
     @cached_property
     def computed(self) -> list[Family]:
-        """What has to be computed of the parameters before packing, operands first."""
+        """The values that are computed from parameters before packing, operands first."""
         return operands_first(self.sources, set(self.parameters.values()))
 
     @cached_property
@@ -191,25 +191,27 @@ class LlvmCode:
 
     @cached_property
     def tables(self) -> tuple[Array, Array]:
-        """The sweeps and their moves, for generated code."""
+        """The tables of sweeps and of moves that generated code reads."""
         return tables(self.sweeps)
 
     # ---- generated functions
 
     def address(self, name: str) -> int:
-        """Of one of the functions of the network's module."""
+        """The address of a function of the network's module."""
         return self.linked.address(name)
 
     @cached_property
     def run_functions(self) -> Mapping[str, Callable[[int], int]]:
-        """ "rnnc_run", and "rnnc_finish" if there are two halves: a context's address -> 0, or 1 for no memory."""
+        """ "rnnc_run", and "rnnc_finish" if there are two halves: (address of a context) -> 0, or 1 without memory."""
         call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)  # releases the interpreter lock
         halves = ("rnnc_run", "rnnc_finish") if self.plan.late else ("rnnc_run",)
         return {name: call(self.address(name)) for name in halves}
 
     @cached_property
     def scratch_size(self) -> Callable[[int], int] | None:
-        """A context's address -> bytes that both halves need; None if there is one half, which takes its own."""
+        """(Address of a context) -> bytes of scratch that both halves share. None if there is one half, which allocates
+        its own.
+        """
         measure = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
         return measure(self.address("rnnc_scratch")) if self.plan.late else None
 
@@ -225,7 +227,7 @@ class LlvmCode:
 
 
 def _phase_line(p: PackedPhase) -> str:
-    """A phase: its tile, its accumulators and its loops; or its grid."""
+    """A line about a phase: its tile, accumulators and loops, or its grid."""
     if p.phase.axes:
         axes = " x ".join(map(str, p.phase.axes))
         sums = f"{len(p.phase.sums)} reductions"

@@ -1,10 +1,11 @@
-"""The runtime: functions that do not depend on a network, compiled once for a dtype and a target, and linked by name.
+"""The runtime: functions that do not depend on a network. They are compiled once per dtype and target, and linked by
+name.
 
     module of a network            runtime unit, from the disk cache
     declare @rnnc_copy_rows   ->   @rnnc_copy_rows.float32.1f0c
 
-A unit is compiled when the first module needs one of its functions. Its symbols hold for the whole process, so their
-names tell what the unit was made of.
+A unit is compiled when a module first needs one of its functions. Symbols are global to the process, so their names
+contain the dtype and a digest of the unit's text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rnnc.backends.llvm.asm.jit import compile_assembly
 from rnnc.backends.llvm.asm.library import use
 from rnnc.backends.llvm.asm.target import Target
 
-# What a unit is made of is imported with the first module that needs it.
+# The kernels of a unit are imported when a module first needs the unit.
 
 
 def _calls(module: Module, dtype: str, target: Target) -> None:
@@ -69,12 +70,12 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
     _sums: ("rnnc_outer", "rnnc_row_sum"),
     _training: ("rnnc_look_up", "rnnc_group", "rnnc_collect", "rnnc_noise"),
 }
-"""What fills each unit -> the functions that others call."""
+"""The function that fills a unit -> the names of the unit's functions that other modules call."""
 
 
 _made: list[RuntimeUnit] = []
-"""All units, for as long as the process runs: modules that are linked to one have its addresses. Threads that need a
-unit at the same moment may make it twice."""
+"""All units, kept until the process ends, because modules that are linked to a unit hold its addresses. Threads that
+need a unit at the same moment may make it twice."""
 
 
 class RuntimeUnit:
@@ -93,7 +94,7 @@ class RuntimeUnit:
         use(lambda: [llvm.add_symbol(symbol, address) for symbol, address in exported.items()])
 
     def address(self, name: str) -> int:
-        """Of one of its functions."""
+        """The address of one of its functions."""
         return self._code.address(self.symbols[name])
 
 
@@ -110,7 +111,7 @@ class Runtime:
     target: Target
 
     def address(self, name: str) -> int:
-        """The address of one of the functions."""
+        """The address of a function of the runtime, by its name."""
         return self._with(name).address(name)
 
     def units(self, module: Module) -> list[RuntimeUnit]:
@@ -123,7 +124,7 @@ class Runtime:
 
 
 class Linked:
-    """A module that calls the runtime, compiled."""
+    """A compiled module, linked to the units of the runtime that it calls."""
 
     def __init__(self, module: Module, runtime: Runtime) -> None:
         units = runtime.units(module)
@@ -132,7 +133,7 @@ class Linked:
 
     @property
     def cached(self) -> bool:
-        """Whether the network's own object code came from the cache."""
+        """True if the object code of the module itself came from the cache."""
         return self._code.cached
 
     def address(self, name: str) -> int:
@@ -149,7 +150,7 @@ class Linked:
 
 
 def shown(module: Module, runtime: Runtime) -> str:
-    """A module and the units that it calls, as one module."""
+    """The text of a module and of the units that it calls, as one module."""
     modules = [module, *(unit.module for unit in runtime.units(module))]
     functions = [function for each in modules for function in each.functions]
     lines = list(dict.fromkeys(line for each in modules for line in each.globals))
@@ -157,7 +158,7 @@ def shown(module: Module, runtime: Runtime) -> str:
 
 
 def renamed(text: str, symbols: dict[str, str]) -> str:
-    """A module's text with other names for some functions."""
+    """The text of a module, with some functions renamed."""
     if not symbols:
         return text
     return re.sub(rf"@({'|'.join(symbols)})\(", lambda found: f"@{symbols[found[1]]}(", text)

@@ -1,1 +1,1 @@
-"""LLVM assembly: its builder, vector functions, targets, and the way to machine code. Knows nothing of plans."""
+"""LLVM assembly: its builder, vector functions, targets, and the way to machine code. It knows nothing of plans."""

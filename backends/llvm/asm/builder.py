@@ -1,7 +1,7 @@
 """A small typed builder of LLVM assembly text.
 
-Text is quick to make, LLVM's own parser takes it, and it is what a reader sees.
-Values are (type, name) pairs; every method returns a fresh one. Loops and branches are context managers.
+Text is quick to make, LLVM's own parser reads it, and a person can read it too.
+Values are (type, name) pairs. Every method returns a fresh one. Loops and branches are context managers.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def vector(lanes: int, scalar: str) -> str:
 
 
 def lanes_of(type_: str) -> int:
-    """Number of lanes of a vector type; 1 for a scalar."""
+    """The number of lanes of a vector type; 1 for a scalar."""
     return int(type_[1:].split(" ")[0]) if type_.startswith("<") else 1
 
 
 def scalar_of(type_: str) -> str:
-    """Element type of a vector type; a scalar type itself."""
+    """The element type of a vector type. A scalar type is returned as it is."""
     return type_[1:-1].split(" x ")[1] if type_.startswith("<") else type_
 
 
 def like(type_: str, scalar: str) -> str:
-    """A type of the same lanes with other elements."""
+    """The type with as many lanes and other elements."""
     return vector(lanes_of(type_), scalar) if type_.startswith("<") else scalar
 
 
@@ -70,7 +70,7 @@ def mangle(type_: str) -> str:
 
 
 COLD = "nounwind noinline optnone"
-"""Attributes of functions that run seldom: LLVM compiles them several times faster."""
+"""Attributes of functions that run rarely. LLVM compiles them several times faster."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class LoopState:
     _next: list[Val] | None = None
 
     def next(self, values: Sequence[Val]) -> None:
-        """Sets what the carried values are in the next iteration. After the loop, `values` are the last ones."""
+        """Sets the carried values of the next iteration. After the loop, `values` are those of the last iteration."""
         self._next = list(values)
 
 
@@ -102,24 +102,24 @@ class Function:
     _block: str = "entry"
 
     def text(self) -> str:
-        """The definition."""
+        """The definition as text."""
         shown = ", ".join(f"{p.type}{' noalias' if p.name in self.noalias else ''} {p.name}" for p in self.parameters)
         body = "\n".join(["entry:", *self.allocas, *self.lines])
         return f"define {self.result} @{self.name}({shown}) {self.attributes} {{\n{body}\n}}\n"
 
     def line(self, text: str) -> None:
-        """An instruction without a result."""
+        """Appends an instruction without a result."""
         self.lines.append("  " + text)
 
     def value(self, type_: str, text: str) -> Val:
-        """An instruction with a result."""
+        """Appends an instruction, and returns its result."""
         self._count += 1
         name = f"%v{self._count}"
         self.lines.append(f"  {name} = {text}")
         return Val(type_, name)
 
     def comment(self, text: str) -> None:
-        """A line for the reader of a dump."""
+        """Appends a comment for the reader of a dump."""
         self.lines.append(f"  ; {text}")
 
     def _label(self, hint: str) -> str:
@@ -177,41 +177,41 @@ class Function:
         return self.value("i1", f"icmp {predicate} {a}, {b.name}")
 
     def is_null(self, pointer: Val) -> Val:
-        """Whether a pointer is null."""
+        """The i1 that is 1 if a pointer is null."""
         return self.value("i1", f"icmp eq {pointer}, null")
 
     def select(self, condition: Val, a: Val, b: Val) -> Val:
-        """a or b, by a condition (lane by lane for a vector of conditions)."""
+        """a where a condition holds, b elsewhere; lane by lane for a vector of conditions."""
         return self.value(a.type, f"select {condition}, {a}, {b}")
 
     def fma(self, a: Val, b: Val, c: Val) -> Val:
-        """a * b + c: fused where the target can, two instructions where it cannot."""
+        """a * b + c: one fused instruction if the target has it, otherwise two instructions."""
         return self.call(a.type, f"llvm.fmuladd.{mangle(a.type)}", a, b, c)
 
     def constant(self, value: float, type_: str) -> Val:
-        """A float constant of a scalar or, in every lane, of a vector type."""
+        """A float constant of a scalar type, or of a vector type with the same number in every lane."""
         scalar = scalar_of(type_)
         text = literal(value, scalar)
         return Val(type_, f"splat ({scalar} {text})" if type_.startswith("<") else text)
 
     def integer(self, value: int, type_: str) -> Val:
-        """An integer constant of a scalar or, in every lane, of a vector type."""
+        """An integer constant of a scalar type, or of a vector type with the same number in every lane."""
         return Val(type_, f"splat ({scalar_of(type_)} {value})" if type_.startswith("<") else str(value))
 
     def splat(self, scalar: Val, lanes: int) -> Val:
-        """A scalar in every lane."""
+        """A vector with a scalar in every lane."""
         type_ = vector(lanes, scalar.type)
         one = self.value(type_, f"insertelement {type_} poison, {scalar}, i64 0")
         return self.value(type_, f"shufflevector {one}, {type_} poison, <{lanes} x i32> zeroinitializer")
 
     def call(self, result: str, function: str, *arguments: Val) -> Val:
-        """Calls a function that is declared on first use."""
+        """Calls a function of another module, which is declared on first use."""
         types = ", ".join(a.type for a in arguments)
         self.declarations.add(f"declare {result} @{function}({types})")
         return self._call(result, function, arguments)
 
     def call_defined(self, result: str, function: str, *arguments: Val) -> Val:
-        """Calls a function that the module defines."""
+        """Calls a function that this module defines."""
         return self._call(result, function, arguments)
 
     def _call(self, result: str, function: str, arguments: Iterable[Val]) -> Val:
@@ -222,7 +222,7 @@ class Function:
         return self.value(result, text)
 
     def element(self, pointer: Val, index: Val | int, type_: str) -> Val:
-        """The address of pointer[index] for elements of a type; index 0 is the pointer."""
+        """The address of pointer[index] for elements of a type. For index 0 it is the pointer itself."""
         index = i64(index) if isinstance(index, int) else index
         if index.name == "0":
             return pointer
@@ -237,19 +237,19 @@ class Function:
         self.line(f"store {value}, {pointer}, align {align}")
 
     def prefetch(self, pointer: Val, index: Val, type_: str, *, write: bool = False) -> None:
-        """Asks for the cache line of pointer[index], to write to it or to read; it may lie outside the memory."""
+        """Prefetches the cache line of pointer[index], for a read or a write. The address need not be valid."""
         address = self.value("ptr", f"getelementptr {type_}, {pointer}, {index}")
         hints = (Val("i32", str(int(write))), Val("i32", "3"), Val("i32", "1"))  # read, keep in all levels, data
         self.call("void", "llvm.prefetch.p0", address, *hints)
 
     def load_lanes(self, type_: str, pointer: Val, count: int, align: int) -> Val:
-        """Reads the first `count` lanes; the others are zero and their memory is not touched."""
+        """Reads the first `count` lanes. The other lanes are zero, and their memory is not touched."""
         if count >= lanes_of(type_):
             return self.load(type_, pointer, align)
         return self.load_masked(type_, pointer, lane_mask(lanes_of(type_), count), align)
 
     def load_masked(self, type_: str, pointer: Val, mask: Val, align: int) -> Val:
-        """Reads the lanes of a mask."""
+        """Reads the lanes that a mask selects. The other lanes are zero."""
         function = f"llvm.masked.load.{mangle(type_)}.p0"
         zero = Val(type_, "zeroinitializer")
         return self.call(type_, function, pointer, Val("i32", str(align)), mask, zero)
@@ -264,7 +264,7 @@ class Function:
         self.call("void", function, value, pointer, Val("i32", str(align)), mask)
 
     def alloca(self, type_: str, count: int, align: int) -> Val:
-        """Stack memory; the instruction goes to the entry block, so a loop does not grow the stack."""
+        """Stack memory. The instruction is put in the entry block, so that a loop does not grow the stack."""
         self._count += 1
         name = f"%v{self._count}"
         self.allocas.append(f"  {name} = alloca {type_}, i64 {count}, align {align}")
@@ -280,7 +280,7 @@ class Function:
     ) -> Iterator[LoopState]:
         """for index in range(start, stop, step), unsigned, with values carried from iteration to iteration.
 
-        No iteration at all is fine; then the carried values keep their initial ones.
+        If there is no iteration, the carried values keep their initial values.
         """
         start, step = (i64(v) if isinstance(v, int) else v for v in (start, step))
         head, body, done = self._label("head"), self._label("body"), self._label("done")
@@ -305,7 +305,7 @@ class Function:
         self._begin(done)
 
     def until(self, done: Callable[[], Val], pause: Callable[[Val], object]) -> None:
-        """Asks again and again until `done` is true; pause emits what runs in between, given the turn 1, 2, ..."""
+        """Polls until `done` is true. pause: emits the code between polls, given the number of the poll, 1, 2, ..."""
         head, body, out = self._label("ask"), self._label("wait"), self._label("go")
         turns = self.alloca("i64", 1, 8)
         self.store(i64(0), turns, 8)
@@ -321,7 +321,7 @@ class Function:
 
     @contextmanager
     def when(self, condition: Val) -> Iterator[None]:
-        """Runs the block if the condition holds."""
+        """A block that runs if the condition holds."""
         yes, done = self._label("then"), self._label("done")
         self.line(f"br {condition}, label %{yes}, label %{done}")
         self._begin(yes)
@@ -331,7 +331,7 @@ class Function:
 
     @contextmanager
     def switch(self, value: Val, cases: Sequence[int]) -> Iterator[Iterator[int]]:
-        """Yields each case in turn; the code emitted meanwhile is that case's block. Other values are undefined."""
+        """Yields each case in turn; the code emitted meanwhile is its block. Other values are undefined behaviour."""
         labels = {case: self._label(f"case{case}_") for case in cases}
         dead, done = self._label("unreachable"), self._label("done")
         targets = " ".join(f"i64 {case}, label %{label}" for case, label in labels.items())
@@ -354,7 +354,7 @@ class Function:
 
 
 def define(prototype: str, attributes: str = "nounwind") -> Function:
-    """A function to be written, declared as in C: `define("i64 rnnc_first_row(ptr rows, i64 batch)")`."""
+    """A new function with an empty body, declared as in C: `define("i64 rnnc_first_row(ptr rows, i64 batch)")`."""
     head, _, inside = prototype.partition("(")
     result, name = head.split()
     parameters = [part.split() for part in inside.rstrip(")").split(",")]
@@ -374,14 +374,14 @@ def lane_mask(lanes: int, count: int) -> Val:
 
 @dataclass
 class Module:
-    """Functions of one compilation unit; equal bodies are emitted once."""
+    """The functions of one compilation unit. Functions with equal bodies are emitted once."""
 
     functions: list[Function] = field(default_factory=list)
     globals: list[str] = field(default_factory=list)
     _known: dict[str, str] = field(default_factory=dict)
 
     def add(self, function: Function) -> str:
-        """Adds a definition and returns its name: an equal one's name, if there is one."""
+        """Adds a definition and returns its name. If there is an equal definition, returns the name of that one."""
         body = function.text().replace(f"@{function.name}(", "@(", 1)
         known = self._known.setdefault(body, function.name)
         if known == function.name:
@@ -389,12 +389,12 @@ class Module:
         return known
 
     def declarations(self) -> dict[str, str]:
-        """Name -> declaration of each function that is called, and not defined here."""
+        """Name -> declaration, for each function that is called and not defined here."""
         called = sorted(set().union(*(f.declarations for f in self.functions)))
         defined = {f.name for f in self.functions}
         named = {line.split("@")[1].split("(")[0]: line for line in called}
         return {name: line for name, line in named.items() if name not in defined}
 
     def text(self) -> str:
-        """The whole module."""
+        """The module as text."""
         return "\n".join([*self.globals, *self.declarations().values(), "", *(f.text() for f in self.functions)])

@@ -1,6 +1,6 @@
 """From LLVM assembly to machine code in memory, by way of the on-disk cache.
 
-There is no optimisation pipeline on purpose: the vectors are explicit, the code generator does the rest.
+LLVM's optimisation passes are not run: the vectors are explicit, and the code generator does the rest.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rnnc.backends.llvm.asm.target import Target, processor
 
 
 class MachineCode:
-    """A compiled module. Its addresses stay valid for as long as this object lives.
+    """A compiled module in memory. Its addresses are valid for as long as this object lives.
 
-    cached: whether its object code came from the cache.
+    cached: True if its object code came from the cache.
     """
 
     def __init__(self, text: str, target: Target) -> None:
@@ -41,17 +41,17 @@ class MachineCode:
         return use(lambda: _assembly(self._text, self._target, processor().triple))
 
     def object_code(self) -> bytes:
-        """The position-independent object file whose code runs."""
+        """The position-independent object file of the code that runs."""
         return self._object
 
 
 def compile_assembly(text: str, target: Target) -> MachineCode:
-    """Compiles a module of LLVM assembly. Raises RuntimeError if LLVM rejects it: a bug in the generator."""
+    """Compiles a module of LLVM assembly. Raises RuntimeError if LLVM rejects it, which is a bug of the generator."""
     return MachineCode(text, target)
 
 
 def emit_assembly(text: str, target: Target, triple: str) -> str:
-    """Native assembly for any machine LLVM knows, such as "aarch64-unknown-linux-gnu"; nothing is run."""
+    """Native assembly for any machine that LLVM knows, such as "aarch64-unknown-linux-gnu". Nothing is run."""
 
     def emit() -> str:
         llvm.initialize_all_targets()
@@ -62,26 +62,26 @@ def emit_assembly(text: str, target: Target, triple: str) -> str:
 
 
 def code_model(triple: str) -> str:
-    """How far apart code and its constants may lie in memory.
+    """LLVM's code model, which says how far apart code and its constants may lie in memory.
 
-    LLVM takes memory for each as it finds it. In a process that has mapped more than 2 GB they may be too far apart for
-    the 32-bit distances of x86-64's small model, and LLVM then ends the process. The large one has 64-bit distances,
-    and reads them outside of loops. AArch64 has no large model for position-independent code.
+    LLVM allocates memory for each wherever it is free. In a process that has mapped more than 2 GB, they may be too far
+    apart for the 32-bit distances of x86-64's small model, and LLVM then aborts the process. The large model has 64-bit
+    distances, which are loaded outside of loops. AArch64 has no large model for position-independent code.
     """
     return "large" if triple.startswith("x86_64") else "small"
 
 
-# ---- what uses LLVM
+# ---- functions that call LLVM
 
 
 def _load(name: str, text: str, target: Target, found: bytes | None) -> tuple[bytes, Engine]:
-    """Object code, found or made, and the same in memory."""
+    """The object code, compiled unless it was found in the cache, and its engine."""
     triple = processor().triple
     if found is None:
         found = _machine(target, triple).emit_object(_parse(text, target))
         cache.store(name, found)
-    # MCJIT takes ownership of its machine and of its module: each engine needs fresh ones. llvmlite's own
-    # memory manager reserves no room for the stubs of calls to libc and aborts: not that one.
+    # MCJIT takes ownership of its machine and its module, so each engine needs fresh ones. llvmlite's own memory
+    # manager is not used: it reserves no room for the stubs of calls to libc, and aborts.
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, triple), use_lmm=False)
     engine.add_object_file(llvm.ObjectFileRef.from_data(found))
     engine.finalize_object()

@@ -1,12 +1,12 @@
-"""The one way to LLVM: one thread at a time, whole, and not across a fork.
+"""The only access to LLVM: by one thread at a time, without interruption, and never across a fork.
 
-LLVM's state is the process's, and llvmlite keeps it in objects that free it twice if a signal handler raises at the
-wrong moment. So all that uses llvmlite goes through `use`:
+LLVM's state belongs to the process. llvmlite keeps it in objects that free it twice if a signal handler raises at the
+wrong moment. So all code that uses llvmlite goes through `use`:
 
-- it holds a lock that a fork waits for (`rnnc.backends.locks`);
-- on the main thread, where Python runs signal handlers, it starts a thread for the work (some 50 us), and leaves none
-  behind. An interrupt ends the wait, and the work comes to its own end behind it;
-- llvmlite's objects end where they were made. The exceptions are the engines that hold machine code: `Engine`.
+- It holds a lock that a fork waits for (`rnnc.backends.locks`).
+- Python runs signal handlers on the main thread. There, `use` starts a thread for the work (about 50 us), which ends
+  with it. An interrupt ends only the wait: the work is still completed.
+- llvmlite's objects are freed in the work that made them, except for the engines that hold machine code (`Engine`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _engines: dict[int, llvm.ExecutionEngine] = {}
 _numbers = itertools.count()
 _unused: deque[int] = deque()
 _awaited: list[_Errand[Any]] = []
-"""What the main thread waits for; more than one if a signal handler compiles."""
+"""The work that the main thread waits for. There is more than one if a signal handler compiles."""
 
 
 def use(work: Callable[[], T]) -> T:
@@ -51,7 +51,7 @@ def use(work: Callable[[], T]) -> T:
 
 
 def _started(work: Callable[[], object]) -> bool:
-    """Whether a thread does it: there may be none, at exit or at the system's limit."""
+    """Starts a thread for the work. Returns False if there can be none, as at exit or at the system's limit."""
     try:
         _thread.start_new_thread(work, ())
     except RuntimeError:
@@ -60,7 +60,7 @@ def _started(work: Callable[[], object]) -> bool:
 
 
 class _Errand(Generic[T]):
-    """Work for some thread, and where its result is waited for."""
+    """Work for another thread, whose result can be waited for."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work: Callable[[], T] | None = work
@@ -84,7 +84,7 @@ class _Errand(Generic[T]):
             self._bell.release()
 
     def result(self) -> T:
-        """Waits for it. An interrupt ends the wait: work that has not begun is left, and other work ends unseen."""
+        """Waits for the result. An interrupt ends the wait: work that has not begun is dropped, other work goes on."""
         try:
             while not self._results and not self._errors:
                 self._bell.acquire()
@@ -99,13 +99,13 @@ class _Errand(Generic[T]):
         return self._results[0]
 
     def orphan(self) -> None:
-        """The thread that had the work is not there any more: a signal handler forked while it was waited for."""
+        """Called in the child of a fork that a signal handler made during the wait: the working thread is gone."""
         self._orphaned = True
         self._bell.release()
 
 
 class Engine:
-    """Machine code in memory, for as long as this object lives. To be made within `use`."""
+    """Machine code in memory, for as long as this object lives. It must be made within `use`."""
 
     def __init__(self, engine: llvm.ExecutionEngine, addresses: Mapping[str, int]) -> None:
         self.addresses = addresses
@@ -115,10 +115,10 @@ class Engine:
 
 
 def _forget(number: int) -> None:
-    """An engine that is not needed: garbage collection says so, on any thread, at any moment."""
+    """Marks an engine as unused. Garbage collection calls this on any thread, at any moment."""
     _unused.append(number)
     if len(_unused) == 1 and not sys.is_finalizing():
-        _started(_tidy)  # or else the next to use LLVM does it
+        _started(_tidy)  # if no thread can be started, the next `use` tidies up
 
 
 def _tidy() -> None:
@@ -133,7 +133,7 @@ def _drop_engines() -> None:
 
 @atexit.register
 def _settle() -> None:
-    """Before the process ends: work that was not waited for ends first, since LLVM ends with the process."""
+    """At exit, waits for work that nobody waits for any more, because LLVM ends with the process."""
     try:
         with _lock:
             pass

@@ -1,13 +1,13 @@
 """Powers on vectors: exp(b log |a|), with a logarithm of more digits than the format has, and the special cases.
 
-An error of the exponent b log |a| is one of the result, up to 2^9.5 times as large relative to its last place. float32
-computes in float64, where that does not matter. float64 has the logarithm in two parts, as fdlibm's pow (Sun
-Microsystems, 1993) has it: with s = f / (2 + f),
+A relative error of the exponent b log |a| becomes one of the result, up to 2^9.5 times as large. float32 is computed in
+float64, where that does not matter. For float64 the logarithm has two parts, as in fdlibm's pow (Sun Microsystems,
+1993). With s = f / (2 + f),
 
     log(1 + f) = 2 s / 3 (3 + s^2 + s^4 q(s^2)),
 
 where products of numbers with 26 leading bits are exact. q is a fit at Chebyshev points in 60-digit arithmetic, for
-|s| <= 1.0005 (sqrt 2 - 1) / (sqrt 2 + 1), with an error of 2^-70 of the logarithm.
+|s| <= 1.0005 (sqrt 2 - 1) / (sqrt 2 + 1). The relative error of the logarithm is 2^-70.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _TAIL = (
     0.17585533535473841002,
 )
 _TWO_THIRDS = (0.6666666567325592, 9.934107462565104e-09)
-"""2 / 3 in two parts, the first with 26 bits."""
+"""2 / 3 as the sum of two numbers, the first with 26 bits."""
 
 _EXPONENTS = 1000.0
-"""Where |b log |a|| is larger, the power is 0 or infinite, whatever the second part is."""
+"""If |b log |a|| is larger, the power is 0 or infinite, whatever the second part is."""
 
 
 class Powers(VectorParts):
-    """Adds powers. `log` and `exp` are those of VectorMath."""
+    """The power function, with `log` and `exp` from VectorMath."""
 
     if TYPE_CHECKING:
 
@@ -53,7 +53,7 @@ class Powers(VectorParts):
         return f.value(self.type, f"fptrunc {wide._special_cases(x, y, size)} to {self.type}")
 
     def _special_cases(self, a: Val, b: Val, size: Val) -> Val:
-        """What a^b is, given |a|^b; that may be anything for |a| = 1."""
+        """a^b from |a|^b, which may be any number for |a| = 1."""
         f, zero, one = self.function, self.constant(0.0), self.constant(1.0)
         whole = self._compare("oeq", self.rint(b), b)
         half = self.mul(b, self.constant(0.5))
@@ -86,7 +86,7 @@ class Powers(VectorParts):
         return self._exp(self.select(ordinary, exponent, simple), lost)
 
     def _long_log(self, a: Val) -> tuple[Val, Val]:
-        """log a in two parts, the first with 26 bits; for 0 and infinity the first part alone has a meaning."""
+        """log a as a sum of two numbers, the first with 26 bits. For 0 and infinity, only the first has a meaning."""
         f, one = self._format, self.constant(1.0)
         e, m = self._normal(a)
         z_high, z_low = self._long_log_near_1(self.sub(m, one))
@@ -98,7 +98,7 @@ class Powers(VectorParts):
         return self.select(self._compare("oeq", a, self.constant(0.0)), self.constant(-inf), high), low
 
     def _long_log_near_1(self, f: Val) -> tuple[Val, Val]:
-        """log(1 + f) in two parts."""
+        """log(1 + f) as a sum of two numbers."""
         s, s_high, s_low = self._long_fraction(f)
         w, three = self.mul(s, s), self.constant(3.0)
         rest = self.mul(self.mul(w, w), self._polynomial(w, _TAIL))
@@ -114,7 +114,7 @@ class Powers(VectorParts):
         return self.mul(high, first), self._fma(high, second, self.mul(low, self.constant(2 / 3)))
 
     def _long_fraction(self, f: Val) -> tuple[Val, Val, Val]:
-        """s = f / (2 + f), and s in two parts, the first with 26 bits."""
+        """s = f / (2 + f), and s as a sum of two numbers, the first with 26 bits."""
         two = self.constant(2.0)
         below = self.add(f, two)
         inverse = self.div(self.constant(1.0), below)

@@ -6,7 +6,7 @@
     given = LOOK_UP.new(member=0, numbers=array)      Python
 
 Generated code addresses a field through the record's structure type, so its place follows from the data layout of the
-*target*. Python's copy is a ctypes structure, laid out as the host's C compiler would.
+*target*. Python's copy is a ctypes structure, laid out as the host's C compiler would lay it out.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CACHE_LINE = 64
 
 
 def address(array: Array | None) -> int:
-    """Where an array starts; 0 for none."""
+    """The address of an array's first element; 0 for None."""
     return 0 if array is None else _pointer(id(array) + _DATA).value or 0
 
 
-# A call asks for dozens of addresses. NumPy's C interface fixes that the pointer to the data follows the head of the
-# object; to read it there takes a seventh of the time of __array_interface__.
+# A call needs dozens of addresses. NumPy's C interface guarantees that the data pointer follows the object's header.
+# Reading it there takes a seventh of the time of __array_interface__.
 _pointer = ctypes.c_void_p.from_address
 _DATA = object.__basicsize__
 _sample = np.zeros(1)
@@ -47,10 +47,10 @@ if address(_sample) != _sample.__array_interface__["data"][0]:
 
 
 class Struct(ctypes.Structure):
-    """A record in memory. It keeps alive the arrays, and the other records, that its pointers lead to."""
+    """A record in memory. It keeps alive the arrays and records that its pointers lead to."""
 
     def fill(self, values: Mapping[str, Any]) -> None:
-        """Sets some fields: numbers, addresses, and arrays or records, to which a field then points."""
+        """Sets some fields to numbers or addresses, or to point to arrays or records."""
         for name, value in values.items():
             setattr(self, name, self._number(name, value))
 
@@ -65,7 +65,7 @@ class Struct(ctypes.Structure):
 
     @property
     def address(self) -> int:
-        """Where it lies."""
+        """The address of the record."""
         return ctypes.addressof(self)
 
 
@@ -73,7 +73,7 @@ class Record:
     """Named fields of the types "ptr", "i64", "i32", "float" and "double", in the order of memory."""
 
     def __init__(self, name: str, fields: str | Sequence[tuple[str, str]]) -> None:
-        """fields: (type, name) of each, or as text: "ptr table, i64 count"."""
+        """fields: (type, name) of each, or the same as text: "ptr table, i64 count"."""
         self.name = name
         self.types = dict(_pairs(fields))
         self._index = {field: number for number, field in enumerate(self.types)}
@@ -101,7 +101,7 @@ class Record:
         return {field: self.load(f, record, field) for field in self.types}
 
     def element(self, f: Function, table: Val, index: Val | int) -> Val:
-        """The address of one of several records in a row."""
+        """The address of the record at an index of a table of records."""
         return f.element(table, i64(index) if isinstance(index, int) else index, self.llvm_type)
 
     # ---- Python
@@ -113,17 +113,17 @@ class Record:
         return type(f"{self.name}_record", (Struct,), {"_fields_": fields})
 
     def new(self, **values: Any) -> Struct:
-        """One record; what is not given is zero."""
+        """A new record. Fields that are not given are zero."""
         made = self.struct()
         made.fill(values)
         return made
 
     def offset(self, field: str) -> int:
-        """Bytes from the beginning of a record to a field, on the host."""
+        """The offset of a field in bytes, on the host."""
         return int(getattr(self.struct, field).offset)
 
     def several(self, values: Sequence[Mapping[str, Any]], *, apart: bool = False) -> list[Struct]:
-        """Records in a row, such as a table of them; apart: each on cache lines of its own, for threads that write."""
+        """Records one after the other in memory. apart: each on its own cache lines, for threads that write to them."""
         size = ctypes.sizeof(self.struct)
         step = -(-size // CACHE_LINE) * CACHE_LINE if apart else size
         block = np.zeros(max(1, len(values)) * step + CACHE_LINE, np.uint8)
@@ -136,7 +136,7 @@ class Record:
         return made
 
     def table(self, rows: Iterable[Sequence[int]]) -> Array:
-        """Records whose fields are all "i64", in a row, as an array (rows, fields)."""
+        """Records whose fields are all "i64", one after the other, as an int64 array (rows, fields)."""
         assert set(self.types.values()) == {"i64"}
         return np.array(list(rows), np.int64).reshape(-1, len(self.types))
 

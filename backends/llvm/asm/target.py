@@ -1,4 +1,4 @@
-"""Targets: which instructions the generated code may use, and the shape of the machine they imply."""
+"""Targets: the instructions that generated code may use, and the width and number of the registers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rnnc.ir.errors import BackendError
 class Target:
     """An instruction set.
 
-    vector_bytes: width of one register. registers: how many a tile may use.
-    cpu, features: the instructions LLVM may use: those of a baseline processor, and those that are listed.
-    tuning: the processor model whose instructions LLVM schedules for. It adds none: a virtual machine may hide
-    instructions that its processor model knows.
+    vector_bytes: the width of one register. registers: the number of registers that a tile may use.
+    cpu, features: the instructions that LLVM may use: those of a baseline processor, and those listed.
+    tuning: the processor model that LLVM schedules instructions for. It adds no instructions, because a virtual machine
+    may hide some that its processor model has.
     """
 
     name: str
@@ -30,27 +30,27 @@ class Target:
     tuning: str = ""
 
     def lanes(self, dtype: str) -> int:
-        """Elements of a dtype in one register."""
+        """The number of elements of a dtype per register."""
         return self.vector_bytes // {"float32": 4, "float64": 8}[dtype]
 
 
 _ISAS = {
     "avx512": Target("avx512", 64, 32, "x86-64", "+avx512f,+avx512vl,+avx512dq,+avx512bw,+avx2,+fma"),
     "avx2": Target("avx2", 32, 16, "x86-64", "+avx2,+fma"),
-    # 16 registers, of which multiplying without a fused multiply-add needs some for copies: no spills with 12.
+    # There are 16 registers. Without fused multiply-add, products need some of them: with 12 there are no spills.
     "generic": Target("generic", 16, 12, "", ""),
 }
 
 _WELCOME = ("bmi", "bmi2", "lzcnt", "movbe", "popcnt", "prfchw")
-"""Instructions on single words that a target with vectors beyond the baseline uses where the machine has them."""
+"""Scalar instructions that a target beyond the baseline uses if the machine has them."""
 
 ISAS = tuple(_ISAS)
-"""Names of instruction sets, best first."""
+"""The names of instruction sets, best first."""
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What LLVM says of this machine. features: name of an instruction set -> whether the machine has it."""
+    """LLVM's description of this machine. features: LLVM's name of a feature -> whether the machine has it."""
 
     triple: str
     model: str
@@ -59,7 +59,7 @@ class Processor:
 
 @cache
 def processor() -> Processor:
-    """This machine. LLVM's native code generator is ready from then on."""
+    """LLVM's description of this machine. The first call also initialises LLVM's native code generator."""
     return use(_processor)
 
 
@@ -71,17 +71,17 @@ def _processor() -> Processor:
 
 
 def host(isa: str | None = None) -> Target:
-    """The target of this machine: its best instruction set, or the one asked for.
+    """The target of this machine, with its best instruction set or the one given.
 
-    Raises BackendError if the machine lacks it.
+    Raises BackendError if the machine lacks the instruction set.
     """
     return described(processor().model, processor().features, isa)
 
 
 def described(cpu: str, features: Mapping[str, bool], isa: str | None = None) -> Target:
-    """The target of a machine: its best instruction set, or the one asked for, tuned for its processor model.
+    """The target of a machine, with its best instruction set or the one given, tuned for its processor model.
 
-    cpu: LLVM's name of the model. features: LLVM's names of instruction sets -> whether the machine has them.
+    cpu: LLVM's name of the model. features: LLVM's names of features -> whether the machine has them.
     Raises BackendError if the machine lacks the instruction set.
     """
     if isa is None:
@@ -97,15 +97,15 @@ def described(cpu: str, features: Mapping[str, bool], isa: str | None = None) ->
 
 
 def _missing(isa: str, features: Mapping[str, bool]) -> list[str]:
-    """What an instruction set needs and a machine lacks."""
+    """The features that an instruction set needs and a machine lacks."""
     needed = [name.removeprefix("+") for name in _ISAS[isa].features.split(",") if name]
     return [name for name in needed if not features.get(name, False)]
 
 
 def legalized(isa: str) -> Target:
-    """An instruction set's register shape, run with whatever vectors this machine has.
+    """An instruction set's register shape, with the instructions of this machine. For tests.
 
-    LLVM splits vectors that are too wide, so the code laid out for AVX-512 runs, slowly, on AVX2. For tests.
+    LLVM splits vectors that are too wide, so code laid out for AVX-512 also runs, slowly, on AVX2.
     """
     real, layout = host(), _ISAS[isa]
     name = f"{isa} layout on {real.name}"

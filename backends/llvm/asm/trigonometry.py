@@ -1,13 +1,13 @@
 """Sine and cosine on vectors, for angles of any size.
 
-Method. With n the integer nearest to x 2 / pi and r = x - n pi / 2, |r| <= pi / 4, the result is plus or minus sin r or
-cos r, as the low two bits of n say. Both are polynomials in r^2; their coefficients are fits at Chebyshev points in
-60-digit arithmetic, with relative errors of 2^-26.3 (float32) and 2^-56.1 (float64).
+Method. Let n be the integer nearest to x 2 / pi, and r = x - n pi / 2, so that |r| <= pi / 4. The result is sin r or
+cos r with a sign, both chosen by the low two bits of n. Sine and cosine are polynomials in r^2. Their coefficients are
+fits at Chebyshev points in 60-digit arithmetic, with relative errors of 2^-26.3 (float32) and 2^-56.1 (float64).
 
-n and r are computed in float64. The parts of pi / 2 are so short that n times each is exact: |x| <= 2^29 for float32,
-2^20 for float64. A larger angle takes the branch of Payne and Hanek, "Radian reduction for trigonometric functions",
-1983: x times 2 / pi is summed in chunks of 24 bits, of which each loses its whole turns at once. The sum has two parts,
-so that r keeps its accuracy next to the zeros.
+n and r are computed in float64. pi / 2 is a sum of parts so short that n times each part is exact, for |x| <= 2^29
+(float32) and 2^20 (float64). Larger angles are reduced as by Payne and Hanek, "Radian reduction for trigonometric
+functions", 1983: x times 2 / pi is summed over chunks of 24 bits, and whole turns of each product are dropped at once.
+The sum has two parts, so that r keeps its accuracy near the zeros.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from rnnc.backends.llvm.asm.vectorparts import VectorParts
 
 CHUNK_BITS = 24
 SCALE = 200
-"""The chunks are multiplied by 2^200 and the angle by 2^-200: the last chunks would be subnormal."""
+"""The chunks are multiplied by 2^200 and the angle by 2^-200, because the last chunks would be subnormal."""
 
 
 @dataclass(frozen=True)
 class _Angles:
-    """What depends on the format of an angle.
+    """The constants for one format of an angle.
 
-    limit: the largest angle that the short parts of pi / 2 reduce. parts: of pi / 2, their sum is exact to 2^-100.
-    chunks: how many chunks of 2 / pi the largest angle needs. sine, cosine: coefficients in r^2 after the first terms.
+    limit: the largest angle that the parts of pi / 2 reduce. parts: the parts of pi / 2; their sum is exact to 2^-100.
+    chunks: the number of chunks of 2 / pi that the largest angle needs.
+    sine, cosine: the coefficients in r^2 after the first terms.
     """
 
     limit: float
@@ -69,13 +70,13 @@ _ANGLES = {
     ),
 }
 HALF_PI = (1.5707963267948966, 6.123233995736766e-17)
-"""pi / 2 in two parts."""
+"""pi / 2 as a sum of two numbers."""
 
 
 def two_over_pi(bits: int) -> int:
-    """The first bits of 2 / pi after the point, as an integer.
+    """The first `bits` bits of 2 / pi after the point, as an integer.
 
-    pi comes from Machin's formula, pi / 4 = 4 atan(1/5) - atan(1/239), in integers.
+    pi is computed in integers by Machin's formula, pi / 4 = 4 atan(1/5) - atan(1/239).
     """
     guard = bits + 64
 
@@ -91,7 +92,7 @@ def two_over_pi(bits: int) -> int:
 
 
 class Trigonometry(VectorParts):
-    """Adds sine and cosine."""
+    """The functions sine and cosine."""
 
     def _sine(self, a: Val, *, cosine: bool) -> Val:
         angles, f = _ANGLES[self.scalar], self.function
@@ -112,7 +113,7 @@ class Trigonometry(VectorParts):
         return self.function.value(like(self.type, "i1"), f"icmp ne {bits}, {self._integer(0).name}")
 
     def _quarter_turns(self, a: Val, angles: _Angles) -> tuple[Val, Val]:
-        """r of this type, and n as integers of its size, right in their low two bits."""
+        """r in this type, and n as integers of the same size, of which the low two bits are correct."""
         f, wide = self.function, self._doubles()
         narrow = self.scalar == "float"
         x = f.value(wide.type, f"fpext {a} to {wide.type}") if narrow else a
@@ -133,7 +134,7 @@ class Trigonometry(VectorParts):
         return r, turns
 
     def _doubles(self) -> Trigonometry:
-        """The same for float64, on as many lanes."""
+        """The functions of float64 on as many lanes."""
         return self if self.scalar == "double" else Trigonometry(self.function, "double", self.lanes)
 
     def _short_reduction(self, x: Val, angles: _Angles) -> tuple[Val, Val]:
@@ -147,7 +148,7 @@ class Trigonometry(VectorParts):
     def _long_reduction(self, x: Val, angles: _Angles) -> tuple[Val, Val]:
         """r, and n plus the magic number, for any finite x.
 
-        high + low is the fraction of x 2 / pi so far, turns what was whole of it.
+        high + low is the fraction of x 2 / pi so far, and turns the integer part.
         """
         f, zero = self.function, self.constant(0.0)
         table = self._chunks(angles.chunks)
@@ -181,7 +182,7 @@ class Trigonometry(VectorParts):
         return table
 
     def _added(self, high: Val, low: Val, term: Val) -> tuple[Val, Val]:
-        """high + low + term, as such a pair again."""
+        """high + low + term, as a pair again."""
         total = self.add(high, term)
         back = self.sub(total, high)
         lost = self.add(self.sub(high, self.sub(total, back)), self.sub(term, back))
@@ -190,6 +191,6 @@ class Trigonometry(VectorParts):
         return renewed, self.sub(low, self.sub(renewed, total))
 
     def _modulo_4(self, whole: Val) -> Val:
-        """A whole number less a multiple of 4, between -2 and 2."""
+        """A whole number minus a multiple of 4, so that it lies between -2 and 2."""
         fours = self.rint(self.mul(whole, self.constant(0.25)))
         return self.sub(whole, self.mul(fours, self.constant(4.0)))

@@ -1,21 +1,21 @@
 """The elementwise primitives on vectors, in portable LLVM IR: no target intrinsics, no calls to libm.
 
-Accuracy. exp, log, sigmoid and tanh stay within 4 units in the last place (measured: 2.5), float32 and float64,
-whether `fma` is one instruction or two, subnormal arguments and results included. sigmoid and tanh never leave [0, 1]
-and [-1, 1] and reach the ends exactly; tanh is odd and keeps its relative accuracy around 0; NaN comes out as NaN.
-Code that is run with subnormal numbers flushed to zero has them flushed here too.
+Accuracy. exp, log, sigmoid and tanh are within 4 units in the last place (measured: 2.5), for float32 and float64,
+whether `fma` is one instruction or two, and for subnormal arguments and results too. sigmoid and tanh never leave
+[0, 1] and [-1, 1], and reach the ends exactly. tanh is odd and keeps its relative accuracy around 0. NaN gives NaN.
+If the processor is set to flush subnormal numbers to zero, they are flushed here too.
 
 Method. With n the integer nearest to x / ln 2 and h = (x - n ln 2) / 2, so that |h| <= ln(2) / 4,
 
     exp(x) = 2^n (c + h) / (c - h),     c = h coth h = 1 + y / 3 - y^2 / 45 + ...,     y = h^2.
 
-fdlibm's exp (Sun Microsystems, 1993) rests on the same even function. Two things make it the cheapest form here.
-sigmoid and tanh need a division anyhow, and they are fractions of the halves `c + h` and `c - h`, so the exponential
-costs none of its own. And c is flat: 1 and two more coefficients do for float32, five for float64, too few for
-anything but Horner's rule to pay.
+fdlibm's exp (Sun Microsystems, 1993) uses the same even function. It is the cheapest form here for two reasons.
+sigmoid and tanh need a division anyway, and they are fractions of the halves `c + h` and `c - h`, so the exponential
+needs no division of its own. And c is flat: float32 needs 1 and two more coefficients, float64 five, so few that
+Horner's rule is best.
 
-n comes from adding 1.5 * 2^(stored mantissa bits), which leaves it in the low bits of the sum: the shift that moves
-them to the exponent's place makes 2^n, and a bias added to the magic number scales it at no cost.
+n comes from adding the magic number 1.5 * 2^(stored mantissa bits), which leaves n in the low bits of the sum. A shift
+of these bits to the exponent's place makes 2^n. A bias added to the magic number scales the result at no cost.
 
 Coefficients. `coth` minimises the largest relative error of 1 + y q(y) against h coth h for |h| <= 1.0005 ln(2) / 4,
 and `atanh` that of 2 s + s w r(w) against 2 atanh(s), w = s^2, for |s| <= 1.0005 (sqrt 2 - 1) / (sqrt 2 + 1). Both
@@ -36,7 +36,7 @@ from rnnc.backends.llvm.asm.trigonometry import Trigonometry
 class VectorMath(Powers, Trigonometry):
     """`rnnc.ir.ops.Primitives` on vectors of one type, written into a function.
 
-    scalar: "float" or "double". lanes: elements of a vector; what is wider than a register gets split by LLVM.
+    scalar: "float" or "double". lanes: the number of elements per vector. LLVM splits vectors wider than a register.
     Masks are vectors of i1.
     """
 
@@ -50,7 +50,7 @@ class VectorMath(Powers, Trigonometry):
         """1 / (1 + e^-a) = above / (above + 2^-n below)."""
         f = self._format
         x = self._clamp(a, f.exp_range[0], f.sigmoid_limit)
-        # Both sides of the fraction are scaled down, because 2^-n overflows before the result underflows.
+        # Numerator and denominator are scaled down, because 2^-n overflows before the result underflows.
         shift = f.mantissa + 5
         biased = self._rounding(x, -1 / log(2), f.bias - shift)
         n = self.sub(self.constant(f.magic + f.bias - shift), biased)
@@ -61,9 +61,9 @@ class VectorMath(Powers, Trigonometry):
     def tanh(self, a: Val) -> Val:
         """(above - 2^-n below) / (above + 2^-n below) for the halves of e^2|a|, with the sign of a.
 
-        Half the numerator is h + below (1 - 2^-n) / 2: no cancellation for n = 0, where h is |a| itself, and the
-        denominator is the numerator plus something positive, so that the fraction cannot exceed 1.
-        Reducing with a one-part ln 2 is enough: a relative error of the argument is never amplified.
+        Half the numerator is h + below (1 - 2^-n) / 2, which does not cancel for n = 0, where h is |a| itself. The
+        denominator is the numerator plus a positive number, so the fraction cannot exceed 1.
+        ln 2 may be a single number here, because a relative error of the argument is never amplified.
         """
         f, function = self._format, self.function
         sign = self._sign_of(a)
@@ -79,7 +79,7 @@ class VectorMath(Powers, Trigonometry):
         return self._float(function.binary("or", self._bits(size), sign))
 
     def log(self, a: Val) -> Val:
-        """The natural logarithm: -inf for zeros, NaN below, subnormal arguments exact."""
+        """The natural logarithm: -inf for zeros, NaN for negative numbers. Subnormal arguments are not flushed."""
         e, fraction = self._normal(a)
         result = self._log_of(e, self.sub(fraction, self.constant(1.0)))
         result = self.select(self._compare("olt", a, self.constant(inf)), result, a)
@@ -95,7 +95,7 @@ class VectorMath(Powers, Trigonometry):
         return self._sine(a, cosine=True)
 
     def power(self, a: Val, b: Val) -> Val:
-        """a^b as C's pow: 1 for b = 0 and for a = 1, NaN for a negative a unless b is whole."""
+        """a^b, as C's pow: 1 for b = 0 and for a = 1; NaN for a negative a unless b is a whole number."""
         return self._raised(a, b)
 
     # -- parts --------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class VectorMath(Powers, Trigonometry):
         biased = self._rounding(x, 1 / log(2), 2 * f.bias)
         n = self.sub(biased, self.constant(f.magic + 2 * f.bias))
         above, below = self._halves(x, n)
-        # 2^n may lie outside the format where the result does not: it is applied as two factors.
+        # 2^n is applied as two factors, because it may be outside the format when the result is not.
         bits = self._bits(biased)
         first = self.function.binary("lshr", bits, self._integer(1))
         second = self.function.binary("sub", bits, first)
@@ -117,9 +117,10 @@ class VectorMath(Powers, Trigonometry):
         return self.mul(scaled, self._power(second))
 
     def _halves(self, x: Val, n: Val) -> tuple[Val, Val]:
-        """Twice c + h and c - h for h = (x - n ln 2) / 2, where ln 2 has two parts.
+        """2 (c + h) and 2 (c - h) for h = (x - n ln 2) / 2, where ln 2 has two parts.
 
-        In terms of z = 2h, so that x need not be halved; that scales the coefficients by powers of two, exactly.
+        They are computed from z = 2h, so that x need not be halved. This scales the coefficients by powers of two,
+        which is exact.
         """
         f = self._format
         z = self._fma(n, self.constant(-f.ln2_high), x)

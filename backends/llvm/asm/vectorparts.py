@@ -1,4 +1,4 @@
-"""The ground on which vector functions are built: formats, one-instruction primitives, and their parts."""
+"""The base of the vector functions: float formats, primitives of one instruction, and parts of the functions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rnnc.backends.llvm.asm.builder import Function, Val, like, mangle, vector
 
 @dataclass(frozen=True)
 class Format:
-    """A float format and what depends on it.
+    """A float format, with the constants that depend on it.
 
-    integer: the integer type of the same size. mantissa: stored bits of the fraction. bias: of the exponent.
-    ln2_high, ln2_low: ln 2 in two parts; any n that occurs times the first is exact.
-    exp_range: beyond it exp is 0 or infinite. tanh_limit: from there on tanh is 1. sigmoid_limit: likewise.
-    sqrt_half: the bits of sqrt(1/2).
+    integer: the integer type of the same size. mantissa: the number of stored bits of the fraction. bias: the bias of
+    the exponent. ln2_high, ln2_low: ln 2 as a sum of two numbers; the product of the first with any n that occurs is
+    exact. exp_range: the range outside which exp is 0 or infinite. tanh_limit, sigmoid_limit: the arguments from which
+    on the function is 1. sqrt_half: the bits of sqrt(1/2). coth, atanh: coefficients (`vectormath`).
     """
 
     integer: str
@@ -32,7 +32,7 @@ class Format:
 
     @property
     def magic(self) -> float:
-        """Adding it rounds to an integer and leaves that in the low bits."""
+        """The number whose addition rounds to an integer, and leaves the integer in the low bits."""
         return 1.5 * 2.0**self.mantissa
 
     @property
@@ -124,7 +124,7 @@ class VectorParts:
         return self.function.binary("fdiv", a, b)
 
     def neg(self, a: Val) -> Val:
-        """-a, of zeros and NaN too."""
+        """-a. The sign of zeros and NaN changes too."""
         return self.function.value(a.type, f"fneg {a}")
 
     def absolute(self, a: Val) -> Val:
@@ -132,7 +132,7 @@ class VectorParts:
         return self.function.call(a.type, f"llvm.fabs.{mangle(a.type)}", a)
 
     def sqrt(self, a: Val) -> Val:
-        """The correctly rounded square root; NaN below zero."""
+        """The correctly rounded square root; NaN for negative numbers."""
         return self.function.call(a.type, f"llvm.sqrt.{mangle(a.type)}", a)
 
     def greater(self, a: Val, b: Val) -> Val:
@@ -148,17 +148,17 @@ class VectorParts:
         return self.function.select(condition, a, b)
 
     def maximum(self, a: Val, b: Val) -> Val:
-        """The larger one, NaN where either is NaN; which zero it is of +0 and -0 is unspecified."""
+        """The larger one; NaN where either is NaN. The sign of max(+0, -0) is unspecified."""
         return self._extreme("ogt", a, b)
 
     def minimum(self, a: Val, b: Val) -> Val:
-        """The smaller one, NaN where either is NaN; which zero it is of +0 and -0 is unspecified."""
+        """The smaller one; NaN where either is NaN. The sign of min(+0, -0) is unspecified."""
         return self._extreme("olt", a, b)
 
     def rint(self, a: Val) -> Val:
-        """The nearest integer, the even one of two; zeros, infinities and NaN are themselves.
+        """The nearest integer, and the even one of two equally near. Zeros, infinities and NaN stay as they are.
 
-        Adding 2^(stored mantissa bits) leaves no place for a fraction; from there on all numbers are whole.
+        Adding 2^(stored mantissa bits) rounds away the fraction. Numbers that large are integers already.
         """
         size, whole = self.absolute(a), self.constant(2.0**self._format.mantissa)
         rounded = self.sub(self.add(size, whole), whole)
@@ -174,7 +174,7 @@ class VectorParts:
         return self.function.value(like(self.type, "i1"), f"fcmp {predicate} {a}, {b.name}")
 
     def _extreme(self, predicate: str, a: Val, b: Val) -> Val:
-        """One min or max instruction, which returns its second operand for NaN, and what mends that."""
+        """One min or max instruction, which returns its second operand for NaN, and a select that corrects this."""
         if b.name in self._numbers:
             a, b = b, a
         result = self.select(self._compare(predicate, a, b), a, b)
@@ -197,7 +197,7 @@ class VectorParts:
         return self.function.binary("and", self._bits(a), self._integer(-1 << self._format.sign))
 
     def _leading(self, a: Val) -> Val:
-        """a without its low bits, so that a product of two such numbers is exact: 26 of float64's 53 bits are left."""
+        """a without its low bits: 26 of float64's 53 bits are left, so that products of two such numbers are exact."""
         kept = self._integer(-1 << (self._format.mantissa + 2) // 2)
         return self._float(self.function.binary("and", self._bits(a), kept))
 
@@ -210,7 +210,7 @@ class VectorParts:
         return self.function.binary("or", a, b)
 
     def _rounding(self, x: Val, factor: float, bias: int) -> Val:
-        """The magic number plus bias plus the integer nearest to x * factor."""
+        """The magic number, plus bias, plus the integer nearest to x * factor."""
         return self._fma(x, self.constant(factor), self.constant(self._format.magic + bias))
 
     def _power(self, biased: Val) -> Val:
@@ -225,18 +225,18 @@ class VectorParts:
         return result
 
     def _split(self, x: Val) -> tuple[Val, Val]:
-        """e and m of x = 2^e m, m in [sqrt(1/2), sqrt 2), for positive normal x; e as e + bias + 2^mantissa."""
+        """e and m of x = 2^e m, m in [sqrt(1/2), sqrt 2), for positive normal x. e comes as e + bias + 2^mantissa."""
         f, function = self._format, self.function
         one = f.bias << f.mantissa
         bits = function.binary("add", self._bits(x), self._integer(one - f.sqrt_half))
         exponent = function.binary("lshr", bits, self._integer(f.mantissa))
-        # As the fraction of a number whose last place is 1: conversions from 64-bit integers are slow or absent.
+        # e becomes the fraction of a number whose last place is 1: conversions of 64-bit integers are slow or missing.
         shown = function.binary("or", exponent, self._integer((f.bias + f.mantissa) << f.mantissa))
         fraction = function.binary("and", bits, self._integer((1 << f.mantissa) - 1))
         return self._float(shown), self._float(function.binary("add", fraction, self._integer(f.sqrt_half)))
 
     def _normal(self, a: Val) -> tuple[Val, Val]:
-        """e and m of a = 2^e m, m in [sqrt(1/2), sqrt 2), for positive a, subnormal ones included."""
+        """e and m of a = 2^e m, m in [sqrt(1/2), sqrt 2), for positive a, normal or subnormal."""
         f = self._format
         lift = f.mantissa + 1
         subnormal = self._compare("olt", a, self.constant(2.0 ** (1 - f.bias)))

@@ -1,1 +1,1 @@
-"""Calls of generated code: from Python and from C, on one thread or on several."""
+"""Calls of generated code, from Python and from C, on one thread or several."""

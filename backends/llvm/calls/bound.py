@@ -1,4 +1,4 @@
-"""Calls of compiled code: named arrays in, named arrays out, in one go or in two halves with a tape between them."""
+"""Calls of compiled code: named arrays in, named arrays out, at once or in two halves with a tape between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Arrays = Mapping[str, Array]
 
 
 class LlvmBound:
-    """See `rnnc.backends.base.Bound`. Weights are packed once if all that makes them is bound, or in each call."""
+    """See `rnnc.backends.base.Bound`. Weights are packed once if all parameters are bound, otherwise in each call."""
 
     def __init__(self, code: LlvmCode, parameters: Arrays) -> None:
         self.code = code
@@ -50,11 +50,11 @@ class LlvmBound:
         code = self.code
         assert lengths is None or code.ragged
         members = code.members(steps, batch)
-        if lengths is not None:  # no thread for rows that are empty
+        if lengths is not None:  # empty rows need no thread
             members = max(1, min(members, int(np.count_nonzero(lengths))))
         shards = split_batch(steps, batch, lengths, members)
         given = _known(code, inputs)
-        # The caller may change them before the second half reads them.
+        # Copied, because the caller may change them before the second half reads them.
         given |= {family: given[family].copy() for family in code.read_late & given.keys()}
         tape = LlvmTape(code, self._values | given, shards, lengths is not None)
         tape.place(self._weights)
@@ -63,7 +63,10 @@ class LlvmBound:
 
 
 class LlvmTape:
-    """One call: its weights, and what the first half leaves in scratch memory, which is used again after it."""
+    """One call: its weights, and its scratch memory, in which the first half leaves values for the second.
+
+    Later calls reuse the memory.
+    """
 
     def __init__(self, code: LlvmCode, values: dict[Family, Array], shards: list[Shard], ragged: bool) -> None:
         self._code, self._values, self._shards, self._ragged = code, values, shards, ragged
@@ -72,13 +75,13 @@ class LlvmTape:
         weakref.finalize(self, code.pool.give, self._blocks)
 
     def place(self, weights: Array | None) -> None:
-        """Takes scratch memory, and packs the weights unless they are."""
+        """Takes scratch memory, and packs the weights unless they are packed already."""
         if weights is None:
             weights = _pack(self._code, self._values, self._take)
         self._headers = [self._header(shard, weights) for shard in self._shards]
 
     def finish(self, inputs: Arrays, outputs: Arrays) -> None:
-        """See `rnnc.backends.base.Tape.finish`. One at a time: the second half works in the memory of the first."""
+        """See `rnnc.backends.base.Tape.finish`. Calls take turns: the second half writes to the memory of the first."""
         with self._lock:
             self.run("rnnc_finish", inputs, outputs)
 
@@ -129,7 +132,7 @@ class LlvmTape:
         return context
 
     def _take(self, size: int) -> Array:
-        """Memory for this call."""
+        """Memory that belongs to this call until it ends."""
         block = self._code.pool.take(size)
         self._blocks.append(block)
         return block
@@ -137,7 +140,7 @@ class LlvmTape:
     # ---- values without a batch axis
 
     def _sum_arrays(self, outputs: Arrays, late: bool) -> dict[Family, Array]:
-        """Where each sum over rows goes: an output, if it is one, or an array of its own."""
+        """The array of each sum over rows: an output if the sum is one, otherwise a new array."""
         code = self._code
         alone = len(self._shards) == 1
         own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs} if alone else {}
@@ -145,7 +148,7 @@ class LlvmTape:
         return {f: own[f] if f in own else fresh.empty(_sizes(f), code.dtype) for f in wanted}
 
     def _deliver(self, sums: list[dict[Family, Array]], outputs: Arrays) -> None:
-        """Outputs without a batch axis: sums of all shards, and what is made of them."""
+        """Computes the outputs without a batch axis: the sums over all shards, and the values made from them."""
         known = dict(self._values)
         for family, first in sums[0].items():
             for other in sums[1:]:
@@ -164,7 +167,7 @@ def _known(code: LlvmCode, arrays: Arrays) -> dict[Family, Array]:
 
 
 def _pack(code: LlvmCode, known: dict[Family, Array], take: Callable[[int], Array]) -> Array:
-    """The arena, in memory that `take` gives."""
+    """The packed arena, in memory from `take`."""
     weights = aligned_view(take(code.layout.size * code.dtype.itemsize + ALIGNMENT), code.layout.size, code.dtype)
     evaluate(code.computed, known, code.program.dtype)
     arrays = [np.ascontiguousarray(known[family], code.dtype) for family in code.sources]
@@ -175,7 +178,7 @@ def _pack(code: LlvmCode, known: dict[Family, Array], take: Callable[[int], Arra
 
 
 def _fill(context: Struct, shard: Shard, timed: Arrays, rows: Arrays, item: int) -> None:
-    """The arrays of a call, seen from a shard's first row."""
+    """Sets the fields of the arrays of a call, from a shard's first row on."""
     for name, array in timed.items():
         step, row = array.strides[0], array.strides[1]
         setattr(context, array_field(name), address(array) + shard.first * row)

@@ -1,4 +1,4 @@
-"""Memory that calls use again: a fresh allocation of this size costs a page fault every four kilobytes."""
+"""Memory that calls reuse: a fresh allocation of this size costs a page fault per four kilobytes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from rnnc.backends import fresh
 from rnnc.ir.ops import Array
 
 KEPT = 8
-"""Blocks that wait for the next call, at most."""
+"""The largest number of free blocks that are kept for the next call."""
 ALIGNMENT = 64
 
 
 class Pool:
-    """Blocks of bytes. May be used from many threads at once, and by finalizers: it has no lock.
+    """Blocks of bytes. It may be used by many threads at once and by finalizers.
 
-    Each change is one operation of a dictionary, which is done whole.
+    It has no lock: each change is one operation of a dictionary, which is atomic.
     """
 
     def __init__(self) -> None:
         self._free: dict[int, Array] = {}
 
     def take(self, size: int) -> Array:
-        """A block of at least `size` bytes, not cleared: the smallest that is free, or a new one."""
+        """A block of at least `size` bytes, uninitialised: the smallest free one that fits, or a new one."""
         for block in self._by_size():
             if block.size >= size and self._free.pop(id(block), None) is not None:
                 fresh.spoiled(block[:size])
@@ -30,7 +30,7 @@ class Pool:
         return fresh.block(size)
 
     def give(self, blocks: list[Array]) -> None:
-        """Takes blocks back; the smallest go if there are too many."""
+        """Takes blocks back. If there are too many, the smallest are freed."""
         for block in blocks:
             self._free[id(block)] = block
         for block in self._by_size()[:-KEPT]:
@@ -41,6 +41,6 @@ class Pool:
 
 
 def aligned_view(block: Array, count: int, dtype: np.dtype[np.generic]) -> Array:
-    """`count` elements of a block from a cache line on; the block needs ALIGNMENT bytes more than they take."""
+    """`count` elements of a block that start at a cache line. The block needs ALIGNMENT bytes more than they take."""
     skip = -block.ctypes.data % ALIGNMENT
     return block[skip : skip + count * dtype.itemsize].view(dtype)

@@ -1,19 +1,20 @@
-"""Lockstep: threads that run lists of generated functions together, stage by stage, in one call each.
+"""Lockstep: threads that run lists of generated functions together, stage by stage, in one call per thread.
 
     for each stage:
         for each member, from my own on: unless a thread has taken its calls of this stage: take them, and do them
         wait until the calls of all members are done
 
-Each member has a script: what is called for it in each stage. A function takes one pointer and returns 0, or an error,
-after which nothing more is called. The calling thread is enough: threads that come to its help take what is not taken,
-so a run depends on nobody, and several runs may share threads.
+Each member has a script: the calls to make for it in each stage. A function takes one pointer, and returns 0 or an
+error, after which nothing more is called. The calling thread alone is enough. Helping threads take calls that are not
+taken yet, so a run depends on none of them, and several runs may share threads.
 
-A run is one call of machine code on the calling thread: no signal handler runs between its beginning and its end, and
-nothing is called outside of it. Whoever comes before it begins waits, and goes home if it does not begin; whoever comes
-after its end finds everything taken. Each run has a record of its progress, which late threads keep alive.
+A run is one call of machine code on the calling thread. So no signal handler runs between its beginning and its end,
+and no function of it is called at any other time. A thread that comes before the run begins waits, and leaves if it
+does not begin. A thread that comes after its end finds all calls taken. Each run has a record of its progress, which
+late threads keep alive.
 
-A waiting thread spins for a tenth of a millisecond, then sleeps between polls: on a machine that is busy, the processor
-is of more use to others. A return to Python and a new call of every thread would cost thirty microseconds per stage.
+A waiting thread spins for 0.1 ms, then sleeps between polls, because on a busy machine others can use the processor.
+Returning to Python and calling every thread anew would cost 30 us per stage.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ from rnnc.backends.llvm.kernels.lockstep_loop import TAKEN
 from rnnc.backends.llvm.runtime import Runtime
 
 Call = tuple[int, int]
-"""The address of a function, and of what it is given."""
+"""The address of a function, and the address of its argument."""
 Script = Sequence[Sequence[Call]]
-"""The calls of each stage; all members have equally many stages."""
+"""The calls of each stage. All members have the same number of stages."""
 
 
 class Scripts:
-    """Scripts as numbers, to be run any number of times.
+    """Scripts in the form that machine code reads. They may be run any number of times.
 
-    How many members and stages; for each stage and member where its calls are; those: how many, and each call.
+    The numbers of members and stages; for each stage and member, the place of its calls; there, their number and the
+    calls.
     """
 
     def __init__(self, scripts: Sequence[Script]) -> None:
@@ -54,10 +56,7 @@ class Scripts:
 
 
 def run_together(scripts: Scripts, runtime: Runtime) -> int:
-    """Runs scripts on as many threads as there are members; returns 0, or the error of a function.
-
-    Fewer threads do as well, if there are no more.
-    """
+    """Runs scripts on as many threads as there are members, or fewer. Returns 0, or the error of a function."""
     function = _function(runtime)
     progress = scripts.progress()
     if scripts.members > 1:
@@ -66,7 +65,7 @@ def run_together(scripts: Scripts, runtime: Runtime) -> int:
 
 
 def run_all(calls: Sequence[Call], runtime: Runtime) -> int:
-    """Makes some calls at once; returns 0, or the error of one of them."""
+    """Makes calls side by side on several threads. Returns 0, or the error of one of them."""
     return run_together(Scripts([[[call]] for call in calls]), runtime)
 
 
@@ -80,5 +79,5 @@ def _function(runtime: Runtime) -> _Function:
 
 
 def _help(function: _Function, scripts: Scripts, progress: ctypes.Array[ctypes.c_int64], number: int) -> None:
-    """What the thread of a member does."""
+    """The work of a member's thread."""
     function(scripts.address, ctypes.addressof(progress), number)

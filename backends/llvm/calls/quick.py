@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def quick_call(code: LlvmCode, weights: Array, call: PlainCall) -> Callable[[object, object], Any] | None:
-    """See `rnnc.backends.base.Bound.quick`. weights: all that the code packs."""
+    """See `rnnc.backends.base.Bound.quick`. weights: the packed arena."""
     if not _fits(code, call):
         return None
     record = code.interface.record
@@ -66,9 +66,9 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall) -> Callable[[obj
 
 
 def _fits(code: LlvmCode, call: PlainCall) -> bool:
-    """Whether a call gives all that the code reads, and the code makes all that the call returns.
+    """True if a call passes all inputs that the code reads, and the code computes all results that the call returns.
 
-    Initial states that a call does not give are zeros; last states that it does not return are dropped.
+    Initial states that a call does not pass are zeros. Final states that it does not return are dropped.
     """
     interface = code.interface
     returned = {OUTPUT, *(last for state in call.states for last in state.final)}
@@ -77,7 +77,7 @@ def _fits(code: LlvmCode, call: PlainCall) -> bool:
 
 
 def _offset(code: LlvmCode, name: str) -> int:
-    """Bytes from the beginning of a context to the pointer of an array; -1 if it is neither read nor written."""
+    """The offset, in bytes, of an array's pointer in a context; -1 if the array is neither read nor written."""
     interface = code.interface
     return interface.record.offset(array_field(name)) if name in (*interface.timed, *interface.rows) else -1
 
@@ -97,9 +97,9 @@ _METH_FASTCALL = 0x80
 
 
 class _Binding(bytes):
-    """The `self` of the built-in function: the fields of a binding, and the owner of what they point to.
+    """The `self` of the built-in function: the bytes of a binding. It owns the memory that they point to.
 
-    The function may outlive the model that it was made for: a profiler keeps it, or another thread is still in it.
+    The function may outlive its model: a profiler may keep it, or another thread may still run it.
     """
 
     owned: tuple[object, ...]
@@ -107,7 +107,7 @@ class _Binding(bytes):
 
     @staticmethod
     def of(record: Struct, owned: tuple[object, ...]) -> _Binding:
-        """The bytes of a record, which keeps alive what its pointers lead to."""
+        """The bytes of a record. owned: the objects to keep alive, to which its pointers lead."""
         made = _Binding(record)
         made.owned = (record, *owned)
         return made
@@ -116,8 +116,8 @@ class _Binding(bytes):
 def _native_function(address: int, binding: _Binding) -> Callable[[object, object], Any]:
     """A built-in function object whose code is at `address`.
 
-    CPython keeps a pointer to the definition, not a copy. It reads it while it destroys the function, up to the moment
-    that it releases `self`: so the binding may own it (python/cpython#22670).
+    CPython keeps a pointer to the definition, not a copy. While it destroys the function, it reads the definition until
+    it releases `self`, so the binding may own the definition (python/cpython#22670).
     """
     binding.definition = definition = _MethodDef(b"rnnc_call", address, _METH_FASTCALL, None)
     prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)

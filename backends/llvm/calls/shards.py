@@ -1,4 +1,4 @@
-"""Shards of a batch: the rows that one thread runs."""
+"""Shards of a batch: the rows that each thread runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rnnc.ir.ops import Array
 
 @dataclass(frozen=True)
 class Shard:
-    """`batch` rows from row `first` on, or, of a ragged batch, those that `order` lists, sorted by falling length.
+    """`batch` rows from row `first` on. In a ragged batch, the rows that `order` lists, by falling length.
 
-    rows: the first row of each step in packed buffers, and their number at the end.
+    rows: the first row of each step in packed buffers, and the number of all rows at the end, int64 (steps + 1,).
+    lengths: the lengths of the rows, in the same order.
     """
 
     first: int
@@ -25,7 +26,7 @@ class Shard:
 
 
 def split_batch(steps: int, batch: int, lengths: Array | None, count: int) -> list[Shard]:
-    """`count` shards of about the same work."""
+    """`count` shards with about the same work."""
     return _dense(steps, batch, count) if lengths is None else _ragged(lengths, count)
 
 
@@ -35,7 +36,7 @@ def _dense(steps: int, batch: int, count: int) -> list[Shard]:
 
 
 def _ragged(lengths: Array, count: int) -> list[Shard]:
-    """Sequences sorted by falling length and dealt out in turn."""
+    """Shards of a ragged batch. The sequences, sorted by falling length, are dealt out in turn."""
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
     dealt = [np.ascontiguousarray(order[n::count]) for n in range(count)]
     return [_sorted_shard(rows, lengths[rows]) for rows in dealt]
@@ -50,7 +51,7 @@ def _sorted_shard(order: Array, lengths: Array) -> Shard:
 
 
 def even(array: Array) -> Array:
-    """A (T, B, N) array whose last axis is contiguous and whose strides are whole elements: itself, or a copy."""
+    """The array (T, B, N), or a copy of it if its last axis is not contiguous or a stride is no whole element."""
     item = array.itemsize
     fits = array.strides[2] == item or array.shape[2] == 1
     fits = fits and array.strides[0] % item == 0 and array.strides[1] % item == 0

@@ -1,9 +1,9 @@
-"""Threads that lend a hand: they wait for tasks, take them in turn, and end with the process.
+"""Helping threads: they wait for tasks, take them in turn, and end with the process.
 
-A task is offered, not handed over: nobody may depend on a thread being there. What the threads share with the rest of
-the process are a queue and a list, which no lock guards and which are written in C: neither a signal handler that
-raises nor garbage collection can leave them half changed. They are daemon threads, so a call works from a thread that
-outlives the main one, and at exit. A fork leaves them behind; the child starts its own.
+A task is offered, not handed over, because there may be no thread to take it. The threads share a queue and a list with
+the rest of the process. Both are implemented in C and have no lock of ours, so neither a signal handler that raises nor
+garbage collection can leave them half changed. The threads are daemons, so calls also work at exit, and from a thread
+that outlives the main one. After a fork, the child starts its own threads.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Task = Callable[[], object]
 
 
 class _Pool:
-    """Threads, and the tasks that wait for one."""
+    """Threads, and a queue of tasks."""
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        self._idle: list[None] = []  # an item for each thread that waits
+        self._idle: list[None] = []  # an item per waiting thread
         self._started: list[None] = []
 
     def offer(self, tasks: Sequence[Task]) -> None:
-        """Puts tasks before the threads, if there are any; starts some if there are too few."""
+        """Offers tasks to the threads. Starts threads if too few are waiting."""
         missing = len(tasks) + self._tasks.qsize() - len(self._idle)
         for _ in range(min(missing, MOST_WORKERS - len(self._started))):
             if not self._start():
@@ -41,7 +41,7 @@ class _Pool:
     def _start(self) -> bool:
         try:
             _thread.start_new_thread(self._serve, ())
-        except RuntimeError as error:  # no more threads for this process, or the interpreter is about to end
+        except RuntimeError as error:  # the process has all the threads it may have, or the interpreter is exiting
             _warn(len(self._started), error)
             return False
         self._started.append(None)
@@ -53,7 +53,7 @@ class _Pool:
             task = self._tasks.get()
             self._idle.pop()
             task()
-            del task  # it keeps arrays alive
+            del task  # because it keeps arrays alive
 
 
 _pool = _Pool()
@@ -61,7 +61,7 @@ _warned: list[None] = []
 
 
 def offer(tasks: Sequence[Task]) -> None:
-    """Offers tasks to threads, all of which may run at once. Nobody comes if no thread can be started."""
+    """Offers tasks that may run at once to threads. They are not run if no thread can be started."""
     _pool.offer(tasks)
 
 

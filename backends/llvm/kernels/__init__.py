@@ -1,1 +1,1 @@
-"""The functions that are generated: phases of a plan, the function that runs them, packers, sums, masks, updates."""
+"""The generated functions: phases of a plan, the function that runs them, packers, sums, masks, updates."""

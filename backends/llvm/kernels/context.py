@@ -1,6 +1,6 @@
-"""The context of a run: what a generated function reads of its call, as one record.
+"""The context of a run: the record from which a generated function reads all that it needs of its call.
 
-Fields of what a graph names have a mark that no other field has, so that a graph may use any name.
+Fields for names of a graph have a mark that no other field has, so that a graph may use any name.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ HEADER = (
     ("ptr", "weights"),
     ("ptr", "scratch"),
 )
-"""The first fields. rows: null, or the first row of each step of a ragged batch (steps + 1 numbers); then order: the
-caller's row of each sorted row, and lengths: sorted lengths. scratch: memory that the caller keeps between both halves
-of a computation, or null."""
+"""The first fields. rows, order and lengths are null for a dense batch. rows: the first row of each step (steps + 1
+numbers). order: the caller's row of each sorted row. lengths: the sorted lengths. scratch: memory that the caller keeps
+between the two halves of a computation, or null."""
 
 
 @dataclass(frozen=True)
 class Interface:
     """The fields of a context beyond the header.
 
-    timed: arrays with a value of each step: a pointer, and strides between steps and between rows, in elements
+    timed: arrays with a value per step. Each has a pointer, and the strides between steps and between rows, in elements
         (`array_field`, `step_field`, `row_field`).
-    rows: arrays with a value of each sequence: a pointer (`array_field`). Null: an input of zeros, an output that
-        nobody wants. sums: results of sums over rows (`sum_field`).
+    rows: arrays with a value per sequence. Each has a pointer (`array_field`), which is null for an input of zeros and
+        for an output that is not wanted.
+    sums: results of sums over rows (`sum_field`).
     """
 
     timed: tuple[str, ...]
@@ -43,7 +44,7 @@ class Interface:
 
     @staticmethod
     def of(plan: Plan) -> Interface:
-        """What a plan reads and writes."""
+        """The interface of a plan: the arrays that it reads and writes."""
         program = plan.program
         rows = [f.name for f in program.inputs if not f.timed and BATCH in f.shape]
         rows += [n for n, f in program.outputs.items() if not f.timed and BATCH in f.shape]
@@ -52,7 +53,7 @@ class Interface:
 
     @cached_property
     def record(self) -> Record:
-        """The context."""
+        """The record of the context."""
         fields = [*HEADER]
         for name in self.timed:
             fields += [("ptr", array_field(name)), ("i64", step_field(name)), ("i64", row_field(name))]
@@ -66,15 +67,15 @@ def array_field(name: str) -> str:
 
 
 def step_field(name: str) -> str:
-    """The field with the elements from one step of an array to the next."""
+    """The field with an array's stride between steps, in elements."""
     return f"step@{name}"
 
 
 def row_field(name: str) -> str:
-    """The field with the elements from one row of an array to the next."""
+    """The field with an array's stride between rows, in elements."""
     return f"row@{name}"
 
 
 def sum_field(target: Family) -> str:
-    """The field that points to where a sum goes."""
+    """The field that points to the result of a sum."""
     return f"sum{target.index}"

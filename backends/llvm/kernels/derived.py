@@ -1,8 +1,8 @@
-"""Values made of parameters alone, such as the sum of two biases, computed by generated code before weights are packed.
+"""Values computed from parameters alone, such as the sum of two biases, by generated code before weights are packed.
 
-    for each value, for each vector of its elements: load what it is made of; its equations; store
+    for each value, for each vector of its elements: load its operands; its equations; store
 
-What is not elementwise (a product of two weights, say) is left to NumPy.
+Values that are not elementwise, such as a product of two weights, are left to NumPy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAME = "rnnc_derive"
 
 
 def is_derivable(family: Family) -> bool:
-    """Whether a value without a batch axis is made elementwise of inputs, numbers, and slices of vectors of such."""
+    """True if a value without a batch axis is elementwise in inputs, numbers, and slices of vectors of such values."""
     return all(map(_is_simple, operands_first([family])))
 
 
@@ -35,7 +35,7 @@ def _is_simple(family: Family) -> bool:
 
 
 def leaves(values: Sequence[Family]) -> list[Family]:
-    """The inputs that values are made of, each once."""
+    """The inputs that values are computed from, each once."""
     found: dict[Family, None] = {}
     todo = deque(dict.fromkeys(values))
     seen = set(todo)
@@ -50,12 +50,12 @@ def leaves(values: Sequence[Family]) -> list[Family]:
 
 
 def elements(family: Family) -> int:
-    """Of a value without a batch axis."""
+    """The number of elements of a value without a batch axis."""
     return math.prod(int(size) for size in family.shape)
 
 
 def emit_derived(values: Sequence[Family], dtype: str, target: Target) -> Module:
-    """`i32 rnnc_derive(ptr given)`: given are the addresses of all `leaves`, then of where each value goes."""
+    """The module with `i32 rnnc_derive(ptr given)`. given: the addresses of all `leaves`, then those of the values."""
     f = define(f"i32 {NAME}(ptr given)")
     inputs = leaves(values)
     pointers = [f.load("ptr", f.element(f.parameters[0], n, "ptr"), 8) for n in range(len(inputs) + len(values))]
@@ -83,14 +83,14 @@ class _Elements:
         self._made: dict[tuple[Family, Val], Val] = {}
 
     def kept(self, family: Family, index: Val) -> Val:
-        """As `of`, and a mask as 0 and 1."""
+        """As `of`, but a mask is returned as 0 and 1."""
         made = self.of(family, index)
         if family.dtype != "bool":
             return made
         return self.math.select(made, self.math.constant(1.0), self.math.constant(0.0))
 
     def of(self, family: Family, index: Val) -> Val:
-        """Elements index .. index + lanes; of a single element, as many copies."""
+        """The elements index .. index + lanes of a value; `lanes` copies if it has a single element."""
         run(self._make(family, index))
         return self._made[family, index]
 

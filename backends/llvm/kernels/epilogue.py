@@ -1,4 +1,4 @@
-"""The equations of a phase at one vector of units of one row: what tiles and reductions share."""
+"""The equations of a phase for one vector of units of one row, as all kinds of phases use them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rnnc.ir.families import Family
 class PhaseSignature:
     """The order of a phase function's arguments.
 
-    panels, rows, backward (1: the last panel first); then for each feed: lhs, its row stride, the size of k, packed
-    weights; the packed vectors; then for each place: pointer, row stride. Strides count elements.
+    panels, rows, backward (1: the last panel first); per feed: lhs, its row stride, the size of k, packed weights; the
+    packed vectors; per place: pointer, row stride. Strides are in elements.
     """
 
     feeds: int
@@ -35,7 +35,7 @@ class PhaseSignature:
 
 
 def signature(phase: Phase) -> PhaseSignature:
-    """Places in order of first use, each once."""
+    """The signature of a phase's function. Its places are in the order of first use, each once."""
     used = dict.fromkeys([*phase.loads.values(), *(place for _, place in phase.stores)])
     return PhaseSignature(len(phase.feeds), tuple(used))
 
@@ -71,7 +71,7 @@ class Epilogue:
         return self.f.element(self.arg(f"place{number}"), start, self.scalar)
 
     def vector_at(self, family: Family, panel: Val, v: int) -> Val:
-        """A time-free operand, one number a unit."""
+        """A time-free operand with one number per unit."""
         number = self.phase.vectors.index(family)
         start = self.f.mul(panel, len(self.phase.vectors) * self.tile.units)
         index = self.f.add(start, number * self.tile.units + v * self.tile.lanes)
@@ -79,7 +79,7 @@ class Epilogue:
         return self._as_kept(family, loaded)
 
     def vector_from(self, family: Family, unit: Val, count: int) -> Val:
-        """A time-free operand from any unit on, `count` of them: at once if they lie side by side in the arena."""
+        """`count` units of a time-free operand from any unit on: one load if they lie side by side in the arena."""
         f, lanes, each = self.f, self.tile.lanes, len(self.phase.vectors)
         number = self.phase.vectors.index(family)
         if each == 1 or self.phase.axes[-1] % lanes == 0:
@@ -93,7 +93,7 @@ class Epilogue:
         return self._by_lane([f.element(self.arg("vectors"), place(f.add(unit, n)), self.scalar) for n in range(count)])
 
     def load_scattered(self, place: Place, row: Val, unit: Val, width: int) -> Val:
-        """A value that is read as a grid whose axes are not those of the phase: lane by lane."""
+        """A value that is read lane by lane, because it is a grid with other axes than the phase's."""
         f, first = self.f, self.place_pointer(place, row, i64(0), 1)
         pointers = []
         for lane in range(self.tile.lanes):
@@ -105,7 +105,7 @@ class Epilogue:
         return self._by_lane(pointers)
 
     def _by_lane(self, pointers: Sequence[Val]) -> Val:
-        """One number a lane; lanes past the last pointer are zero."""
+        """One number per lane. Lanes past the last pointer are zero."""
         vector = Val(self.type, "zeroinitializer")
         for lane, pointer in enumerate(pointers):
             number = self.f.load(self.scalar, pointer, self.bytes)
@@ -113,7 +113,7 @@ class Epilogue:
         return vector
 
     def all_lanes(self, family: Family, total: Val) -> Val:
-        """The lanes of a reduction combined, in every lane: their number is halved each time."""
+        """The combined lanes of a reduction, in every lane. Each round halves the number of partial results."""
         assert family.spec.emit is not None
         lanes = every = self.tile.lanes
         while lanes > 1:
@@ -124,11 +124,11 @@ class Epilogue:
         return total
 
     def load_at(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
-        """A value kept in a buffer: a vector of units, or one number a row in all lanes."""
+        """A value kept in a buffer: a vector of units, or a row's only number in all lanes."""
         return self._as_kept(family, self._load_floats(family, row, panel, v, lanes))
 
     def _as_kept(self, family: Family, loaded: Val) -> Val:
-        """A mask is kept as 0 and 1."""
+        """A value as loaded from a buffer, where a mask is kept as 0 and 1."""
         return self.math.greater(loaded, self.math.constant(0.0)) if family.dtype == "bool" else loaded
 
     def _load_floats(self, family: Family, row: Val, panel: Val, v: int, lanes: int) -> Val:
@@ -145,7 +145,7 @@ class Epilogue:
         return self.f.load_lanes(self.type, pointer, count, self.bytes)
 
     def values(self, row: Val, panel: Val, v: int, lanes: int, known: dict[Family, Val]) -> dict[Family, Val]:
-        """Runs the equations on one vector of units of one row; `known` holds the accumulators."""
+        """The values of the equations for one vector of units of one row. known: the accumulators."""
         known = dict(known)
 
         def operand(family: Family) -> Val:
@@ -167,11 +167,11 @@ class Epilogue:
             known[value] = value.spec.emit(self.math, *operands)
         for family in self.phase.sums:
             operand(family.inputs[0])
-        for family, _ in self.phase.stores:  # a value that is only copied
+        for family, _ in self.phase.stores:  # a stored value may be no equation, but a copy
             if family not in self.phase.sums:
                 operand(family)
         return known
 
     def lanes_of(self, v: int, tail: int) -> int:
-        """Units in use of vector v of a panel that is full (tail 0) or has `tail` units."""
+        """The number of units in vector v of a panel that is full (tail 0) or has `tail` units."""
         return self.tile.lanes if tail == 0 else max(0, min(self.tile.lanes, tail - v * self.tile.lanes))

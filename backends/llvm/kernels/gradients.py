@@ -4,8 +4,8 @@
     rnnc_group     which rows of a table a batch names, and where in a list of them each step's gradient goes
     rnnc_collect   a member's share of: dense gradients = sum over shards; rows = sum over steps; sum of squares
 
-All are called by the threads of a lockstep run, its members, each with a record of its own. The order of every sum is
-fixed by the batch and the number of members.
+The members of a lockstep run call them, each with a record of its own. The batch and the number of members fix the
+order of every sum.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LOOK_UP = Record(
     "i64 member, i64 members, ptr numbers, ptr lengths, i64 steps, i64 batch, i64 height, ptr table, ptr values, "
     "i64 bytes",
 )
-"""numbers, lengths, steps, batch, height: see GROUP. table: (height, bytes). values: (steps, batch, bytes), what is
-read; steps past a row's end are left alone. The result is OUT_OF_RANGE if the table has no such row."""
+"""numbers, lengths, steps, batch, height: see GROUP. table: (height, bytes). values: (steps, batch, bytes), the rows
+that are read; steps past a row's end are not written. The result is OUT_OF_RANGE if a number is no row of the table."""
 
 OUT_OF_RANGE = 2
 
@@ -30,39 +30,41 @@ GROUP = Record(
     "ptr numbers, ptr lengths, i64 steps, i64 batch, i64 height, i64 padding, ptr slots, ptr rows, ptr count, "
     "ptr places, i64 keep",
 )
-"""numbers: (steps, batch), rows of the table, which has `height` of them. lengths: (batch,), or null. padding: a row
-that is left out, or -1. slots: (V,), 1 + the place in `rows` of a row that is there, else 0. rows: the rows named so
-far; count: the address of how many. places: (steps * batch,), where each step's gradient goes: 2 * place in `rows`,
-plus 1 if it is the first to go there; -1 if it is left out. keep: 0 if the rows named so far are to be forgotten."""
+"""numbers: (steps, batch), the rows of the table that are named. height: the number of rows of the table. lengths:
+(batch,), or null. padding: a row that is left out, or -1. rows: the rows named so far. count: the address of their
+number. slots: (height,), 1 + the place of a row in `rows`, or 0 if it is not there. places: (steps * batch,), where the
+gradient of each step goes: 2 * place in `rows`, plus 1 if it is the first one there; -1 if it is left out. keep: 0 to
+forget the rows named so far."""
 
 COLLECT = Record(
     "collect",
     "i64 member, i64 members, ptr terms, i64 shards, ptr segments, i64 many, i64 keep, ptr gradient, ptr places, "
     "i64 steps, ptr from, ptr values, ptr count, i64 width, ptr squares",
 )
-"""terms: the addresses of the shards' dense gradients; shards: how many. segments: `many` records of SEGMENT. keep: 1
-if sums are added to what is in `gradient`. places: of `rnnc_group`, or null; steps: how many. from: (steps, width), the
-gradient of each step. values: (rows, width). count: the address of how many rows. squares: where the sum of squares (a
-double) of this member's share goes."""
+"""terms: the addresses of the `shards` dense gradients, one per shard. segments: `many` records of SEGMENT. keep: 1 to
+add the sums to `gradient`, 0 to overwrite it. places: those of `rnnc_group`, `steps` of them, or null. from: (steps,
+width), the gradient of each step. values: (rows, width), the gradients of rows. count: the address of the number of
+rows. squares: the address for the sum of squares (a double) of this member's share."""
 
 SEGMENT = Record("segment", "i64 target, i64 source, i64 size")
-"""A parameter: its first element in `gradient` and in each shard's, and its elements."""
+"""A parameter: its first element in `gradient` (target) and in a shard's gradient (source), and its size in elements.
+"""
 
 CACHE_LINE = 16
-"""Elements: what members write lies a line apart."""
+"""Elements per cache line (64 bytes of float32): members write to different lines."""
 BLOCK = 2048
-"""Elements that are summed, then squared."""
+"""Elements per block, which is summed and then squared while it is in the cache."""
 
 
 def share(f: Function, size: Val, member: Val, members: Val, unit: int = CACHE_LINE) -> tuple[Val, Val]:
-    """The first element of a member's share, and that after it: whole units, but for the last one."""
+    """The first element of a member's share, and the one after its last. Shares are whole units, except at the end."""
     units = f.udiv(f.add(size, unit - 1), unit)
     bounds = [f.mul(f.udiv(f.mul(units, number), members), unit) for number in (member, f.add(member, 1))]
     return f.minimum(bounds[0], size), f.minimum(bounds[1], size)
 
 
 def _look_up() -> Function:
-    """The rows of a member's share of the steps (LOOK_UP)."""
+    """Copies the rows of a member's share of the steps (LOOK_UP)."""
     f = define("i32 rnnc_look_up(ptr given)")
     given = LOOK_UP.loads(f, f.parameters[0])
     result = f.alloca("i32", 1, 4)
@@ -87,7 +89,7 @@ def _look_up() -> Function:
 
 
 def _inside(f: Function, step: Val, row: Val, given: dict[str, Val]) -> Val:
-    """Whether a row still runs; all do if there are no lengths."""
+    """The i1 that is 1 if a step is before the end of its row. Without lengths, it always is."""
     dense = f.is_null(given["lengths"])
     table = f.select(dense, given["numbers"], given["lengths"])  # any memory that can be read
     length = f.load("i64", f.element(table, f.select(dense, i64(0), row), "i64"), 8)
@@ -95,7 +97,7 @@ def _inside(f: Function, step: Val, row: Val, given: dict[str, Val]) -> Val:
 
 
 def _group() -> Function:
-    """The rows that are named, in the order of steps, then of sequences (GROUP)."""
+    """Lists the rows that are named, in the order of steps, then of sequences (GROUP)."""
     f = define("i32 rnnc_group(ptr given)")
     given = GROUP.loads(f, f.parameters[0])
     _forget(f, given)
@@ -120,7 +122,7 @@ def _forget(f: Function, given: dict[str, Val]) -> None:
 
 
 def _place_of(f: Function, number: Val, given: dict[str, Val]) -> Val:
-    """Twice the place of a row in the list, to which it may be new; plus one if it is."""
+    """2 * the place of a row in the list, plus 1 if the row is new. A new row is appended."""
     slot = f.element(given["slots"], number, "i64")
     found = f.load("i64", slot, 8)
     new = f.compare("eq", found, 0)
@@ -140,7 +142,7 @@ def emit_gradient_sums(module: Module, dtype: str, target: Target) -> None:
 
 
 class _Kernels:
-    """Loops over contiguous elements: whole vectors, then single ones."""
+    """Loops over contiguous elements: whole vectors, then single elements."""
 
     def __init__(self, dtype: str, target: Target) -> None:
         self.scalar, self.size, self.lanes = SCALARS[dtype], ELEMENT_BYTES[dtype], target.lanes(dtype)
@@ -201,7 +203,7 @@ def _collect(dtype: str) -> Function:
 
 
 def _collect_segment(f: Function, scalar: str, given: dict[str, Val], segment: dict[str, Val]) -> None:
-    """Block by block: what a block's sum and its squares read again is still in the cache."""
+    """Sums one parameter block by block, so that the block is still in the cache when it is squared."""
     start, stop = share(f, segment["size"], given["member"], given["members"])
     with f.loop(start, stop, BLOCK) as block:
         count = f.minimum(f.sub(stop, block.index), i64(BLOCK))
@@ -216,7 +218,7 @@ def _collect_segment(f: Function, scalar: str, given: dict[str, Val], segment: d
 
 
 def _collect_rows(f: Function, scalar: str, given: dict[str, Val]) -> None:
-    """A share of the columns of all rows: members need not know of each other's steps."""
+    """Sums a share of the columns of all rows, so that no two members write to the same elements."""
     start, stop = share(f, given["width"], given["member"], given["members"])
     count = f.sub(stop, start)
     with f.loop(0, given["steps"]) as step:

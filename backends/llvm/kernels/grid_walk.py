@@ -1,11 +1,11 @@
-"""Code of a phase whose units are a grid, such as a matrix of each row: all that its values need, in one walk.
+"""Code of a phase whose units are a grid, such as a matrix per row. One walk computes all values.
 
     for each row: for each line of the grid, a few at a time:
         for each vector of the line: load; the equations; store; reductions += value
         reductions along the line: combine the lanes, store
 
-A value is computed as far out as it is known: what does not vary along a line, once a line. Reductions along the last
-axes stay in registers; those that keep the last axis add to where their result lies.
+A value is computed in the outermost loop in which its operands are known: once per line if it does not vary along the
+line. Reductions over the last axes stay in registers. A reduction that keeps the last axis adds to memory.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from rnnc.backends.planning.plan import Phase, Place
 from rnnc.ir.families import Family
 
 LINES = 4
-"""Lines at a time: they share what all of them read, and hide the latency of each other's reductions."""
+"""Lines per iteration. They share common operands, and hide the latency of each other's reductions."""
 
 Known = dict[Family, Val]
 
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """One reduction over units. steps: how far its result is along each axis; 0 where it reduces.
+    """One reduction over units.
 
-    carried: the first of the last axes that it all reduces, where its accumulators start; the number of axes if it
-    keeps the last one. in_memory: whether numbers are added to results that lie there.
+    steps: the stride of the result along each axis; 0 along axes that are reduced.
+    carried: the first of the trailing axes that are all reduced, where its accumulators start; the number of axes if
+    the last axis is kept. in_memory: whether it adds to results in memory.
     """
 
     family: Family
@@ -56,7 +57,7 @@ class Reduction:
 
     @property
     def width(self) -> int:
-        """Of the result."""
+        """The width of the result."""
         return int(self.family.shape[-1])
 
 
@@ -75,13 +76,13 @@ class GridWalk(Epilogue):
         self.fused = self._fused()
 
     def _steps(self, family: Family, place: Place) -> tuple[int, ...] | None:
-        """How far apart a load's columns are along each axis; None: column by column."""
+        """The strides of a load along each axis, in columns; None if it must be loaded column by column."""
         if family.shape[-1] == 1:
             return (0,) * len(self.axes)
         return steps_along(place.grid, self.axes) if place.grid else self.rights
 
     def _depths(self) -> dict[Family, int]:
-        """How many axes a value depends on, from the first one to the last that matters."""
+        """Value -> the number of loops it depends on, counted from the outermost."""
         depths: dict[Family, int] = {}
         for family, steps in self.steps.items():
             along = [n for n, step in enumerate(steps) if step] if steps is not None else [len(self.axes) - 1]
@@ -91,7 +92,7 @@ class GridWalk(Epilogue):
         return depths
 
     def _varying(self) -> set[Family]:
-        """Values that differ from line to line."""
+        """The values that differ from line to line."""
         line = len(self.axes) - 2
         found = {family for family, steps in self.steps.items() if steps is None or steps[line]}
         for value in self.phase.values:
@@ -100,7 +101,7 @@ class GridWalk(Epilogue):
         return found
 
     def _fused(self) -> set[Family]:
-        """Products that one sum alone reads, at the same depth: multiplied and added at once."""
+        """The products that only one sum reads, at the same depth. They become fused multiply-adds."""
         readers: dict[Family, list[Family]] = {}
         for reader in (*self.phase.values, *self.phase.sums):
             for operand in reader.inputs:
@@ -134,7 +135,7 @@ class GridWalk(Epilogue):
         return f
 
     def _nest(self, at: list[Val], known: Known, carried: Mapping[Reduction, list[Val]]) -> dict[Reduction, list[Val]]:
-        """The loops over the axes that are left. at: the indices of the axes before. Returns the accumulators."""
+        """Emits the loops over the remaining axes, and returns the accumulators. at: the indices of the outer axes."""
         f, axis = self.f, len(at)
         known = self._at_depth(axis, at, known, {})
         starting = [r for r in self.reductions if r.carried == axis]
@@ -151,7 +152,7 @@ class GridWalk(Epilogue):
         return inside
 
     def _lines(self, at: list[Val], known: Known, inside: dict[Reduction, list[Val]]) -> dict[Reduction, list[Val]]:
-        """All lines of the last axis: several at a time, then the rest one by one."""
+        """All lines of the last axis: LINES at a time, then the rest one by one."""
         size, f = self.axes[-2], self.f
         whole = size // LINES * LINES
         for start, stop, lines in ((0, whole, LINES), (whole, size, 1)):
@@ -208,7 +209,7 @@ class GridWalk(Epilogue):
     # ---- values
 
     def _at_depth(self, depth: int, at: list[Val], known: Known, shared: Known, count: int = 0) -> Known:
-        """Adds the values that are known once these axes are; `shared` are those of a line that all lines have."""
+        """Adds the values of a depth, whose axes are at the indices `at`. shared: the values common to all lines."""
         known = dict(known)
         for family in (*self.steps, *self.phase.values):
             if self.depths[family] != depth or family in self.fused:
@@ -231,7 +232,7 @@ class GridWalk(Epilogue):
         return made
 
     def _sum(self, value: Family, products: list[Family], known: Known) -> Val:
-        """The terms of a sum, and its products added one after the other."""
+        """A sum: its terms, to which the fused products are added one after the other."""
         terms = [self._operand(i, known) for i in value.inputs if i not in products]
         total = terms[0] if terms else self._value(products.pop(0), known)
         for term in terms[1:]:
@@ -263,7 +264,7 @@ class GridWalk(Epilogue):
         return self._as_kept(family, self.f.load_lanes(self.type, pointer, whole, self.bytes))
 
     def _offset(self, steps: Sequence[int], at: Sequence[Val]) -> Val:
-        """Columns from the first one."""
+        """The distance from the first column, in columns."""
         total = i64(0)
         for step, index in zip(steps, at, strict=False):
             total = self.f.add(total, self.f.mul(index, step))
@@ -293,7 +294,7 @@ class GridWalk(Epilogue):
         return made
 
     def _valid(self, reduction: Reduction, value: Val, count: int) -> Val:
-        """Lanes past the end of a line change nothing."""
+        """The value with lanes past the end of a line replaced by the identity."""
         if count == self.tile.lanes:
             return value
         return self.f.select(lane_mask(self.tile.lanes, count), value, self._identity(reduction))
@@ -303,15 +304,15 @@ class GridWalk(Epilogue):
         return self._value(operand, known) if operand in self.fused else self._operand(operand, known)
 
     def _added(self, reduction: Reduction, total: Val, known: Known, count: int) -> Val:
-        """An accumulator and what the reduction reads."""
+        """An accumulator combined with the operand of the reduction."""
         operand = reduction.family.inputs[0]
         if operand in self.fused and count == self.tile.lanes:
             return self._multiplied(operand, total, known)
         return self._combined(reduction, total, self._valid(reduction, self._value_of(reduction, known), count))
 
     def _add_in_memory(self, reduction: Reduction, places: list[list[Val]], values: list[Val], count: int) -> None:
-        """Adds vectors of the lines to a result that keeps the last axis."""
-        if not reduction.steps[-2]:  # all lines have one result
+        """Adds the lines' vectors to a result that keeps the last axis."""
+        if not reduction.steps[-2]:  # all lines share one result
             total = values[0]
             for value in values[1:]:
                 total = self._combined(reduction, total, value)
@@ -336,13 +337,13 @@ class GridWalk(Epilogue):
             self.f.store(self.f.value(self.scalar, f"extractelement {total}, i64 0"), pointer, self.bytes)
 
     def _clear(self, reduction: Reduction) -> None:
-        """Before a result is added to."""
+        """Sets a result to the identity, before it is added to."""
         value = self._identity(reduction)
         for index, count in self._parts_of(reduction.width):
             self.f.store_lanes(value, self._pointer(reduction.targets[0], index), count, self.bytes)
 
     def _copy(self, reduction: Reduction) -> None:
-        """To the other places of a result."""
+        """Copies a result to its other places."""
         for target in reduction.targets[1:]:
             for index, count in self._parts_of(reduction.width):
                 source = self._pointer(reduction.targets[0], index)
@@ -350,7 +351,7 @@ class GridWalk(Epilogue):
                 self.f.store_lanes(value, self._pointer(target, index), count, self.bytes)
 
     def _parts_of(self, width: int) -> Iterator[tuple[Val, int]]:
-        """Vectors that cover a width: where each begins, and its lanes in use."""
+        """The vectors that cover a width: (where it begins, the number of its lanes in use)."""
         lanes = self.tile.lanes
         whole = width // lanes * lanes
         if whole:

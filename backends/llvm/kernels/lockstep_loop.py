@@ -15,14 +15,14 @@ from rnnc.backends.llvm.asm.target import processor
 PATIENCE = 4000
 """Polls (about 25 ns each) before a waiting thread sleeps."""
 SLEEP = 30
-"""Microseconds between later polls."""
+"""Microseconds between later polls, in which the thread sleeps."""
 STAY = PATIENCE + 200
-"""Polls (some 20 ms) before a thread goes home from a run that does not begin."""
+"""Polls (about 20 ms) before a thread leaves a run that does not begin."""
 CACHE_LINE = 8
-"""64-bit words of a cache line: what threads write lies apart."""
+"""64-bit words per cache line. Words that different threads write lie on different lines."""
 OPEN, ERROR, DONE, TAKEN = (CACHE_LINE * n for n in range(4))
-"""Words of a run's progress: whether it has begun; the error of a function; how many members' calls of a stage are
-done; and from TAKEN on, for each stage and member, whether a thread has taken its calls."""
+"""Words of a run's progress: whether it has begun; the error of a function; the number of members whose calls are done;
+and from TAKEN on, per stage and member, whether a thread has taken the calls."""
 
 
 def emit_lockstep(module: Module) -> None:
@@ -31,7 +31,7 @@ def emit_lockstep(module: Module) -> None:
 
 
 def _emit() -> Function:
-    """What the thread of member `number` does; 0 leads."""
+    """The function that the thread of member `number` runs. Member 0 leads."""
     f = define("i32 rnnc_lockstep(ptr scripts, ptr progress, i64 number)")
     scripts, progress, number = f.parameters
     error, done = (f.element(progress, place, "i64") for place in (ERROR, DONE))
@@ -59,7 +59,7 @@ def _emit() -> Function:
 
 
 def _begin(f: Function, leads: Val, progress: Val) -> None:
-    """The leader opens the run; the others wait for that, for a while."""
+    """The leader begins the run. The others wait until it has begun, but not longer than STAY polls."""
     with f.when(leads):
         _atomic_store(f, i64(1), progress)
     stays = f.alloca("i1", 1, 1)
@@ -80,7 +80,7 @@ def _begin(f: Function, leads: Val, progress: Val) -> None:
 
 
 def _takes(f: Function, flag: Val) -> Val:
-    """Whether this thread is the first to set a flag. It looks first: most are set."""
+    """The i1 that is 1 if this thread is the first to set a flag. It reads the flag first, because most are set."""
     first = f.alloca("i1", 1, 1)
     f.store(Val("i1", "false"), first, 1)
     with f.when(f.compare("eq", f.value("i64", f"load atomic i64, {flag} monotonic, align 8"), 0)):
@@ -90,7 +90,7 @@ def _takes(f: Function, flag: Val) -> Val:
 
 
 def _call_all(f: Function, scripts: Val, place: Val, error: Val) -> None:
-    """The calls of a list, while there is no error."""
+    """Makes the calls of a list, as long as there is no error."""
     count = f.load("i64", f.element(scripts, place, "i64"), 8)
     first = f.element(scripts, f.add(place, 1), "i64")
     with f.loop(0, count) as call, f.when(f.compare("eq", _atomic_load(f, error), 0)):

@@ -1,13 +1,14 @@
-"""The native call: a CPython function in LLVM, so that a plain call costs well under a microsecond of Python.
+"""The native call: a CPython function in LLVM, so that a plain call spends well under a microsecond in Python.
 
-    rnnc_call(x, state) -> the results, or None if the arguments need a closer look
+    rnnc_call(x, state) -> the results, or None if Python must check the arguments
 
-Plain means: x is a float array of the right dtype and sizes with a contiguous last axis, or, for a table, integers; and
-the states are C-contiguous. Everything else (and every error) is left to Python, which is told so by None. Buffers are
-taken through the buffer protocol and released on every path; the interpreter lock is released while the network runs.
+In a plain call, x is a float array of the right dtype and sizes with a contiguous last axis, or, for a table, integers;
+and the states are C-contiguous. For any other call, and for every error, the function returns None, and Python makes
+the call. Buffers are taken through the buffer protocol and released on every path. The interpreter lock is released
+while the network runs.
 
-The code knows no network. What it needs of one is a record, `binding.BINDING`, in the bytes object that is the
-function's `self`. It owns everything that it points to, and the function's definition too
+The code does not depend on a network. It reads a record, `binding.BINDING`, from the bytes object that is the
+function's `self`. This object owns everything that the record points to, and the function's definition
 (`rnnc.backends.llvm.calls.quick`).
 """
 
@@ -43,7 +44,7 @@ def emit_native_call(module: Module, dtype: str) -> None:
 
 
 def _look_up(dtype: str) -> Function:
-    """Copies rows of a table, (T, B, width); strides in bytes. Whether the table has them all."""
+    """Copies rows of a table to (T, B, width). Strides are in bytes. Returns whether the table has all the rows."""
     f = define(
         "i1 rnnc_look_up_all(ptr numbers, i64 steps, i64 batch, i64 step_stride, i64 row_stride, ptr table, "
         "i64 height, i64 width, ptr values)"
@@ -67,7 +68,7 @@ def _look_up(dtype: str) -> Function:
 
 
 class _NativeCall:
-    """rnnc_call itself. Values that are known at a point are attributes from there on."""
+    """The function rnnc_call. A value that has been computed is an attribute from then on."""
 
     def __init__(self, dtype: str) -> None:
         self.scalar, self.item = SCALARS[dtype], ELEMENT_BYTES[dtype]
@@ -77,14 +78,14 @@ class _NativeCall:
         f = self.f
         self.binding = f.call("ptr", "PyBytes_AsString", f.parameters[0])
         self.states = self._bound("states")
-        # x, the output, then an initial and a final array of each state.
+        # Views: x, the output, then an initial and a final array per state.
         self.views = f.add(f.mul(self.states, 2), 2)
         self.buffers = f.value("ptr", f"alloca {BUFFER.llvm_type}, {self.views}, align 16")
         self.made = f.value("ptr", f"alloca ptr, {f.add(self.states, 1)}, align 16")
         self.context = f.value("ptr", f"alloca i8, {self._bound('context_bytes')}, align 16")
         self.result = f.alloca("ptr", 1, 8)
         f.store(null(), self.result, 8)
-        with f.loop(0, self.views) as view:  # a buffer without an object may be released
+        with f.loop(0, self.views) as view:  # releasing a buffer without an object does nothing
             f.store(null(), BUFFER.place(f, self._buffer(view.index), "object"), 8)
         two = f.compare("eq", f.parameters[2], 2)
         with f.when(two):
@@ -106,7 +107,7 @@ class _NativeCall:
             with f.when(self._sizes_fit()), f.when(self._states_fit()):
                 self._make_arrays()
 
-    # ---- what Python's objects hold
+    # ---- fields of Python's objects
 
     def _bound(self, name: str) -> Val:
         return BINDING.load(self.f, self.binding, name)
@@ -122,7 +123,7 @@ class _NativeCall:
         return BUFFER.load(self.f, self._buffer(number), "start")
 
     def _number(self, number: Val, field: str, axis: int) -> Val:
-        """One of the shape, or of the strides, of a buffer."""
+        """An element of a buffer's `shape` or `strides`."""
         table = BUFFER.load(self.f, self._buffer(number), field)
         return self.f.load("i64", self.f.element(table, axis, "i64"), 8)
 
@@ -140,7 +141,7 @@ class _NativeCall:
         self.x_row = f.select(self.batch_first, first, second)
 
     def _sizes_fit(self) -> Val:
-        """Sizes and strides of x; the third axis is there where x holds no integers."""
+        """True if the sizes and strides of x fit. x has a third axis unless it holds integers."""
         f = self.f
         fits = f.alloca("i1", 1, 1)
         element = f.select(self.integers, i64(8), i64(self.item))
@@ -155,7 +156,7 @@ class _NativeCall:
         return f.load("i1", fits, 1)
 
     def _states_fit(self) -> Val:
-        """Takes the buffers of the states, if any, and tells whether they are as they should be."""
+        """Takes the buffers of the states, if any. True if they fit."""
         f = self.f
         fits = f.alloca("i1", 1, 1)
         f.store(self.no_state, fits, 1)
@@ -167,7 +168,7 @@ class _NativeCall:
         return f.load("i1", fits, 1)
 
     def _by_container(self, cases: dict[str, Callable[[], None]]) -> None:
-        """Runs the code of the container that the user's states are in, if it is one of the cases."""
+        """Runs the code of the caller's container of states, if it is one of the cases."""
         for name, emit in cases.items():
             with self._if_container(name):
                 emit()
@@ -234,7 +235,7 @@ class _NativeCall:
     # ---- results
 
     def _make_arrays(self) -> None:
-        """Makes the output and, if they are wanted, the last states, and goes on unless one fails."""
+        """Makes the arrays of the output and, if wanted, of the final states. Continues unless one fails."""
         f = self.f
         self.returns_state = f.compare("ne", self._bound("returns_state"), 0)
         self.finals = f.select(self.returns_state, self.states, i64(0))
@@ -258,7 +259,7 @@ class _NativeCall:
             self._drop(f.load("ptr", f.element(self.made, each.index, "ptr"), 8))
 
     def _new(self, number: Val, view: Val, axes: Val, a: Val, b: Val, c: Val) -> Val:
-        """A new array, and its buffer; whether there are both."""
+        """Makes a new array and takes its buffer. True if both succeed."""
         f = self.f
         taken = f.alloca("i1", 1, 1)
         f.store(FALSE, taken, 1)
@@ -274,7 +275,7 @@ class _NativeCall:
             self.f.call("void", "Py_DecRef", object_)
 
     def _field_of_context(self, at: Val, value: Val) -> None:
-        """Sets a field, if the context has it."""
+        """Sets a field of the context, if it has it."""
         with self.f.when(self.f.value("i1", f"icmp sge {at}, 0")):
             self.f.store(value, self.f.element(self.context, at, "i8"), 8)
 
@@ -297,7 +298,7 @@ class _NativeCall:
             self._fill_slots(each.index)
 
     def _array(self, at: str, pointer: Val, step: Val, row: Val) -> None:
-        """A value of each step, if the context has it: its pointer and its strides, in elements."""
+        """Sets the fields of an array with a value per step, if the context has them. Strides are in elements."""
         place = self._bound(at)
         with self.f.when(self.f.value("i1", f"icmp sge {place}, 0")):
             first = self.f.element(self.context, place, "i8")
@@ -305,7 +306,7 @@ class _NativeCall:
                 self.f.store(value, TIMED.place(self.f, first, field), 8)
 
     def _fill_slots(self, number: Val) -> None:
-        """A state's slabs: each initial and each final pointer."""
+        """Sets the initial and the final pointer of each slab of a state."""
         f = self.f
         record = self._record(number)
         slot = STATE.load(f, record, "first_slot")
@@ -323,7 +324,7 @@ class _NativeCall:
     # ---- the run
 
     def _run(self) -> None:
-        """What is computed of x and of the sizes, then the network, with the interpreter lock released."""
+        """Looks up x in the table, if there is one, then runs the network, with the interpreter lock released."""
         f = self.f
         rows = f.mul(self.steps, self.batch)
         size = f.mul(f.mul(rows, self._bound("input_size")), self.item)
@@ -361,7 +362,7 @@ class _NativeCall:
         return found
 
     def _pack(self) -> None:
-        """What the user gets: the output, or (output, state). It stays null if there is no memory for it."""
+        """Makes the result: the output, or (output, state). It stays null if there is no memory for it."""
         f = self.f
         output = f.load("ptr", self.made, 8)
         with f.when(negated(f, self.returns_state)):
@@ -384,7 +385,7 @@ class _NativeCall:
                 self._drop(pair)
 
     def _new_dict(self) -> Val:
-        """The last states by their keys; null if there is no memory for it. It has references of its own."""
+        """A dict of the final states by their keys, with references of its own; null if there is no memory for it."""
         f = self.f
         made, ok = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
         new = f.call("ptr", "PyDict_New")
@@ -400,7 +401,7 @@ class _NativeCall:
         return f.load("ptr", made, 8)
 
     def _fill_results(self, pair: Val, output: Val, state: Val) -> None:
-        """The result takes all references to the arrays; nothing can fail any more."""
+        """Moves all references to the arrays into the result. Nothing can fail from here on."""
         f = self.f
         f.call("i32", "PyTuple_SetItem", pair, i64(0), output)
         f.call("i32", "PyTuple_SetItem", pair, i64(1), state)
@@ -414,7 +415,7 @@ class _NativeCall:
         return self.f.load("ptr", self.f.element(self.made, self.f.add(number, 1), "ptr"), 8)
 
     def _return(self) -> None:
-        """The result; null if an exception is set; else None: look closer."""
+        """Returns the result; null if an exception is set; otherwise None, so that Python checks the arguments."""
         f = self.f
         result = f.load("ptr", self.result, 8)
         failed = exists(f, f.call("ptr", "PyErr_Occurred"))

@@ -1,6 +1,6 @@
 """Masks as machine code: eight blocks of Philox side by side, 64 numbers at once.
 
-See `rnnc.backends.training.noise` for what the numbers are.
+`rnnc.backends.training.noise` defines the numbers.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from rnnc.backends.training.noise import (
 )
 
 BLOCKS = 8
-"""Blocks side by side, one in each lane of a vector."""
+"""The number of blocks side by side, one per lane of a vector."""
 GROUP = BLOCKS * BLOCK_NUMBERS
-"""Numbers of one pass."""
+"""The numbers per pass."""
 NOISE = Record(
     "noise",
     "ptr out, double low, double high, i64 steps, i64 rows, i64 units, i64 step, i64 row, i64 first, i64 update, "
     "i64 key0, i64 key1, i64 threshold",
 )
-"""out: (steps, rows, units). low, high: what a number below the threshold becomes, and any other. The others place the
-array within the whole stream of numbers (`rnnc.backends.training.noise`)."""
+"""out: (steps, rows, units). low, high: the value for a number below the threshold, and for any other number. The other
+fields place the array within the whole stream of numbers (`rnnc.backends.training.noise`)."""
 
 _WIDE = vector(BLOCKS, "i64")
 _WORDS = vector(BLOCKS, "i32")
 
 
 def filled(shape: tuple[int, ...], where: Where, p: float, low: float, high: float) -> dict[str, float]:
-    """The fields of NOISE but `out`."""
+    """The fields of NOISE, except `out`."""
     steps, rows, units = shape
     key0, key1 = key(where.seed)
     place = {"step": where.step, "row": where.row, "first": where.number << NUMBER_SHIFT, "update": where.update & LOW}
@@ -86,7 +86,7 @@ def _emit(dtype: str) -> Function:
 
 
 def _philox(f: Function, counter: tuple[Val, Val, Val, Val], keys: tuple[Val, Val]) -> tuple[Val, Val, Val, Val]:
-    """Ten rounds on 64-bit lanes whose high halves are zero."""
+    """The ten rounds of Philox, on 64-bit lanes whose high halves are zero."""
     a, b, c, d = (f.binary("and", word, f.integer(LOW, _WIDE)) for word in counter)
     for turn in range(ROUNDS):
         k, m = (
@@ -102,14 +102,14 @@ def _philox(f: Function, counter: tuple[Val, Val, Val, Val], keys: tuple[Val, Va
 
 
 def _mixed(f: Function, product: Val, word: Val, key: Val) -> tuple[Val, Val]:
-    """The product's high half ^ word ^ key, and its low half."""
+    """(high half of the product ^ word ^ key, low half of the product)."""
     high = f.binary("lshr", product, f.integer(32, _WIDE))
     mixed = f.binary("xor", f.binary("xor", high, word), key)
     return mixed, f.binary("and", product, f.integer(LOW, _WIDE))
 
 
 def _store_words(f: Function, words: tuple[Val, Val, Val, Val], target: Val) -> None:
-    """Stores four words a block, block after block."""
+    """Stores the blocks one after the other, four words each."""
     a, b, c, d = (f.value(_WORDS, f"trunc {word} to {_WORDS}") for word in words)
     pairs = [n for block in range(BLOCKS) for n in (block, BLOCKS + block)]
     left, right = _shuffled(f, a, b, pairs), _shuffled(f, c, d, pairs)
@@ -125,7 +125,7 @@ def _shuffled(f: Function, a: Val, b: Val, order: list[int]) -> Val:
 
 
 def _choose(f: Function, source: Val, limit: Val, choices: tuple[Val, ...], target: Val, lanes: int, item: int) -> None:
-    """One of both values for each of some 16-bit numbers."""
+    """Stores one of the two choices for each of `lanes` 16-bit numbers."""
     small, wide = (vector(lanes, "i16"), vector(lanes, "i32")) if lanes > 1 else ("i16", "i32")
     number = f.value(wide, f"zext {f.load(small, source, 2)} to {wide}")
     bound, low, high = (f.splat(value, lanes) if lanes > 1 else value for value in (limit, *choices))

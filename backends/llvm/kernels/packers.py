@@ -1,14 +1,15 @@
-"""Packers: weights copied into the arena as `packing.layout` lays it out, by generated code.
+"""Packers: generated code that copies weights into the arena, in the order of `packing.layout`.
 
-A **move** is one rectangle of a caller's array, seen through two strides, and where it goes in one block of one feed:
+A **move** is one rectangle of a caller's array, with two strides, and its place in one block of one feed:
 
     arena[destination + n // units * panel_stride + k * k_stride + n % units] = source[offset + k * k_step + m * n_step]
 
-for k < inner, n = first + m, m < width. A vector is a weight of one row. A **sweep** is all moves that share cache
-lines, such as the gates of a feed that one loop over k reads together: they are done panel by panel, so that each line
-is written while it is in the cache (three times faster than block after block once a feed outgrows it).
+for k < inner, n = first + m, m < width. A vector is a weight of one row. A **sweep** is all moves that write to the
+same cache lines, such as the gates of a feed that one loop over k reads together. They are done panel by panel, so that
+each line is written while it is in the cache. For a feed larger than the cache, this is three times as fast as block
+after block.
 
-The moves of a plan are a table, and one function walks it: code does not depend on the network.
+The moves of a plan are a table that one function walks, so the code does not depend on the network.
 """
 
 from __future__ import annotations
@@ -27,30 +28,32 @@ from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
 
 SHUFFLE_BYTES = 16
-"""Shuffles within so many bytes are cheap on every machine."""
+"""The number of bytes within which shuffles are cheap on every machine."""
 COPIED_ROWS = 32
-"""Rows that are copied to every panel before the next ones are: a line of the source that two panels share, and a page
-that all do, is then met once."""
+"""The number of rows that are copied to all panels before the next rows. A cache line of the source that two panels
+share, and a page that all panels share, is then touched once."""
 
 SWEEPS, PANEL, SHARE_OF_SWEEPS = "rnnc_sweep", "rnnc_sweep_panel", "rnnc_sweep_share"
 
 SWEEP = Record("sweep", "i64 panels, i64 inner, i64 depth, i64 start, i64 stop")
-"""A sweep; its moves are start .. stop of the table."""
+"""A sweep. Its moves are the rows start .. stop of the table."""
 MOVE = Record(
     "move",
     "i64 source, i64 offset, i64 destination, i64 panel_stride, i64 k_stride, i64 units, i64 k_step, i64 n_step, "
     "i64 inner, i64 width, i64 first, i64 fill",
 )
 SHARE = Record("share", "ptr arena, ptr sources, ptr sweeps, i64 count, ptr moves")
-"""What one thread packs: `count` sweeps. sources: an array of pointers to the C-contiguous sources, in their order."""
+"""The share of one thread: `count` sweeps. sources: an array of pointers to the C-contiguous sources, in their order.
+"""
 
 
 @dataclass(frozen=True)
 class Move:
-    """One rectangle's way into the arena; all numbers count elements.
+    """A rectangle of a source, and its place in the arena. All numbers are in elements.
 
-    n_step 0 gives every unit the same number. fill >= width: the units that are written, from `first` on; those past
-    the width are zeros, the padding of the last panel.
+    n_step: 0 gives every unit the same number.
+    fill: the number of units written, from `first` on, >= width. Units past the width are zeros, the padding of the
+    last panel.
     """
 
     source: Family
@@ -72,7 +75,7 @@ _OF_MOVE = tuple(field for field in MOVE.types if field != "source")
 
 @dataclass(frozen=True)
 class Sweep:
-    """Moves that write side by side. depth: how many k every panel gets before the next ones."""
+    """Moves that write to the same cache lines. depth: the number of k that all panels get before the next k."""
 
     panels: int
     inner: int
@@ -82,7 +85,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class _Block:
-    """Where an operand of a phase goes: its first element, and its strides."""
+    """The place of an operand of a phase in the arena: its first element, and its strides."""
 
     packed: PackedPhase
     destination: int
@@ -90,7 +93,7 @@ class _Block:
     k_stride: int
 
     def move(self, piece: Rectangle, transposed: bool) -> Move:
-        """A piece of the operand. transposed: its rows are units."""
+        """The move of a piece of the operand. transposed: its rows are units."""
         rows, columns = extent(piece.source)
         inner, width = (piece.columns, piece.rows) if transposed else (piece.rows, piece.columns)
         at_k, first = (piece.at_column, piece.at_row) if transposed else (piece.at_row, piece.at_column)
@@ -99,7 +102,7 @@ class _Block:
         return self._move(piece, destination, k_step, n_step, inner, width, first)
 
     def broadcast(self, piece: Rectangle) -> Move:
-        """The same number for every unit."""
+        """The move that gives every unit the same number."""
         return self._move(piece, self.destination, 0, 0, 1, self.packed.phase.width, 0)
 
     def _move(
@@ -113,7 +116,7 @@ class _Block:
 
 
 def sweeps_of(layout: Layout) -> list[Sweep]:
-    """What fills the arena: vectors of phases, and feeds' weights, one sweep a group of accumulators."""
+    """The sweeps that fill the arena: one per phase for its vectors, and one per feed and group of accumulators."""
     sweeps: list[Sweep] = []
     for block in layout.blocks:
         if block.feed is None:
@@ -129,7 +132,7 @@ def sources(sweeps: list[Sweep]) -> list[Family]:
 
 
 def tables(sweeps: list[Sweep]) -> tuple[Array, Array]:
-    """Rows of SWEEP and rows of MOVE."""
+    """The rows of SWEEP and the rows of MOVE, as int64 arrays."""
     number = {family: n for n, family in enumerate(sources(sweeps))}
     rows: list[list[int]] = []
     moves: list[list[int]] = []
@@ -140,7 +143,7 @@ def tables(sweeps: list[Sweep]) -> tuple[Array, Array]:
 
 
 def shares(sweeps: list[Sweep], count: int) -> list[tuple[int, int]]:
-    """`count` runs of sweeps, first and stop, that write about as many elements each."""
+    """`count` runs of sweeps, as (first, stop), that write about the same number of elements each."""
     written = [0]
     for sweep in sweeps:
         written.append(written[-1] + sum(move.inner * move.fill for move in sweep.moves))
@@ -200,7 +203,7 @@ def emit_packer(module: Module, dtype: str, target: Target) -> None:
 
 
 def _emit_share() -> Function:
-    """Some of the sweeps, for a thread; no two write to the same place."""
+    """Runs the sweeps of one thread. No two sweeps write to the same place."""
     f = define(f"i32 {SHARE_OF_SWEEPS}(ptr share)")
     f.call_defined("void", SWEEPS, *SHARE.loads(f, f.parameters[0]).values())
     f.ret(Val("i32", "0"))
@@ -245,8 +248,8 @@ def emit_pack_panel(name: str, dtype: str, target: Target) -> list[Function]:
 
     Arguments, in elements: destination (unit 0 of the panel, first k), k_stride, source (the element of the first k and
     of unit `start`), k_step, n_step, inner, width (>= 1; units past start + width are zeros), start, stop.
-    Rows of units are copied (n_step 1). Rows of k are transposed in registers (k_step 1). Anything else, and the ends
-    that do not fill a vector, go element by element.
+    Rows of units are copied (n_step 1). Rows of k are transposed in registers (k_step 1). Anything else, and ends that
+    do not fill a vector, are copied element by element.
     """
     build = _Kernels(name, SCALARS[dtype], ELEMENT_BYTES[dtype], target.lanes(dtype))
     return [build.elements(), build.copy(), build.transpose(), build.panel()]
@@ -266,7 +269,7 @@ class _Kernels:
         self.type = vector(lanes, scalar)
 
     def panel(self) -> Function:
-        """Whole vectors of units where the piece covers them, element by element at its ragged ends."""
+        """Whole vectors of units where the piece covers them, single elements at its ends."""
         f = define(f"void {self.name}({_PANEL_PARAMETERS}, i64 start, i64 stop)")
         destination, k_stride, source, k_step, n_step, inner, width, start, stop = f.parameters
         copies = f.compare("eq", n_step, 1)
@@ -307,7 +310,7 @@ class _Kernels:
         return f
 
     def copy(self) -> Function:
-        """One vector of units a row; of its lanes, `count` are in the source, and the others are zeros."""
+        """Copies one vector of units per row. The first `count` lanes come from the source, the others are zeros."""
         f = define(f"void {self.name}_copy({_VECTOR_PARAMETERS})")
         destination, k_stride, source, step, inner, count = f.parameters
         whole = f.compare("uge", count, self.lanes)
@@ -322,17 +325,17 @@ class _Kernels:
         return f
 
     def transpose(self) -> Function:
-        """`lanes` rows by 16 bytes of k a turn; the last turn ends at the last k, and may repeat some.
+        """Transposes `lanes` rows by 16 bytes of k per iteration. The last one ends at the last k, and may repeat some.
 
-        A vector's parts come from different rows as they are loaded, so that no shuffle crosses 16 bytes. Lanes from
-        `count` on read the last row again, so that nothing past the source is touched, and are cleared.
+        The parts of a vector are loaded from different rows, so that no shuffle crosses 16 bytes. Lanes from `count` on
+        read the last row again, so that nothing past the source is touched, and are cleared.
         """
         f = define(f"void {self.name}_transpose({_VECTOR_PARAMETERS})")
         destination, k_stride, source, step, inner, count = f.parameters
         last = f.sub(f.maximum(count, i64(1)), 1)
         rows = [f.element(source, f.mul(f.minimum(i64(row), last), step), self.scalar) for row in range(self.lanes)]
         bits = vector(self.lanes, f"i{8 * self.size}")
-        # As integers: LLVM would widen a mask of bits again in every turn.
+        # The mask is of integers: LLVM would widen a mask of bits again in every iteration.
         keep = f.value(bits, f"sext {self._below(f, count)} to {bits}")
         final = f.sub(inner, self.quad)
         with f.loop(0, inner, self.quad) as turn:
@@ -348,14 +351,14 @@ class _Kernels:
         f.store(value, f.element(pointer, f.mul(k, k_stride), self.scalar), self.size)
 
     def _below(self, f: Function, count: Val) -> Val:
-        """The mask of the first `count` lanes, where count is known at run time."""
+        """The mask of the first `count` lanes, for a count that is known only at run time."""
         type_ = vector(self.lanes, "i32")
         limit = f.splat(f.value("i32", f"trunc {f.minimum(count, i64(self.lanes))} to i32"), self.lanes)
         lanes = ", ".join(f"i32 {lane}" for lane in range(self.lanes))
         return f.value(vector(self.lanes, "i1"), f"icmp ult {type_} <{lanes}>, {limit.name}")
 
     def _transposed(self, f: Function, rows: list[Val], k: Val) -> list[Val]:
-        """One vector of units for each of `quad` values of k."""
+        """One vector of units per value of k, for `quad` values."""
         part = vector(self.quad, self.scalar)
         vectors = []
         for row in range(self.quad):
@@ -370,7 +373,7 @@ class _Kernels:
 
 
 def _joined(f: Function, parts: list[Val]) -> Val:
-    """One vector of parts, in order."""
+    """The parts, in order, as one vector."""
     while len(parts) > 1:
         order = range(2 * lanes_of(parts[0].type))
         parts = [_shuffle(f, a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
@@ -378,13 +381,13 @@ def _joined(f: Function, parts: list[Val]) -> Val:
 
 
 def _woven(f: Function, a: Val, b: Val, chunk: int, quad: int, half: int) -> Val:
-    """Chunks of a and of b in turn, from the lower (0) or upper (1) half of each `quad` lanes."""
+    """Alternating chunks of a and b, from the lower (0) or upper (1) half of each `quad` lanes."""
     lanes = lanes_of(a.type)
     starts = [base + half * quad // 2 + n for base in range(0, lanes, quad) for n in range(0, quad // 2, chunk)]
     return _shuffle(f, a, b, [side + s + n for s in starts for side in (0, lanes) for n in range(chunk)])
 
 
 def _shuffle(f: Function, a: Val, b: Val, order: range | list[int]) -> Val:
-    """Lanes of a, then of b, by number."""
+    """The lanes of a and b in a given order. The lanes of b are numbered after those of a."""
     shown = ", ".join(f"i32 {lane}" for lane in order)
     return f.value(vector(len(order), scalar_of(a.type)), f"shufflevector {a}, {b}, <{len(order)} x i32> <{shown}>")

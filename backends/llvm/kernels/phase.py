@@ -5,7 +5,7 @@
         for each feed: for k: accumulators += broadcast(lhs[row, k]) * packed[k]
         for each row: epilogue (the equations), stores
 
-Nothing but the structure (accumulators, equations, tile, the last panel's width) is baked in, so phases that differ in
+The code contains only the structure (accumulators, equations, tile, the last panel's width), so phases that differ in
 sizes alone share one function.
 """
 
@@ -26,16 +26,16 @@ UNROLL = 4
 CACHE_LINE = 64
 PREFETCH_BYTES = 2048
 PREFETCH_ROWS = 3
-"""Weights are prefetched this far ahead where at least so many rows share them: +2..3% where they come from the
-third-level cache. A single row is bound by the caches' bandwidth, and prefetching gains nothing."""
+"""Weights are prefetched PREFETCH_BYTES ahead if at least so many rows share them. This gains 2 to 3 % if they come
+from the third-level cache. A single row is bound by the bandwidth of the caches, and gains nothing."""
 
 Accumulators = dict[int, list[Val]]
-"""The vectors of each accumulator of a row."""
+"""Number of an accumulator -> its vectors, for one row."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Packed weights that are read with unit stride, `vectors` of them a step of k."""
+    """Packed weights that are read with unit stride, `vectors` vectors per step of k."""
 
     pointer: Val
     vectors: int
@@ -65,7 +65,7 @@ class _TilePhase(Epilogue):
         return f
 
     def _row_by_row(self) -> None:
-        """No weights to keep in the cache: rows are walked from end to end, as they lie in memory."""
+        """Rows from end to end, as they lie in memory: a phase without weights has nothing to keep in the cache."""
         f, tail = self.f, self.tile.tail(self.phase.width)
         whole = f.sub(self.arg("panels"), 1) if tail else self.arg("panels")
         with f.loop(0, self.arg("rows")) as rows:
@@ -75,7 +75,7 @@ class _TilePhase(Epilogue):
                 self._epilogue(rows.index, whole, [], tail)
 
     def _stack_tile(self) -> Val | None:
-        """Accumulators of all rows of a tile, so that one copy of the epilogue serves every number of rows."""
+        """Stack memory for the accumulators of all rows of a tile, so that one epilogue serves any number of rows."""
         count = self.tile.rows * len(self.phase.accumulators) * self.tile.vectors
         return self.f.alloca(self.type, count, 64) if self.tile.rows > 1 else None
 
@@ -102,7 +102,7 @@ class _TilePhase(Epilogue):
             block.next([f.add(row, count)])
 
     def _rows(self, row: Val, panel: Val, count: int) -> None:
-        """The loops over k of one block of rows; a single row is finished at once, more go through the stack."""
+        """The loops over k of one block of rows. A single row is finished from registers, several from the stack."""
         if count > 1:
             self._prefetch_ends(row, panel, count)
         single: dict[int, list[Val]] = {}
@@ -119,7 +119,7 @@ class _TilePhase(Epilogue):
             self._finish(row, panel, [single[a] for a in range(len(self.phase.accumulators))])
 
     def _prefetch_ends(self, row: Val, panel: Val, count: int) -> None:
-        """Asks for the lines that the epilogue will read and write in buffers over time, while the loops over k run."""
+        """Prefetches the lines of buffers over time that the epilogue will read and write, before the loops over k."""
         f = self.f
         far = (Space.TIMED, Space.OUTPUT, Space.INPUT)
         written = {place for _, place in self.phase.stores}
@@ -140,7 +140,7 @@ class _TilePhase(Epilogue):
                     self.f.store(value, self.f.element(self.stack, slot, self.type), self.bytes * self.tile.lanes)
 
     def _start(self, row: Val, panel: Val, members: list[int]) -> Accumulators:
-        """What the accumulators of a row start at."""
+        """The initial values of a row's accumulators."""
         zero = Val(self.type, "zeroinitializer")
         started: Accumulators = {}
         for number in members:
@@ -163,7 +163,7 @@ class _TilePhase(Epilogue):
         return self.vector_at(term, panel, v)
 
     def _load_start(self, term: Family, row: Val, panel: Val, v: int) -> Val:
-        """Padded buffers are read whole; a caller's own array only as far as it goes, in the last panel too."""
+        """Loads an initial value. Padded buffers are read in whole vectors, a caller's array only up to its end."""
         width, tail = self.phase.width, self.tile.tail(self.phase.width)
         padded = self.phase.loads[term].buffer.padded
         if padded or not tail or self.phase.loads[term].grid:
@@ -204,7 +204,7 @@ class _TilePhase(Epilogue):
         return result
 
     def _streams(self, number: int, feed: Feed, groups: list[range], panel: Val) -> list[Stream]:
-        """The packed weights of some groups: where each starts in the panel, and its vectors a step of k."""
+        """The packed weights of some groups: where each starts in the panel, and its vectors per step of k."""
         f = self.f
         inner = self.arg(f"inner{number}")
         total = len(feed.blocks) * self.tile.units
@@ -221,7 +221,7 @@ class _TilePhase(Epilogue):
         return streams
 
     def _loop_over_k(self, lhs: list[Val], weights: list[Stream], inner: Val, flat: list[Val]) -> list[Val]:
-        """The inner loop. Few accumulators are split into several chains to hide their latency."""
+        """The inner loop over k. A small number of accumulators is split into several chains to hide their latency."""
         f, size = self.f, len(flat)
         chains = self._chains(size)
         if chains == 1:
@@ -243,14 +243,14 @@ class _TilePhase(Epilogue):
         return rest.values
 
     def _chains(self, independent: int) -> int:
-        """Accumulator sets: enough independent fused multiply-adds in flight to hide their latency."""
+        """The number of chains: enough independent fused multiply-adds to hide their latency."""
         chains = 1
         while chains < UNROLL and independent * chains < FMA_LATENCY * FMA_PER_CYCLE:
             chains *= 2
         return chains
 
     def _multiply(self, lhs: list[Val], weights: list[Stream], k: Val, flat: Sequence[Val]) -> list[Val]:
-        """One k: holds whichever is fewer, the rows' broadcasts or the weights, and streams the other."""
+        """The products of one k. The fewer of the rows' broadcasts and the weights stay in registers."""
         f = self.f
         result = list(flat)
         vectors = [(stream, j) for stream in weights for j in range(stream.vectors)]
@@ -280,7 +280,7 @@ class _TilePhase(Epilogue):
         return result
 
     def _prefetch(self, weights: list[Stream], k: Val) -> None:
-        """Asks for the weights of a later k, one cache line at a time."""
+        """Prefetches the weights of a later k, one cache line at a time."""
         f = self.f
         for stream in weights:
             count = stream.vectors * self.tile.lanes
@@ -305,7 +305,7 @@ class _TilePhase(Epilogue):
         self._finish(row, panel, [flat[a * vectors : (a + 1) * vectors] for a in range(count)])
 
     def _finish(self, row: Val, panel: Val, accumulators: list[list[Val]]) -> None:
-        """The epilogue of one row; the last panel, if not full, has its own."""
+        """The epilogue of one row. A last panel that is not full has an epilogue of its own."""
         tail = self.tile.tail(self.phase.width)
         if not tail:
             self._epilogue(row, panel, accumulators, 0)

@@ -1,4 +1,4 @@
-"""The function of a plan: it runs the whole of it, with the number of steps and rows known at run time.
+"""The function of a plan, which runs all of it for any number of steps and rows.
 
     allocate scratch, or take the caller's
     gather inputs whose rows are not evenly spaced
@@ -11,11 +11,11 @@
     sums over rows, such as gradients of weights
     scatter outputs whose rows are not where the caller wants them
 
-A computation with two halves has two such functions over one scratch memory.
+A computation with two halves has two such functions, which share their scratch memory.
 
-The rows of step t are rows[t] .. rows[t+1] of every buffer over time. For a dense batch rows[t] = t * B. For a
-ragged batch the sequences are sorted by falling length and only the rows that are still running exist: the same
-code runs both, and no work is done on padding.
+The rows of step t are rows[t] .. rows[t+1] of every buffer over time. For a dense batch, rows[t] = t * B. In a ragged
+batch the sequences are sorted by falling length, and only rows that have not ended exist. The same code runs both, and
+does no work on padding.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowS
 from rnnc.ir import settings
 
 CHUNK_BYTES = 128 * 1024
-"""Room for the hoisted values of one chunk: they are written and read back while they are in the second-level cache."""
+"""The largest size of the hoisted values of one chunk, so that they stay in the second-level cache until they are read.
+"""
 
 CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """The module of a plan, what its context holds, and where its weights lie."""
+    """The module of a plan, with the interface of its context and the layout of its weights."""
 
     module: Module
     interface: Interface
@@ -54,10 +55,10 @@ class Emitted:
 
 
 def emit_plan(plan: Plan, target: Target) -> Emitted:
-    """The module of a plan: phase functions, and what runs them.
+    """The module of a plan: phase functions, and the functions that run them.
 
-    `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half has `rnnc_finish(context)`, too,
-    and `rnnc_scratch(context)`, which returns how many bytes of scratch memory both need.
+    `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half also has `rnnc_finish(context)`,
+    and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need.
     """
     dtype = plan.program.dtype
     module, layout, interface = Module(), Layout(dtype), Interface.of(plan)
@@ -73,7 +74,7 @@ def emit_plan(plan: Plan, target: Target) -> Emitted:
 
 
 class _PlanFunction:
-    """One of the functions; all of them lay out scratch memory alike."""
+    """One of the functions. All of them have the same layout of scratch memory."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class _PlanFunction:
         return f
 
     def _mine(self, name: str) -> bool:
-        """Whether an input or output belongs to this part."""
+        """True if an input or output belongs to this half."""
         return self.plan.is_late(name) == self.late
 
     def _field(self, name: str) -> Val:
@@ -147,9 +148,9 @@ class _PlanFunction:
         return self.f.call("i64", "rnnc_first_row", self.rows, self.batch, step)
 
     def _lay_out(self) -> Val:
-        """Where everything is in scratch memory: what lives through the call, then a part that regions use in turn.
+        """Assigns the places in scratch memory, and returns its size in bytes.
 
-        Returns the number of bytes.
+        Buffers that live through the call come first, then memory that the regions use one after the other.
         """
         f = self.f
         self._decide_direct()
@@ -174,7 +175,7 @@ class _PlanFunction:
         return f.add(f.mul(f.add(offset, largest), self.bytes), 2 * CACHE_LINE)
 
     def _workspace(self) -> int:
-        """Elements the sums over rows need besides."""
+        """The number of elements of workspace that the sums over rows need."""
         terms = [t for total in self.plan.sums for t in total.terms if t.rhs]
         sizes = [outer_workspace(K_BLOCK, t.rows, t.units, self.dtype, self.target) for t in terms]
         return max(sizes, default=0)
@@ -201,14 +202,14 @@ class _PlanFunction:
         return self.f.element(self.base, offset, self.scalar)
 
     def _stride(self, buffer: Buffer) -> int:
-        """Row stride: whole cache lines, with room for a vector stored over the end."""
+        """The row stride, in elements: whole cache lines, with room for a vector that is stored past the end."""
         line = CACHE_LINE // self.bytes
         return -(-(buffer.width + line - 1) // line) * line
 
     def _decide_direct(self) -> None:
-        """Whether rows of an input can be read, and rows of an output written, where they are.
+        """Decides for each input and output whether its rows are accessed in the caller's array, without a copy.
 
-        The first half of two copies its inputs: the caller may change them before the second reads them.
+        The first of two halves copies its inputs, because the caller may change them before the second half reads them.
         """
         f = self.f
         self.row_stride: dict[Buffer, Val] = {}
@@ -226,7 +227,7 @@ class _PlanFunction:
                 self.direct[buffer] = Val("i1", "false")
 
     def _batched_buffers(self) -> set[Buffer]:
-        """Buffers that a phase over many steps at once, or a sum, touches."""
+        """The buffers that a phase over many steps at once, or a sum, accesses."""
         found = {p.buffer for s in self.plan.sums for t in s.terms for p in (t.lhs, t.rhs) if p is not None}
         for region in self.plan.regions:
             for phase in region.batched:
@@ -235,7 +236,7 @@ class _PlanFunction:
         return found
 
     def _gather_inputs(self) -> None:
-        """Inputs as evenly spaced rows: where they are, or copied, sorted and without padding."""
+        """Makes inputs available as evenly spaced rows: in the caller's array, or as a sorted copy without padding."""
         f = self.f
         for name, buffer in self.plan.inputs.items():
             if self.plan.is_late(name) and not self.late:
@@ -274,7 +275,7 @@ class _PlanFunction:
                 self.copies.finish(target, self.memory[place.buffer], 1, width, null())
 
     def _region_size(self, region: Region) -> Val:
-        """Elements of scratch a region needs."""
+        """The number of elements of scratch memory that a region needs."""
         f = self.f
         size = i64(0)
         for buffer in self._local(region):
@@ -282,7 +283,7 @@ class _PlanFunction:
         return size
 
     def _local(self, region: Region) -> list[Buffer]:
-        """Buffers that live within a region: states, values of a chunk, values of a step."""
+        """The buffers that live within a region: states, values of a chunk, values of a step."""
         used = dict.fromkeys(s.buffer for s in region.states)
         for phase in (*region.batched, *region.steps):
             places = [*signature(phase).places, *(feed.lhs for feed in phase.feeds)]
@@ -295,7 +296,7 @@ class _PlanFunction:
         return self.f.mul(self.batch, 2 if buffer.double else 1)
 
     def _chunk_steps(self, region: Region) -> Val:
-        """Steps a chunk: as many as keep its hoisted values in the cache, at least one."""
+        """The number of steps per chunk: as many as keep its hoisted values in the cache, at least one."""
         f = self.f
         row_bytes = sum(self._stride(b) for b in self._local(region) if b.space is Space.CHUNK) * self.bytes
         if not row_bytes:
@@ -316,7 +317,7 @@ class _PlanFunction:
             chunk = self._chunk_steps(region)
             with f.loop(0, self.steps, chunk) as loop:
                 self._chunk(region, loop.index, chunk)
-        else:  # time-batched work alone, or states that never change
+        else:  # batched work alone, or states that never change
             for phase in region.batched:
                 self._call(phase, self.batch if region.per_sequence else self.total, i64(0), None, None)
         for state in region.states:
@@ -343,7 +344,7 @@ class _PlanFunction:
         """Calls a phase on `rows` rows from row `row`. step: (t, row within the chunk). number: steps done before."""
         f = self.f
         packed = self.packed[id(phase)]
-        # Every other step walks the panels backwards, and so meets first the weights that are still in the cache.
+        # Every other step walks the panels backward, and so starts with the weights that are still in the cache.
         backward = f.binary("and", number, i64(1)) if number is not None else i64(0)
         arguments = [i64(packed.tile.panels(phase.width)), rows, backward]
         for feed, start in zip(phase.feeds, packed.weights, strict=True):
@@ -356,7 +357,7 @@ class _PlanFunction:
         f.call_defined("void", self.names[id(phase)], *arguments)
 
     def _address(self, place: Place, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> tuple[Val, Val]:
-        """The first row of a place for the rows at hand, and its row stride."""
+        """The address of a place's first row for the rows of this call, and its row stride."""
         f = self.f
         memory = self.memory[place.buffer]
         space = place.buffer.space
@@ -378,14 +379,14 @@ class _PlanFunction:
         return f.element(pointer, place.column, self.scalar), memory.stride
 
     def _half(self, number: Val, previous: bool) -> Val:
-        """First row of the half of a double buffer that is read (previous) or written in step `number`."""
+        """The first row of that half of a double buffer which is read (previous) or written in step `number`."""
         parity = self.f.binary("and", number if previous else self.f.add(number, 1), i64(1))
         return self.f.mul(parity, self.batch)
 
     def _start_state(self, state: State) -> None:
         memory, buffer = self.memory[state.buffer], state.buffer
         halves = 2 if buffer.double else 1
-        if isinstance(state.initial, Place):  # rows that are sorted already
+        if isinstance(state.initial, Place):  # its rows are sorted already
             rows = self.memory[state.initial.buffer]
             start = self.f.element(rows.pointer, state.initial.column, self.scalar)
             stride = self._stride(state.initial.buffer)
@@ -397,7 +398,7 @@ class _PlanFunction:
     def _finish_state(self, region: Region, state: State) -> None:
         memory, halves = self.memory[state.buffer], 2 if state.buffer.double else 1
         width = state.buffer.width
-        # Running backward, every row ends with the loop; forward, a row ends at its own length.
+        # In a backward loop, every row ends with the loop. In a forward loop, a row ends at its own length.
         lengths = self._field("lengths") if region.direction > 0 else null()
         for final in state.finals:
             target = Rows(self._field(array_field(final)), i64(width))
@@ -406,7 +407,7 @@ class _PlanFunction:
             self.copies.finish(self.memory[state.kept.buffer], memory, halves, width, lengths, sorted_rows=True)
 
     def _sum(self, total: RowSum) -> None:
-        """A sum over rows, term by term, into the caller's array."""
+        """Computes a sum over rows, term by term, in the caller's array."""
         f = self.f
         rows = self.batch if total.per_sequence else self.total
         target = self._field(sum_field(total.target))

@@ -28,7 +28,7 @@ def both(f: Function, conditions: Sequence[Val]) -> Val:
 
 
 def exists(f: Function, object_: Val) -> Val:
-    """Whether a call made an object: null says that it set an exception instead."""
+    """The i1 that is 1 if a call returned an object. Null means that it has set an exception."""
     return f.value("i1", f"icmp ne {object_}, null")
 
 
@@ -37,7 +37,7 @@ def negated(f: Function, condition: Val) -> Val:
 
 
 def emit_view(dtype: str) -> Function:
-    """Takes the buffer of an array: of floats of the dtype, or of 64-bit integers. What is taken is held either way."""
+    """Takes the buffer of an array of the dtype, or of 64-bit integers. A buffer that does not fit is held as well."""
     f = define("i1 rnnc_view(ptr object, ptr buffer, i32 flags, ptr type, i32 axes, i1 integers)")
     object_, buffer, flags, type_, axes, integers = f.parameters
     answer = f.alloca("i1", 1, 1)
@@ -46,12 +46,12 @@ def emit_view(dtype: str) -> Function:
     f.call("void", "Py_DecRef", found)
     taken = f.alloca("i1", 1, 1)
     f.store(FALSE, taken, 1)
-    with f.when(f.compare("eq", found, type_)):  # no subclass: a masked array would lose its mask
+    with f.when(f.compare("eq", found, type_)):  # not of a subclass: a masked array would lose its mask
         status = f.call("i32", "PyObject_GetBuffer", object_, buffer, flags)
         f.store(f.value("i1", f"icmp eq {status}, 0"), taken, 1)
     with f.when(f.load("i1", taken, 1)):
         dimensions = f.value("i1", f"icmp eq {BUFFER.load(f, buffer, 'axes')}, {axes.name}")
-        # The two bytes of a native format: its letter and the end of the string.
+        # A native format has two bytes: its letter, and the end of the string.
         letters = f.load("i16", BUFFER.load(f, buffer, "format"), 1)
         is_float, *is_integer = (f.value("i1", f"icmp eq {letters}, {ord(c)}") for c in _LETTERS[dtype] + "lq")
         format_ = f.select(integers, f.binary("or", *is_integer), is_float)
@@ -70,7 +70,7 @@ _LETTERS = {"float32": "f", "float64": "d"}
 
 
 def emit_new() -> Function:
-    """numpy.empty((a, b, c), dtype), or of (b, c) for two axes; or null, with an exception set."""
+    """numpy.empty((a, b, c), dtype), or (b, c) for two axes. Returns null, with an exception set, if it fails."""
     f = define("ptr rnnc_new(ptr empty, ptr dtype, i64 axes, i64 a, i64 b, i64 c)")
     empty, dtype, axes, *sizes = f.parameters
     result, complete = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
@@ -82,7 +82,7 @@ def emit_new() -> Function:
             place = f.sub(axes, 3 - position)
             with f.when(f.value("i1", f"icmp sge {place}, 0")):
                 number = f.call("ptr", "PyLong_FromSsize_t", size)
-                f.call("i32", "PyTuple_SetItem", shape, place, number)  # it takes the reference, and may hold null
+                f.call("i32", "PyTuple_SetItem", shape, place, number)  # it takes the reference; an item may be null
                 f.store(f.binary("and", f.load("i1", complete, 1), exists(f, number)), complete, 1)
         with f.when(f.load("i1", complete, 1)):
             arguments = f.alloca("ptr", 2, 8)

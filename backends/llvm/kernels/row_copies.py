@@ -35,7 +35,7 @@ def _first_row() -> Function:
 
 
 def _copy_rows() -> Function:
-    """Rows of all steps, from the caller's strides to packed and sorted (gather), or back."""
+    """Copies the rows of all steps from the caller's strides to packed and sorted rows (gather), or back."""
     f = define(
         "void rnnc_copy_rows(i1 gather, ptr packed, i64 packed_row, ptr array, i64 array_step, i64 array_row, "
         "i64 size, i64 steps, i64 batch, ptr rows, ptr order)",
@@ -55,7 +55,7 @@ def _copy_rows() -> Function:
 
 
 def _start_state() -> Function:
-    """The initial value of a state (zeros if there is no source) in every row, of both halves of a double buffer."""
+    """Sets every row of a state, in both halves of a double buffer, to its initial value: the source's row or zeros."""
     f = define(
         "void rnnc_start_state(ptr state, i64 stride, i64 halves, ptr source, i64 size, i64 batch, ptr order, "
         "i64 source_stride)",
@@ -77,9 +77,10 @@ def _start_state() -> Function:
 
 
 def _finish_state() -> Function:
-    """Each row's last value, to the caller's array, if he gave one.
+    """Copies each row's final value to the caller's array, if there is one.
 
-    In a double buffer it lies in the half written last: by the loop's last step or, if there are lengths, by the row's.
+    In a double buffer it lies in the half that was written last: in the loop's last step or, with lengths, in the row's
+    last step.
     """
     f = define(
         "void rnnc_finish_state(ptr target, ptr state, i64 stride, i64 halves, i64 size, i64 steps, i64 batch, "
@@ -103,26 +104,26 @@ def _finish_state() -> Function:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows at run time: the first one, and the elements from one to the next."""
+    """Rows at run time: the address of the first one, and the stride between rows, in elements."""
 
     pointer: Val
     stride: Val
 
 
 class RowCopies:
-    """Calls of the functions above within one run; sizes and strides in elements."""
+    """Calls of the functions above within one run. Sizes and strides are in elements."""
 
     def __init__(self, f: Function, item: int, steps: Val, batch: Val, rows: Val, order: Val) -> None:
-        """item: bytes of an element. rows, order: the tables of a ragged batch, or null (`kernels.context`)."""
+        """item: bytes per element. rows, order: the tables of a ragged batch, or null (`kernels.context`)."""
         self._f, self._item = f, item
         self._steps, self._batch, self._rows, self._order = steps, batch, rows, order
 
     def gather(self, packed: Rows, array: Val, step: Val, row: Val, width: int) -> None:
-        """Rows of all steps of a caller's array, packed and sorted."""
+        """Copies the rows of all steps of a caller's array to packed and sorted rows."""
         self._all_steps("true", packed, array, step, row, width)
 
     def scatter(self, packed: Rows, array: Val, step: Val, row: Val, width: int) -> None:
-        """Packed and sorted rows of all steps, to where the caller wants them."""
+        """Copies packed and sorted rows of all steps to a caller's array."""
         self._all_steps("false", packed, array, step, row, width)
 
     def _all_steps(self, gather: str, packed: Rows, array: Val, step: Val, row: Val, width: int) -> None:
@@ -131,7 +132,7 @@ class RowCopies:
         self._f.call("void", "rnnc_copy_rows", Val("i1", gather), *places, *ends)
 
     def start(self, state: Rows, halves: int, source: Rows, width: int, *, sorted_rows: bool = False) -> None:
-        """The first value of a state, in all halves of its buffer. A null source means zeros."""
+        """Sets the initial value of a state in all halves of its buffer. A null source means zeros."""
         order = null() if sorted_rows else self._order
         places = [state.pointer, self._bytes(state.stride), i64(halves), source.pointer, self._bytes(width)]
         self._f.call("void", "rnnc_start_state", *places, self._batch, order, self._bytes(source.stride))
@@ -139,7 +140,7 @@ class RowCopies:
     def finish(
         self, target: Rows, state: Rows, halves: int, width: int, lengths: Val, *, sorted_rows: bool = False
     ) -> None:
-        """The last value of a state, each row's own if there are lengths. A null target is not written."""
+        """Copies a state's final value (of each row's last step, with lengths) to the target, unless that is null."""
         order = null() if sorted_rows else self._order
         places = [target.pointer, state.pointer, self._bytes(state.stride), i64(halves), self._bytes(width)]
         ends = [self._steps, self._batch, order, lengths, self._bytes(target.stride)]

@@ -1,9 +1,9 @@
-"""Sums of outer products: the kernels that make gradients of weights and biases out of what a backward loop left.
+"""Sums of outer products: the kernels that compute gradients of weights and biases from the values of a backward loop.
 
     result[m, n] (+)= sum over k of lhs[k, m] * rhs[k, n]          k: every row of every time step
     result[n]    (+)= sum over k of lhs[k, n]
 
-The first is a matrix product whose left operand is transposed, so both operands are read in the order they lie in:
+The first is a matrix product whose left operand is transposed. Both operands are read in the order of memory:
 
     for each block of units, for each block of k, for each block of rows:
       lhs is packed into columns of a tile's rows
@@ -13,11 +13,12 @@ The first is a matrix product whose left operand is transposed, so both operands
           for k: tile += broadcast(lhs[k, :]) * rhs[k, :]      in registers
           result (+)= tile
 
-lhs is packed because rows whose stride is a power of two share a few sets of the caches: read where they lie, they are
-fetched anew for every tile (measured on AVX2: 10..25% slower). It also makes the columns' sizes equal: the last one
-is computed like the others, and of its tile only the rows that exist are added to the result.
+lhs is packed for two reasons. Rows whose stride is a power of two share a few sets of the caches, so that without
+packing they would be fetched anew for every tile (10 to 25 % slower, measured on AVX2). And packing makes all columns
+equally wide: the last one is computed like the others, and only the rows of its tile that exist are added to the
+result.
 
-Rounding: at most K_BLOCK products are summed in one chain; the sums of the blocks are then added one by one.
+Rounding: a chain sums at most K_BLOCK products. The sums of the blocks are then added one by one.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.phase import CACHE_LINE
 
 K_BLOCK = 256
-"""A panel of rhs stays in the first-level cache, and rounding errors small."""
+"""The largest size of a block of k: a panel of rhs stays in the first-level cache, and rounding errors stay small."""
 ROW_BLOCK = 192
-"""lhs, packed, stays in the second-level cache."""
+"""The largest number of rows per block: packed lhs stays in the second-level cache."""
 UNIT_BLOCK = 1024
-"""Bounds the workspace; large enough for packing lhs anew to cost nothing."""
+"""The largest number of units per block. It bounds the workspace, and is so large that repacking lhs costs nothing."""
 PACK_STEPS = 4
 SUMMED_ROWS = 8
 MOST_ROWS = 8
@@ -47,7 +48,7 @@ MOST_VECTORS = 4
 
 @dataclass(frozen=True)
 class OuterTile:
-    """rows x (vectors x lanes) numbers of the result, in registers."""
+    """A tile of the result in registers: rows x (vectors x lanes) numbers."""
 
     rows: int
     vectors: int
@@ -55,24 +56,24 @@ class OuterTile:
 
     @property
     def units(self) -> int:
-        """Units of a panel."""
+        """The number of units per panel."""
         return self.vectors * self.lanes
 
     @property
     def slot(self) -> int:
-        """Elements between packed rows of lhs: a vector's worth, so that one load and one store move a row."""
+        """The stride of packed rows of lhs, in elements: one vector, so that one load and one store copy a row."""
         return 1 << (self.rows - 1).bit_length()
 
     @property
     def few(self) -> int:
-        """Rows of a smaller tile for the last column: with fewer, the latency of the sums would bind."""
+        """The rows of a smaller tile, for the last column. With fewer rows, the sums' latency would be the bound."""
         return -(-self.rows * 2 // 3)
 
 
 def outer_tile(dtype: str, target: Target) -> OuterTile:
-    """The tile with the fewest loads a multiply-add of those that fit the registers.
+    """The tile with the fewest loads per multiply-add, among those that fit the registers.
 
-    One k needs its vectors of rhs and a broadcast beside the sums. Panels fill cache lines or divide them.
+    Beside the sums, a k needs its vectors of rhs and a broadcast. Panels fill cache lines or divide them.
     """
     lanes = target.lanes(dtype)
     tiles = []
@@ -84,7 +85,7 @@ def outer_tile(dtype: str, target: Target) -> OuterTile:
 
 
 def outer_workspace(inner: int, rows: int, units: int, dtype: str, target: Target) -> int:
-    """Elements of workspace that a call with these sizes, or smaller ones, needs."""
+    """The number of elements of workspace that a call with these sizes, or smaller ones, needs."""
     tile = outer_tile(dtype, target)
     k = min(inner, K_BLOCK)
     panels = -(-min(units, UNIT_BLOCK) // tile.units)
@@ -107,7 +108,7 @@ def _spans(f: Function, total: Val, most: int) -> Iterator[_Span]:
 
 
 class _Kernel:
-    """What the kernels share: arguments, addresses, masks."""
+    """The common base of the kernels: arguments, addresses, masks."""
 
     PARAMETERS: str
 
@@ -124,20 +125,20 @@ class _Kernel:
         return self.f.element(pointer, index, self.scalar)
 
     def mask(self, first: int, lanes: int, count: Val) -> Val:
-        """Which of the numbers first, first + 1, ... are less than a count."""
+        """The mask of the numbers first, first + 1, ... that are less than a count."""
         f = self.f
         numbers = ", ".join(f"i32 {first + lane}" for lane in range(lanes))
         limit = f.splat(f.value("i32", f"trunc {count} to i32"), lanes)
         return f.value(like(limit.type, "i1"), f"icmp ult {limit.type} <{numbers}>, {limit.name}")
 
     def load(self, type_: str, pointer: Val, mask: Val | None) -> Val:
-        """Reads a vector, or some lanes of it."""
+        """Reads a vector, or the lanes of it that a mask selects."""
         if mask is None:
             return self.f.load(type_, pointer, self.bytes)
         return self.f.load_masked(type_, pointer, mask, self.bytes)
 
     def store(self, value: Val, pointer: Val, mask: Val | None) -> None:
-        """Writes a vector, or some lanes of it."""
+        """Writes a vector, or the lanes of it that a mask selects."""
         if mask is None:
             self.f.store(value, pointer, self.bytes)
             return
@@ -160,7 +161,7 @@ class _Outer(_Kernel):
 
     def emit(self) -> Function:
         f = self.f
-        # Without any k there is still one block, which leaves zeros.
+        # If there is no k, one block still runs, and writes zeros.
         total = f.maximum(self.arg("inner"), i64(1))
         blocks = f.udiv(f.add(total, K_BLOCK - 1), K_BLOCK)
         most = f.udiv(f.add(total, f.sub(blocks, 1)), blocks)
@@ -177,7 +178,8 @@ class _Outer(_Kernel):
         rhs = self.at(self.arg("rhs"), f.add(f.mul(k.start, self.arg("rhs_stride")), units.start))
         panels = f.udiv(f.add(units.size, tile.units - 1), tile.units)
         packed = self.at(self.arg("workspace"), f.mul(f.mul(panels, tile.units), k.size))
-        column_size = f.add(f.mul(k.size, tile.slot), CACHE_LINE // self.bytes)  # columns share no sets of a cache
+        # One more cache line, so that columns do not share sets of a cache.
+        column_size = f.add(f.mul(k.size, tile.slot), CACHE_LINE // self.bytes)
         with _spans(f, self.arg("rows"), ROW_BLOCK) as rows:
             lhs = self.at(self.arg("lhs"), f.add(f.mul(k.start, self.arg("lhs_stride")), rows.start))
             self._pack_lhs(lhs, packed, column_size, rows, k.size)
@@ -198,7 +200,7 @@ class _Outer(_Kernel):
                     column.next([self.at(column_lhs, column_size), below])
 
     def _pack_panel(self, rhs: Val, packed: Val, units: Val, inner: Val) -> None:
-        """[k][units of a panel], zeros past the last unit."""
+        """Packs a panel of rhs as [k][unit], with zeros past the last unit."""
         f, tile = self.f, self.tile
         for masks in self._cases(units):
             with f.loop(0, inner) as k:
@@ -209,7 +211,7 @@ class _Outer(_Kernel):
                     f.store(value, self.at(to, v * tile.lanes), self.align)
 
     def _cases(self, units: Val) -> Iterator[list[Val | None]]:
-        """The code for a full panel, whose vectors have no masks, and for one that is not."""
+        """The code for a full panel, whose vectors have no masks, and the code for one that is not full."""
         f, tile = self.f, self.tile
         with self._either(f.compare("eq", units, tile.units)) as variants:
             for full in variants:
@@ -217,11 +219,11 @@ class _Outer(_Kernel):
                 yield [None if full else self.mask(start, tile.lanes, units) for start in starts]
 
     def _either(self, condition: Val) -> AbstractContextManager[Iterator[int]]:
-        """The code for 1: the condition holds, and for 0: it does not."""
+        """The code if a condition holds (1), and the code if it does not (0)."""
         return self.f.switch(self.f.value("i64", f"zext {condition} to i64"), (1, 0))
 
     def _pack_lhs(self, lhs: Val, packed: Val, column_size: Val, rows: _Span, inner: Val) -> None:
-        """[column][k][slot]: of a slot, the first rows count; the others are what lies behind them."""
+        """Packs lhs as [column][k][slot]. The first `rows` elements of a slot count; the others are arbitrary."""
         f = self.f
         whole = f.binary("and", inner, i64(-PACK_STEPS))
         for start, stop, steps in ((i64(0), whole, PACK_STEPS), (whole, inner, 1)):
@@ -230,7 +232,7 @@ class _Outer(_Kernel):
                 self._pack_steps(row, self.at(packed, f.mul(k.index, self.tile.slot)), column_size, rows, steps)
 
     def _pack_steps(self, lhs: Val, packed: Val, column_size: Val, rows: _Span, steps: int) -> None:
-        """A few k of every column. A slot is read whole as long as that much of the row is left."""
+        """Packs a few k of every column. A slot is read whole if the row is long enough."""
         f, tile = self.f, self.tile
         left = f.sub(self.arg("rows"), rows.start)
         reach = tile.slot - tile.rows
@@ -253,9 +255,9 @@ class _Outer(_Kernel):
             f.store(value, self.at(packed, n * tile.slot), self.bytes)
 
     def _multiply(self, rows: int, lhs: Val, rhs: Val, inner: Val, result: Val) -> None:
-        """Leaves a tile's sums in the stack tile, [row][vector]."""
+        """Computes a tile's sums into the stack tile, [row][vector]."""
         f, tile = self.f, self.tile
-        for row in range(rows):  # needed after the loop: +10% where the result is not in the caches
+        for row in range(rows):  # needed after the loop: gains 10 % if the result is not in the caches
             f.prefetch(result, f.mul(self.arg("result_stride"), row), self.scalar)
         zeros = [Val(self.type, "zeroinitializer")] * (rows * tile.vectors)
         with f.loop(0, inner, carried=[lhs, *zeros]) as k:
@@ -265,7 +267,7 @@ class _Outer(_Kernel):
             f.store(value, f.element(self.stack, n, self.type), self.align)
 
     def _products(self, lhs: Val, rhs: Val, k: Val, sums: list[Val]) -> list[Val]:
-        """One k of a tile."""
+        """The sums of a tile after one more k."""
         f, tile = self.f, self.tile
         line = f.mul(k, tile.units)
         units = [f.load(self.type, self.at(rhs, f.add(line, v * tile.lanes)), self.align) for v in range(tile.vectors)]
@@ -292,8 +294,8 @@ class _Outer(_Kernel):
 
 
 class _RowSum(_Kernel):
-    """Streams a few rows at a time along the whole of their length: memory is read in order, and the sum of rows is a
-    tree before it is added to the result."""
+    """Reads a few rows at a time from end to end. So memory is read in order, and the rows are summed as a tree before
+    they are added to the result."""
 
     PARAMETERS = "i64 inner, i64 units, ptr lhs, i64 lhs_stride, ptr result, i64 accumulate"
 
@@ -322,7 +324,7 @@ class _RowSum(_Kernel):
             f.store(f.binary("fadd", f.load(type_, place, self.bytes), total), place, self.bytes)
 
     def _sum(self, type_: str, lines: list[Val], unit: Val) -> Val:
-        """The sum of one vector of each row, by halves."""
+        """The sum of one vector per row, as a tree."""
         if len(lines) == 1:
             return self.f.load(type_, self.at(lines[0], unit), self.bytes)
         half = len(lines) // 2
@@ -334,7 +336,7 @@ def emit_outer(name: str, dtype: str, target: Target) -> Function:
 
     Arguments (i64 or pointers; strides in elements of the dtype):
 
-        inner            k, 0 or more; with 0 the sums are zeros
+        inner            k, 0 or more; for 0 the sums are zeros
         rows             m, 0 or more
         units            n, 0 or more
         lhs, lhs_stride  (inner, rows), and from one row to the next; columns are contiguous
@@ -343,15 +345,15 @@ def emit_outer(name: str, dtype: str, target: Target) -> Function:
         accumulate       0: the result is overwritten, whatever it held; anything else: it is added to
         workspace        `outer_workspace` elements at a multiple of 64 bytes
 
-    Nothing outside the matrices is read or written. The result must not overlap anything else.
+    Nothing outside the matrices is read or written. The result must not overlap the operands.
     """
     return _Outer(name, dtype, target).emit()
 
 
 def emit_row_sum(name: str, dtype: str) -> Function:
-    """The function result[n] (+)= sum over k of lhs[k, n], the same for every target.
+    """The function result[n] (+)= sum over k of lhs[k, n], which is the same for every target.
 
-    Arguments: inner, units, lhs, lhs_stride, result, accumulate; as those of `emit_outer`.
+    Arguments: inner, units, lhs, lhs_stride, result, accumulate, as for `emit_outer`.
     """
     return _RowSum(name, dtype).emit()
 

@@ -1,4 +1,4 @@
-"""Code of a phase that reduces over units, such as the sum of a row: one number for each row."""
+"""Code of a phase that reduces over units, such as the sum of a row. The result is one number per row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rnnc.ir.families import Family
 
 
 class UnitReduction(Epilogue):
-    """Reductions over units: rows outside, panels inside, one vector accumulator a reduction."""
+    """Reductions over units: a loop over rows, in it a loop over panels, with one vector accumulator per reduction."""
 
     def emit(self) -> Function:
         f = self.f
@@ -30,7 +30,7 @@ class UnitReduction(Epilogue):
         return f
 
     def _identity(self, family: Family) -> Val:
-        """What changes nothing: 0 for a sum, -inf for a maximum."""
+        """The identity of a reduction: 0 for a sum, -inf for a maximum."""
         assert family.spec.identity is not None
         return self.math.constant(family.spec.identity)
 
@@ -48,7 +48,7 @@ class UnitReduction(Epilogue):
         return result
 
     def _valid(self, family: Family, value: Val, lanes: int) -> Val:
-        """Lanes past the last unit change nothing."""
+        """The value with lanes past the last unit replaced by the identity."""
         if lanes == self.tile.lanes:
             return value
         return self.f.select(lane_mask(self.tile.lanes, lanes), value, self._identity(family))

@@ -2,9 +2,9 @@
 
     for each vector of elements: load p, g, slots; the equations; store p, slots
 
-See `rnnc.optimizers.update_graph` for what an update is. At the end of a training step, the threads call `rnnc_apply`:
-the factor of clipping from the sums of squares, then a share of the dense parameters and of the rows. If
-the norm is too large, or the norm or the loss is no finite number, no member changes anything.
+`rnnc.optimizers.update_graph` defines an update. At the end of a training step, each thread calls `rnnc_apply`: it
+computes the factor that clips from the sums of squares, then updates a share of the dense parameters and of the rows.
+If the norm is too large, or if the norm or the loss is not finite, no member changes anything.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ APPLY = Record(
     "i64 member, i64 members, ptr squares, ptr losses, ptr clip, ptr numbers, i64 dense, ptr arrays, ptr tables, "
     "ptr rows, ptr count, i64 width, ptr updates",
 )
-"""squares: each member's sum, SQUARES_APART doubles from the next. losses: each member's loss, LOSSES_APART elements
-from the next. clip: the largest norm (infinity: any), and the largest norm after clipping that an update is made from;
-the result is NOT_FINITE if it is larger, or no number. numbers: those of the update. dense: elements of the arrays that
-`arrays` points to. tables: pointers to the tables and to the gradients of their rows, or null; rows: which ones, count:
-the address of how many, width: elements of one. updates: the address of how many updates there have been."""
+"""squares: one sum per member, SQUARES_APART doubles apart. losses: one loss per member, LOSSES_APART elements apart.
+clip: two numbers, the largest norm (infinity if there is none), and the largest norm after clipping from which an
+update is made; the result is NOT_FINITE if the norm is larger or NaN. numbers: the scalars of the update. dense: the
+number of elements of the arrays that `arrays` points to. tables: pointers to the tables and to the gradients of their
+rows, or null. rows: the numbers of the rows. count: the address of their number. width: elements per row. updates: the
+address of the number of updates made."""
 
 SQUARES_APART = 8
 LOSSES_APART = 16
@@ -41,9 +42,9 @@ NOT_FINITE = 3
 
 
 def emit_update(graph: Graph, target: Target) -> tuple[Module, tuple[str, ...], tuple[str, ...]]:
-    """The module of an update, and in their order the names of its arrays and of its numbers.
+    """The module of an update, and the names of its arrays and of its scalars, in order.
 
-    graph: optimised. Raises BackendError if it is not elementwise.
+    graph: the optimised graph of the update. Raises BackendError if it is not elementwise.
     """
     inputs = [n for n in graph.nodes if n.op == "input"]
     vectors = tuple(n.attr("name") for n in inputs if n.shape == (BATCH,))
@@ -55,7 +56,7 @@ def emit_update(graph: Graph, target: Target) -> tuple[Module, tuple[str, ...], 
 
 
 def _emit(graph: Graph, vectors: tuple[str, ...], numbers: tuple[str, ...], target: Target) -> Function:
-    """All equations. arrays: pointers to `size` elements each. numbers: as the graph names them."""
+    """The function of all equations. arrays: pointers to `size` elements each. numbers: the scalars, in order."""
     f = define("void rnnc_update(i64 size, ptr arrays, ptr numbers)")
     size, arrays, given = f.parameters
     scalar, item, lanes = SCALARS[graph.dtype], ELEMENT_BYTES[graph.dtype], target.lanes(graph.dtype)
@@ -71,7 +72,7 @@ def _emit(graph: Graph, vectors: tuple[str, ...], numbers: tuple[str, ...], targ
 
 
 def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) -> Function:
-    """A member's share of an update (APPLY)."""
+    """The function of a member's share of an update (APPLY)."""
     f = define("i32 rnnc_apply(ptr given)")
     scalar, item = SCALARS[dtype], ELEMENT_BYTES[dtype]
     given = APPLY.loads(f, f.parameters[0])
@@ -100,27 +101,27 @@ def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) 
             width = given["width"]
             update(width, given["tables"], {UPDATED: f.mul(row, width), SLOPE: f.mul(place.index, width)})
     counts = f.binary("and", good, f.compare("eq", given["member"], 0))
-    with f.when(counts):  # here, so that nothing comes between an update and its count
+    with f.when(counts):  # counted in machine code, so that nothing can come between an update and its count
         f.store(f.add(f.load("i64", given["updates"], 8), 1), given["updates"], 8)
     f.ret(f.select(good, Val("i32", "0"), Val("i32", str(NOT_FINITE))))
     return f
 
 
 def _usable(f: Function, given: Mapping[str, Val], norm: Val, factor: Val, scalar: str, item: int) -> Val:
-    """Whether an update may be made: every member finds the same. What is no number compares as false."""
+    """The i1 that is 1 if an update may be made, the same for every member. Comparisons with NaN are false."""
     with f.loop(0, given["members"], carried=(f.constant(0.0, "double"),)) as loop:
         place = f.element(given["losses"], f.mul(loop.index, LOSSES_APART), scalar)
         loss = f.load(scalar, place, item)
         loss = loss if scalar == "double" else f.value("double", f"fpext {loss} to double")
         loop.next([f.binary("fadd", loop.values[0], loss)])
-    total = f.binary("fsub", loop.values[0], loop.values[0])  # no number, if the loss is none or infinite
+    total = f.binary("fsub", loop.values[0], loop.values[0])  # NaN, if the loss is infinite or NaN
     most = f.load("double", f.element(given["clip"], 1, "double"), 8)
     finite = f.value("i1", f"fcmp oeq {total}, 0.0")
     return f.binary("and", finite, f.value("i1", f"fcmp ole {f.binary('fmul', norm, factor)}, {most.name}"))
 
 
 def _factor(f: Function, given: Mapping[str, Val]) -> tuple[Val, Val]:
-    """The norm of all gradients, and the factor that clips one of this norm."""
+    """(the norm of all gradients, the factor that clips gradients of this norm)."""
     with f.loop(0, given["members"], carried=(f.constant(0.0, "double"),)) as loop:
         place = f.element(given["squares"], f.mul(loop.index, SQUARES_APART), "double")
         loop.next([f.binary("fadd", loop.values[0], f.load("double", place, 8))])
@@ -146,7 +147,7 @@ class _Pass:
         self.splats = {name: f.splat(value, self.lanes) for name, value in numbers.items()}
 
     def emit(self, index: Val) -> None:
-        """Elements from `index` on: all is loaded before anything is stored."""
+        """Updates the elements from `index` on. All operands are loaded before anything is stored."""
         values: dict[Node, Val] = {}
         for node in self.graph.nodes:
             values[node] = self._value(node, values, index)

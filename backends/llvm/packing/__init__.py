@@ -1,1 +1,1 @@
-"""Packed weights: where each of them lies, and where it comes from."""
+"""Packed weights: where each of them lies in the arena, and where it comes from."""

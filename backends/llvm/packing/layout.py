@@ -1,7 +1,7 @@
-"""Packing: bind-time values -> one aligned arena in the order the kernels read it.
+"""Packing: bind-time values -> one aligned arena, in the order in which the kernels read it.
 
-A feed's weights are [panel][group][k][block][unit]: the gates that one pass over k computes lie together, so it streams
-them with unit stride. Vectors are [panel][vector][unit]. Units past the width are zeros.
+A feed's weights are [panel][group][k][block][unit]. The gates that one pass over k computes lie together, so the pass
+reads them with unit stride. Vectors are [panel][vector][unit]. Units past the width are zeros.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class PackedPhase:
-    """Where a phase's operands start in the arena, in elements."""
+    """Where a phase's operands start in the arena, in elements. weights: one start per feed."""
 
     phase: Phase
     tile: Tile
@@ -32,7 +32,7 @@ class PackedPhase:
 
 @dataclass(frozen=True)
 class PackedBlock:
-    """A run of the arena that is packed at once: the weights of a feed, or, without one, the vectors of a phase."""
+    """A part of the arena: the weights of a feed, or the vectors of a phase if `feed` is None. start: in elements."""
 
     packed: PackedPhase
     feed: Feed | None
@@ -40,7 +40,7 @@ class PackedBlock:
 
 
 class Layout:
-    """Assigns arena offsets, phase by phase. What several phases read in the same layout lies there once."""
+    """Assigns offsets in the arena, phase by phase. Operands that several phases read in one layout are stored once."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype = np.dtype(dtype)
@@ -49,7 +49,7 @@ class Layout:
         self._starts: dict[Hashable, int] = {}
 
     def add(self, phase: Phase, tile: Tile) -> PackedPhase:
-        """Room for one phase."""
+        """Assigns the offsets of one phase."""
         units = tile.panels(phase.width) * tile.units
         shape = (tile.units, phase.width)
         keys: list[Hashable] = [(*shape, tuple(phase.vectors))]
@@ -72,7 +72,7 @@ class Layout:
         return start
 
     def pack(self, values: Mapping[Family, Array]) -> Array:
-        """The arena: 64-byte aligned, filled from bind-time values."""
+        """The arena, 64-byte aligned, filled from bind-time values by NumPy."""
         arena = aligned(self.size, self.dtype)
         for block in self.blocks:
             if block.feed is None:
@@ -83,13 +83,13 @@ class Layout:
 
 
 def _layout_key(feed: Feed, tile: Tile, phase: Phase) -> Hashable:
-    """The weights of each loop over k, in the order they are read."""
+    """A key that is equal for feeds whose packed weights are equal: their weights, in the order of reading."""
     groups = tile.groups(len(phase.accumulators))
     return feed.inner, tuple(tuple(feed.blocks[b][1] for b in blocks_of(feed, group)) for group in groups)
 
 
 def aligned(count: int, dtype: np.dtype[np.generic]) -> Array:
-    """Elements, not cleared, that start at a cache line."""
+    """An uninitialised array (count,) that starts at a cache line."""
     with enough_memory("packed weights"):
         raw = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
     spoiled(raw)
@@ -128,7 +128,7 @@ def _matrix(weight: Weight, values: Mapping[Family, Array]) -> Array:
 
 
 def _panels(matrix: Array, tile: Tile, panels: int) -> Array:
-    """(K, N) -> (panel, K, unit), padded with zeros."""
+    """A matrix (K, N) as (panel, K, unit), padded with zeros."""
     inner, width = matrix.shape
     padded = np.zeros((inner, panels * tile.units), matrix.dtype)
     padded[:, :width] = matrix

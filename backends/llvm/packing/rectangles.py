@@ -1,8 +1,8 @@
-"""Pieces: a value that is known before the first step, as rectangles of arrays that exist.
+"""Bind-time values as rectangles of existing arrays.
 
     concat(slice(w, rows 4:8), slice(v, rows 0:2))   ->   rows 4:8 of w at row 0; rows 0:2 of v at row 4
 
-Slices and concats are addressing, whatever their nesting, so nobody copies for them.
+Slices and concats, however nested, become addresses, so they need no copies.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from rnnc.ir.families import Family
 
 @dataclass(frozen=True)
 class Rectangle:
-    """`rows` x `columns` of a source at (row, column), which lie at (at_row, at_column) of the value.
+    """`rows` x `columns` elements at (row, column) of a source, which are those at (at_row, at_column) of the value.
 
-    A vector is one row, and so is a number. computed: the source is made by arithmetic (a sum of biases, a negated
-    matrix), and whoever packs must have its array.
+    A vector or a number is one row.
     """
 
     source: Family
@@ -32,18 +31,18 @@ class Rectangle:
 
     @property
     def computed(self) -> bool:
-        """Whether the source is neither a slice nor a concat, nor an input."""
+        """True if the source is computed, such as a sum of biases. Its array must then exist before packing."""
         return self.source.op != "input"
 
 
 def extent(family: Family) -> tuple[int, int]:
-    """(rows, columns) of a value; all axes but the last are rows."""
+    """(rows, columns) of a value. All axes but the last count as rows."""
     shape = [int(size) for size in family.shape]
     return prod(shape[:-1]), (shape[-1] if shape else 1)
 
 
 def resolve(family: Family) -> list[Rectangle]:
-    """The pieces that cover a value, each element once."""
+    """The rectangles that cover a value, each element once."""
     found: dict[Family, list[Rectangle]] = {}
     run(_resolve(family, found))
     return found[family]
@@ -72,7 +71,7 @@ def _slice(family: Family, whole: list[Rectangle]) -> list[Rectangle]:
 
 
 def window(pieces: list[Rectangle], row: int, column: int, rows: int, columns: int) -> list[Rectangle]:
-    """What of the pieces lies in a rectangle of their value, seen from the rectangle's corner."""
+    """The parts of the pieces inside a rectangle of their value, placed relative to the rectangle's corner."""
     clipped = (_clip(piece, row, column, rows, columns) for piece in pieces)
     return [piece for piece in clipped if piece.rows > 0 and piece.columns > 0]
 

@@ -1,4 +1,4 @@
-"""The shape of a register tile: how many units, rows and accumulators of a phase are computed at once."""
+"""The shape of a register tile: the units, rows and accumulators of a phase that are computed at once."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
 FMA_LATENCY = 4
 L2_BYTES_PER_CYCLE = 16
-"""What the second-level cache sustains beside the multiply-adds."""
+"""The bandwidth of the second-level cache beside the multiply-adds."""
 L1_BYTES = 24 * 1024
-"""Weights of a pass that stay in the first-level cache from one block of rows to the next."""
+"""The largest size of a pass's weights that stay in the first-level cache from one block of rows to the next."""
 INTERFERENCE = 0.15
-"""Measured: cycles a load costs a loop that is bound by its multiply-adds."""
+"""Cycles per load in a loop that is bound by its multiply-adds (measured)."""
 MOST_ROWS = 8
 MOST_VECTORS = 4
 
 
 @dataclass(frozen=True)
 class Tile:
-    """vectors x lanes units of up to `rows` rows; a panel is the units of one tile, over all rows.
+    """A tile of vectors x lanes units and up to `rows` rows. A panel is the units of one tile, over all rows.
 
-    group: accumulators that one pass over k computes when the tile has all its rows. All accumulators of a tile share
-    its epilogue, but their weights need not stream together: two gates of six rows load less than four of three.
+    group: the number of accumulators that one pass over k computes if the tile has all its rows. All accumulators of a
+    tile share its epilogue, but several passes may compute them: two gates of six rows need fewer loads than four gates
+    of three rows.
     """
 
     lanes: int
@@ -39,36 +40,36 @@ class Tile:
 
     @property
     def units(self) -> int:
-        """Units of a panel."""
+        """The number of units per panel."""
         return self.lanes * self.vectors
 
     def panels(self, width: int) -> int:
-        """Panels that cover `width` units; the last may be partly empty."""
+        """The number of panels that cover `width` units. The last one may be partly empty."""
         return -(-width // self.units)
 
     def tail(self, width: int) -> int:
-        """Units in the last panel if it is not full, else 0."""
+        """The number of units in the last panel if it is not full, else 0."""
         return width % self.units
 
     def groups(self, accumulators: int) -> list[range]:
-        """The accumulators of each pass."""
+        """The accumulators of each group."""
         return [range(a, min(a + self.group, accumulators)) for a in range(0, accumulators, self.group)]
 
     def passes(self, accumulators: int, rows: int) -> list[list[range]]:
-        """Groups that stream together when the tile has fewer rows: as many as fill the same registers."""
+        """The groups of each pass for a number of rows. Fewer rows leave registers for more groups per pass."""
         groups = self.groups(accumulators)
         each = max(1, self.rows // rows)
         return [groups[n : n + each] for n in range(0, len(groups), each)]
 
 
 def blocks_of(feed: Feed, group: range) -> list[int]:
-    """Positions of a feed's blocks that go into a group of accumulators."""
+    """The positions of a feed's blocks that belong to a group of accumulators."""
     return [position for position, (accumulator, _) in enumerate(feed.blocks) if accumulator in group]
 
 
 @dataclass(frozen=True)
 class TileWork:
-    """What the choice of a tile depends on. loops: for each feed, the size of k and the accumulators it goes into."""
+    """The properties of a phase that decide its tile. loops: the size of k and the accumulators, per feed."""
 
     width: int
     accumulators: int
@@ -76,12 +77,13 @@ class TileWork:
 
 
 def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
-    """The tile with the fewest cycles a useful unit, of those whose accumulators fit the registers.
+    """The tile with the fewest cycles per useful unit, among those whose accumulators fit the registers.
 
-    Each step of k costs the largest of its fused multiply-adds, its loads, the latency of one accumulator, and the
-    weights that come from the second-level cache; what is not the bottleneck still gets in its way a little.
+    A step of k takes as many cycles as its bottleneck: the fused multiply-adds, the loads, the latency of one
+    accumulator, or the weights from the second-level cache. Loads add a little where they are not the bottleneck
+    (INTERFERENCE).
     """
-    if phase.axes:  # a line of a grid is the last axis: no wider vectors than it fills
+    if phase.axes:  # a line of a grid is its last axis; vectors are not wider than the line
         line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
         return Tile(min(target.lanes(dtype), line), 1, 1, 1)
     loops = tuple((feed.inner, tuple(accumulator for accumulator, _ in feed.blocks)) for feed in phase.feeds)
@@ -97,7 +99,7 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
     for vectors, rows, group in sizes:
         tile = Tile(lanes, vectors, rows, group)
         streams = list(_streams(work, tile))
-        # The accumulators of a pass, what its loop holds (a broadcast a row or a weight a vector), and one more.
+        # A pass's accumulators, the operands its loop holds (a broadcast per row or a weight per vector), and one more.
         registers = group * vectors * rows + max(min(rows, weights) for _, weights in streams) + 1
         if registers <= target.registers or rows == vectors == group == 1:
             cost = round(_cost(work, tile, streams, target.vector_bytes), 3)
@@ -107,7 +109,7 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
 
 
 def _streams(work: TileWork, tile: Tile) -> Iterator[tuple[int, int]]:
-    """Each loop over k of a full tile: the size of k, and the weight vectors it reads a step."""
+    """Each loop over k of a full tile: (the size of k, the number of weight vectors read per step of k)."""
     for group in tile.groups(work.accumulators):
         for inner, accumulators in work.loops:
             blocks = sum(accumulator in group for accumulator in accumulators)

@@ -1,1 +1,1 @@
-"""A step of a training as one call of machine code on each thread."""
+"""A training step as one call of machine code per thread."""

@@ -1,4 +1,4 @@
-"""Masks of dropout and zoneout by generated code; see `rnnc.backends.training.noise` for what the numbers are."""
+"""Masks of dropout and zoneout by generated code. `rnnc.backends.training.noise` defines the numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rnnc.ir.ops import Array
 
 @cache
 def compile_noise(dtype: str, target: Target | None = None) -> LlvmNoise:
-    """The masks of a dtype."""
+    """Compiles the masks of a dtype."""
     return LlvmNoise(dtype, target or host())
 
 

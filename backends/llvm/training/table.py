@@ -1,4 +1,4 @@
-"""Memory of a training step: what it uses again, and the rows of a table that batches name."""
+"""Memory of training steps: arrays that are reused, and the rows of an embedding's table that batches name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rnnc.ir.ops import Array
 
 
 class ReusedArrays:
-    """Arrays that are used again, and grow when they must: a fresh one costs page faults."""
+    """Arrays that are reused, and grow when they must, because a fresh array costs page faults."""
 
     def __init__(self) -> None:
         self._blocks: dict[str, Array] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, keep: bool = False) -> Array:
-        """An array, not cleared; keep: what the last one of this name held is there, if it had to grow."""
+        """The array of this name, uninitialised. keep: if it must grow, it keeps its contents."""
         count = math.prod(shape)
         block = self._blocks.get(name)
         if block is None or block.size < count:
@@ -33,7 +33,7 @@ class ReusedArrays:
 
 
 class Table:
-    """The rows of a table that batches name, and their gradients."""
+    """The rows of a table that the batches of an update name, and their gradients."""
 
     def __init__(self, memory: Memory) -> None:
         assert memory.table is not None
@@ -46,15 +46,15 @@ class Table:
         self.values, self.rows, self.places = np.empty((0, self.width), memory.dtype), np.empty(0), np.empty(0)
 
     def make_room(self, steps: int, batch: int, first: bool) -> None:
-        """For the rows of a batch, which may all be new."""
+        """Makes room for the rows of a batch, which may all be new."""
         most = steps * batch + (0 if first else int(self.count[0]))
         self.values = self.space.take("values", (most, self.width), self.values.dtype, keep=not first)
-        # Forgetting the rows of the step before reads their numbers: these are kept in any case.
+        # The numbers of the last step's rows are always kept, because forgetting these rows reads them.
         self.rows = self.space.take("rows", (most,), np.dtype(np.int64), keep=True)
         self.places = self.space.take("places", (steps * batch,), np.dtype(np.int64))
 
     def rows_of(self) -> SparseRows:
-        """Copies, sorted by row."""
+        """Copies of the rows' numbers and gradients, sorted by number."""
         count = int(self.count[0])
         order = np.argsort(self.rows[:count])
         return SparseRows(self.rows[:count][order], self.values[:count][order])

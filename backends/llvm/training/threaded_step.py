@@ -1,7 +1,7 @@
-"""A training step on some threads: what each of them is given, and its script (see `trainer`).
+"""A training step on some threads: the records that their functions read, and their scripts (see `trainer`).
 
-What a function is given lies in a record that stays where it is; a step fills it in anew. An interrupt may end that at
-any point, so a step relies on nothing that one before it began; then the threads run, which is not cut.
+A record keeps its address, and each step fills it in anew. An interrupt may stop the filling at any point, so a step
+relies on nothing that an earlier one has filled in partly. The run of the threads itself cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class ThreadedStep:
         self.held: list[object] = []
 
     def run(self, work: Work, shards: Sequence[Shard], lengths: Array | None, *, first: bool, change: bool) -> Report:
-        """One step. Raises SizeError, and IndexError if the table has no row of a number."""
+        """Runs one step. Raises SizeError if memory runs out, and IndexError if x names a row that the table lacks."""
         work = self._without_what_is_not_read(work)
         self._fill_table(work, lengths, first)
         arrays = self._inputs(work) | self._outputs(work, lengths is not None)
-        self.held[1:] = [arrays, shards, lengths]  # until the next step: machine code has their addresses
+        self.held[1:] = [arrays, shards, lengths]  # kept until the next step: machine code has their addresses
         self._fill_contexts(work, shards, arrays, first)
         for name, draw in work.masks.items():
             self._fill_mask(name, draw)
@@ -75,7 +75,7 @@ class ThreadedStep:
         return Report(loss, norm, change and not error)
 
     def _without_what_is_not_read(self, work: Work) -> Work:
-        """Such as the mask of a state that no matrix product reads."""
+        """The work without masks that the code does not read, such as that of a state that no matrix product reads."""
         read = self.code.reads
         if all(map(read, (*work.inputs, *work.masks))):
             return work
@@ -107,7 +107,7 @@ class ThreadedStep:
     # ---- arrays of a step
 
     def _inputs(self, work: Work) -> dict[str, Array]:
-        """All that is read row by row, or step by step."""
+        """The arrays that are read with a row per sequence, or per step and sequence."""
         inputs = dict(work.inputs)
         if work.numbers is not None and self.code.reads(LOOKED_UP):
             inputs[LOOKED_UP] = self.rows["values"]
@@ -130,7 +130,7 @@ class ThreadedStep:
             outputs[TABLE_GRADIENT] = self.rows["from"]
         return outputs
 
-    # ---- what functions are given
+    # ---- the records of the functions
 
     def _packs(self) -> list[Struct]:
         trainer, (sweeps, moves) = self.trainer, self.code.tables
@@ -139,7 +139,7 @@ class ThreadedStep:
         return SHARE.several([common | {"sweeps": sweeps[a:b], "count": b - a} for a, b in runs])
 
     def _arrays(self) -> tuple[Array, Array]:
-        """Addresses of what the update changes, in its order: the dense arrays; the tables, where there are some."""
+        """The addresses of the arrays that the update changes, in its order: dense parts, and tables if any."""
         names, table = self.update.vectors, self.trainer.table
         dense = self.memory.flat | {SLOPE: self.trainer.gradient}
         tables = {} if table is None else table.arrays
@@ -147,7 +147,7 @@ class ThreadedStep:
         return np.array(found[0], np.int64), np.array(found[1], np.int64)
 
     def _make_fields(self) -> None:
-        """What is the same in every step."""
+        """Makes the records, with the fields that are the same in every step."""
         trainer, table, count = self.trainer, self.trainer.table, self.count
         common: dict[str, Any] = {"members": count, "shards": count, "terms": self.terms, "many": len(self.segments)}
         common |= {"segments": self.segments, "gradient": trainer.gradient, "dense": self.memory.dense}
@@ -168,7 +168,7 @@ class ThreadedStep:
         self.contexts = self.code.interface.record.several(losses, apart=True)
 
     def _fill_table(self, work: Work, lengths: Array | None, first: bool) -> None:
-        """Rows that are looked up, and where their gradients go."""
+        """Fills the records for the rows of the table and for their gradients."""
         keep, table = int(not first), self.trainer.table
         _fill_all(self.collects, {"keep": keep})
         if table is None:
@@ -208,10 +208,10 @@ class ThreadedStep:
             _fill_all([context], values)
             if target != self.targets[member]:
                 _fill_all([context], {f: target + place * self.item for f, place in self.places.items()})
-                self.targets[member] = target  # after it is true: an interrupt may come between
+                self.targets[member] = target  # only now, because an interrupt may come before
 
     def _fill_mask(self, name: str, draw: Draw) -> None:
-        """Each thread draws some of the steps, or of the rows if there is but one step."""
+        """Fills the records of a mask. Each thread draws a share of the steps, or of the rows if there is one step."""
         steps, rows, units = draw.shape
         values = self.space.take(name, draw.shape, self.memory.dtype)
         if name not in self.masks:
@@ -227,12 +227,12 @@ class ThreadedStep:
 
 
 def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """All but one."""
+    """The values without one of them."""
     return {key: value for key, value in values.items() if key != name}
 
 
 def _fill_all(records: Sequence[Struct], values: Mapping[str, float]) -> None:
-    """Sets fields of all records to numbers and addresses. Whoever calls keeps alive what they lead to."""
+    """Sets fields of all records to numbers and addresses. The caller keeps alive the memory at the addresses."""
     for record in records:
         for name, value in values.items():
             setattr(record, name, value)
@@ -244,9 +244,9 @@ def _shares(size: int, count: int) -> Iterator[tuple[int, int]]:
 
 
 def _segments(code: LlvmCode, memory: Memory) -> tuple[Array, dict[str, int]]:
-    """Where sums but the loss go. The rows of SEGMENT, and field of a sum -> first element in a shard's gradient.
+    """The places of all sums except the loss: rows of SEGMENT, and field of a sum -> first element per shard.
 
-    One sum may be the gradient of several parameters, such as both biases of a sum.
+    One sum may be the gradient of several parameters, such as two biases that are added.
     """
     places: dict[str, int] = {}
     segments = []

@@ -1,13 +1,13 @@
-"""A step of a training as one call of machine code on each thread.
+"""A training step as one call of machine code per thread.
 
-    1  masks, a share of each; which rows of the table the batch names (the last thread)
-    2  weights packed, a share of them
+    1  a share of each mask; the rows of the table that the batch names (the last thread)
+    2  a share of packing the weights
     3  loss and gradients of this thread's sequences
-    4  a share of: gradients summed over the threads, rows' gradients over steps; their squares
-    5  a share of the update, with the factor of clipping; parameters, and rows of the table
+    4  a share of the sums: of gradients over the threads, and of rows' gradients over steps; their squares
+    5  a share of the update, with the factor that clips: of parameters, and of rows of the table
 
-Between the stages the threads meet (`rnnc.backends.llvm.calls.lockstep`). Python fills in addresses and sizes before,
-and reads loss and norm after. What a step needs besides stays allocated from step to step.
+After each stage the threads wait for each other (`rnnc.backends.llvm.calls.lockstep`). Before the call, Python fills in
+addresses and sizes. After it, Python reads the loss and the norm. Memory stays allocated from step to step.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ class LlvmTrainer:
 
 
 class _Sources:
-    """The arrays that packing reads: parameters, constants, and what is made of them.
+    """The arrays that packing reads: parameters, constants, and values computed from them.
 
-    What depends on parameters is made anew for each step: by generated code where it can be (`derive`: the function and
-    what it is given), or else by NumPy (`changing`).
+    Values that depend on parameters are computed anew in each step: by generated code if possible (`derive`: the
+    function and its argument), otherwise by NumPy (`changing`).
     """
 
     def __init__(self, code: LlvmCode, memory: Memory) -> None:
@@ -119,7 +119,7 @@ class _Sources:
         self.derive = [(self._linked.address(NAME), address(self._given))] if self._linked else []
 
     def refresh(self, seed: float) -> None:
-        """Before a step: the factor of the loss, and what NumPy makes."""
+        """Before a step, sets the seed of the loss, and the values that NumPy computes."""
         self._seed[0] = seed
         known = dict(self._known) if self._changing else {}
         for number, family in self._changing.items():
@@ -133,7 +133,7 @@ class _Sources:
 
 
 def _moved(values: Iterable[Family], fixed: set[Family]) -> set[Family]:
-    """All that values are made of, themselves included, as far as it depends on an input that is not fixed."""
+    """The values, and those they are computed from, that depend on an input that is not fixed."""
     moved: set[Family] = set()
     for family in operands_first(values):
         if family.op == "input" and family not in fixed or any(operand in moved for operand in family.inputs):

@@ -30,7 +30,7 @@ def compile_update(graph: Graph, target: Target | None = None) -> LlvmUpdate:
 
 
 class LlvmUpdate(HostRows):
-    """See `rnnc.backends.training.protocol.Update`. vectors, numbers: the names of what it reads, in their order."""
+    """See `rnnc.backends.training.protocol.Update`. vectors, numbers: the names of its arrays and scalars, in order."""
 
     def __init__(self, graph: Graph, target: Target) -> None:
         self._dtype = np.dtype(graph.dtype)
@@ -41,7 +41,7 @@ class LlvmUpdate(HostRows):
 
     @property
     def apply_address(self) -> int:
-        """Of what each thread of a training step calls."""
+        """The address of the function that each thread of a training step calls."""
         return self._linked.address("rnnc_apply")
 
     def run(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
