@@ -60,7 +60,7 @@ def kernels(outcomes: Sequence[tuple[Unit, Outcome]]) -> list[str]:
     """A line for each kernel that runs steps."""
     lines = [
         f"{'cell':16} {'H':>5} {'operands':8} {'weights in':13} {'slices':>6} {'registers':>9} {'spills':>6} "
-        f"{'shared':>8} {'seconds':>7} {'us a step':>9}   kernel"
+        f"{'shared':>8} {'seconds':>7} {'us/step':>9}   kernel"
     ]
     for unit, made in outcomes:
         if isinstance(made, str):
@@ -97,7 +97,7 @@ def main() -> None:
     print("\nforward, at H = 128, 512, 1024, 2048, as the model of each chip chooses\n")
     print("\n".join(counts(at_size)))
     print("\n".join(["", "what did not pass:", *(problems([*outcomes, *at_size]) or ["nothing"])]))
-    print("\nkernels that run steps, on the H100; us a step is an estimate of the model\n")
+    print("\nkernels that run steps, on the H100; us/step is an estimate of the model\n")
     print("\n".join(kernels([(unit, made) for unit, made in at_size if unit.chip is H100])))
 
 

@@ -184,7 +184,7 @@ class Ours:
 
     def estimate(self) -> float | None:
         """Microseconds a step by the schedule's model: of all recurrences, one after the other."""
-        found = re.findall(r"estimated ([\d.]+) us a step", self.program.explain())
+        found = re.findall(r"estimated ([\d.]+) us per step", self.program.explain())
         return sum(map(float, found)) if found else None
 
 

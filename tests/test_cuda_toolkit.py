@@ -106,10 +106,10 @@ def test_published_peaks_follow_from_the_numbers() -> None:
     [
         (Usage(255), 256, 227 * 1024, None),
         (Usage(32, shared=1024), 256, 226 * 1024, None),
-        (Usage(32, shared=1024), 256, 227 * 1024, "233,472 bytes of shared memory a block, H100 allows 232,448"),
+        (Usage(32, shared=1024), 256, 227 * 1024, "233,472 bytes of shared memory per block, H100 allows 232,448"),
         (Usage(32, shared=49153), 256, 0, "49,153 bytes of static shared memory, at most 49,152"),
-        (Usage(32), 1056, 0, "1,056 threads a block, at most 1,024"),
-        (Usage(256), 32, 0, "256 registers a thread, H100 has 255"),
+        (Usage(32), 1056, 0, "1,056 threads per block, at most 1,024"),
+        (Usage(256), 32, 0, "256 registers per thread, H100 has 255"),
         (Usage(128), 1024, 0, "1,024 threads of 128 registers need more than a multiprocessor of H100 has"),
     ],
 )

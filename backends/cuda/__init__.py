@@ -1,14 +1,14 @@
-"""The cuda backend: a computation becomes CUDA C for NVIDIA GPUs, and runs there by CuPy.
+"""The cuda backend: a computation becomes CUDA C for NVIDIA GPUs, and CuPy runs it there.
 
     compiled.py   Code: plan -> commands and kernels -> PTX, and its texts
-    code.py       all kernels of a plan, and the host's commands
-    schedule/     what a chip has; how recurrences are laid on it; where weights stay
-    emit/         CUDA C: of one phase at one row and unit, of kernels, of what every unit begins with
+    code.py       all kernels of a plan, and the commands of the host
+    schedule/     the chips; the layouts of recurrences on them; the memory of weights
+    emit/         CUDA C: of one phase at one row and unit, of kernels, of the prelude
     run/          from CuPy's arrays to launches: the device, calls, training
     tools/        NVRTC without a GPU
-    emulator/     the same source on the CPU (`emulated.py` is the backend of it)
+    emulator/     the same source on the CPU (`emulated.py` is its backend)
 
-Compiling, the texts of all stages and `explain()` need neither a GPU nor CuPy; binding parameters or calling does.
+Compiling, the texts of all stages and `explain()` need neither a GPU nor CuPy. Binding parameters and calling do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def _cupy() -> Any:
-    """CuPy, if there is a GPU; else a BackendError that says what is missing."""
+    """The module cupy. Raises BackendUnavailable, which says what is missing, if no GPU can be used."""
     from rnnc.backends.cuda.run.availability import require_gpu
 
     require_gpu()
@@ -54,22 +54,22 @@ OPERANDS = tuple(KINDS)
 def compile(
     computation: Computation, *, threads: int | None = None, operands: str | None = None, chip: Chip | None = None
 ) -> CudaCode:
-    """Compiles a computation for the GPU at hand, or for a chip; `threads` are the CPU's and do not matter."""
+    """The code of a computation for a chip, by default the current GPU. `threads` is for CPUs, and has no effect."""
     return CudaCode(computation, chip or _chip(), CupyDevice, operands)
 
 
 def compile_update(graph: Graph) -> CudaUpdate:
-    """Compiles the equations of an optimiser."""
+    """The compiled equations of an optimiser."""
     return CudaUpdate(graph, CupyDevice)
 
 
 def compile_noise(dtype: str) -> CudaNoise:
-    """Compiles the masks of dropout and zoneout."""
+    """The compiled source of masks for dropout and zoneout."""
     return CudaNoise(dtype, CupyDevice)
 
 
 def _chip() -> Chip:
-    """The GPU at hand; without one, the chip that RNNC_CUDA_CHIP names."""
+    """The current GPU, or if there is none, the chip that RNNC_CUDA_CHIP names."""
     from rnnc.backends.cuda.run.availability import gpu_status
     from rnnc.backends.cuda.schedule.chip import chip_of, of_device
     from rnnc.ir import settings

@@ -1,6 +1,6 @@
-"""The code of a plan for a GPU: one translation unit of kernels, and the commands that the host gives.
+"""The code of a plan for a GPU: one translation unit of kernels, and the commands that the host runs.
 
-product  loop0_sums = x @ weight_ih_l0'             the library's Gemm
+product  loop0_sums = x @ weight_ih_l0'             a Gemm of the library
 map      loop0_batched0                             equations at every row and unit
 loop     loop0                                      all steps of a recurrence in one launch
 sum      %42 = y' @ d                               over the rows of all steps
@@ -27,7 +27,7 @@ from rnnc.ir.errors import BackendError
 
 @dataclass(frozen=True)
 class BatchedProduct:
-    """target = lhs @ weight, or += ; over the rows of all steps, or one row a sequence."""
+    """target = lhs @ weight, or += with `accumulate`, over the rows of all steps, or over one row per sequence."""
 
     lhs: Place
     inner: int
@@ -45,7 +45,7 @@ class BatchedProduct:
 
 @dataclass(frozen=True)
 class Map:
-    """A kernel over rows: of all steps, or one a sequence."""
+    """A kernel over the rows of all steps, or over one row per sequence. elements: threads per row."""
 
     kernel: Kernel
     elements: int
@@ -57,14 +57,14 @@ class Map:
 
 @dataclass(frozen=True)
 class PersistentKernel:
-    """All steps of recurrences, side by side, in one launch."""
+    """All steps of recurrences that run side by side, in one launch."""
 
     kernel: Kernel
     layouts: tuple[RecurrenceLayout, ...]
 
     @property
     def cooperative(self) -> bool:
-        """Whether blocks wait for each other."""
+        """True if blocks wait for each other, so that all must be resident."""
         return any(layout.slices > 1 for layout in self.layouts)
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class PersistentKernel:
 
 @dataclass(frozen=True)
 class StepLaunches:
-    """A recurrence whose phases are launches: begin, the phases of each step, end."""
+    """A recurrence with one launch per phase: begin, the phases of each step, end."""
 
     kernels: tuple[Kernel, ...]
     layout: RecurrenceLayout
@@ -84,7 +84,7 @@ class StepLaunches:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum over rows."""
+    """A sum over rows, by the library."""
 
     total: RowSum
 
@@ -95,8 +95,10 @@ class Sum:
 
 @dataclass(frozen=True)
 class Wavefront:
-    """Recurrences of one direction that read one another, as a wavefront: while one works on a chunk of steps, the next
-    one works on the chunk before."""
+    """A wavefront of recurrences of one direction that read one another.
+
+    While one recurrence works on a chunk of steps, the next one works on the chunk before.
+    """
 
     stages: tuple[tuple[Command, ...], ...]
     direction: int
@@ -111,9 +113,9 @@ Command = BatchedProduct | Map | PersistentKernel | StepLaunches | Wavefront | S
 
 @dataclass
 class GpuCode:
-    """What is compiled: kernels, and commands of the first and of the second half.
+    """The code of a plan: kernels, and the commands of the first and of the second half.
 
-    operands: what tensor cores take, or None.
+    operands: the format of operands for tensor cores, or None.
     """
 
     plan: Plan
@@ -127,11 +129,11 @@ class GpuCode:
 
     @property
     def dtype(self) -> str:
-        """Of all numbers."""
+        """The dtype of every value."""
         return self.plan.program.dtype
 
     def add(self, kernel: Kernel) -> Kernel:
-        """A kernel for these arguments: a new one, or one that does the same to others."""
+        """The kernel to launch: this one, which is added, or a known one that does the same to other arguments."""
         for known in self.kernels:
             if (known.pattern, known.threads, known.shared) == (kernel.pattern, kernel.threads, kernel.shared):
                 return known.for_(kernel)
@@ -139,13 +141,13 @@ class GpuCode:
         return kernel
 
     def source(self) -> str:
-        """The translation unit."""
+        """The text of the translation unit."""
         tensor = [TENSOR_PRELUDE] if self.operands else []
         packing = [PACK_PRELUDE] if self.packs else []
         return "\n".join([PRELUDE, *tensor, *packing, *(kernel.text for kernel in self.kernels)])
 
     def commands_text(self) -> str:
-        """The commands, for a reader."""
+        """The commands as text."""
         parts = {"first half" if self.plan.late else "commands": self.first}
         parts |= {"second half": self.second} if self.plan.late else {}
         lines = [(name, [indent(str(command), "  ") for command in part]) for name, part in parts.items()]
@@ -155,8 +157,9 @@ class GpuCode:
 def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: Restriction | None = None) -> GpuCode:
     """The code of a plan for a chip.
 
-    operands: "float16", "bfloat16" or "tf32", what matrix products take; None: what the plan has. restriction: of all
-    recurrences, instead of the fastest by the model.
+    operands: "float16", "bfloat16" or "tf32", the format of operands of matrix products; None: the plan's dtype.
+    restriction: of the layouts of all recurrences, among which the model then chooses.
+    Raises BackendError if operands do not fit the dtype, or if a recurrence has no layout on the chip.
     """
     if operands is not None and (operands not in KINDS or plan.program.dtype != "float32"):
         kinds = ", ".join(map(repr, KINDS))
@@ -179,7 +182,7 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: R
 
 
 def _stage(code: GpuCode, group: Sequence[Region], layouts: Sequence[RecurrenceLayout]) -> Iterator[Command]:
-    """The commands of regions side by side: what they have of all steps, then their recurrences."""
+    """The commands of regions that run side by side: their batched phases, then their recurrences."""
     for region in group:
         for phase in region.batched:
             yield from _batched(code, phase, region.per_sequence)
@@ -212,7 +215,7 @@ def _width(phase: Phase) -> int:
 
 
 def _direct(phase: Phase) -> list[Place] | None:
-    """Where each accumulator goes, if nothing but its products is left to do."""
+    """The place of each accumulator, if a phase only stores its products; else None."""
     if phase.values or any(phase.initial.values()) or len(phase.stores) != len(phase.accumulators):
         return None
     targets = dict(phase.stores)
@@ -220,7 +223,7 @@ def _direct(phase: Phase) -> list[Place] | None:
 
 
 def _products(phase: Phase, targets: Sequence[Place], per_sequence: bool) -> Iterator[BatchedProduct]:
-    """One Gemm for neighbouring columns that go to neighbouring columns."""
+    """The products of a phase: one Gemm per run of neighbouring columns that are stored in neighbouring columns."""
     for product in products(phase):
         number = product.first
         for weight, count in merged(product.weights):
@@ -250,7 +253,7 @@ def _neighbours(targets: Sequence[Place], width: int) -> list[tuple[Place, int]]
 
 
 def _side_by_side(regions: Sequence[Region]) -> list[list[Region]]:
-    """Neighbouring recurrences that need nothing of each other, such as the two directions of a layer."""
+    """Groups of consecutive recurrences that are independent of each other, such as the two directions of a layer."""
     groups: list[list[Region]] = []
     for region in regions:
         last = groups[-1] if groups else []
@@ -275,7 +278,7 @@ def _read(region: Region) -> set[Buffer]:
 
 
 def _chains(groups: Sequence[list[Region]]) -> list[list[list[Region]]]:
-    """Neighbouring groups of one direction that meet at equal steps only, such as the layers of a stack."""
+    """Chains of consecutive groups that may form a wavefront, such as the layers of a stack."""
     chains: list[list[list[Region]]] = []
     for group in groups:
         if chains and all(_may_follow(before, group) for before in chains[-1]):
@@ -286,7 +289,7 @@ def _chains(groups: Sequence[list[Region]]) -> list[list[list[Region]]]:
 
 
 def _may_follow(before: Sequence[Region], group: Sequence[Region]) -> bool:
-    """Whether a group may run a chunk of steps behind another: it reads no last value of it."""
+    """True if a group may run a chunk of steps behind another: same direction and half, and no read of a last value."""
     together = [*before, *group]
     alike = len({(r.direction, r.late) for r in together}) == 1 and all(r.steps for r in together)
     made = {buffer for region in before for buffer in _written(region) if buffer.space is Space.ROWS}
@@ -296,7 +299,7 @@ def _may_follow(before: Sequence[Region], group: Sequence[Region]) -> bool:
 def _schedules(
     code: GpuCode, chain: Sequence[Sequence[Region]], layers: int, restriction: Restriction | None
 ) -> list[list[RecurrenceLayout]]:
-    """The layouts of each group, with so many layers on the chip at a time."""
+    """The layouts of each group, if so many layers share the chip."""
     result = []
     for group in chain:
         looped = [region for region in group if region.steps or region.states]
@@ -335,7 +338,7 @@ def _recurrences(code: GpuCode, layouts: Sequence[RecurrenceLayout]) -> Iterator
 
 
 def _pack(code: GpuCode, layouts: Sequence[RecurrenceLayout]) -> dict[int, int]:
-    """Numbers the packed weights of these recurrences: id of a product's shape -> number."""
+    """Adds the packed weights of these recurrences, and returns id of a product's shape -> number of its weights."""
     numbers = {}
     for layout in layouts:
         for shape in layout.phases:

@@ -1,4 +1,4 @@
-"""A computation compiled for a GPU, behind the protocol of `rnnc.backends.base`: code, its texts, calls."""
+"""The cuda backend's Code, Bound and Tape: a computation compiled for a GPU, its texts, its calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class _Given:
-    """What the stages of this backend need besides the computation."""
+    """The further inputs of this backend's stages, besides the computation."""
 
     chip: Chip
     operands: str | None
@@ -53,13 +53,13 @@ STAGES = (
     Stage("cuda", lambda made: made["commands"].source(), str),
     Stage("ptx", _ptx, str),
 )
-"""The pipeline of this backend."""
+"""The pipeline of this backend, in order."""
 
 
 class CudaCode:
-    """See `rnnc.backends.base.Code`. Code without and with lengths; nothing asks for the GPU before the first call.
+    """See `rnnc.backends.base.Code`. It holds code without and with lengths. Compiling needs no GPU.
 
-    operands: of matrix products on tensor cores, or None. restriction: see
+    operands: the format of operands for tensor cores, or None. restriction: see
     `rnnc.backends.cuda.schedule.layouts.Restriction`.
     """
 
@@ -82,13 +82,13 @@ class CudaCode:
         self.code: GpuCode = self._artefacts["commands"]
 
     def _generate(self, lengths: bool) -> Artefacts:
-        """lengths: whether it masks rows past their length."""
+        """The artefacts of the pipeline. lengths: True for code that masks rows past their length."""
         given = _Given(self.chip, self.operands, self._restriction)
         return Artefacts(STAGES, self.computation, lengths=lengths, given=given)
 
     @cached_property
     def device(self) -> Device:
-        """The device; a BackendError if there is none."""
+        """The device. Raises BackendUnavailable if there is none."""
         return self._device()
 
     @cached_property
@@ -98,33 +98,33 @@ class CudaCode:
 
     @cached_property
     def ragged(self) -> Loaded:
-        """The code that masks rows past their length; made when lengths are first given."""
+        """The code that masks rows past their length. It is made when lengths are first given."""
         return Loaded(self._generate(lengths=True)["commands"], self.device)
 
     def bind(self, parameters: Arrays) -> CudaBound:
-        """See `rnnc.backends.base.Code.bind`. Asks for the GPU if there is something to pack."""
+        """See `rnnc.backends.base.Code.bind`. Needs the GPU if there are parameters to pack."""
         return CudaBound(self, parameters)
 
     def saved_bytes(self, steps: int, batch: int) -> int:
-        """Bytes the first half keeps for the second."""
+        """See `rnnc.backends.base.Code.saved_bytes`."""
         widths = sum(buffer.width for buffer in kept_buffers(self.code.plan) if buffer.space in TIMED)
         return steps * batch * widths * np.dtype(self.code.dtype).itemsize
 
     # ---- texts
 
     def text(self, stage: str) -> str:
-        """The plan, the host's commands, the translation unit, or what NVRTC makes of it."""
+        """The plan, the host's commands, the translation unit, or its PTX by NVRTC."""
         return self._artefacts.text(stage)
 
     def explain(self) -> str:
-        """The chip, what is kept between both halves, and the layout of each recurrence."""
+        """The chip, the values kept between both halves, wavefronts, layouts of recurrences, and kernels."""
         chip = self.chip
         operands = f", matrix products of {self.code.operands}" if self.code.operands else ""
         lines = [f"chip {chip.name} ({chip.arch}): {chip.sms} multiprocessors; {self.code.dtype}{operands}"]
         if kept := [b for b in kept_buffers(self.code.plan) if b.space in TIMED]:
             size = sum(b.width for b in kept) * BYTES[self.code.dtype]
             listed = ", ".join(f"{b.name} {b.width}" for b in kept)
-            lines.append(f"saved for the second half: {size:,} bytes a row of each step ({listed})")
+            lines.append(f"saved for the second half: {size:,} bytes per row of a step ({listed})")
         for wave in (c for c in (*self.code.first, *self.code.second) if isinstance(c, Wavefront)):
             lines.append(
                 f"wavefront: {len(wave.stages)} layers side by side, each a chunk of steps behind the one below"
@@ -137,7 +137,7 @@ class CudaCode:
 
 
 class CudaBound:
-    """See `rnnc.backends.base.Bound`. If all parameters are bound they are packed on the device here."""
+    """See `rnnc.backends.base.Bound`. If all parameters are bound, they are packed on the device now."""
 
     def __init__(self, code: CudaCode, given: Arrays) -> None:
         self._code = code
@@ -163,10 +163,10 @@ class CudaBound:
         return loaded, values, packed
 
     def quick(self, call: PlainCall) -> None:
-        """No quick way in: a launch costs more than a call's checks."""
+        """None: there is no quick call, because a launch costs more than the checks of a call."""
 
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> CudaTape:
-        """See `rnnc.backends.base.Bound.start`; arrays are the device's, lengths too."""
+        """See `rnnc.backends.base.Bound.start`. Arrays, and lengths too, are on the device."""
         if self._whole:
             loaded, values, packed = self._dense if lengths is None else self._ragged
         else:
@@ -182,7 +182,7 @@ class CudaBound:
 
 
 class CudaTape:
-    """What the first half of a call has left on the device."""
+    """See `rnnc.backends.base.Tape`. It holds the buffers that the first half keeps on the device."""
 
     def __init__(self, run: Run) -> None:
         run.drop(kept_buffers(run.code.plan))

@@ -1,7 +1,7 @@
-"""backend="cuda-emulated": the very source that a GPU would run, on the CPU, behind the ordinary contract.
+"""backend="cuda-emulated": the source that a GPU would run, run on the CPU.
 
-For tests and for looking into kernels without a GPU: NumPy arrays in and out, slow, and it needs a C++ compiler. Shared
-memory and every new buffer start as NaN.
+It serves tests and the analysis of kernels without a GPU. It takes and returns NumPy arrays, is slow, and needs a C++
+compiler. Shared memory and every new buffer start as NaN.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ OPERANDS = tuple(KINDS)
 
 
 def compile(computation: Computation, *, threads: int | None = None, operands: str | None = None) -> CudaCode:
-    """Compiles a computation; `threads` does not matter here."""
+    """The code of a computation. `threads` has no effect."""
     return CudaCode(computation, EMULATED, EmulatedDevice, operands)
 
 
 def compile_update(graph: Graph) -> CudaUpdate:
-    """Compiles the equations of an optimiser."""
+    """The compiled equations of an optimiser."""
     return CudaUpdate(graph, EmulatedDevice)
 
 
 def compile_noise(dtype: str) -> CudaNoise:
-    """Compiles the masks of dropout and zoneout."""
+    """The compiled source of masks for dropout and zoneout."""
     return CudaNoise(dtype, EmulatedDevice)
 
 
 class PoisonedNumpy:
-    """NumPy, but a new array is full of NaN, so that what is read before it is written shows."""
+    """NumPy with new arrays full of NaN, which reveals reads of elements that nobody wrote."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -54,7 +54,10 @@ class PoisonedNumpy:
 
 
 class EmulatedDevice:
-    """A device whose threads are run by this process. order: in which order, see `emulator.Module.launch`."""
+    """See `rnnc.backends.cuda.run.device.Device`: this process runs the threads.
+
+    order: the order of threads and blocks, see `EmulatedModule.launch`.
+    """
 
     chip = EMULATED
     on_host = True
@@ -101,7 +104,7 @@ class EmulatedDevice:
 
 
 class EmulatedStreams:
-    """All is done when it is asked for, in this order."""
+    """See `rnnc.backends.cuda.run.device.Streams`. Work is done at once, in the order in which it is queued."""
 
     @contextmanager
     def use(self, number: int, after: int | None) -> Iterator[None]:
@@ -110,7 +113,7 @@ class EmulatedStreams:
 
 
 def _rounded(array: Array, bits: int) -> Array:
-    """Without the last bits of each number, rounded to nearest, ties to even (tf32: away from zero)."""
+    """float32 numbers rounded to nearest, without their last `bits` bits. Ties go to even, for tf32 away from zero."""
     words = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
     half = (1 << (bits - 1)) - (bits == 16)
     words += half + (words >> bits & 1 if bits == 16 else 0)
@@ -119,7 +122,7 @@ def _rounded(array: Array, bits: int) -> Array:
 
 
 class EmulatedUnit:
-    """A translation unit as a shared library of the host."""
+    """See `rnnc.backends.cuda.run.device.LoadedUnit`: a shared library of the host."""
 
     def __init__(self, source: str, order: int) -> None:
         from rnnc.backends.cuda.emulator import EmulatedModule

@@ -1,1 +1,1 @@
-"""CUDA C: kernels, and what they are made of."""
+"""Generation of CUDA C: kernels and their parts."""

@@ -1,4 +1,4 @@
-"""Kernels of batched phases: equations at every row and unit once the library's Gemms are done, and sums over units."""
+"""Kernels of batched phases: equations at every row and unit, after the library's Gemms, and sums over units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ ROW_WARPS = 4
 
 
 def emit_map(phase: Phase, name: str, dtype: str, accumulators: Buffer | None) -> Kernel:
-    """One thread a row and unit, striding over the grid. accumulators: where the Gemms of the phase have put them."""
+    """A kernel with one thread per row and unit, which strides over the grid.
+
+    accumulators: the buffer with the results of the phase's Gemms, if it has any.
+    """
     text, parameters = Text(), Parameters(dtype)
     start, rows = _sizes(parameters)
     equations = Equations(phase, text, Addresses(parameters, _written(phase)))
@@ -32,12 +35,12 @@ def emit_map(phase: Phase, name: str, dtype: str, accumulators: Buffer | None) -
 
 
 def reduction_threads(phase: Phase) -> int:
-    """Threads of a row of `emit_reduction`."""
+    """The threads per row of `emit_reduction`."""
     return ROW_WARPS * 32 if phase.axes else 32
 
 
 def emit_reduction(phase: Phase, name: str, dtype: str) -> Kernel:
-    """One warp a row; one block, where a phase walks a grid."""
+    """A kernel with one warp per row, or with one block per row if the phase walks a grid."""
     text, parameters = Text(), Parameters(dtype)
     start, rows = _sizes(parameters)
     equations = Equations(phase, text, Addresses(parameters, _written(phase)))
@@ -54,7 +57,7 @@ def emit_reduction(phase: Phase, name: str, dtype: str) -> Kernel:
 
 
 def _sizes(parameters: Parameters) -> tuple[str, str]:
-    """The first row, and how many."""
+    """The names of the first row and of the number of rows."""
     names = [parameters.use(Size(name)) for name in ("start", "rows", "B")]
     return names[0], names[1]
 

@@ -1,4 +1,4 @@
-"""Kernels that training needs besides those of a plan: updates, sums of table rows, masks."""
+"""The kernels of training that do not come from a plan: updates, sums of table rows, masks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rnnc.ir.ops import Kind
 THREADS = 256
 UPDATE, SUM_ROWS, NOISE = "rnnc_update", "rnnc_sum_rows", "rnnc_noise"
 GRADIENT = SLOPE
-"""The vector of an update that is dense even if only some rows of the others change."""
+"""The vector of an update that has only the rows to be changed, while the others have all rows."""
 
 
 def update_kernel(graph: Graph, vectors: tuple[str, ...], numbers: tuple[str, ...]) -> Kernel:
-    """The equations of an optimiser, an element a thread. Raises BackendError if they are not elementwise.
+    """The kernel of an optimiser's equations, one element per thread.
 
         for each i: at = rows ? rows[i / width] * width + i % width : i
             load g[i], p[at], slots[at]; the equations; store p[at], slots[at]
 
-    Arguments: count, width, rows, the vectors, the numbers.
+    Arguments: count, width, rows, the vectors, the numbers. Raises BackendError if an equation is not elementwise.
     """
     real, text = REALS[graph.dtype], Text()
     written = set(graph.outputs)
@@ -72,7 +72,10 @@ def _number(name: str) -> str:
 
 
 def sum_rows_kernel(dtype: str) -> Kernel:
-    """Rows of equal numbers added up, in their order: a block a number. Arguments: from, to, order, starts, width."""
+    """The kernel that sums rows with equal numbers, in their order, one block per number.
+
+    Arguments: from, to, order, starts, width.
+    """
     real = REALS[dtype]
     text = f"""\
 extern "C" __global__ void __launch_bounds__({THREADS}) {SUM_ROWS}(const {real}* from, {real}* to, const int* order,
@@ -89,10 +92,10 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {SUM_ROWS}(const {real}*
 
 
 def noise_kernel(dtype: str) -> Kernel:
-    """Masks by Philox4x32-10, eight units a thread; see `rnnc.backends.training.noise`.
+    """The kernel of masks by Philox4x32-10, eight units per thread; see `rnnc.backends.training.noise`.
 
-    Arguments: to, steps, rows, units; the first words of the counter (number, step, row, update), the two of the key;
-    the threshold; what a number below it becomes, and any other.
+    Arguments: to, steps, rows, units; the place of the mask (number, step, row, update); the two words of the key; the
+    threshold; low and high, the values for draws below the threshold and for others.
     """
     real = REALS[dtype]
     words = ", ".join(f"unsigned {name}" for name in ("number", "step", "row", "update", "key0", "key1", "threshold"))

@@ -13,10 +13,10 @@ from rnnc.ir.families import Family, operands_first
 
 @dataclass(frozen=True)
 class Frame:
-    """C expressions for where the code at hand is.
+    """C expressions for the row, unit and step of the generated code.
 
-    unit: of the phase. timed, sequence: the row in buffers over time, and in those of one row a sequence. was, now: the
-    half of a double buffer that the step before has written, and the one that this step writes.
+    unit: the unit of the phase. timed, sequence: the row in buffers over time, and in those with one row per sequence.
+    was, now: the half of a double buffer that the step before has written, and the half that this step writes.
     """
 
     unit: str
@@ -26,19 +26,19 @@ class Frame:
     now: str = "0"
 
     def at_unit(self, unit: str) -> Frame:
-        """The same row, another unit."""
+        """The frame of another unit in the same row."""
         return Frame(unit, self.timed, self.sequence, self.was, self.now)
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Turns places into C expressions. fresh: buffers that the kernel itself writes, so that other threads may have."""
+    """Turns places into C expressions. fresh: the buffers that the kernel writes, so that other threads may have."""
 
     parameters: Parameters
     fresh: frozenset[object] = frozenset()
 
     def pointer(self, place: Place, frame: Frame, unit: str | None, written: bool = False) -> str:
-        """The address of an element; unit None: of the place's first element in the row."""
+        """The address of an element. unit: None for the place's first element in the row."""
         buffer = place.buffer
         row = frame.timed if buffer.space in TIMED else frame.sequence
         if buffer.space is Space.STATE and buffer.double:
@@ -50,14 +50,14 @@ class Addresses:
         return f"{name} + {' + '.join(terms)}"
 
     def load(self, family: Family, place: Place, frame: Frame) -> str:
-        """The expression of a loaded number; a mask is kept as 0 and 1."""
+        """The expression of a loaded number. A mask is stored as 0 and 1."""
         unit = None if family.shape[-1] == 1 else _column(place, frame.unit)
         pointer = self.pointer(place, frame, unit)
         read = f"__ldcg({pointer})" if place.buffer in self.fresh else f"__ldg({pointer})"
         return f"{read} != 0" if family.dtype == "bool" else read
 
     def vector(self, family: Family, frame: Frame) -> str:
-        """The expression of a value without a batch axis: one number a unit, or one for all."""
+        """The expression of a value without a batch axis, with one number per unit, or one for all units."""
         name = self.parameters.use(family)
         return f"__ldg({name} + {frame.unit})" if family.shape and family.shape[-1] != 1 else f"__ldg({name})"
 
@@ -75,7 +75,7 @@ def _column(place: Place, unit: str) -> str:
 
 
 class Equations:
-    """Emits the equations of one phase."""
+    """The emitter of the equations of one phase."""
 
     def __init__(self, phase: Phase, text: Text, addresses: Addresses) -> None:
         self.phase = phase
@@ -85,7 +85,7 @@ class Equations:
         self.scalars = Scalars(text, self.real)
 
     def declare_loads(self) -> dict[Family, str]:
-        """Variables for all that is read from buffers, to be filled before the products are computed."""
+        """Declares variables for all loads and vectors, to be filled before the products are computed."""
         names = {}
         for family in (*self.phase.loads, *self.phase.vectors):
             names[family] = self.text.name("in")
@@ -94,16 +94,17 @@ class Equations:
         return names
 
     def fill_loads(self, names: Mapping[Family, str], frame: Frame) -> None:
-        """Reads into these variables."""
+        """Emits the loads into these variables."""
         for family, name in names.items():
             self.text.line(f"{name} = {self._read(family, frame)};")
 
     def values(
         self, frame: Frame, known: Mapping[Family, str], needed: Container[Family] | None = None
     ) -> dict[Family, str]:
-        """Runs the equations; known: accumulators without their initial terms, and what has been loaded.
+        """Emits the equations, and returns the expression of each value.
 
-        needed: the values wanted, with all that they are made of; None: all.
+        known: the expressions of accumulators without their initial terms, and of loaded values. needed: the values to
+        compute, operands included; None: all.
         """
         made = dict(known)
         for accumulator in self.phase.accumulators:
@@ -123,7 +124,7 @@ class Equations:
         return made
 
     def stores(self, frame: Frame, made: dict[Family, str]) -> None:
-        """Writes what the phase keeps: first all loads of mere copies, then the stores."""
+        """Emits the stores of the phase. The loads of values that are only copied come before all stores."""
         kept = [(family, place) for family, place in self.phase.stores if family not in self.phase.sums]
         values = [self._operand(family, frame, made) for family, _ in kept]
         for (family, place), value in zip(kept, values, strict=True):
@@ -132,12 +133,12 @@ class Equations:
             self.text.line(f"*({self.addresses.pointer(place, frame, frame.unit, written=True)}) = {value};")
 
     def reduced(self, family: Family, frame: Frame) -> str:
-        """What one sum over units reads, at one unit."""
+        """The expression of the operand of one sum over units, at one unit."""
         needed = set(operands_first([family.inputs[0]]))
         return self._operand(family.inputs[0], frame, self.values(frame, {}, needed))
 
     def summed(self, frame: Frame) -> list[str]:
-        """What each sum over units reads, at one unit."""
+        """The expressions of the operands of all sums over units, at one unit."""
         made = self.values(frame, {})
         return [self._operand(family.inputs[0], frame, made) for family in self.phase.sums]
 

@@ -1,4 +1,4 @@
-"""Kernels: what a translation unit is made of, and how the host finds the arguments of each."""
+"""Kernels of a translation unit, and the sources of their arguments."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rnnc.backends.planning.plan import Buffer, Space
 from rnnc.ir.families import Family
 
 VECTOR_BYTES = 16
-"""What one load instruction takes at most; rows of internal buffers are whole multiples of it."""
+"""The most bytes that one load instruction reads. Rows of internal buffers are multiples of it."""
 
 TIMED = (Space.INPUT, Space.OUTPUT, Space.TIMED, Space.CHUNK)
-"""Spaces whose rows are those of all steps: row t * B + b."""
+"""The spaces with a row per step and sequence: row t * B + b."""
 
 
 def stride_of(buffer: Buffer, dtype: str) -> int:
-    """Elements from one row of a buffer to the next."""
+    """The number of elements from one row of a buffer to the next."""
     unit = VECTOR_BYTES // BYTES[dtype] if buffer.padded else 1
     return -(-buffer.width // unit) * unit
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Packed weights of one product: its number, and the C type of an element."""
+    """The packed weights of one product. number: their number. element: the C type of an element."""
 
     number: int
     element: str
@@ -33,30 +33,30 @@ class Weights:
 
 @dataclass(frozen=True)
 class Named:
-    """An array of one row a sequence, given or wanted by the caller under this name."""
+    """An input or output of the caller with one row per sequence, by its name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Size:
-    """A number known at run time: "T", "B", "rows", "tile", "n"."""
+    """An integer known at run time, such as "T", "B", "rows", "tile" or "n"."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Counter:
-    """Barrier counters of a launch, zero at its start."""
+    """The barrier counters of a launch, which are zero at its start."""
 
 
 Source = Buffer | Family | Weights | Named | Size | Counter
-"""Where the host finds an argument; a Family is a value without a batch axis."""
+"""The source of an argument. A Family is a value without a batch axis."""
 
 
 @dataclass(frozen=True)
 class KernelArgument:
-    """A parameter of a kernel: its C declaration, and where its value comes from."""
+    """A parameter of a kernel: its C declaration, and the source of its value."""
 
     declaration: str
     source: Source
@@ -64,7 +64,7 @@ class KernelArgument:
 
 @dataclass
 class Parameters:
-    """The parameters of a kernel that is being written: each source is declared when it is first used."""
+    """The parameters of a kernel that is being written. A source is declared at its first use."""
 
     dtype: str
     listed: dict[Source, KernelArgument] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Parameters:
         elif isinstance(source, Weights):
             declaration = f"const {source.element}* {name}"
         else:
-            # Never __restrict__: a kernel that runs all steps reads what other threads of it wrote.
+            # Never __restrict__: a kernel that runs all steps reads values that its other threads wrote.
             changed = written or (known is not None and not known.declaration.startswith("const"))
             declaration = f"{'' if changed else 'const '}{REALS[self.dtype]}* {name}"
         self.listed[source] = KernelArgument(declaration, source)
@@ -101,24 +101,24 @@ class Parameters:
         return "counters"
 
     def declared(self) -> str:
-        """The text between the parentheses."""
+        """The text of the parameter list."""
         return ", ".join(p.declaration for p in self.listed.values())
 
     def names(self) -> tuple[str, ...]:
-        """The names, in order."""
+        """The names of the parameters, in order."""
         return tuple(p.declaration.rsplit(" ", 1)[1] for p in self.listed.values())
 
     def sources(self) -> tuple[Source, ...]:
-        """Where the host finds the arguments, in order."""
+        """The sources of the arguments, in order."""
         return tuple(self.listed)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel: its text, where its arguments come from, and its launch shape.
+    """A kernel: its text, the sources of its arguments, and its launch shape.
 
-    parameters: names, in order. threads: a block's. shared: bytes of a block. use: what it is launched for, where one
-    kernel serves several recurrences.
+    parameters: names, in order. threads: per block. shared: bytes of dynamic shared memory per block. use: the name of
+    the kernel in whose place this one is launched, if it serves several.
     """
 
     name: str
@@ -131,13 +131,13 @@ class Kernel:
 
     @cached_property
     def pattern(self) -> str:
-        """The text without names and comments: equal for kernels that do the same to different arrays."""
+        """The text without names and comments. It is equal for kernels that do the same to different arrays."""
         places = {name: f"${number}" for number, name in enumerate((self.name, *self.parameters))}
         text = re.sub(r"\b\w+\b", lambda found: places.get(found[0], found[0]), self.text)
         return re.sub(r"^ *//.*\n", "", text, flags=re.MULTILINE)
 
     def for_(self, other: Kernel) -> Kernel:
-        """This kernel, launched with the arguments of another one that does the same."""
+        """This kernel with the arguments of another one that does the same."""
         return replace(self, arguments=other.arguments, use=other.name)
 
     def __str__(self) -> str:

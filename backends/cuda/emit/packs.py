@@ -1,4 +1,4 @@
-"""Packed weights of recurrences: in the order in which one block reads them, zeros past the last unit and k."""
+"""Packed weights of recurrences, in the order in which a block reads them, with zeros past the last unit and k."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACK_THREADS = 256
 
 @dataclass(frozen=True)
 class Pack:
-    """The weights of one product. width: units of its phase."""
+    """The packed weights of one product. width: the units of its phase."""
 
     shape: WarpProduct | TensorProduct
     slices: int
@@ -29,11 +29,11 @@ class Pack:
 
     @property
     def bytes(self) -> int:
-        """Of all slices."""
+        """The size for all slices, in bytes."""
         return self.slices * self.shape.weight_bytes
 
     def fills(self) -> list[tuple[Family, tuple[np.int32, ...]]]:
-        """The launches that fill it: the matrix, and the numbers that the kernel takes."""
+        """The launches that pack the weights: the matrix, and the kernel's further arguments."""
         found = []
         column = 0
         for weight, blocks in merged(self.shape.product.weights):
@@ -48,7 +48,8 @@ class Pack:
 def pack_kernel(name: str, dtype: str) -> Kernel:
     """The kernel that packs columns of any matrix.
 
-    Column b * units + u of a slice is unit = slice * units + u of block b: column start + b * width + unit of a matrix.
+    Column b * units + u of a slice is that of unit slice * units + u in block b. It is column start + b * width + unit
+    of the matrix.
     """
     emit: dict[str, Callable[[str], str]] = {lanes.PACK: _pack_lanes, tensor.PACK: _pack_tensor}
     return Kernel(name, emit[name](REALS[dtype]), (), PACK_THREADS)

@@ -1,4 +1,4 @@
-"""What every translation unit begins with: a few device functions, without any header, so that NVRTC stays quick."""
+"""The beginning of every translation unit: device functions, without any header, so that NVRTC stays quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of recurrences: a launch for all steps, or for a range of them, or for every phase of a step. See `schedule`.
+"""Kernels of recurrences: one launch for all steps, or for a range of steps, or for each phase of a step.
 
 hold this slice's weights on the chip; start the states; barrier
 for each step:
@@ -9,6 +9,8 @@ for each step:
             the equations at each row and unit; stores
         barrier, if another block reads what was stored
 the last states
+
+See `rnnc.backends.cuda.schedule.layouts` for slices, groups and tiles.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ from rnnc.backends.planning.plan import Place, State
 from rnnc.ir.families import Family
 
 COUNTER_STRIDE = 32
-"""Barrier counters lie a cache line apart."""
+"""The distance between barrier counters, in words: each has a cache line of its own."""
 
 
 def emit_persistent(layouts: Sequence[RecurrenceLayout], numbers: dict[int, int], name: str) -> Kernel:
-    """One kernel that runs the steps from .. to of recurrences side by side: blockIdx.z tells which.
+    """One kernel that runs the steps from .. to of recurrences side by side. blockIdx.z is the recurrence's number.
 
     numbers: id of a product's shape -> number of its packed weights.
     """
@@ -48,7 +50,7 @@ def emit_persistent(layouts: Sequence[RecurrenceLayout], numbers: dict[int, int]
 
 
 def emit_step_launches(layout: RecurrenceLayout, numbers: dict[int, int], name: str) -> list[Kernel]:
-    """Kernels of a recurrence whose phases are launches: what starts it, one for each phase, what ends it."""
+    """The kernels of a recurrence with one launch per phase: its begin, one for each phase, its end."""
     kernels = []
     for part in ("begin", *range(len(layout.phases)), "end"):
         text, parameters = Text(), Parameters(layout.dtype)
@@ -80,7 +82,7 @@ def _kernel(layouts: Sequence[RecurrenceLayout], name: str, text: Text, paramete
 
 
 class _Writer:
-    """Writes one recurrence into a kernel."""
+    """The writer of one recurrence into a kernel."""
 
     def __init__(self, layout: RecurrenceLayout, numbers: dict[int, int], text: Text, parameters: Parameters) -> None:
         self.layout = layout
@@ -139,7 +141,7 @@ class _Writer:
         self._places()
         self._finish_states()
 
-    # ---- where this block and step are
+    # ---- the place of this block, and the step
 
     def _places(self) -> None:
         self.text.line("const int slice = blockIdx.x, group = blockIdx.y, groups = gridDim.y;")
@@ -149,7 +151,7 @@ class _Writer:
         self.text.line(f"const int at = {step} * B, was = n & 1, now = was ^ 1;")
 
     def _shared(self) -> None:
-        """Rows first, then accumulators, then weights."""
+        """Declares shared memory: rows first, then accumulators, then weights."""
         self.text.line("extern __shared__ __align__(16) unsigned char staged[];")
         self.text.line(f"{self.real}* const sums = ({self.real}*)(staged + {self.layout.staged});")
 
@@ -171,7 +173,7 @@ class _Writer:
     # ---- weights
 
     def _hold_weights(self, phases: Sequence[PhaseShape] | None = None) -> None:
-        """Registers are filled, or shared memory is; or it is only said where a slice's weights begin."""
+        """Loads a slice's weights into registers or shared memory, or only declares a pointer to them."""
         offset = self.layout.staged + self.layout.sums
         for shape in self.layout.phases if phases is None else phases:
             for product in shape.products:
@@ -200,7 +202,7 @@ class _Writer:
             with self._elements(width):
                 frame = Frame("j", "row", "row", "0", "1")
                 self.text.line(f"const {self.real} initial = {self._initial(state, frame)};")
-                for previous in (True, False)[: 1 + state.buffer.double]:  # both halves: a state may never change
+                for previous in (True, False)[: 1 + state.buffer.double]:  # both halves: a state may never be written
                     target = self.addresses.pointer(Place(state.buffer, 0, previous), frame, "j", written=True)
                     self.text.line(f"*({target}) = initial;")
 
@@ -229,7 +231,7 @@ class _Writer:
 
     @contextmanager
     def _elements(self, width: int) -> Iterator[None]:
-        """Every element of one row a sequence of the group, by all threads of its blocks."""
+        """A loop of all threads of a group over the elements of the group's rows, with one row per sequence."""
         threads = self.layout.threads
         with self._tiles():
             start, step = ("threadIdx.x", threads)
@@ -253,7 +255,7 @@ class _Writer:
                 self._items(shape, equations)
 
     def _reduction(self, equations: Equations) -> None:
-        """Rows are dealt out to the warps of all slices, or to the slices, where the phase walks a grid."""
+        """Emits reductions. The warps of all slices share the rows, or the slices do if the phase walks a grid."""
         if equations.phase.axes:
             start, step = ("slice", self.layout.slices) if self.layout.slices > 1 else ("0", 1)
             with self.text.block(f"for (int r = {start}; r < count; r += {step})"):
@@ -269,7 +271,7 @@ class _Writer:
             emit_row_reduction(equations, self._frame("row", "0"))
 
     def _item_each(self, shape: PhaseShape, equations: Equations) -> None:
-        """A thread has one row and unit at most, and loads what the equations read while the products are."""
+        """Emits a phase with at most one row and unit per thread, which loads its operands before the products."""
         text = self.text
         text.line(f"const int r = threadIdx.x / {shape.units}, row = first + r;")
         text.line(f"const int u = slice * {shape.units} + threadIdx.x % {shape.units};")
@@ -285,7 +287,7 @@ class _Writer:
             equations.stores(frame, equations.values(frame, known))
 
     def _items(self, shape: PhaseShape, equations: Equations) -> None:
-        """More rows and units than threads."""
+        """Emits a phase with more rows and units than threads."""
         text, units = self.text, shape.units
         self._dots(shape)
         with text.block(f"for (int i = threadIdx.x; i < count * {units}; i += {self.layout.threads})"):
@@ -296,7 +298,7 @@ class _Writer:
             equations.stores(frame, equations.values(frame, known))
 
     def _accumulators(self, shape: PhaseShape, row: str, unit: str) -> dict[Family, str]:
-        """The expression of each accumulator: its parts, added up."""
+        """The expression of each accumulator: the sum of its parts."""
         part = self.layout.rows * shape.width
         return {
             family: " + ".join(
@@ -306,7 +308,7 @@ class _Writer:
         }
 
     def _dots(self, shape: PhaseShape) -> None:
-        """Stages each left operand once, and leaves all accumulators in shared memory."""
+        """Emits the products of a phase: stages each left operand once, and leaves accumulators in shared memory."""
         text = self.text
         if not shape.products:
             return
@@ -314,11 +316,8 @@ class _Writer:
             text.line(f"const int part = {self.layout.rows * shape.width};")
         staged: tuple[Place, int, int] | None = None
         for product in shape.products:
-            wanted = (
-                product.product.lhs,
-                product.product.inner,
-                product.row_bytes,
-            )  # rows of other widths may be padded to one size
+            # The number of columns too: rows of different widths may be padded to one size.
+            wanted = (product.product.lhs, product.product.inner, product.row_bytes)
             if staged is not None and (staged != wanted or not product.product.fresh):
                 text.line("__syncthreads();")
             if staged != wanted:

@@ -1,4 +1,4 @@
-"""Sums (and maxima) over the units of a row by the lanes of one warp, and over those of a grid by a whole block."""
+"""Sums and maxima over the units of a row: by the lanes of one warp, or over the axes of a grid by a whole block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rnnc.ir.families import Family, operands_first
 
 
 def emit_row_reduction(equations: Equations, frame: Frame) -> None:
-    """Emits the reductions of a phase for the row of `frame`, whose unit is ignored, by a whole warp.
+    """Emits the reductions of a phase by one warp, for the row of `frame`, whose unit is ignored.
 
     for u = lane; u < width; u += 32: total = total + value(u)
     total = total + the other lanes' totals
@@ -30,13 +30,13 @@ def emit_row_reduction(equations: Equations, frame: Frame) -> None:
 
 
 def emit_grid_reductions(equations: Equations, frame: Frame, threads: int) -> None:
-    """Emits a phase that walks a grid, for the row of `frame`, by all threads of a block.
+    """Emits a phase that walks a grid by all threads of a block, for the row of `frame`.
 
     for each reduction: for each of its results j, a warp or a thread: total over s of value(u of j and s); store
     barrier
     for u = thread; u < width; u += threads: the equations; stores
 
-    No other block computes this row, so a state that a reduction reads may be overwritten behind the barrier.
+    No other block computes this row, so a state that a reduction reads may be overwritten after the barrier.
     """
     phase, text = equations.phase, equations.text
     for family in phase.sums:
@@ -51,7 +51,7 @@ def emit_grid_reductions(equations: Equations, frame: Frame, threads: int) -> No
 
 
 def _grid_reduction(equations: Equations, frame: Frame, family: Family, threads: int) -> None:
-    """A result by the lanes of a warp if what it reads lies side by side, else by one thread."""
+    """Emits one reduction. A warp computes a result if it reads consecutive units; otherwise one thread does."""
     text, scalars, width = equations.text, equations.scalars, equations.phase.width
     size, inner = (family.attr("size"), family.attr("inner")) if is_group(family) else (width, 1)
     lanes, results, total = 32 if inner == 1 else 1, width // size, text.name("total")

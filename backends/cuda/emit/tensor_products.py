@@ -1,10 +1,10 @@
-"""Dots by tensor cores: operands of 16 bits, or of 19 (TF32), products added up in float32.
+"""Matrix products by tensor cores, with operands of 16 bits, or 19 bits (TF32), and sums in float32.
 
-A warp's instruction multiplies a tile of 16 columns x 16 k's (8 for TF32) of weights by 8 rows:
+One instruction of a warp multiplies weights, a tile of 16 columns x 16 k's (8 for TF32), by 8 rows:
 
     mma.m16n8k16:  D (16 columns x 8 rows) += A (16 columns x 16 k) B (16 k x 8 rows)
 
-Weights are the operand A, so that they stay in registers from step to step; rows are converted when they are staged.
+Weights are the operand A, so that they can stay in registers from step to step. Rows are converted when staged.
 Fragments: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type" and "... mma.m16n8k8".
 """
 
@@ -19,20 +19,23 @@ from rnnc.backends.cuda.schedule.weight_memory import WeightMemory
 
 PACK = "rnnc_pack_tensor"
 KINDS = {"float16": 0, "bfloat16": 1, "tf32": 2}
-"""Types of operands, and their numbers in generated code."""
+"""Format of operands -> its number in generated code."""
 COLUMNS, ROWS = 16, 8
 WORDS = 8
-"""32-bit words of a row that one instruction takes: 16 numbers of 16 bits, or 8 of 32."""
+"""The 32-bit words of a row that one instruction takes: 16 elements of 16 bits, or 8 of 32 bits."""
 MMA_SHARE = 0.6
-"""Of the chip's peak that mma.sync reaches. An estimate."""
+"""The fraction of the chip's peak that mma.sync reaches. An estimate."""
 
 
 @dataclass(frozen=True)
 class TensorProduct:
-    """One product on one block. units: of its slice. rows: of a tile, at most, a multiple of 8. tiles: of 16 columns.
+    """One product on one block.
 
-    A warp computes `passes` tiles over one of `splits` ranges of k, `length` instructions each; the ranges' sums are
-    parts of the accumulators. Packed weights: [slice][tile][instruction][lane][4 words]."""
+    units: the units of one slice. rows: the most rows per tile of the batch, a multiple of 8. tiles: the number of
+    tiles of 16 columns. A warp computes `passes` tiles over one of `splits` ranges of k, with `length` instructions
+    each. The sums over the ranges are parts of the accumulators. Packed weights: [slice][tile][instruction][lane][4
+    words].
+    """
 
     product: StepProduct
     operands: str
@@ -50,7 +53,7 @@ class TensorProduct:
 
     @staticmethod
     def of(product: StepProduct, operands: str, units: int, threads: int, rows: int) -> TensorProduct:
-        """The product for so many units a block, with as many ranges of k as keep all warps busy."""
+        """The product with `units` units per block, and with as many ranges of k as keep all warps busy."""
         tiles = -(-len(product.weights) * units // COLUMNS)
         splits = 1
         while splits * 2 * tiles <= threads // WARP and splits * 2 * COLUMNS <= product.inner:
@@ -58,7 +61,7 @@ class TensorProduct:
         return TensorProduct(product, operands, units, threads, rows, tiles, 1, 1).split(splits)
 
     def split(self, splits: int) -> TensorProduct:
-        """The same, with so many ranges of k."""
+        """The same product with so many ranges of k."""
         depth = 8 if self.operands == "tf32" else 16
         return replace(self, splits=splits, length=-(-self.product.inner // (depth * splits)))
 
@@ -66,50 +69,50 @@ class TensorProduct:
 
     @property
     def columns(self) -> int:
-        """Of a slice."""
+        """The number of columns of a slice."""
         return len(self.product.weights) * self.units
 
     @property
     def parts(self) -> int:
-        """Partial sums of each accumulator."""
+        """The number of partial sums of each accumulator."""
         return self.splits
 
     @property
     def passes(self) -> int:
-        """Tiles of a warp."""
+        """The number of tiles per warp."""
         return -(-self.tiles * self.splits // (self.threads // WARP))
 
     @property
     def registers(self) -> int:
-        """32-bit words of weights that a thread holds, if registers hold them."""
+        """The 32-bit registers per thread for weights, if registers hold them."""
         return self.passes * self.length * 4
 
     @property
     def working(self) -> int:
-        """32-bit registers for partial sums, and for one fragment of each operand."""
+        """The 32-bit registers per thread for partial sums, and for one fragment of each operand."""
         return self.rows // ROWS * 6 + 4
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of a slice's weights."""
+        """The bytes of a slice's weights."""
         return self.tiles * self.splits * self.length * WARP * 16
 
     @property
     def words(self) -> int:
-        """32-bit words of a staged row that are read."""
+        """The 32-bit words that are read of a staged row."""
         return self.splits * self.length * WORDS
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of shared memory for a staged row: four words more, so that the rows of a fragment are in all banks."""
+        """The bytes of shared memory for a staged row. Four more words spread the rows of a fragment over all banks."""
         return (self.words + 4) * 4
 
     def layout(self) -> tuple[int, ...]:
-        """The numbers that the packing kernel needs besides."""
+        """The further arguments of the packing kernel: tiles, instructions per tile, and the format's number."""
         return (self.tiles, self.splits * self.length, KINDS[self.operands])
 
     def cycles(self, rows: int, chip: Chip, weights_in: WeightMemory) -> float:
-        """Clocks that `rows` rows take at least, by arithmetic or by reading shared memory."""
+        """The fewest clocks for `rows` rows, limited by arithmetic or by reads of shared memory."""
         padded = -(-rows // ROWS) * ROWS
         warps = self.threads // WARP
         products = self.passes * warps * COLUMNS * self.words * (1 if self.operands == "tf32" else 2) / self.splits
@@ -121,18 +124,18 @@ class TensorProduct:
     # ---- code
 
     def hold(self, text: Text, name: str, source: str) -> None:
-        """Declares this thread's weights, and loads them."""
+        """Emits the declaration and the loads of this thread's weights."""
         sizes = f"{self.passes}, {self.tiles}, {self.splits}, {self.length}, {self.threads}"
         text.line(f"uint4 {name}[{self.passes * self.length}];")
         text.line(f"rnnc_hold_tensor<{sizes}>({name}, (const uint4*)({source}));")
 
     def stage(self, text: Text, source: str, stride: int, aligned: bool) -> None:
-        """Copies `count` rows to shared memory as operands, zeros up to a multiple of 8 rows."""
+        """Emits the copy of `count` rows to shared memory as operands, with zeros up to a multiple of 8 rows."""
         sizes = f"{KINDS[self.operands]}, {self.product.inner}, {self.words}, {self.threads}"
         text.line(f"rnnc_stage_tensor<{sizes}>((unsigned*)staged, {source}, {stride}, count, (count + 7) / 8 * 8);")
 
     def compute(self, text: Text, weights: str, weights_in: WeightMemory, sums: str, width: int) -> None:
-        """Adds to the parts of the sums of the staged rows."""
+        """Emits the product of the staged rows, which sets or adds to the parts of `sums`."""
         held, fresh = str(weights_in is WeightMemory.REGISTERS).lower(), str(self.product.fresh).lower()
         sizes = f"{self.passes}, {self.tiles}, {self.splits}, {self.length}, {self.columns}, {self.threads}"
         with text.block("switch ((count + 7) / 8)"):

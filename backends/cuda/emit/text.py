@@ -1,4 +1,4 @@
-"""CUDA C as text: lines with indentation, and the scalar operations of the op table as C expressions."""
+"""CUDA C as text: indented lines, and the primitives of the op table as C expressions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Text:
         self._names = 0
 
     def line(self, code: str = "") -> None:
-        """One line, or several, at the present indentation; a preprocessor line at none."""
+        """Adds one line or several, with the current indentation; a preprocessor line has none."""
         for part in code.split("\n"):
             indent = "" if part.startswith("#") and not part.startswith("#pragma") else "  " * self._depth
             self._lines.append((indent + part).rstrip())
 
     @contextmanager
     def block(self, head: str = "") -> Iterator[None]:
-        """`head { ... }`"""
+        """A context whose lines are those of the block `head { ... }`."""
         self.line(f"{head} {{".strip())
         self._depth += 1
         yield
@@ -34,7 +34,7 @@ class Text:
         self.line("}")
 
     def name(self, prefix: str) -> str:
-        """A name not used before in this text."""
+        """A new name in this text."""
         self._names += 1
         return f"{prefix}{self._names}"
 
@@ -43,7 +43,7 @@ class Text:
 
 
 class Scalars:
-    """`rnnc.ir.ops.Primitives` over C expressions: each result is a constant of its own, so a text reads as SSA."""
+    """See `rnnc.ir.ops.Primitives`. Values are C expressions. Each result is a new constant, so the text is in SSA."""
 
     def __init__(self, text: Text, real: str) -> None:
         self._text = text
@@ -118,7 +118,7 @@ class Scalars:
         return self.let(f"{condition} ? {a} : {b}")
 
     def let(self, expression: str, type_: str | None = None) -> str:
-        """A new constant with this value."""
+        """The name of a new constant with this value."""
         name = self._text.name("v")
         self._text.line(f"const {type_ or self.real} {name} = {expression};")
         return name

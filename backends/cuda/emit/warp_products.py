@@ -1,4 +1,4 @@
-"""Dots by ordinary arithmetic: the lanes of a warp share the k's of a few columns, and then add up.
+"""Matrix products by ordinary arithmetic: the lanes of a warp share the k's of a few columns, and sum their parts.
 
 lane:           0        1       ...  31
 k of a vector:  0..3     4..7         124..127      then 128.. and so on
@@ -18,10 +18,12 @@ PACK = "rnnc_pack"
 
 @dataclass(frozen=True)
 class WarpProduct:
-    """One product on one block. units: of its slice. rows: of a tile, at most, a power of two. padded: inner, in whole
-    vectors of all lanes. vector: elements a load. passes x group: columns a warp computes, `group` of them at once.
+    """One product on one block.
 
-    Packed weights: [slice][column][k]."""
+    units: the units of one slice. rows: the most rows per tile, a power of two. padded: `inner`, rounded up to whole
+    vectors of all lanes. vector: elements per load. passes, group: a warp computes passes x group columns, `group` of
+    them at once. Packed weights: [slice][column][k].
+    """
 
     product: StepProduct
     dtype: str
@@ -38,7 +40,7 @@ class WarpProduct:
 
     @staticmethod
     def of(product: StepProduct, dtype: str, units: int, threads: int, rows: int) -> WarpProduct:
-        """The product for so many units a block."""
+        """The product with `units` units per block."""
         columns = len(product.weights) * units
         vector = 16 // BYTES[dtype]
         while vector > 1 and WARP * vector > -(-product.inner // WARP) * WARP:
@@ -54,35 +56,35 @@ class WarpProduct:
 
     @property
     def columns(self) -> int:
-        """Of a slice."""
+        """The number of columns of a slice."""
         return len(self.product.weights) * self.units
 
     @property
     def registers(self) -> int:
-        """32-bit words of weights that a thread holds, if registers hold them."""
+        """The 32-bit registers per thread for weights, if registers hold them."""
         return self.passes * self.group * self.padded // WARP * BYTES[self.dtype] // 4
 
     @property
     def working(self) -> int:
-        """32-bit registers for partial sums and for the elements of the rows they come from."""
+        """The 32-bit registers per thread for partial sums, and for the elements of rows that they are made of."""
         return self.rows * (self.group + self.vector) * BYTES[self.dtype] // 4
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of a slice's weights."""
+        """The bytes of a slice's weights."""
         return self.columns * self.padded * BYTES[self.dtype]
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of shared memory for a staged row."""
+        """The bytes of shared memory for a staged row."""
         return self.padded * BYTES[self.dtype]
 
     def layout(self) -> tuple[int, ...]:
-        """The numbers that the packing kernel needs besides: the length of a column."""
+        """The further arguments of the packing kernel: the length of a column."""
         return (self.padded,)
 
     def cycles(self, rows: int, chip: Chip, weights_in: WeightMemory) -> float:
-        """Clocks that `rows` rows take at least, by arithmetic or by reading shared memory."""
+        """The fewest clocks for `rows` rows, limited by arithmetic or by reads of shared memory."""
         lanes = chip.fp32_lanes if self.dtype == "float32" else chip.fp64_lanes
         products = self.passes * self.group * self.threads // WARP * self.padded
         held = products * -(-rows // self.rows) if weights_in is WeightMemory.SHARED else 0
@@ -93,35 +95,35 @@ class WarpProduct:
 
     @property
     def real(self) -> str:
-        """The C type."""
+        """The C type of accumulators."""
         return REALS[self.dtype]
 
     @property
     def element(self) -> str:
-        """The C type that weights are packed in."""
+        """The C type of an element of packed weights."""
         return self.real
 
     @property
     def vector_type(self) -> str:
-        """The C type of what is loaded at once."""
+        """The C type of one load."""
         return f"rnnc_pack_of<{self.real}, {self.vector}>"
 
     def hold(self, text: Text, name: str, source: str) -> None:
-        """Declares this thread's weights, and loads them."""
+        """Emits the declaration and the loads of this thread's weights."""
         count = self.passes * self.group * self.padded // (WARP * self.vector)
         sizes = f"{self.group}, {self.passes}, {self.columns}, {self.padded}, {self.vector}, {self.threads}"
         text.line(f"{self.vector_type} {name}[{count}];")
         text.line(f"rnnc_hold<{self.real}, {sizes}>({name}, {source});")
 
     def stage(self, text: Text, source: str, stride: int, aligned: bool) -> None:
-        """Copies `count` rows to shared memory, padded to the next variant."""
+        """Emits the copy of `count` rows to shared memory, padded to the next variant."""
         text.line(f"const int padded = {_at_least('count', self._variants())};")
         vector = self.vector if aligned and self.product.inner % self.vector == 0 else 1
         sizes = f"{self.product.inner}, {self.padded}, {vector}, {self.threads}"
         text.line(f"rnnc_stage<{self.real}, {sizes}>(({self.real}*)staged, {source}, {stride}, count, padded);")
 
     def compute(self, text: Text, weights: str, weights_in: WeightMemory, sums: str, width: int) -> None:
-        """Adds to the sums of the staged rows."""
+        """Emits the product of the staged rows, which sets or adds to `sums`."""
         held, fresh = str(weights_in is WeightMemory.REGISTERS).lower(), str(self.product.fresh).lower()
         rest = f"{self.passes}, {self.columns}, {self.padded}, {self.vector}, {self.threads}, {held}, {fresh}"
         text.line(f"const int padded = {_at_least('count', self._variants())};")
@@ -135,7 +137,7 @@ class WarpProduct:
 
 
 def _at_least(count: str, variants: list[int]) -> str:
-    """The expression of the smallest variant that has room."""
+    """The C expression of the smallest variant >= count."""
     result = str(variants[-1])
     for size in reversed(variants[:-1]):
         result = f"{count} <= {size} ? {size} : {result}"

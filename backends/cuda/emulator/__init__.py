@@ -1,8 +1,8 @@
-"""Runs a translation unit of CUDA C on the CPU, so that a kernel's numbers are checked without a GPU.
+"""The emulator: it runs a translation unit of CUDA C on the CPU, so that kernels can be tested without a GPU.
 
-`module` launches kernels, `source` makes C++ of CUDA C, `toolchain` compiles. `cuda_on_cpu.h` gives the built-ins;
-`runtime.cpp` schedules the threads, on the stacks of `strand.h`; `context.h` is what the two share. Needs a C++
-compiler (GCC or Clang) on Linux or another Unix.
+`module` launches kernels, `source` translates CUDA C to C++, `toolchain` compiles it. `cuda_on_cpu.h` has the built-in
+functions. `runtime.cpp` schedules the threads, on the stacks of `strand.h`. `context.h` is the interface of the two.
+The emulator needs a C++ compiler (GCC or Clang) on Linux or another Unix.
 """
 
 from __future__ import annotations

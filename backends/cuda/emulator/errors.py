@@ -1,4 +1,4 @@
-"""The one exception of the emulator."""
+"""The exception of the emulator."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from rnnc.ir.errors import BackendError
 
 
 class EmulatorError(BackendError):
-    """A translation unit cannot be compiled for the CPU, or a launch did what a GPU would not survive."""
+    """A translation unit cannot be compiled for the CPU, or a launch had undefined behaviour or would hang on a GPU."""

@@ -1,4 +1,4 @@
-"""A compiled translation unit: its kernels, launched on arrays of NumPy."""
+"""A translation unit compiled for the CPU, whose kernels are launched on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rnnc.backends.cuda.emulator.toolchain import Diagnostics, toolchain
 from rnnc.backends.locks import new_lock
 
 SHARED_LIMIT = 227 * 1024
-"""Bytes of shared memory a block may have on the largest chips."""
+"""The largest shared memory of a block on any chip, in bytes."""
 
 _VALUES = {"f": "float32", "d": "float64", "b": "int8", "h": "int16", "i": "int32", "l": "int64"}
 _VALUES |= {"B": "uint8", "H": "uint16", "I": "uint32", "L": "uint64"}
 _MESSAGE_BYTES = 4096
 _ORDERS = 2**32
 
-# The runtime's state is global; kernels hold no lock of the interpreter, but run one at a time in a process.
+# The runtime's state is global, so kernels run one at a time in a process. They do not hold the interpreter's lock.
 _running = new_lock()
 
 
@@ -39,7 +39,7 @@ class KernelParameter:
         return name if self.kind == "=" else f"{'const ' * (self.kind == 'c')}{name}*"
 
     def problem(self, argument: object) -> str | None:
-        """Why an argument does not fit, if so."""
+        """The reason why an argument does not fit; None if it does."""
         if self.kind == "=":
             fits = isinstance(argument, np.generic) and argument.dtype.name == _VALUES.get(self.letter)
             return None if fits else f"expected a NumPy scalar {self}, got {_described(argument)}"
@@ -52,7 +52,10 @@ class KernelParameter:
         return None if self._points_to(argument.dtype) else f"expected an array for {self}, got {_described(argument)}"
 
     def _points_to(self, dtype: np.dtype[Any]) -> bool:
-        """Bytes are raw memory, on either side; signs of integers, and what 16 bits stand for, are the kernel's."""
+        """True if the parameter can point to elements of a dtype.
+
+        Bytes, on either side, are raw memory. Signs of integers are not compared, and neither are types of 16 bits.
+        """
         if self.letter in "vbB" or dtype == np.uint8:
             return True
         wanted = np.dtype(_VALUES[self.letter])
@@ -69,7 +72,7 @@ def _described(argument: object) -> str:
 
 @dataclass(frozen=True)
 class EmulatedKernel:
-    """A kernel: how to call it, and what it takes."""
+    """A kernel. entry: the address of its function. threads: the most threads of a block that it allows, or None."""
 
     entry: int
     parameters: tuple[KernelParameter, ...]
@@ -79,15 +82,16 @@ class EmulatedKernel:
 class EmulatedModule:
     """A translation unit of CUDA C, compiled for the CPU.
 
-    Kernels are `extern "C" __global__ void name(parameters)`; a parameter is a pointer or a number. All shared memory
-    is dynamic. A spin loop must call __nanosleep. Several launches may be asked for at once; they run one by one.
+    Kernels are `extern "C" __global__ void name(parameters)`, where a parameter is a pointer or a number. All shared
+    memory must be dynamic. A spin loop must call __nanosleep. Threads may launch at the same time; the launches run one
+    after the other.
 
-    Raises EmulatorError if the source does not compile, with the compiler's messages and the lines they are about, or
-    if there is no C++ compiler.
+    Raises EmulatorError if there is no C++ compiler, or if the source does not compile; the error then has the
+    compiler's messages and the lines of CUDA C that they refer to.
     """
 
     def __init__(self, source: str, *, shared_limit: int = SHARED_LIMIT) -> None:
-        """Compiles; `shared_limit` is the most bytes of shared memory a launch may ask for."""
+        """Compiles the source. shared_limit: the largest shared memory of a launch, in bytes per block."""
         self.source = source
         self._shared_limit = shared_limit
         tools = toolchain()
@@ -119,16 +123,18 @@ class EmulatedModule:
         order: int = 0,
         patience: float = 10.0,
     ) -> None:
-        """Runs a kernel to its end; other threads of Python go on meanwhile.
+        """Runs a kernel to its end, without the interpreter's lock.
 
-        grid and block are counts of blocks and threads, with up to three axes; shared is in bytes a block, all NaN at
-        the start of a block. An array is passed as a pointer to its first element, None as a null pointer, a NumPy
-        scalar by value. Blocks run one after the other, or all at once if `cooperative`. `order` decides which thread
-        and block runs first: 0 in order, 1 in reverse, any other number is the seed of a shuffle. A thread may run
-        for `patience` seconds of processor time without waiting for others (on Linux; elsewhere without end).
+        grid, block: the numbers of blocks and of threads per block, along up to three axes.
+        shared: bytes of shared memory per block. They are NaN at the start of a block.
+        arguments: an array is passed as a pointer to its first element, None as a null pointer, NumPy scalars by value.
+        cooperative: True to run all blocks at the same time; otherwise they run one after the other.
+        order: the order of threads and blocks: 0 ascending, 1 descending, any other number the seed of a shuffle.
+        patience: the seconds of processor time that a thread may run without waiting for others. Linux only.
 
-        Raises EmulatorError for arguments that do not fit the kernel, and, naming block, thread and line, for what a
-        GPU would hang on or leave undefined: barriers that diverge, deadlock, writes beside shared memory, faults.
+        Raises EmulatorError for arguments that do not fit the kernel, and for launches on which a GPU would hang or
+        have undefined behaviour: diverging barriers, deadlock, writes outside shared memory, faults. The message then
+        names block, thread and line.
         """
         kernel = self._kernels.get(name)
         if kernel is None:
@@ -178,7 +184,7 @@ def _sizes(name: str, what: str, size: int | Sequence[int]) -> tuple[int, int, i
 
 
 def _values(name: str, kernel: EmulatedKernel, arguments: Sequence[object]) -> list[np.ndarray[Any, Any]]:
-    """Each argument's bits in memory; pointers as addresses."""
+    """An array with the bits of each argument. A pointer is an address."""
     if len(arguments) != len(kernel.parameters):
         expected = ", ".join(map(str, kernel.parameters))
         raise EmulatorError(f"{name}: {len(kernel.parameters)} arguments expected ({expected}), got {len(arguments)}")

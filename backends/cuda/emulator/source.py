@@ -1,4 +1,4 @@
-"""CUDA C as C++: what the compiler cannot be told by a header is rewritten here, without moving a line."""
+"""Translation of CUDA C to C++, as far as a header cannot do it. Line numbers stay the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 NAME = "kernel.cu"
-"""What compilers call the source in their messages."""
+"""The name of the source in compilers' messages."""
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _ATTRIBUTE = r"(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\([^()]*\))*\)"
@@ -27,15 +27,18 @@ class TranslatedUnit:
 
     text: str
     kernels: dict[str, int | None]
-    """Each kernel, with the threads of a block that its __launch_bounds__ allow, where it is a number."""
+    """Kernel -> the most threads of a block that its __launch_bounds__ allow; None if that is not a number."""
 
 
 class SourceError(ValueError):
-    """The source uses something the emulator does not have."""
+    """The source uses a feature that the emulator does not have."""
 
 
 def translate(source: str) -> TranslatedUnit:
-    """The source with its dynamic shared memory rewritten, and with an entry for the host behind each kernel."""
+    """The translated source: dynamic shared memory is rewritten, and each kernel gets an entry point for the host.
+
+    Raises SourceError.
+    """
     plain = _COMMENT.sub(_blank, source)
     plain = _DYNAMIC.sub(_shared, plain)
     static = _STATIC.search(plain)
@@ -50,7 +53,7 @@ def translate(source: str) -> TranslatedUnit:
 
 
 def explain(diagnostics: str, source: str) -> str:
-    """A compiler's messages, each with the line of CUDA C it is about."""
+    """A compiler's messages, each followed by the line of CUDA C that it refers to."""
     lines, told = source.splitlines(), []
     for message in diagnostics.splitlines():
         told.append(message)
@@ -61,12 +64,12 @@ def explain(diagnostics: str, source: str) -> str:
 
 
 def _blank(match: re.Match[str]) -> str:
-    """A comment as white space of as many lines."""
+    """White space with as many lines as a comment."""
     return " " + "\n" * match[0].count("\n")
 
 
 def _shared(match: re.Match[str]) -> str:
-    """`extern __shared__ T name[];` -> `RNNC_SHARED(T, name)`, over as many lines."""
+    """`extern __shared__ T name[];` -> `RNNC_SHARED(T, name)`, with as many lines."""
     return f"RNNC_SHARED({match['type'].strip()}, {match['name']})" + "\n" * match[0].count("\n")
 
 

@@ -1,7 +1,7 @@
-"""The C++ compiler: it builds the runtime once, and a shared library a translation unit.
+"""The C++ compiler, which builds the runtime once, and one shared library per translation unit.
 
-Products are entries of the project's cache, named by all that decides them. A loader wants files, so a process copies
-what it uses to a folder of its own; without a usable cache it builds again.
+The libraries are entries of the project's cache. Loading one needs a file, so a process copies those that it uses to a
+temporary folder. Without a usable cache, each process builds them again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ RUNTIME_PARTS = ("strand.h", "tensor_cores.h", "watchdog.h")
 
 COMMON_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-fno-exceptions", "-shared")
 RUNTIME_FLAGS = (*COMMON_FLAGS, "-O2")
-# Most units run a few times on small sizes: what -O1 gains there is less than what it costs. A pointer to shared memory
-# is read under several types; a stack that grows page by page cannot step over the guard below it.
+# -O0: most units run a few times on small sizes, so -O1 would cost more time than it saves. -fno-strict-aliasing:
+# kernels read shared memory as several types. -fstack-clash-protection: a stack that grows page by page cannot skip the
+# guard page below it.
 UNIT_FLAGS = (
     *COMMON_FLAGS,
     *("-O0", "-g0", "-w", "-fno-rtti", "-fno-asynchronous-unwind-tables", "-fno-threadsafe-statics"),
@@ -37,7 +38,7 @@ UNIT_FLAGS = (
 )
 LINUX = sys.platform == "linux"
 RUNTIME_LIBRARIES = ("-lrt",) if LINUX else ()  # timers, in older C libraries
-UNIT_LIBRARIES = ("-nostdlib", "-lm", "-lc", "-lgcc") if LINUX else ()  # no C++ library to search
+UNIT_LIBRARIES = ("-nostdlib", "-lm", "-lc", "-lgcc") if LINUX else ()  # without the C++ library, linking is quicker
 
 
 def find_compiler() -> str | None:
@@ -51,7 +52,7 @@ def find_compiler() -> str | None:
 
 
 class Diagnostics(Exception):
-    """The compiler refused; what it said."""
+    """The compiler refused a source. text: its messages."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -59,7 +60,7 @@ class Diagnostics(Exception):
 
 
 class Toolchain:
-    """One compiler, and a folder of this process for what it makes."""
+    """One compiler, and a temporary folder of this process for its output."""
 
     def __init__(self, compiler: str) -> None:
         self.compiler = compiler
@@ -70,7 +71,7 @@ class Toolchain:
         self._runtime: ctypes.CDLL | None = None
 
     def runtime(self) -> ctypes.CDLL:
-        """The scheduler, loaded once: the stacks of the emulated threads are in there.
+        """The scheduler of emulated threads, with their stacks. It is loaded once.
 
         Raises EmulatorError if the compiler cannot build it.
         """
@@ -81,9 +82,9 @@ class Toolchain:
             return self._runtime
 
     def unit(self, text: str) -> ctypes.CDLL:
-        """A translation unit, compiled behind the header of built-ins.
+        """The library of a translation unit, compiled with the header of built-in functions.
 
-        Raises Diagnostics if the compiler refuses it.
+        Raises Diagnostics if the compiler refuses the unit.
         """
         texts = (*self._texts(HEADER, CONTEXT), text)
         return self._load(self._built("unit", UNIT_FLAGS, texts, lambda: self._compile_unit(text)))
@@ -119,7 +120,7 @@ class Toolchain:
             os.unlink(output)
 
     def _load(self, library: bytes) -> ctypes.CDLL:
-        """Loads a shared library; once it is mapped, its file is not needed."""
+        """Loads a shared library, and deletes its file, which is not needed once it is mapped."""
         handle, path = tempfile.mkstemp(dir=self._folder, suffix=".so")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -144,9 +145,9 @@ _toolchains: dict[str, Toolchain] = {}
 
 
 def toolchain() -> Toolchain:
-    """The compiler that `find_compiler` finds; one Toolchain a compiler and process.
+    """The Toolchain of the compiler that `find_compiler` finds: one per compiler and process.
 
-    Raises EmulatorError if there is none.
+    Raises EmulatorError if there is no compiler.
     """
     path = find_compiler()
     if path is None:

@@ -1,1 +1,1 @@
-"""Carrying code out: arrays, launches, calls, and steps of a training."""
+"""Running code on a device: arrays, launches, calls, and training steps."""

@@ -1,7 +1,7 @@
-"""Whether this process can use an NVIDIA GPU: the driver, a device, and a CuPy that fits the driver.
+"""The check that this process can use an NVIDIA GPU: a driver, a device, and a CuPy that fits the driver.
 
-The driver is asked by ctypes first, so that a machine without one pays a fraction of a millisecond and never imports
-CuPy.
+The driver is called by ctypes first, so that the check takes a fraction of a millisecond on a machine without one, and
+does not import CuPy.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from rnnc.ir.errors import BackendUnavailable
 
 _HELP = "backend='llvm' computes on the CPU, backend='cuda-emulated' runs the same CUDA C there for tests"
 _EXTRAS = (12, 13)
-"""Major versions of CUDA for which there is a build of CuPy that rnnc works with."""
+"""The major versions of CUDA with a build of CuPy that rnnc can use."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """usable: whether kernels can be launched. reason: the device's name, or what is missing and what to do."""
+    """The result of the check. usable: True if kernels can be launched.
+
+    reason: the name of the device, or what is missing and what to do.
+    """
 
     usable: bool
     reason: str
 
 
 def require_gpu() -> None:
-    """Raises BackendUnavailable, saying what is missing, unless a GPU can be used."""
+    """Raises BackendUnavailable, which says what is missing, unless a GPU can be used."""
     status = gpu_status()
     if not status.usable:
         raise BackendUnavailable(f"backend 'cuda': {status.reason}; {_HELP}")
@@ -37,7 +40,7 @@ def require_gpu() -> None:
 
 @functools.cache
 def gpu_status() -> Status:
-    """Whether a GPU can be used, asked once a process. Raises and prints nothing."""
+    """The result of the check, which is made once per process. It raises nothing and prints nothing."""
     try:
         return Status(True, _device_name(_driver_version()))
     except _Missing as missing:
@@ -45,11 +48,11 @@ def gpu_status() -> Status:
 
 
 class _Missing(Exception):
-    """What a GPU's use lacks."""
+    """Something is missing for the use of a GPU, as the message says."""
 
 
 def _driver_version() -> int:
-    """The newest CUDA version the driver serves, 13020 for 13.2. _Missing without a driver or a device."""
+    """The newest CUDA version of the driver, such as 13020 for 13.2. Raises _Missing without a driver or a device."""
     driver = _load_driver()
     if status := driver.cuInit(0):
         raise _Missing(_init_trouble(driver, status))
@@ -82,8 +85,8 @@ def _load_driver() -> Any:
 
 
 def _device_name(driver: int) -> str:
-    """The current device's name. driver: the version it serves. _Missing without a CuPy that fits it."""
-    # CuPy raises many kinds of errors when a library of its own is missing or does not fit; all mean the same here.
+    """The name of the current device. driver: its CUDA version. Raises _Missing without a CuPy that fits it."""
+    # CuPy raises many kinds of errors if one of its libraries is missing or does not fit. All mean the same here.
     try:
         runtime: Any = importlib.import_module("cupy").cuda.runtime
         built = int(runtime.runtimeGetVersion())

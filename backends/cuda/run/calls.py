@@ -1,4 +1,4 @@
-"""Named arrays in, named arrays out: what a call gives to a run, and collects from it."""
+"""The named arrays of a call: its inputs are given to a run, and its outputs are collected from it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Arrays = Mapping[str, Array]
 
 
 def values_of(loaded: Loaded, given: Arrays) -> Values:
-    """The parameters among named arrays."""
+    """The values of the parameters among the given arrays."""
     program = loaded.code.plan.program
     known = {f: given[f.name] for f in program.inputs if is_parameter(f) and f.name in given}
     xp = loaded.device.xp
     contiguous = {f: xp.ascontiguousarray(array) for f, array in known.items()}
-    if loaded.code.plan.late:  # the caller may change them before the second half reads them
+    if loaded.code.plan.late:  # copies, as the caller may change the arrays before the second half reads them
         contiguous = {f: array.copy() if array is known[f] else array for f, array in contiguous.items()}
     return Values(xp, program.dtype, contiguous)
 
 
 def give(run: Run, inputs: Arrays, late: bool) -> None:
-    """Puts the inputs of one half where the code reads them: rows one after the other.
+    """Gives the inputs of one half to a run, as contiguous rows.
 
-    Inputs of a first half are copied: the caller may change them before the second half reads them.
+    Inputs of a first half are copied, because the caller may change them before the second half reads them.
     """
     xp, copy = run.device.xp, bool(run.code.plan.late) and not late
     for name, buffer in run.code.plan.inputs.items():
@@ -47,14 +47,14 @@ def give(run: Run, inputs: Arrays, late: bool) -> None:
 
 
 def give_lengths(run: Run, lengths: Array) -> None:
-    """The mask of steps before each row's end, as numbers."""
+    """Gives a run the mask of steps before each row's end, as numbers 0 and 1."""
     xp = run.device.xp
     valid = xp.arange(run.steps)[:, None] < lengths[None, :]
     run.buffers[run.code.plan.inputs[VALID]] = valid.astype(run.code.dtype).reshape(-1, 1)
 
 
 def collect(run: Run, outputs: Arrays, late: bool) -> None:
-    """Runs one half, into the caller's arrays where their rows lie one after the other, and else by a copy."""
+    """Runs one half. It writes into the caller's arrays if their rows are contiguous, and otherwise copies."""
     planned = run.code.plan
     copies: list[tuple[Array, Array]] = []
     for name, buffer in planned.outputs.items():
@@ -82,12 +82,12 @@ def collect(run: Run, outputs: Arrays, late: bool) -> None:
 
 
 def _as_rows(array: Array, buffer: Buffer) -> Array | None:
-    """A view (rows, width) of a (T, B, N) array, if it is contiguous."""
+    """A view (rows, width) of an array (T, B, N); None if it is not contiguous."""
     return array.reshape(-1, buffer.width) if array.flags.c_contiguous else None
 
 
 def _deliver_untimed(run: Run, outputs: Arrays) -> None:
-    """Outputs without a batch axis: sums over rows, and what is made of them."""
+    """Delivers outputs without a batch axis: sums over rows, and values computed from them."""
     values = run.values.with_sums(run.sums)
     for name, array in outputs.items():
         family = run.code.plan.program.outputs[name]

@@ -1,4 +1,4 @@
-"""What code needs of a device: arrays, kernels, and a library's matrix products. On a GPU all of it is CuPy's."""
+"""Devices: the arrays, kernels and matrix products that code needs. On a GPU, CuPy provides them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rnnc.backends.cuda.schedule.chip import Chip
 from rnnc.ir.errors import ArgumentError, BackendError
 
 DEFAULT_SHARED = 48 * 1024
-"""Bytes of shared memory that a kernel gets without asking for more."""
+"""The bytes of dynamic shared memory that a kernel may have without setting an attribute."""
 
 Array = Any
-"""A CuPy array, or a NumPy one where kernels are emulated."""
+"""A CuPy array, or a NumPy array if kernels are emulated."""
 
 
 class LoadedUnit(Protocol):
@@ -29,66 +29,67 @@ class LoadedUnit(Protocol):
 
 
 class Streams(Protocol):
-    """Streams side by side, all behind the caller's: it goes on when they have finished."""
+    """Streams that run side by side after the caller's stream, which then waits for all of them."""
 
     def use(self, number: int, after: int | None) -> AbstractContextManager[None]:
-        """What is queued inside goes to a stream; it waits for all that stream `after` has been given so far."""
+        """A context whose work is queued on a stream. It waits for the work queued so far on the stream `after`."""
 
 
 class Device(Protocol):
-    """A device. xp: the array library, NumPy's interface. on_host: whether its arrays are the host's own."""
+    """A device. xp: the module of its arrays, with NumPy's interface. on_host: True if they are NumPy's."""
 
     xp: Any
     chip: Chip
     on_host: bool
 
     def load(self, source: str, kernels: Sequence[Kernel]) -> LoadedUnit:
-        """Compiles and loads a translation unit."""
+        """The translation unit, compiled and loaded."""
 
     def to_device(self, array: Any) -> Array:
-        """A NumPy array on the device."""
+        """A NumPy array, copied to the device if needed."""
 
     def to_host(self, array: Array) -> Any:
-        """An array as NumPy's own; the host waits for it."""
+        """An array of the device as a NumPy array. The host waits for its value."""
 
     def settle(self) -> None:
-        """Waits for all that is queued: what a model keeps of its parameters may then be read on any stream."""
+        """Waits for all queued work, so that values computed from bound parameters may be read on any stream."""
 
     def streams(self, count: int) -> AbstractContextManager[Streams]:
-        """So many streams."""
+        """A context with so many streams."""
 
     def narrow(self, array: Array, operands: str | None) -> Array:
-        """An array as `gemm` takes it: rounded to "float16", "bfloat16" or "tf32", or itself (None)."""
+        """An array as an operand of `gemm`: rounded to "float16", "bfloat16" or "tf32", or unchanged (None)."""
 
     def gemm(self, out: Array, a: Array, b: Array, accumulate: bool, operands: str | None) -> None:
-        """out = a @ b, or out += a @ b, of what `narrow` gave; sums are of out's dtype.
+        """out = a @ b, or out += a @ b. a and b are results of `narrow`; sums have the dtype of out.
 
-        Matrices have one contiguous axis each; out's is the last.
+        Each matrix has one contiguous axis. For out, it is the last axis.
         """
 
     def sum_rows(self, out: Array, a: Array, accumulate: bool) -> None:
-        """out (N,) = the sum over the rows of a (R, N), or += ."""
+        """out (N,) = the sum over the rows of a (R, N), or += with `accumulate`."""
 
 
 def blocks_for(chip: Chip, count: int, threads: int) -> int:
-    """Blocks of a kernel that strides over `count` elements: enough to fill the chip, and no more."""
+    """The number of blocks of a kernel that strides over `count` elements: enough to fill the chip, and no more."""
     return max(1, min(-(-count // threads), 32 * chip.sms))
 
 
 class CupyDevice:
-    """The current GPU, by CuPy. Made when parameters are bound or something is called, never before.
+    """The current GPU, by CuPy. It is made when parameters are first bound, or at the first call.
 
-    All work is queued on CuPy's current stream; nothing waits but `to_host`, and binding parameters. With several GPUs,
-    kernels run on the current one; parameters and arguments must be there.
+    All work is queued on CuPy's current stream. Only `to_host` and binding parameters wait for it. With several GPUs,
+    kernels run on the current one, where parameters and arguments must be.
 
-    A call can be captured into a CUDA graph (`cupy.cuda.Stream.begin_capture`), if
+    A call can be captured into a CUDA graph (`cupy.cuda.Stream.begin_capture`) under these conditions:
 
-    - the same call has been made before on that stream: it compiles kernels, computes what is kept of the parameters,
-      and makes cuBLAS's handle, all of which a capture refuses or would put into the graph;
-    - nothing comes from the host: lengths are on the GPU, too;
-    - its memory stays its own. A replay writes where the captured call had its buffers, which CuPy's pool has given to
-      others by then. So both calls are made within `cupy.cuda.using_allocator(pool.malloc)` of a `cupy.cuda.MemoryPool`
-      that nothing else uses and that lives as long as the graph, as the arguments and the results do.
+    - The same call was made before on that stream. That call compiles kernels, computes values of parameters, and makes
+      cuBLAS's handle. A capture refuses such work, or would put it into the graph.
+    - Nothing comes from the host. Lengths must be on the GPU, too.
+    - The call's memory is reserved. A replay writes to the buffers of the captured call, which CuPy's pool would have
+      given to other arrays by then. So make both calls within `cupy.cuda.using_allocator(pool.malloc)`, with a
+      `cupy.cuda.MemoryPool` that nothing else uses. The pool, the arguments and the results must live as long as the
+      graph.
     """
 
     on_host = False
@@ -127,7 +128,7 @@ class CupyDevice:
         forked.fork(caller)
         try:
             yield forked
-        finally:  # after an error, too: memory goes back to the caller's stream, which must not use it too early
+        finally:  # after an error, too: memory returns to the caller's stream, which must not reuse it too early
             forked.join(caller)
 
     def narrow(self, array: Array, operands: str | None) -> Array:
@@ -137,7 +138,7 @@ class CupyDevice:
 
     @cached_property
     def _to_bfloat16(self) -> Any:
-        """CuPy has no such numbers: their bits."""
+        """The kernel that rounds to bfloat16, returned as uint16 bits, because CuPy has no such dtype."""
         return self.xp.ElementwiseKernel("float32 x", "uint16 y", _TO_BFLOAT16, "rnnc_to_bfloat16")
 
     def gemm(self, out: Array, a: Array, b: Array, accumulate: bool, operands: str | None) -> None:
@@ -154,7 +155,7 @@ _TO_BFLOAT16 = "unsigned u = __float_as_uint(x); y = x != x ? 0x7fc0 : (u + 0x7f
 
 
 class CupyStreams:
-    """Streams, and events between them."""
+    """See `Streams`. Events order the work of the streams."""
 
     def __init__(self, cupy: Any, streams: Sequence[Any]) -> None:
         self._cupy, self._streams = cupy, streams
@@ -169,13 +170,13 @@ class CupyStreams:
             yield
 
     def fork(self, caller: Any) -> None:
-        """Lets all streams wait for the caller's stream."""
+        """Makes all streams wait for the caller's stream."""
         event = caller.record(self._event())
         for stream in self._streams:
             stream.wait_event(event)
 
     def join(self, caller: Any) -> None:
-        """Lets the caller's stream wait for all streams."""
+        """Makes the caller's stream wait for all streams."""
         for stream in self._streams:
             caller.wait_event(stream.record(self._event()))
 
@@ -184,7 +185,7 @@ class CupyStreams:
 
 
 class CupyUnit:
-    """The kernels of one source: compiled for a GPU when the first is launched there, and kept on disk by CuPy."""
+    """The kernels of one source. CuPy compiles them for a GPU at the first launch there, and caches them on disk."""
 
     def __init__(self, cupy: Any, source: str) -> None:
         self._cupy = cupy
@@ -199,12 +200,12 @@ class CupyUnit:
         function, resident = self._functions.get((gpu, kernel.name)) or self._load(kernel, gpu)
         self._check_place(arguments, gpu)
         if cooperative and grid[0] * grid[1] * grid[2] > resident:
-            # CuPy would only warn, launch fewer blocks, and leave those to wait for the others for ever.
+            # CuPy would only warn and launch fewer blocks, which would wait for the missing ones for ever.
             raise BackendError(
                 f"backend 'cuda': {kernel.name}: {grid} blocks must be resident at once, GPU {gpu} holds {resident}; "
                 "the code is for a larger chip"
             )
-        # The flag is one of a launch: a module that has it would launch all its kernels so.
+        # The flag is set per launch. If it were set on the module, all of its kernels would be launched so.
         function(
             grid,
             (kernel.threads, 1, 1),
@@ -214,7 +215,7 @@ class CupyUnit:
         )
 
     def _load(self, kernel: Kernel, gpu: int) -> tuple[Any, int]:
-        """The function on the current GPU, which has attributes of its own there, and how many blocks are resident."""
+        """The function on the current GPU, with attributes of its own there, and its number of resident blocks."""
         most = int(self._runtime.deviceGetAttribute(_SHARED_PER_BLOCK, gpu))
         if kernel.shared > most:
             raise BackendError(
@@ -233,7 +234,7 @@ class CupyUnit:
         return found
 
     def _check_place(self, arguments: Sequence[object], gpu: int) -> None:
-        """An access to another GPU's memory would end all use of the GPUs by this process."""
+        """Raises ArgumentError for an array on another GPU, as an access to it would end this process's use of GPUs."""
         for argument in arguments:
             if isinstance(argument, self._cupy.ndarray) and argument.data.device_id != gpu:
                 other = argument.data.device_id

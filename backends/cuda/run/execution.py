@@ -1,4 +1,4 @@
-"""Runs code on a device: buffers as arrays, commands as library calls and launches."""
+"""The execution of code on a device. Buffers are arrays; commands are library calls and launches."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from rnnc.ir.errors import ArgumentError
 from rnnc.ir.families import Family, operands_first
 
 LAUNCH_ROWS = 2**31 - 1
-"""Rows of all steps are counted with 32 bits."""
+"""The most rows of all steps, which kernels count with 32 bits."""
 SUM_OPERANDS = "tf32"
-"""Operands of sums over rows on tensor cores: small gradients would vanish in the range of float16."""
+"""The format of operands of sums over rows on tensor cores. Small gradients would underflow in float16."""
 LEAST_CHUNK = 4
-"""Steps of a chunk of a wavefront, at least."""
+"""The fewest steps per chunk of a wavefront."""
 MOST_GROUPS = 65535
 """The largest second axis of a grid."""
 
 
 class Loaded:
-    """Code on a device, without parameters. May be used from many threads at once."""
+    """Code on a device, without parameters. Threads may use it at the same time."""
 
     def __init__(self, code: GpuCode, device: Device) -> None:
         self.code = code
@@ -59,7 +59,7 @@ class Loaded:
         return result
 
     def make(self, values: Values) -> None:
-        """Computes all values that commands read, so that calls find them there."""
+        """Computes all values that commands read, so that calls need not."""
         for command in flat([*self.code.first, *self.code.second]):
             if isinstance(command, BatchedProduct):
                 values.narrowed(command.weight.family, self.device, self.code.operands)
@@ -70,7 +70,7 @@ class Loaded:
 
 
 class Values:
-    """Values without a batch axis: parameters, numbers, and what is made of them (and of sums over rows) when asked."""
+    """The values without a batch axis: parameters, numbers, and values computed from them when first needed."""
 
     def __init__(self, xp: Any, dtype: str, known: Mapping[Family, Array]) -> None:
         self._xp = xp
@@ -101,16 +101,16 @@ class Values:
         return meaning(*(self._operand(i) for i in family.inputs), **dict(family.attrs))
 
     def _operand(self, family: Family) -> Any:
-        """A number stays one: both array libraries take it."""
+        """The value of an operand. A constant is a NumPy scalar, which both array libraries accept."""
         return self._dtype.type(family.attr("value")) if family.op == "const" else self[family]
 
     def with_sums(self, sums: Mapping[Family, Array]) -> Values:
-        """The same, and what is made of these."""
+        """These values together with sums over rows, from which other values can then be computed."""
         return Values(self._xp, self._dtype.name, self._known | dict(sums))
 
 
 def flat(commands: Iterable[Command]) -> Iterator[Command]:
-    """Commands, and those within waves."""
+    """The commands, with each wavefront replaced by the commands of its stages."""
     for command in commands:
         if isinstance(command, Wavefront):
             for stage in command.stages:
@@ -120,14 +120,14 @@ def flat(commands: Iterable[Command]) -> Iterator[Command]:
 
 
 def launched(command: Command) -> tuple[Kernel, ...]:
-    """The kernels of a command; none if a library carries it out."""
+    """The kernels of a command; none if it is a library call."""
     if isinstance(command, (Map, PersistentKernel)):
         return (command.kernel,)
     return command.kernels if isinstance(command, StepLaunches) else ()
 
 
 class Run:
-    """One call: sizes, buffers, and named arrays of one row a sequence."""
+    """One call: its sizes, its buffers, and its named arrays with one row per sequence."""
 
     def __init__(self, loaded: Loaded, values: Values, packed: Sequence[Array], steps: int, batch: int) -> None:
         if steps * batch > LAUNCH_ROWS:
@@ -141,16 +141,16 @@ class Run:
         self.named: dict[str, Array] = {}
         self.sums: dict[Family, Array] = {}
         self.span, self.direction = (0, steps), 1  # the steps to run, counted in this direction
-        self.layers = 1  # recurrences that share the chip, one behind the other
+        self.layers = 1  # the stages of a wavefront that share the chip
 
     def copy(self) -> Run:
-        """The same state, to go on from separately."""
+        """An independent run with the same buffers and values."""
         other = Run(self.loaded, self.values, self.packed, self.steps, self.batch)
         other.buffers, other.named, other.sums = dict(self.buffers), dict(self.named), dict(self.sums)
         return other
 
     def run(self, commands: Iterable[Command]) -> None:
-        """Carries out commands, in order."""
+        """Executes commands, in order."""
         for command in commands:
             match command:
                 case BatchedProduct():
@@ -169,24 +169,24 @@ class Run:
     # ---- buffers
 
     def rows(self, buffer: Buffer) -> int:
-        """Rows of a buffer."""
+        """The number of rows of a buffer."""
         if buffer.space in TIMED:
             return self.steps * self.batch
         return self.batch * (2 if buffer.double else 1)
 
     def array(self, buffer: Buffer) -> Array:
-        """A buffer's array (rows, stride), made when it is first needed."""
+        """The array (rows, stride) of a buffer, which is made when it is first needed."""
         if buffer not in self.buffers:
             shape = (self.rows(buffer), stride_of(buffer, self.code.dtype))
             self.buffers[buffer] = fresh.empty(shape, self.code.dtype, self.device.xp)
         return self.buffers[buffer]
 
     def view(self, place: Place, width: int) -> Array:
-        """Columns of a buffer."""
+        """A view of the columns of a place, (rows, width)."""
         return self.array(place.buffer)[:, place.column : place.column + width]
 
     def drop(self, keep: Iterable[Buffer]) -> None:
-        """Gives back all buffers but these."""
+        """Frees all buffers but these."""
         kept = set(keep)
         self.buffers = {buffer: array for buffer, array in self.buffers.items() if buffer in kept}
 
@@ -200,7 +200,7 @@ class Run:
         self.device.gemm(out, lhs, self._matrix(product.weight), product.accumulate, operands)
 
     def _rows_of(self, command: BatchedProduct | Map) -> tuple[int, int]:
-        """The first row, and how many: all, or those of the span of steps."""
+        """The first row and the number of rows: one per sequence, or those of the span of steps."""
         if command.per_sequence:
             return 0, self.batch
         start, stop = self.span
@@ -218,7 +218,7 @@ class Run:
 
     def _whole(self, command: PersistentKernel) -> None:
         slices = max(layout.slices for layout in command.layouts)
-        width = slices * len(command.layouts) * self.layers  # a grid is as wide as its widest part
+        width = slices * len(command.layouts) * self.layers  # the grid has the slices of the widest layout for all
         once = max(1, self.device.chip.sms // width)
         tile, groups = self._tiles(command.layouts[0], once, once if command.cooperative else MOST_GROUPS)
         grid = (slices, groups, len(command.layouts))
@@ -241,7 +241,11 @@ class Run:
         self._launch(end, grid, {"tile": tile})
 
     def _wave(self, wave: Wavefront) -> None:
-        """Chunk by chunk; in each round later stages come first, so that what they wait for is what they need."""
+        """Runs a wavefront chunk by chunk.
+
+        In each round later stages are queued first, so that a stage does not wait for this round's work of the stage
+        before it.
+        """
         chunks = max(1, min(WAVE_CHUNKS, self.steps // LEAST_CHUNK))
         bounds = [self.steps * n // chunks for n in range(chunks + 1)]
         self._prepare(wave)
@@ -257,7 +261,7 @@ class Run:
         self.span, self.direction, self.layers = (0, self.steps), 1, 1
 
     def _prepare(self, wave: Wavefront) -> None:
-        """Makes all that several stages read, before they run side by side."""
+        """Makes the values and buffers of all stages before they run side by side."""
         self.loaded.make(self.values)
         for command in flat([wave]):
             if isinstance(command, BatchedProduct):
@@ -269,7 +273,7 @@ class Run:
                         self.array(source)
 
     def _tiles(self, layout: RecurrenceLayout, once: int, most: int) -> tuple[int, int]:
-        """Rows of a tile, and groups, at most `most`. once: groups that fill the chip."""
+        """The rows per tile and the number of groups, at most `most`. once: the number of groups that fill the chip."""
         tile = min(layout.rows, -(-self.batch // min(once, self.batch)))
         return tile, min(most, -(-self.batch // tile))
 

@@ -1,8 +1,8 @@
 """Matrix products of CuPy's arrays, by cuBLAS.
 
-cuBLAS counts columns first: out = a @ b of rows is out' = b' a' to it, and the next row is a leading dimension away.
-Factors are read from the host's memory while a call is made, so that nothing waits. A product of float32 is not rounded
-to TF32 unless one asks for it.
+cuBLAS is column-major, so the row-major out = a @ b is out' = b' a', where the leading dimension is the distance
+between rows. cuBLAS reads the factors 0 and 1 from the host's memory during the call, without a synchronisation.
+Products of float32 are rounded to TF32 only if `operands` says so.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ TYPES = {
     "bfloat16": (14, 68),
     "tf32": (0, 77),
 }
-"""Operands -> cudaDataType_t, and the cublasComputeType_t of their products."""
+"""Format of operands -> its cudaDataType_t, and the cublasComputeType_t of products."""
 _DEFAULT_ALGORITHM = -1
-"""cublasGemmAlgo_t: cuBLAS chooses."""
+"""The cublasGemmAlgo_t with which cuBLAS chooses the algorithm."""
 _FACTORS = {name: np.array([0, 1], name) for name in ("float32", "float64")}
-"""0 and 1, of the type of the sums."""
+"""The factors 0 and 1 in the dtype of the sums."""
 
 Array = Any
 
@@ -47,12 +47,12 @@ def gemm(cupy: Any, out: Array, a: Array, b: Array, accumulate: bool, operands: 
     )
     try:
         cupy.cuda.cublas.gemmEx(*arguments)
-    except NotImplementedError:  # CuPy asks nothing of cuBLAS while its stream is captured; cuBLAS can be captured
+    except NotImplementedError:  # CuPy refuses calls of cuBLAS while its stream is captured, but cuBLAS allows them
         _gemm_in_capture(cupy, arguments)
 
 
 def _leading(matrix: Array) -> tuple[int, int]:
-    """0 and the elements between rows, or 1 (transposed) and those between columns."""
+    """(0, the distance between rows in elements), or if transposed (1, the distance between columns)."""
     item = matrix.itemsize
     if matrix.strides[1] == item or matrix.shape[1] == 1:
         return 0, max(matrix.strides[0] // item, matrix.shape[1])
@@ -64,7 +64,7 @@ def _leading(matrix: Array) -> tuple[int, int]:
 
 
 def _gemm_in_capture(cupy: Any, arguments: tuple[int, ...]) -> None:
-    """The same call by the same handle, without CuPy. Workspace becomes memory of the graph."""
+    """The same call with the same handle, without CuPy. The workspace becomes memory of the graph."""
     blas = library(int(cupy.cuda.runtime.runtimeGetVersion()) // 1000)
     _check(blas.cublasSetStream_v2(arguments[0], cupy.cuda.get_current_stream().ptr), "cublasSetStream")
     _check(blas.cublasGemmEx(*arguments), "cublasGemmEx")
@@ -72,9 +72,9 @@ def _gemm_in_capture(cupy: Any, arguments: tuple[int, ...]) -> None:
 
 @functools.cache
 def library(major: int) -> Any:
-    """The cuBLAS of a major version of CUDA that CuPy has loaded: asked for by its name, it is found wherever it lies.
+    """The cuBLAS library that CuPy has loaded, found by the name that it has in a major version of CUDA.
 
-    Raises BackendError.
+    Raises BackendError if it cannot be loaded.
     """
     name = f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}"
     try:

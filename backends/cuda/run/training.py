@@ -1,4 +1,4 @@
-"""Updates and masks on a GPU: what a step of a training needs besides the kernels of a plan."""
+"""Updates and masks on a GPU, for training steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rnnc.ir.passes import optimize
 from rnnc.ir.shape_rules import BATCH
 
 LONGEST = 1 << 30
-"""Elements of one launch of an update: they are counted with 32 bits."""
+"""The most elements per launch of an update, which counts them with 32 bits."""
 
 
 class CudaUpdate:
@@ -52,12 +52,12 @@ class CudaUpdate:
             self._launch(part, scalars, min(LONGEST, size - start), None, 1)
 
     def run_rows(self, tables: Mapping[str, Array], values: Array, rows: Array, scalars: Mapping[str, float]) -> None:
-        """See `rnnc.backends.training.protocol.Update.run_rows`; rows are on the host."""
+        """See `rnnc.backends.training.protocol.Update.run_rows`. `rows` is on the host."""
         placed = self._loaded[0].to_device(rows.astype(np.int32))
         self._launch({**tables, SLOPE: values}, scalars, int(values.size), placed, int(values.shape[-1]))
 
     def sum_rows(self, gradients: Array, groups: Groups) -> Array:
-        """See `rnnc.backends.training.protocol.Update.sum_rows`; groups are on the host."""
+        """See `rnnc.backends.training.protocol.Update.sum_rows`. `groups` is on the host."""
         device, unit = self._loaded
         count, width = len(groups.rows), int(gradients.shape[-1])
         result = fresh.empty((count, width), self._dtype, device.xp)

@@ -1,7 +1,7 @@
-"""What a GPU has: the sizes and rates that decide how a recurrence is laid on it, and how many blocks are resident.
+"""Chips: the sizes and rates of a GPU that decide the layout of a recurrence, and the number of resident blocks.
 
-Sizes are facts: of the device at hand, or of NVIDIA's published specifications. Rates serve to compare ways of doing
-the same thing; those marked "estimate" are not published.
+Sizes come from the current device, or from NVIDIA's published specifications. Rates serve to compare layouts; those
+marked "estimate" are not published.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ from typing import Any
 from rnnc.ir.errors import ArgumentError
 
 WARP = 32
-"""Threads of a warp, on every NVIDIA GPU."""
+"""Threads per warp, on every NVIDIA GPU."""
 THREADS_PER_BLOCK = 1024
+"""The most threads per block, on every NVIDIA GPU."""
 STATIC_SHARED = 48 * 1024
-"""Bytes of shared memory that a kernel may declare with a size; more has to be dynamic."""
+"""The most bytes of shared memory that a kernel may declare with a fixed size. More must be dynamic."""
 
 # Rules of allocation, the same from compute capability 8.0 to 12.x (CUDA C++ Programming Guide, "Compute Capabilities";
 # NVIDIA's occupancy calculator).
-_REGISTER_UNIT = 256  # registers are given to a warp in this unit
+_REGISTER_UNIT = 256  # registers are allocated per warp, in this unit
 _SHARED_UNIT = 128  # bytes
-_SHARED_RESERVED = 1024  # bytes of each block, for the system
-_PARTITIONS = 4  # of a multiprocessor; each has a quarter of the registers, and a warp lives in one
+_SHARED_RESERVED = 1024  # bytes per block, for the system
+_PARTITIONS = 4  # per multiprocessor; each has a quarter of the registers, and a warp stays in one
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a compiled kernel uses. registers: of a thread, 32-bit. stack, spills, shared: bytes; shared: static."""
+    """The resources of a compiled kernel.
+
+    registers: 32-bit, per thread. stack, spill_stores, spill_loads: bytes per thread. shared: bytes per block, static.
+    """
 
     registers: int
     stack: int = 0
@@ -38,14 +42,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Chip:
-    """A GPU. All counts are of one multiprocessor (SM) where nothing else is said.
+    """A GPU. Counts are per multiprocessor (SM) unless a field says otherwise.
 
-    arch: as NVRTC names it. registers: 32-bit. shared_per_block: bytes, with a kernel's opt-in. clock_ghz: boost.
-    fp32_lanes, fp64_lanes: multiply-adds a clock. half_flops, tf32_flops: dense floating-point operations a clock on
-    tensor cores. shared_bytes_per_clock: 32 banks of 4 bytes. l2_gbs, dram_gbs: 1e9 bytes a second, of the whole chip.
-    barrier_us: of a barrier of one block on each SM by an atomic counter. launch_us: from the end of a small kernel to
-    the start of the next one in its stream. tile_rows (a power of two), block_threads: batch rows and threads that a
-    block of a recurrence is given.
+    arch: NVRTC's name, such as "sm_90". registers_per_sm, registers_per_thread: 32-bit registers. shared_per_sm,
+    shared_per_block: bytes; the latter with a kernel's opt-in. clock_ghz: the boost clock. fp32_lanes, fp64_lanes:
+    multiply-adds per clock. half_flops, tf32_flops: dense floating-point operations per clock on tensor cores.
+    shared_bytes_per_clock: 32 banks of 4 bytes. l2_bytes: of the whole chip. l2_gbs, dram_gbs: 1e9 bytes per second, of
+    the whole chip. barrier_us: the time of a barrier of one block per SM, by an atomic counter. launch_us: the time
+    from the end of a small kernel to the start of the next one in its stream. tile_rows (a power of two),
+    block_threads: batch rows per tile and threads per block of a recurrence.
     """
 
     name: str
@@ -70,12 +75,12 @@ class Chip:
     shared_bytes_per_clock: int = 128
     warp: int = WARP
     tile_rows: int = 8
-    block_threads: int = 256  # with 255 registers a thread, the whole register file
+    block_threads: int = 256  # with 255 registers per thread, the whole register file
 
     def resident_blocks(self, threads: int, registers: int, shared: int) -> int:
-        """Blocks of a kernel that one SM holds at a time; 0: a launch would fail.
+        """The number of blocks of a kernel that one SM holds at a time; 0 if a launch would fail.
 
-        threads: of a block. registers: of a thread. shared: bytes of a block, static and dynamic together.
+        threads: per block. registers: per thread. shared: bytes per block, static and dynamic together.
         """
         if threads > THREADS_PER_BLOCK or registers > self.registers_per_thread or shared > self.shared_per_block:
             return 0
@@ -86,23 +91,23 @@ class Chip:
 
     def _by_registers(self, warps: int, registers: int) -> int:
         each = _round_up(max(registers, 1) * WARP, _REGISTER_UNIT)
-        # A launch is checked as if its warps were spread evenly over the partitions.
+        # The check of a launch assumes that its warps are spread evenly over the partitions.
         if each * _round_up(warps, _PARTITIONS) > self.registers_per_sm:
             return 0
         return self.registers_per_sm // _PARTITIONS // each * _PARTITIONS // warps
 
 
 def usage_fits(usage: Usage, threads: int, chip: Chip, dynamic: int = 0) -> str | None:
-    """Why a chip cannot launch a kernel whose blocks have `threads` and `dynamic` bytes of shared memory, or None."""
+    """The reason why a chip cannot launch a kernel, or None. dynamic: bytes of dynamic shared memory per block."""
     shared = usage.shared + dynamic
     if threads > THREADS_PER_BLOCK:
-        return f"{threads:,} threads a block, at most {THREADS_PER_BLOCK:,}"
+        return f"{threads:,} threads per block, at most {THREADS_PER_BLOCK:,}"
     if usage.registers > chip.registers_per_thread:
-        return f"{usage.registers} registers a thread, {chip.name} has {chip.registers_per_thread}"
+        return f"{usage.registers} registers per thread, {chip.name} has {chip.registers_per_thread}"
     if usage.shared > STATIC_SHARED:
         return f"{usage.shared:,} bytes of static shared memory, at most {STATIC_SHARED:,}"
     if shared > chip.shared_per_block:
-        return f"{shared:,} bytes of shared memory a block, {chip.name} allows {chip.shared_per_block:,}"
+        return f"{shared:,} bytes of shared memory per block, {chip.name} allows {chip.shared_per_block:,}"
     if not chip.resident_blocks(threads, usage.registers, shared):
         return (
             f"{threads:,} threads of {usage.registers} registers need more than a multiprocessor of {chip.name} has: "
@@ -116,21 +121,21 @@ def _round_up(number: int, unit: int) -> int:
 
 
 # Published: "CUDA C++ Programming Guide", tables of compute capabilities 8.0, 9.0 and 10.0 (registers, shared memory,
-# threads and blocks of an SM, lanes); white papers and data sheets of the A100, H100 and B200 (SMs, clock, rates of
+# threads and blocks per SM, lanes); white papers and data sheets of the A100, H100 and B200 (SMs, clock, rates of
 # tensor cores, memory, caches). half_flops is the published dense fp16 rate / (SMs x clock), as the next power of two,
-# since clocks are lower under such a load.
+# because clocks are lower under such a load.
 #
 # Estimates:
-# - l2_gbs: what kernels reach in published microbenchmarks, or two thirds of 5,120 bytes a clock (the A100's published
-#   peak); for the B200, the H100's rate for each SM.
-# - tensor cores: the instructions that all three share (mma.sync) reach about 60% of this peak on the H100, which needs
-#   wgmma for the rest, and less on the B200, which needs tcgen05.
-# - barrier_us: one counter. The last block's fence, its atomic and the load that sees it are three dependent trips to
-#   the second-level cache, 200-270 clocks each (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU
-#   Architecture", 2024), and 108-148 atomics on one address take their turns. grid.sync(), which does the same, was
-#   found to take 1-2 us with one block on each SM of a V100 (Zhang et al., "A Study of Single and Multi-device
-#   Synchronization Methods in Nvidia GPUs", 2020). The B200's two dies make a trip longer.
-# - launch_us: between dependent small kernels, from a stream that is never empty.
+# - l2_gbs: the rate of kernels in published microbenchmarks, or two thirds of 5,120 bytes per clock (the A100's
+#   published peak); for the B200, the H100's rate per SM.
+# - tensor cores: the instructions that all three chips have (mma.sync) reach about 60% of this peak on the H100, which
+#   needs wgmma for the rest, and less on the B200, which needs tcgen05.
+# - barrier_us: one counter. The last block's fence, its atomic and the load that sees it are three dependent round
+#   trips to the second-level cache, of 200-270 clocks each (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper
+#   GPU Architecture", 2024), and 108-148 atomics on one address are serialised. grid.sync(), which does the same, took
+#   1-2 us with one block per SM of a V100 (Zhang et al., "A Study of Single and Multi-device Synchronization Methods in
+#   Nvidia GPUs", 2020). The B200's two dies make a round trip longer.
+# - launch_us: between dependent small kernels, in a stream that is never empty.
 A100 = Chip(
     name="A100",
     arch="sm_80",
@@ -194,7 +199,7 @@ B200 = Chip(
     barrier_us=1.3,
     launch_us=2.2,
 )
-# Small enough that networks of a test's size take every layout: whole in one block, spread over blocks, from memory.
+# Small enough that networks of a test's size take every layout: one slice, several slices, weights read from memory.
 EMULATED = Chip(
     name="emulated",
     arch="sm_80",
@@ -220,8 +225,8 @@ EMULATED = Chip(
 )
 PRESETS = (A100, H100, B200)
 
-# (fp32, fp64) multiply-adds a clock of an SM by compute capability: "CUDA C++ Programming Guide", throughput of native
-# arithmetic instructions. A device that is not listed gets those of its preset.
+# Compute capability -> (fp32, fp64) multiply-adds per clock and SM: "CUDA C++ Programming Guide", throughput of native
+# arithmetic instructions. A device that is not listed has those of its preset.
 _LANES = {
     70: (64, 32),
     75: (64, 2),
@@ -236,7 +241,7 @@ _LANES = {
 
 
 def chip_of(name: str) -> Chip:
-    """A preset by its name or architecture, such as "A100" or "sm_80". ArgumentError for what is none."""
+    """The preset with a name or architecture, such as "A100" or "sm_80". Raises ArgumentError if there is none."""
     wanted = name.strip().lower()
     for chip in (*PRESETS, EMULATED):
         if wanted in (chip.name.lower(), chip.arch):
@@ -249,10 +254,10 @@ def chip_of(name: str) -> Chip:
 
 
 def of_device(device_id: int | None = None) -> Chip:
-    """The chip of a CUDA device, by CuPy; None: the current device.
+    """The chip of a CUDA device, by default the current one. Requires `gpu_status().usable`.
 
-    Sizes, clocks and the bandwidth of memory are asked from the device; the rest is that of the newest preset not newer
-    than the device, bandwidth of the cache in proportion to SMs and clock. For where `gpu_status().usable` holds.
+    CuPy gives the sizes, the clock and the bandwidth of memory. The rest comes from the newest preset that is not newer
+    than the device, with the bandwidth of the cache in proportion to SMs and clock.
     """
     import cupy
 
@@ -263,7 +268,7 @@ def of_device(device_id: int | None = None) -> Chip:
     return _chip_from(name.decode() if isinstance(name, bytes) else str(name), asked)
 
 
-# enum cudaDeviceAttr. cudaDeviceProp lost its clocks with CUDA 13, the attributes stayed.
+# enum cudaDeviceAttr. CUDA 13 removed the clocks from cudaDeviceProp, but kept these attributes.
 _ATTRIBUTES = {
     "major": 75,
     "minor": 76,
@@ -282,7 +287,7 @@ _SIZES = ("sms", "registers_per_sm", "shared_per_sm", "shared_per_block", "threa
 
 
 def _chip_from(name: str, asked: dict[str, int]) -> Chip:
-    """asked: a value for each of `_ATTRIBUTES`; 0 where a driver does not tell (virtual GPUs hide clocks)."""
+    """The chip of a device. asked: a value for each of `_ATTRIBUTES`, 0 if unknown (virtual GPUs hide clocks)."""
     capability = asked["major"] * 10 + asked["minor"]
     older = [chip for chip in PRESETS if int(chip.arch.removeprefix("sm_")) <= capability]
     nearest = older[-1] if older else PRESETS[0]

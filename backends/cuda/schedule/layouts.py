@@ -1,16 +1,16 @@
-"""How the recurrences of a plan are laid on a chip.
+"""Layouts of the recurrences of a plan on a chip.
 
-The blocks of a recurrence form groups. A group takes tiles of batch rows through all steps; within it, each block (a
-*slice*) computes the same share of the units of every phase, and keeps the weights of that share on the chip.
+The blocks of a recurrence form groups. A group takes tiles of batch rows through all steps. Within a group, each block
+(a *slice*) computes the same share of the units of every phase, and keeps the weights of that share on the chip.
 
-    one slice           a block needs nobody else: its barrier is __syncthreads
-    several slices      a barrier of the group's blocks after a phase: a cooperative launch, all blocks resident
-    a launch a phase    needs no barrier, and no blocks that are resident together
+    one slice               blocks are independent: the barrier is __syncthreads
+    several slices          a barrier of the group's blocks after a phase: a cooperative launch, all blocks resident
+    one launch per phase    no barrier, and blocks need not be resident together
 
 Weights that do not fit on the chip are read again in every step, through the second-level cache.
 
-A model of the chip (`rnnc.backends.cuda.schedule.chip`) estimates the time of a step for each layout; the fastest is
-taken.
+A model of the chip (`rnnc.backends.cuda.schedule.chip`) estimates the time per step of each layout. The fastest one is
+chosen.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from rnnc.backends.planning.plan import Phase, Region
 from rnnc.ir.errors import BackendError
 
 NOMINAL_BATCH = 16
-"""Rows the estimates are for; the batch itself is not known when code is generated."""
+"""The batch size that the estimates assume, because it is unknown when code is generated."""
 BLOCK_BYTES_PER_CLOCK = 64
-"""What one multiprocessor reads of the second-level cache at most."""
+"""The most bytes per clock that one multiprocessor reads from the second-level cache."""
 BLOCK_BARRIER_US = 0.05
-"""Of __syncthreads. An estimate."""
+"""The time of __syncthreads. An estimate."""
 STEP_LATENCY_US = 0.35
-"""From a phase's first load, through staging, the sums over lanes and the equations, to its last store: latencies that
-nothing hides. An estimate."""
+"""The latency of a phase that nothing hides: from its first load, through staging, the sums over lanes and the
+equations, to its last store. An estimate."""
 TENSOR_ROWS = 16
-"""Rows of a tile for tensor cores, whose instructions take 8."""
+"""Rows per tile for tensor cores, whose instructions take 8."""
 WAVE_CHUNKS = 8
-"""Chunks of steps of a wavefront: more start the next layer sooner, and launch more."""
+"""Chunks of steps in a wavefront. With more chunks, the next layer starts sooner, but there are more launches."""
 WAVE_GAIN = 0.9
-"""A wavefront has more launches, and smaller Gemms: it is taken if it saves this much by the model."""
+"""A wavefront is chosen if the model's time is below this fraction. It has more launches, and smaller Gemms."""
 OTHER_REGISTERS = 48
-"""Registers of a thread for addresses, loop counters and the equations."""
+"""Registers per thread for addresses, loop counters and the equations."""
 
 
 @dataclass(frozen=True)
 class PhaseShape:
-    """One phase on one block. units: of its slice."""
+    """One phase on one block. units: the units of one slice."""
 
     phase: Phase
     units: int
@@ -58,18 +58,21 @@ class PhaseShape:
 
     @property
     def width(self) -> int:
-        """Elements of a row of accumulators."""
+        """The number of elements in a row of accumulators."""
         return len(self.phase.accumulators) * self.units
 
     @property
     def parts(self) -> int:
-        """Partial sums of each accumulator."""
+        """The number of partial sums of each accumulator."""
         return max((product.parts for product in self.products), default=1)
 
 
 @dataclass(frozen=True)
 class RecurrenceLayout:
-    """A region on a chip. slices: blocks of a group. threads: of a block. rows: of a tile, at most."""
+    """The layout of a region on a chip.
+
+    slices: blocks per group. threads: per block. rows: the most rows per tile. microseconds: the estimate per step.
+    """
 
     region: Region
     dtype: str
@@ -83,51 +86,54 @@ class RecurrenceLayout:
 
     @property
     def launches(self) -> bool:
-        """Whether every phase of every step is a launch of its own."""
+        """True if every phase of every step is a launch of its own."""
         return self.weights_in is WeightMemory.MEMORY
 
     @cached_property
     def staged(self) -> int:
-        """Bytes of shared memory for rows of a left operand."""
+        """The bytes of shared memory for rows of a left operand."""
         return _line(max((self.rows * d.row_bytes for p in self.phases for d in p.products), default=0))
 
     @cached_property
     def sums(self) -> int:
-        """Bytes of shared memory for accumulators."""
+        """The bytes of shared memory for accumulators."""
         return _line(max((self.rows * p.width * p.parts for p in self.phases), default=0) * BYTES[self.dtype])
 
     @cached_property
     def weights(self) -> int:
-        """Bytes of the weights of a block."""
+        """The bytes of weights per block."""
         return sum(d.weight_bytes for p in self.phases for d in p.products)
 
     @property
     def shared(self) -> int:
-        """Bytes of shared memory of a block."""
+        """The bytes of shared memory per block."""
         return self.staged + self.sums + (self.weights if self.weights_in is WeightMemory.SHARED else 0)
 
     def line(self) -> str:
-        """For a reader of `explain()`."""
+        """A line for `explain()`."""
         held = self.weights_in in (WeightMemory.REGISTERS, WeightMemory.SHARED)
         where = f"held in {self.weights_in.value}" if held else "read through the second-level cache in every step"
         slices = f"{self.slices} slice{'s' * (self.slices > 1)} x {self.threads} threads"
         return (
             f"recurrence {self.region.name}: {self.reason}; {slices}, tiles of up to {self.rows} rows; "
-            f"{self.weights / 1024:,.1f} KiB of weights a block, {where}; {self.shared:,} bytes of shared memory; "
-            f"estimated {self.microseconds:.2f} us a step"
+            f"{self.weights / 1024:,.1f} KiB of weights per block, {where}; {self.shared:,} bytes of shared memory; "
+            f"estimated {self.microseconds:.2f} us per step"
         )
 
 
 @dataclass(frozen=True)
 class Restriction:
-    """Ways to be taken whatever the model says, to compare or to test them; None: any. wave: see `wave_pays`."""
+    """A restriction of the layouts among which the model chooses, for tests and comparisons. None = no restriction.
+
+    wave: whether layers run as a wavefront, instead of the answer of `wave_pays`.
+    """
 
     slices: int | None = None
     weights_in: WeightMemory | None = None
     wave: bool | None = None
 
     def allows(self, layout: RecurrenceLayout) -> bool:
-        """Whether a layout may be chosen."""
+        """True if a layout may be chosen."""
         return self.weights_in in (None, layout.weights_in) and self.slices in (None, layout.slices)
 
 
@@ -139,9 +145,9 @@ def choose_layouts(
     together: int = 1,
     restriction: Restriction | None = None,
 ) -> RecurrenceLayout:
-    """The fastest layout of a region, by the model.
+    """The fastest layout of a region, by the model. Raises BackendError if none fits the chip.
 
-    operands: of tensor cores, or None. together: recurrences that run side by side and share the chip.
+    operands: the format of operands for tensor cores, or None. together: the number of recurrences that share the chip.
     """
     layouts = _candidates(region, dtype, chip, operands, together)
     found = [layout for layout in layouts if restriction is None or restriction.allows(layout)]
@@ -154,9 +160,10 @@ def choose_layouts(
 
 
 def wave_pays(alone: Sequence[Sequence[RecurrenceLayout]], shared: Sequence[Sequence[RecurrenceLayout]]) -> bool:
-    """Whether layers that read one another are faster as a wavefront, each a chunk of steps behind the one below.
+    """True if layers that read one another are faster as a wavefront, each a chunk of steps behind the one below.
 
-    alone: the layouts of each layer with the chip to itself, one layer after the other. shared: with all of them on it.
+    alone: the layouts of each layer if layers run one after the other, with the chip to themselves. shared: the layouts
+    if all layers share the chip.
     """
     one_by_one = sum(max(layout.microseconds for layout in layer) for layer in alone)
     slowest = max(layout.microseconds for layer in shared for layout in layer)
@@ -179,7 +186,7 @@ def _candidates(
 
 
 def _slice_counts(width: int, most: int) -> list[int]:
-    """Numbers of slices worth a look: those that leave no block much less to do than the others."""
+    """The numbers of slices to try: the smallest number for each number of units per slice, at most `most`."""
     units = {-(-width // n) for n in range(1, min(width, most) + 1)}
     return sorted({-(-width // u) for u in units})
 
@@ -194,9 +201,9 @@ def _fits(layout: RecurrenceLayout, chip: Chip) -> bool:
 
 def _reason(slices: int, weights_in: WeightMemory) -> str:
     if weights_in is WeightMemory.MEMORY:
-        return "a launch a phase, which is faster here than a barrier of all blocks"
+        return "one launch per phase, which is faster here than a barrier of all blocks"
     if slices == 1:
-        return "one launch for all steps, a block for each tile of rows"
+        return "one launch for all steps, one block per tile of rows"
     return "one cooperative launch for all steps, a barrier of the slices after a phase"
 
 
@@ -207,13 +214,13 @@ def _phase_shape(phase: Phase, dtype: str, operands: str | None, slices: int, th
             phase, units, tuple(WarpProduct.of(product, dtype, units, threads, rows) for product in products(phase))
         )
     tensor = [TensorProduct.of(product, operands, units, threads, rows) for product in products(phase)]
-    splits = min((product.splits for product in tensor), default=1)  # all of a phase add to the same parts
+    splits = min((product.splits for product in tensor), default=1)  # all products of a phase add to the same parts
     return PhaseShape(phase, units, tuple(product.split(splits) for product in tensor))
 
 
 def _estimate(layout: RecurrenceLayout, chip: Chip, together: int) -> float:
-    """Microseconds of a step."""
-    rows = -(-NOMINAL_BATCH // max(1, chip.sms // (layout.slices * together)))  # of a group
+    """The estimated time of a step, in microseconds."""
+    rows = -(-NOMINAL_BATCH // max(1, chip.sms // (layout.slices * together)))  # per group
     total = 0.0
     for phase in layout.phases:
         cycles = sum(product.cycles(rows, chip, layout.weights_in) for product in phase.products)
@@ -223,8 +230,11 @@ def _estimate(layout: RecurrenceLayout, chip: Chip, together: int) -> float:
 
 
 def _fetch(layout: RecurrenceLayout, phase: PhaseShape, chip: Chip, rows: int) -> float:
-    """Microseconds of reading rows, and weights that are not on the chip: what all blocks read, or what one does."""
-    size = sum(d.product.inner for d in phase.products) * rows * BYTES[layout.dtype]  # of a block
+    """The time to read rows, and weights that are not on the chip, in microseconds.
+
+    It is limited by the bandwidth of the chip for all blocks, or of one multiprocessor for one block.
+    """
+    size = sum(d.product.inner for d in phase.products) * rows * BYTES[layout.dtype]  # per block
     rate = chip.l2_gbs
     if layout.weights_in in (WeightMemory.CACHE, WeightMemory.MEMORY):
         weights = sum(d.weight_bytes for d in phase.products)
@@ -235,12 +245,12 @@ def _fetch(layout: RecurrenceLayout, phase: PhaseShape, chip: Chip, rows: int) -
 
 
 def _waiting(layout: RecurrenceLayout, chip: Chip) -> float:
-    """Microseconds of a step's barriers, or launches."""
+    """The time of a step's barriers, or launches, in microseconds."""
     if layout.launches:
         return chip.launch_us * len(layout.phases)
     return len(barriers(layout.region)) * (chip.barrier_us if layout.slices > 1 else BLOCK_BARRIER_US)
 
 
 def _line(size: int) -> int:
-    """Whole vectors of 16 bytes."""
+    """The size rounded up to whole vectors of 16 bytes."""
     return -(-size // 16) * 16

@@ -1,4 +1,4 @@
-"""Step products: the matrix products of a phase, split into runs that one Gemm, or one set of warps, computes at once.
+"""The matrix products of a phase, split into runs that one Gemm, or one set of warps, computes at once.
 
 for k < 8: i, f, g, o += h[k] * weights      ->   product: accumulators 0..3 of h, inner 8
 """
@@ -13,9 +13,10 @@ from rnnc.backends.planning.plan import Phase, Place, Weight
 
 @dataclass(frozen=True)
 class StepProduct:
-    """Accumulators first .. first + len(weights) of a phase, each plus rows of lhs times one block of columns.
+    """Accumulator first + n += rows of lhs times the columns weights[n].
 
-    inner: the size of the sum. fresh: nothing has been added to these accumulators before.
+    inner: the number of columns of lhs, over which products are summed. fresh: True if nothing has been added to these
+    accumulators before.
     """
 
     lhs: Place
@@ -26,7 +27,7 @@ class StepProduct:
 
     @property
     def stop(self) -> int:
-        """The accumulator after the last."""
+        """The number of the accumulator after the last."""
         return self.first + len(self.weights)
 
 
@@ -42,7 +43,7 @@ def products(phase: Phase) -> list[StepProduct]:
 
 
 def _runs(blocks: list[tuple[int, Weight]], seen: set[int]) -> Iterator[list[tuple[int, Weight]]]:
-    """Blocks of consecutive accumulators, all of them fresh or none."""
+    """Runs of blocks whose accumulators are consecutive, and either all fresh or none."""
     run: list[tuple[int, Weight]] = []
     for block in blocks:
         if run and (block[0] != run[-1][0] + 1 or (block[0] in seen) != (run[0][0] in seen)):
@@ -54,7 +55,7 @@ def _runs(blocks: list[tuple[int, Weight]], seen: set[int]) -> Iterator[list[tup
 
 
 def merged(weights: tuple[Weight, ...]) -> list[tuple[Weight, int]]:
-    """Blocks that are neighbouring columns of one matrix, as one; with the number of blocks in each."""
+    """The blocks, with those joined that are neighbouring columns of one matrix; each with its number of blocks."""
     result: list[tuple[Weight, int]] = []
     for weight in weights:
         if result:

@@ -1,4 +1,4 @@
-"""Where a block's weights are, from step to step."""
+"""The memory that holds a block's weights from step to step."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from enum import Enum
 
 
 class WeightMemory(Enum):
-    """Where a block's weights are, from step to step.
+    """The memory that holds a block's weights from step to step.
 
-    CACHE: in memory, read in every step through the second-level cache by a kernel that runs all steps. MEMORY: the
-    same, by a launch for each phase.
+    CACHE: a kernel that runs all steps reads them in every step, through the second-level cache. MEMORY: one launch per
+    phase reads them.
     """
 
     REGISTERS = "registers"

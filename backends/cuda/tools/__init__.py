@@ -1,1 +1,1 @@
-"""What builds CUDA C without a GPU."""
+"""Tools that compile CUDA C without a GPU."""

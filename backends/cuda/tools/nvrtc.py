@@ -1,9 +1,9 @@
-"""CUDA C to machine code by NVRTC, NVIDIA's compiler as a library: it needs neither a GPU nor a driver.
+"""Compilation of CUDA C by NVRTC, NVIDIA's compiler as a library, which needs neither a GPU nor a driver.
 
 The library comes with the wheel `nvidia-cuda-nvrtc` (CUDA 13) or `nvidia-cuda-nvrtc-cu12`, or with an installed CUDA
 toolkit. Sources that include no header need nothing else.
 
-NVRTC may be called from many threads at a time, and the interpreter's lock is released meanwhile.
+Threads may call NVRTC at the same time. It runs without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ _OPTIONS = ("-std=c++17",)
 _INSTALL = "pip install nvidia-cuda-nvrtc"
 _TOOLKITS = Path("/usr/local")
 _FILE = "rnnc.cu"
-"""What the compiler's messages call a source."""
+"""The name of a source in the compiler's messages."""
 
 
 class CudaCompileError(BackendError):
-    """NVRTC refused a source or an option; the message holds its log."""
+    """NVRTC refused a source or an option. The message contains its log."""
 
 
 @dataclass(frozen=True)
 class NvrtcResult:
-    """Machine code of a translation unit. kernels: by name (C++ names are mangled). functions: device functions that
-    were not inlined, with their stack and spills; their registers are counted in the kernels that call them."""
+    """The machine code of a translation unit.
+
+    kernels: the resources of each kernel, by name (C++ names are mangled). functions: those of device functions that
+    were not inlined, without registers, which are counted in the kernels that call them.
+    """
 
     cubin: bytes
     log: str
@@ -47,7 +50,7 @@ class NvrtcResult:
 
 
 def available() -> tuple[bool, str]:
-    """Whether NVRTC can be loaded, and where from or why not."""
+    """(True, version and path) if NVRTC can be loaded, else (False, the reason)."""
     try:
         library = _nvrtc()
     except BackendUnavailable as error:
@@ -58,7 +61,7 @@ def available() -> tuple[bool, str]:
 
 
 def architectures() -> tuple[str, ...]:
-    """What NVRTC compiles for: "sm_80", ... Raises BackendUnavailable if there is no NVRTC."""
+    """The architectures for which NVRTC compiles: "sm_80", ... Raises BackendUnavailable if there is no NVRTC."""
     library = _nvrtc()
     count = c_int()
     _check(library, library.nvrtcGetNumSupportedArchs(byref(count)))
@@ -68,9 +71,9 @@ def architectures() -> tuple[str, ...]:
 
 
 def compile_cubin(source: str, arch: str = "sm_90", options: Sequence[str] = ()) -> NvrtcResult:
-    """Compiles a translation unit to machine code of an architecture. options: more of NVRTC's, such as "-lineinfo".
+    """The machine code of a translation unit for an architecture. options: further options of NVRTC.
 
-    Raises CudaCompileError with the compiler's log, BackendUnavailable if there is no NVRTC.
+    Raises CudaCompileError, with the compiler's log, and BackendUnavailable if there is no NVRTC.
     """
     with _Program(_nvrtc(), source) as program:
         log = program.compile((f"--gpu-architecture={arch}", "--ptxas-options=-v", *_OPTIONS, *options))
@@ -79,7 +82,7 @@ def compile_cubin(source: str, arch: str = "sm_90", options: Sequence[str] = ())
 
 
 def ptx(source: str, arch: str = "sm_90", options: Sequence[str] = ()) -> str:
-    """The PTX assembly of a translation unit. Raises as `compile_cubin`."""
+    """The PTX assembly of a translation unit. Raises what `compile_cubin` raises."""
     virtual = arch.replace("sm_", "compute_")
     with _Program(_nvrtc(), source) as program:
         program.compile((f"--gpu-architecture={virtual}", *_OPTIONS, *options))
@@ -94,9 +97,9 @@ _SHARED = re.compile(r"(\d+)(?:\+\d+)? bytes smem")
 
 
 def parse_usage(log: str) -> tuple[dict[str, Usage], dict[str, Usage]]:
-    """Kernels and other functions of the report that ptxas prints with -v.
+    """The resources of kernels and of other functions, from the report that ptxas prints with -v.
 
-    "Function properties" name what the next line is about; the line "Used" is about the entry function last named, and
+    "Function properties" names the function of the next line. The line "Used" belongs to the entry function named last;
     reports of functions that it calls may stand between the two.
     """
     found: dict[str, Usage] = {}
@@ -119,7 +122,7 @@ def parse_usage(log: str) -> tuple[dict[str, Usage], dict[str, Usage]]:
 
 
 class _Program:
-    """A program of NVRTC's, destroyed at the end of a with statement."""
+    """A program of NVRTC, destroyed at the end of a `with` statement."""
 
     def __init__(self, library: ctypes.CDLL, source: str) -> None:
         self._library = library
@@ -134,7 +137,7 @@ class _Program:
         self._library.nvrtcDestroyProgram(byref(self._handle))
 
     def compile(self, options: Sequence[str]) -> str:
-        """Compiles; the log."""
+        """Compiles the program, and returns the log."""
         given = (c_char_p * len(options))(*(option.encode() for option in options))
         status = self._library.nvrtcCompileProgram(self._handle, len(options), given)
         log = self.output("ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
@@ -172,8 +175,8 @@ def _nvrtc() -> ctypes.CDLL:
 
 
 def _load(place: str) -> ctypes.CDLL:
-    # NVRTC opens its library of built-in functions by name when it first compiles, and not every build looks beside
-    # itself; what the process has loaded already is found by any.
+    # NVRTC opens its library of built-in functions by name at the first compilation. Not every build looks for it
+    # beside itself, but all find a library that the process has already loaded.
     path = Path(place)
     if path.is_absolute():
         for builtins in path.parent.glob(_BUILTINS):
@@ -182,7 +185,7 @@ def _load(place: str) -> ctypes.CDLL:
 
 
 def _places() -> Iterator[str]:
-    """Paths and names of the library, best first: wheels, then a toolkit, then what the loader knows."""
+    """Paths and names of the library, best first: from wheels, from a toolkit, from the loader's path."""
     for folder in _folders():
         # "libnvrtc-builtins" and "libnvrtc.alt" do not match: the first is loaded by the library itself.
         yield from map(str, sorted(folder.glob(_PATTERN), key=_version, reverse=True))
