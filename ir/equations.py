@@ -240,7 +240,7 @@ def total(x: Value) -> Value:
 
 
 def largest(x: Value) -> Value:
-    """The largest of the last axis, kept with size 1: (B, N) -> (B, 1); NaN if one is."""
+    """The maximum over the last axis, kept with size 1: (B, N) -> (B, 1). NaN if an element is NaN."""
     return x.max(axis=-1) if isinstance(x, Value) else apply("reduce_max", x)
 
 
@@ -301,7 +301,7 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     if x.axes or weight.axes:
         raise IRError(
             f"linear of shapes {x.shape} and {weight.shape}: a parameter multiplies (B, K); write v.reshape(-1, m * n) "
-            "first, or matvec(m, v) and vecmat(v, m) for the product with a matrix of each row"
+            "first, or matvec(m, v) and vecmat(v, m) for the product with one matrix per row"
         )
     transposed = weight.node.op == "transpose"
     right = weight.node.inputs[0] if transposed else weight.as_numbers().node
@@ -309,23 +309,26 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     return made if bias is None else made + bias
 
 
-# -- matrices of each row ------------------------------------------------------------------------------------
+# -- one matrix per row --------------------------------------------------------------------------------------
 
 
 def outer(u: Value, v: Value) -> Value:
-    """u v' of each row: (B, M), (B, N) -> (B, M, N). With more axes, of each of the first ones, as the two below."""
+    """The outer product u v' per row: (B, M), (B, N) -> (B, M, N). Further axes before M and N broadcast.
+
+    Raises IRError if an operand has too few axes. So do `matvec` and `vecmat`.
+    """
     _expect_axes("outer", (u, 1), (v, 1))
     return u[..., None] * v[..., None, :]
 
 
 def matvec(m: Value, v: Value) -> Value:
-    """m v of each row: (B, M, N), (B, N) -> (B, M). NumPy's matvec."""
+    """The product m v per row: (B, M, N), (B, N) -> (B, M). It is NumPy's matvec."""
     _expect_axes("matvec", (m, 2), (v, 1))
     return (m * v[..., None, :]).sum(axis=-1, keepdims=False)
 
 
 def vecmat(v: Value, m: Value) -> Value:
-    """v m of each row: (B, M), (B, M, N) -> (B, N). NumPy's vecmat."""
+    """The product v m per row: (B, M), (B, M, N) -> (B, N). It is NumPy's vecmat."""
     _expect_axes("vecmat", (v, 1), (m, 2))
     return (v[..., :, None] * m).sum(axis=-2, keepdims=False)
 

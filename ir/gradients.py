@@ -116,7 +116,7 @@ def transpose(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
 
 
 def permute(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """The adjoint, its axes back in their order."""
+    """The adjoint, with its axes in their original order."""
     axes = [int(axis) for axis in str(y.node.attr("axes")).split("x")]
     return g.permute(*(axes.index(axis) for axis in range(len(axes))))
 
@@ -156,17 +156,17 @@ def reduce_max_forward(t: Value, y: Value, x: Value) -> Value:
 
 
 def expand(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """What was repeated is summed."""
+    """The adjoint of `expand`: the sum over the repetitions."""
     return _over_groups("group_sum", g, y)
 
 
 def group_sum(g: Value, y: Value, xs: tuple[Value, ...], i: int) -> Value:
-    """A sum's adjoint, for each of what was summed."""
+    """The adjoint of `group_sum`: the adjoint of each sum, repeated for its terms."""
     return _over_groups("expand", g, y)
 
 
 def _over_groups(op: str, v: Value, like: Value) -> Value:
-    """The op over the groups of a value made by another of these ops."""
+    """One of the ops on groups, applied with the groups of a value that another of them made."""
     return Value(v.graph, v.graph.over_groups(op, v.node, like.node.attr("size"), like.node.attr("inner")))
 
 
@@ -179,7 +179,7 @@ group_max = partials(lambda g, y, x: _over_groups("expand", g, y) * _largest_of_
 
 
 def group_max_forward(t: Value, y: Value, x: Value) -> Value:
-    """The tangent of a maximum: that of the largest of its group."""
+    """The tangent of a maximum: the tangent of the largest element of its group."""
     return _over_groups("group_sum", t * _largest_of_group(y, x), y)
 
 

@@ -1,7 +1,8 @@
-"""Values whose units have several axes: (B, m, n) in a cell's equations, columns m * n of a row in the graph.
+"""Values whose units have several axes: (B, m, n) in a cell's equations, and m * n columns per row in the graph.
 
-The graph knows rows of units only. A `Value` remembers the axes of its units, and NumPy's rules of broadcasting, of
-None in an index and of sums over an axis become three ops on columns: `expand`, `group_sum`, `group_max` (rnnc.ir.ops).
+A node of the graph has rows of units without axes. A `Value` remembers the axes of its units. NumPy's rules for
+broadcasting, for None in an index, and for sums over an axis become three ops on columns: `expand`, `group_sum` and
+`group_max` (rnnc.ir.ops).
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ if TYPE_CHECKING:
     from rnnc.ir.graph import Graph, Node
 
 Axes = tuple[int, ...]
-"""The sizes of the axes of units, the last one fastest."""
+"""The sizes of the axes of units, in C order."""
 
 
 def axes_of(node: Node, axes: Axes) -> Axes:
-    """The axes of a value's units: those it remembers, or what its node has but for the batch."""
+    """The axes of a value's units: those that it remembers, or those of its node without the batch."""
     return axes or tuple(int(size) for size in node.shape if size != BATCH)
 
 
 def fitted(graph: Graph, op: str, operands: Sequence[tuple[Node, Axes]]) -> tuple[list[Node], Axes]:
-    """Operands of an elementwise op, of which one at least has several axes of units: as columns of one grid.
+    """The operands of an elementwise op, expanded to columns of one grid, and the axes of the result.
 
-    Returns them with the axes of the result. Raises IRError if they do not broadcast, by NumPy's rules.
+    At least one operand has several axes of units. Raises IRError if the operands do not broadcast by NumPy's rules.
     """
     target = _broadcast(op, operands)
     return [_spread(graph, _columns(graph, node), axes_of(node, axes), target) for node, axes in operands], target
 
 
 def _columns(graph: Graph, node: Node) -> Node:
-    """A matrix among the parameters as one row."""
+    """The node, or if it is a matrix without a batch axis, the same elements as one row."""
     if BATCH in node.shape or len(node.shape) < 2:
         return node
     return graph.add("reshape", (node,), shape=str(prod(int(size) for size in node.shape)))
@@ -56,9 +57,9 @@ def _broadcast(op: str, operands: Sequence[tuple[Node, Axes]]) -> Axes:
 
 
 def _spread(graph: Graph, node: Node, own: Axes, target: Axes) -> Node:
-    """The columns of a value, repeated along the axes of the target that it has not, the last ones first."""
+    """The columns of a value, repeated along the axes of the target that it lacks, the last ones first."""
     own = (1,) * (len(target) - len(own)) + own
-    if prod(own) == 1:  # a number a row, or one for all: it broadcasts as it is
+    if prod(own) == 1:  # one number per row, or one for all rows: it broadcasts without an op
         return node
     axis = len(target)
     while axis:
@@ -71,12 +72,12 @@ def _spread(graph: Graph, node: Node, own: Axes, target: Axes) -> Node:
 
 
 def reduced(graph: Graph, op: str, node: Node, own: Axes, axis: int) -> Node:
-    """`group_sum` or `group_max` over an axis of units."""
+    """The `group_sum` or `group_max` of a value over an axis of its units."""
     return graph.over_groups(op, node, own[axis], prod(own[axis + 1 :]))
 
 
 def cut(graph: Graph, what: str, node: Node, own: Axes, axis: int, start: int, stop: int) -> tuple[Node, Axes]:
-    """Part of an axis of units, and its axes. Raises IRError unless its columns are neighbours."""
+    """A part of an axis of units, and the axes of the result. Raises IRError unless its columns are contiguous."""
     if prod(own[:axis]) != 1:
         raise IRError(
             f"{what}: of units with the axes {own} only the first can be cut, since its parts are neighbours; cut "
@@ -99,7 +100,7 @@ def side_by_side(graph: Graph, parts: Sequence[tuple[Node, Axes]], axis: object)
 
 
 def unit_axis(what: str, axis: object, own: Axes, rows: bool) -> int:
-    """The axis of units that an axis of a value names. Raises IRError for the batch and for what is no axis."""
+    """The number of the axis of units that an axis of a value names. Raises IRError for the batch and other numbers."""
     rank = len(own) + rows
     found = whole(f"{what}: axis", axis)
     if not -rank <= found < rank or (rows and found % rank == 0):
@@ -108,7 +109,7 @@ def unit_axis(what: str, axis: object, own: Axes, rows: bool) -> int:
 
 
 def reshaped(shape: Shape, sizes: Sequence[object]) -> Axes:
-    """The axes that v.reshape(-1, m, n) asks for; -1 stands for the batch. Raises IRError if units are left over."""
+    """The axes of the result of v.reshape(-1, m, n), where -1 is the batch. Raises IRError if the sizes do not fit."""
     wanted = [whole("v.reshape", size) for size in sizes]
     units = prod(int(size) for size in shape[1:])
     shown = f"v.reshape({', '.join(map(str, wanted))}) of shape {shape}"

@@ -109,9 +109,9 @@ def lower_direction(
     site: Site,
     starts: Mapping[str, Node] | None = None,
 ) -> list[Node]:
-    """One direction of one layer over all steps; returns its output at each step, in absolute time.
+    """Lowers one direction of one layer over all steps, and returns its output at each step, in absolute time.
 
-    starts: what states start at, by name; the others are inputs.
+    starts: initial values of states, by name. The initial values of other states are inputs.
     """
     graph.site = site
     delta = -1 if layer.reverse else 1
@@ -162,7 +162,7 @@ def check_returned(layer: Direction, returned: object) -> tuple[Value, dict[str,
 
 
 def with_axes(step: Step, axes: Mapping[str, tuple[int, ...]]) -> Step:
-    """Equations whose states of these names have several axes of units; what calls them sees columns.
+    """The step, wrapped so that some of its states have several axes of units, while its caller sees columns.
 
     axes: state name -> the sizes of its axes.
     """

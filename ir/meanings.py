@@ -1,4 +1,4 @@
-"""What ops mean, if it takes more than a function of NumPy's or a primitive: in NumPy and as scalar code (`emit_`)."""
+"""Meanings of ops that are more than one NumPy function, and scalar code that is more than one primitive (`emit_`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)) without overflow: exp only ever sees a non-positive argument."""
+    """1 / (1 + exp(-x)) without overflow: the argument of exp is never positive."""
     small = np.exp(-np.abs(x))
     one = x.dtype.type(1)
     result: Array = np.where(x >= 0, one / (one + small), small / (one + small))  # of x's library: not np.asarray
@@ -38,7 +38,7 @@ def sliced(x: Array, *, axis: int, start: int, stop: int) -> Array:
 
 
 def expanded(x: Array, *, size: int, inner: int) -> Array:
-    """Each run of `inner` columns, `size` times."""
+    """Each run of `inner` columns, repeated `size` times."""
     runs: Array = x.reshape(*x.shape[:-1], x.shape[-1] // inner, 1, inner)
     return runs.repeat(size, axis=-2).reshape(*x.shape[:-1], x.shape[-1] * size)
 
@@ -48,13 +48,13 @@ def _grouped(x: Array, size: int, inner: int) -> Array:
 
 
 def group_sum(x: Array, *, size: int, inner: int) -> Array:
-    """The sum over `size` columns that lie `inner` apart."""
+    """The sums over groups of `size` columns that are `inner` apart."""
     total: Array = _grouped(x, size, inner).sum(axis=-2)
     return total.reshape(*x.shape[:-1], x.shape[-1] // size)
 
 
 def group_max(x: Array, *, size: int, inner: int) -> Array:
-    """The largest of `size` columns that lie `inner` apart."""
+    """The maxima over groups of `size` columns that are `inner` apart."""
     most: Array = _grouped(x, size, inner).max(axis=-2)
     return most.reshape(*x.shape[:-1], x.shape[-1] // size)
 
@@ -68,21 +68,21 @@ def emit_sum(e: Primitives, *terms: Any) -> Any:
 
 
 def emit_floor(e: Primitives, a: Any) -> Any:
-    """The nearest integer, less 1 where that lies above."""
+    """The nearest integer, minus 1 if it is larger than a."""
     nearest = e.rint(a)
     return e.select(e.greater(nearest, a), e.sub(nearest, e.constant(1.0)), nearest)
 
 
 def emit_sign(e: Primitives, a: Any) -> Any:
-    """0 and NaN are themselves."""
+    """1 for positive and -1 for negative numbers. Zeros and NaN are returned as they are."""
     zero = e.constant(0.0)
     return e.select(e.greater(a, zero), e.constant(1.0), e.select(e.greater(zero, a), e.constant(-1.0), a))
 
 
 def emit_log1p(e: Primitives, a: Any) -> Any:
-    """log(w) + (a - (w - 1)) / w for w = 1 + a rounded: the second term is what the rounding lost.
+    """log(w) + (a - (w - 1)) / w, where w is 1 + a rounded. The second term corrects the rounding.
 
-    The ends, where w is 0 or infinite and the lost part NaN, are those of log(w).
+    Where w is 0 or infinite, the correction is NaN, and the result is log(w).
     """
     one = e.constant(1.0)
     shifted = e.add(a, one)
@@ -92,7 +92,7 @@ def emit_log1p(e: Primitives, a: Any) -> Any:
 
 
 def emit_expm1(e: Primitives, a: Any) -> Any:
-    """exp(a) - 1, and where that cancels 2 t / (1 - t) with t = tanh(a / 2)."""
+    """exp(a) - 1; where that cancels, 2 t / (1 - t) with t = tanh(a / 2)."""
     one = e.constant(1.0)
     t = e.tanh(e.mul(a, e.constant(0.5)))
     return e.select(e.greater(one, e.absolute(a)), e.div(e.add(t, t), e.sub(one, t)), e.sub(e.exp(a), one))

@@ -1,4 +1,4 @@
-"""What Python's syntax cannot mean on a symbolic value: errors that say what to write instead."""
+"""Python syntax without a meaning on symbolic values: it raises errors that say what to write instead."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rnnc.ir.errors import ArgumentTypeError, IRError, MissingNameError
 
 
 class NoConcreteValue:
-    """A value that is known only when the network runs."""
+    """The base of symbolic values, which are known only when the network runs."""
 
     @property
     def shape(self) -> tuple[int | str, ...]:
-        """Its axes."""
+        """The sizes of the value's axes."""
         raise NotImplementedError
 
     def __bool__(self) -> bool:
@@ -55,7 +55,7 @@ class NoConcreteValue:
 
 
 def is_function(name: str) -> bool:
-    """Whether equations have a function of this name."""
+    """True if `rnnc.ir.equations` has a function of this name."""
     from rnnc.ir import equations
 
     return name in equations.__all__

@@ -156,7 +156,7 @@ def _sink_consumers(
 
 
 def _widens(family: Family, wide: set[Family], place: Placement) -> bool:
-    """A wide value of which no loop makes more than narrow operands: it is computed where it is read."""
+    """True for a wide value whose operands in loops are all narrow. It is computed where it is read."""
     if family not in wide or family.op == "expand":
         return False
     return not any(i in wide and i in place and i.op != "expand" for i in family.inputs)

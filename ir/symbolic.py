@@ -29,10 +29,10 @@ BY_SQUARING = 8
 
 @dataclass(frozen=True, eq=False)
 class Value(NoConcreteValue):
-    """A value of one time step, a parameter, or what is made of them.
+    """A value of one time step, a parameter, or a value computed from them.
 
-    A comparison gives a mask: the condition of `where`, and 0 or 1 in arithmetic.
-    axes: of units that have several axes (rnnc.ir.grids); () for one.
+    A comparison returns a mask: the condition of `where`, which counts as 0 or 1 in arithmetic.
+    axes: the sizes of the units' axes if there are several (rnnc.ir.grids), otherwise ().
     """
 
     graph: Graph
@@ -44,7 +44,7 @@ class Value(NoConcreteValue):
 
     @property
     def shape(self) -> tuple[int | str, ...]:
-        """(B, N), or (B, M, N, ...), for a value of a step; a parameter's own shape otherwise."""
+        """(B, N) or (B, M, N, ...) for a value of a step, where B is the text "B". A parameter has its own shape."""
         return (*self.node.shape[:-1], *self.axes) if self.axes else self.node.shape
 
     @property
@@ -255,7 +255,7 @@ class Value(NoConcreteValue):
         return self.node.step is not None or BATCH in self.shape
 
     def _cut(self, axis: int, start: int, stop: int) -> Value:
-        """Part of an axis: -1 and before for values with a batch, or of several axes."""
+        """A part of an axis. For values with a batch or several axes, the axis is counted from the end."""
         whole = self.as_numbers()
         if not self.axes:
             return Value(self.graph, self.graph.slice(whole.node, axis, start, stop))
@@ -270,7 +270,7 @@ class Value(NoConcreteValue):
         return Value(self.graph, self.graph.add(what, (node,), **{attribute: written}))  # type: ignore[arg-type]
 
     def replaced(self, node: Node, axes: tuple[int, ...]) -> Value:
-        """Another node of the same graph, with these axes of units."""
+        """The value of another node of the same graph, with these axes of units."""
         return Value(self.graph, node, axes if len(axes) > 1 else ())
 
     def _axis(self, what: str, axis: object) -> int:
@@ -332,7 +332,7 @@ def apply(op: str, *operands: Value | Number) -> Value:
 
 
 def combined(graph: Graph, op: str, nodes: list[Node], operands: Sequence[object]) -> Value:
-    """The op on nodes, those of the operands: of several axes of units, as NumPy broadcasts."""
+    """The op on the nodes of the operands. Operands with several axes of units broadcast as in NumPy."""
     axes: tuple[int, ...] = ()
     known = [v.axes if isinstance(v, Value) else () for v in operands]
     if any(known):
@@ -416,7 +416,7 @@ def product(a: object, b: object) -> Value:
         raise IRError(
             f"@ of shapes {a.shape} and {b.shape}: expected (B, K) @ (K, N); a weight (N, K) is multiplied by "
             "x @ w.T or linear(x, w), the dot product of two (B, N) values is total(v * w), and the product with a "
-            "matrix of each row is matvec(m, v) or vecmat(v, m)"
+            "matrix per row is matvec(m, v) or vecmat(v, m)"
         )
     transposed = b.node.op == "transpose"
     right = b.node.inputs[0] if transposed else b.as_numbers().node
@@ -424,7 +424,7 @@ def product(a: object, b: object) -> Value:
 
 
 def matrix_product(a: Value, b: Value) -> Value:
-    """A product of matrices for each row: (B, M, K), (B, K, N) -> (B, M, N), and so for each of more axes before."""
+    """The product of matrices per row: (B, M, K), (B, K, N) -> (B, M, N). Further axes before them broadcast."""
     if a.shape[-1] != b.shape[-2]:
         raise IRError(f"@ of shapes {a.shape} and {b.shape}: expected (B, M, K) @ (B, K, N)")
     return (a[..., None] * b[..., None, :, :]).sum(axis=-2, keepdims=False)

@@ -1,10 +1,10 @@
-"""Wide values: those with several axes of units, such as a matrix for each row, made of narrow ones by `expand`.
+"""Wide values: values with several axes of units, such as one matrix per row, computed from narrow ones by `expand`.
 
-They are cheap to compute from what they are made of, and dear to keep over time. So rolling moves what reduces them
-into the loop that makes them, and computes them in each loop that reads them.
+They are cheap to compute from narrow values, but expensive to keep over time. So rolling moves their reductions into
+the loop that computes them, and computes them again in each loop that reads them.
 
-    %69[t] = mul(%61, %68[t])       [B, 4096]           a loop's
-    %70[t] = group_sum(%69[t])      [T, B, 64]          behind it: into the loop, then %69 is not kept
+    %69[t] = mul(%61, %68[t])       [B, 4096]           in a loop
+    %70[t] = group_sum(%69[t])      [T, B, 64]          after the loop: moved into it, so that %69 is not kept
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from rnnc.ir.ordering import readers
 
 Placement = dict[Family, int]
 MOST_LINKS = 8
-"""Elementwise values that are computed again in place of one that is kept."""
+"""The most elementwise values that are recomputed instead of keeping one."""
 
 
 def wide_values(members: Iterable[Family]) -> set[Family]:
-    """Repeated values, what is elementwise made of them in their width, and states of such; what groups sum over."""
+    """The wide values: results of `expand`, operands of reductions over groups, and what is computed from them.
+
+    The last are elementwise values of the same width, and states of such values.
+    """
     listed = list(members)
     wide = {i for f in listed if f.spec.kind is Kind.REDUCE and "size" in f.spec.attrs for i in f.inputs}
     wide |= {f for f in listed if f.op == "expand"}
     found = -1
-    while len(wide) != found:  # a state is known once its source is
+    while len(wide) != found:  # repeated, because a state is known to be wide once its source is
         found = len(wide)
         for family in listed:
             reads = (family.source,) if family.op == "carry" else family.inputs
@@ -38,7 +41,7 @@ def wide_values(members: Iterable[Family]) -> set[Family]:
 
 
 def narrows(family: Family, wide: set[Family]) -> bool:
-    """Whether a value is a reduction of a wide one."""
+    """True if a value is a reduction of a wide one."""
     return family.spec.kind is Kind.REDUCE and family.inputs[0] in wide
 
 
@@ -49,7 +52,7 @@ def copy_into_loops(
     wide: set[Family],
     outputs: set[Family],
 ) -> list[Family]:
-    """Computes wide values that are in no loop in each of the loops that read them. Returns all values, copies last.
+    """Moves copies of wide values outside loops into each loop that reads them. Returns all values, copies last.
 
     place: the loop of each value that is in one. Copies are added to it, and to the wide values.
     """
@@ -82,9 +85,10 @@ def copy_into_loops(
 def recompute_elsewhere(
     members: list[Family], place: Placement, stored: Iterable[Family], wide: set[Family], outputs: set[Family]
 ) -> list[Family]:
-    """Computes wide values of a loop again where they are read elsewhere, if they are made of narrow and kept ones.
+    """Recomputes wide values of a loop where other loops read them, from narrow values and values that are kept.
 
-    A state and its next value, read by a derivative, would both be kept. Returns all values, copies last.
+    Without it, a state and its next value would both be kept if a derivative reads both. Returns all values, copies
+    last.
     """
     kept, number = set(stored), max((f.index for f in members), default=0) + 1
     users = readers({family: family.inputs for family in members})
@@ -110,7 +114,7 @@ def recompute_elsewhere(
 
 
 def _chain(family: Family, kept: set[Family], wide: set[Family]) -> list[Family]:
-    """What must be computed for a value, operands first, of narrow and kept ones alone; [] if that is too much."""
+    """The values to compute for a value from narrow and kept ones, operands first; [] if there are too many."""
     found: dict[Family, None] = {}
     todo = [family]
     while todo:
@@ -124,13 +128,13 @@ def _chain(family: Family, kept: set[Family], wide: set[Family]) -> list[Family]
 
 
 def _at_hand(family: Family, kept: set[Family], wide: set[Family]) -> bool:
-    """Whether a value can be read at any step: it is kept, or narrow, and so cheap to keep."""
+    """True if a value can be read at any step, because it is kept, or narrow and therefore cheap to keep."""
     while family.op == "expand":
         family = family.inputs[0]
     return not family.timed or family.spec.kind is Kind.LEAF or family in kept or family not in wide
 
 
 def _is_free(family: Family, place: Placement, wide: set[Family], outputs: set[Family]) -> bool:
-    """A wide elementwise value of steps that no loop makes, and nobody outside is given."""
+    """True for a timed, wide, elementwise value that is outside all loops, cheap, and not an output."""
     cheap = family.spec.kind is Kind.ELEMENTWISE and not family.spec.costly
     return cheap and family in wide and family.timed and family not in place and family not in outputs

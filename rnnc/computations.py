@@ -1,4 +1,4 @@
-"""What there is to compile of a model: the network itself, or a derivative of it."""
+"""The computations of a model: the network itself, and its derivatives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def forward(model: Spec | Layered) -> Computation:
-    """A recurrent spec, or a network (`rnnc.Graph`, `rnnc.Sequential`), as it is called."""
+    """The forward pass of a recurrent spec or of a network (`rnnc.Graph`, `rnnc.Sequential`)."""
     if isinstance(model, Spec):
         return Computation.of_stack(model.stack())
     from rnnc.network_graph import lower_network
@@ -25,14 +25,14 @@ def forward(model: Spec | Layered) -> Computation:
 
 
 def vjp(model: Spec | Layered) -> Computation:
-    """A forward pass, and its pullback as the second half."""
+    """The forward pass, and its pullback as the second half."""
     names = _names_of(model)
     late = frozenset((*names.adjoints, *names.gradients))
     return Computation(lambda steps, lengths: _reverse(model, names, steps, lengths), late)
 
 
 def jvp(model: Spec | Layered) -> Computation:
-    """A forward pass beside its tangent."""
+    """The forward pass, together with its tangent."""
     names = _names_of(model)
 
     def build(steps: int, lengths: bool) -> Graph:
@@ -44,7 +44,7 @@ def jvp(model: Spec | Layered) -> Computation:
 
 
 def hvp(model: Spec | Layered) -> Computation:
-    """Gradients beside their tangents: forward mode over reverse mode."""
+    """The gradients, together with their tangents: forward mode over reverse mode."""
     names = _names_of(model)
 
     def build(steps: int, lengths: bool) -> Graph:

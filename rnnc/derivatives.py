@@ -1,4 +1,4 @@
-"""Derivatives of a spec: `vjp` (reverse mode), `jvp` (forward mode) and `hvp` (forward over reverse).
+"""Derivatives of a spec or network: `vjp` (reverse mode), `jvp` (forward mode) and `hvp` (forward over reverse).
 
 Each compiles once, for any number of steps, batch size and lengths, and returns a function of parameters, x and state.
 """
@@ -52,18 +52,20 @@ def vjp(
     matmul: str | None = None,
     remat: Remat = None,
 ) -> VJP:
-    """Reverse mode: the function f of a spec whose call also returns a pullback.
+    """Reverse mode: returns a compiled function whose calls also return a pullback.
 
         f = rnnc.vjp(spec)
         (output, state), pullback = f(params, x, state, lengths=None)
         d_params, d_x, d_state = pullback(d_output, d_state)
 
-    The arguments are those of `rnnc.compile`; x, state and lengths those of a model (`rnnc.Model.__call__`). With
-    `matmul`, sums over time take "tf32" whatever it says: small gradients would vanish in the range of float16.
-
-    remat: None keeps the values of all steps for the pullback (`explain` and `saved_bytes` tell how much that is).
-        "sqrt" keeps the states of every sqrt(T)-th step and computes the rest again, one more forward pass, in memory
-        that grows like sqrt(T); a number of steps sets the size of these segments. Not for bidirectional networks.
+    spec: a recurrent spec, `rnnc.Graph` or `rnnc.Sequential`.
+    backend, threads, matmul: as in `rnnc.compile`. With `matmul`, sums over time always round to "tf32", because small
+        gradients would underflow in float16.
+    remat: None keeps the values of all steps for the pullback (`explain` and `saved_bytes` show how much). "sqrt" keeps
+        only the states of every sqrt(T)-th step, in memory that grows like sqrt(T), and recomputes the rest at the cost
+        of one more forward pass. A number of steps sets the size of these segments. Only for specs without a reverse
+        direction.
+    Raises ArgumentError, ArgumentTypeError or BackendError. `VJP.__call__` gives the arguments of f.
     """
     options = CompileOptions.of(backend, threads, matmul)
     if is_network(spec):
@@ -82,12 +84,13 @@ def jvp(
     threads: int | None = None,
     matmul: str | None = None,
 ) -> JVP:
-    """Forward mode: the derivative of output and state along a direction.
+    """Forward mode: returns a compiled function that also computes the derivative along a direction.
 
         f = rnnc.jvp(spec)
         (output, state), (t_output, t_state) = f((params, x, state), (t_params, t_x, t_state), lengths=None)
 
-    state and every tangent may be None, which stands for zeros.
+    spec: a recurrent spec, `rnnc.Graph` or `rnnc.Sequential`. backend, threads, matmul: as in `rnnc.compile`.
+    Raises ArgumentError, ArgumentTypeError or BackendError. `JVP.__call__` gives the arguments of f.
     """
     kind = _of_networks().NetworkJVP if is_network(spec) else JVP
     model = spec if is_network(spec) else check_spec(spec)
@@ -103,20 +106,24 @@ def hvp(
     threads: int | None = None,
     matmul: str | None = None,
 ) -> HVP:
-    """Second order: gradients, and their derivative along a direction.
+    """Second order: returns a compiled function of gradients and their derivative along a direction.
 
         f = rnnc.hvp(spec)
         gradients, tangents = f((params, x, state), (d_output, d_state), (t_params, t_x, t_state),
                                 (t_d_output, t_d_state), lengths=None)
 
-    gradients = (d_params, d_x, d_state) is what a pullback returns for d_output and d_state; tangents is the derivative
-    of all three along (t_params, t_x, t_state). With d_output fixed this is the product of the Hessian of
-    <d_output, output> + <d_state, state> with the direction. For another loss of output and state, pass its gradient as
-    d_output, d_state, and how that gradient changes along the direction as t_d_output, t_d_state (default: zeros).
+    gradients = (d_params, d_x, d_state) is the result of a pullback for d_output and d_state. tangents is the
+    derivative of all three along (t_params, t_x, t_state). If d_output and d_state are fixed, it is the product of the
+    Hessian of <d_output, output> + <d_state, state> with the direction. For another loss of output and state, pass its
+    gradient as d_output and d_state, and the derivative of that gradient along the direction as t_d_output and
+    t_d_state (default: zeros).
 
-    It is forward mode over reverse mode: one more pass beside each of the two of a gradient, nothing kept between
-    calls. Reverse over reverse (differentiating a `vjp` graph once more, `rnnc.ir.autodiff`) costs the same arithmetic,
-    but keeps the values of both passes and runs two more loops backward.
+    spec: a recurrent spec, `rnnc.Graph` or `rnnc.Sequential`. backend, threads, matmul: as in `rnnc.compile`.
+    Raises ArgumentError, ArgumentTypeError or BackendError. `HVP.__call__` gives the arguments of f.
+
+    It is forward mode over reverse mode: each of the two passes of a gradient has a tangent pass beside it, and nothing
+    is kept between calls. Reverse over reverse (differentiating a `vjp` graph again, `rnnc.ir.autodiff`) needs the same
+    arithmetic, but keeps the values of both passes, and runs two more loops backward.
     """
     kind = _of_networks().NetworkHVP if is_network(spec) else HVP
     model = spec if is_network(spec) else check_spec(spec)
@@ -125,21 +132,21 @@ def hvp(
 
 
 def is_network(model: object) -> TypeGuard[Graph | Sequential]:
-    """Whether a model is a network of layers. No other object is a network before their modules are imported."""
+    """True if a model is a network of layers. The modules of networks are not imported for this check."""
     return isinstance(model, PlainData) and not isinstance(model, Spec)
 
 
 def _of_networks() -> ModuleType:
-    """Imported when it is asked for: a user of specs alone does not pay for it."""
+    """The module of networks' derivatives. It is imported when needed, so that users of specs alone do not load it."""
     from rnnc import network_derivatives
 
     return network_derivatives
 
 
 class Derivative(Compiled, Unchanging):
-    """What the three have in common: a compiled function, its texts, and the checks of its arguments.
+    """The common base of the three: a compiled function, its texts, and the checks of its arguments.
 
-    A pickle of one holds the spec and the options, and is compiled where it is read.
+    A pickle holds the spec and the options; it is compiled again when it is loaded.
     """
 
     _kind: str
@@ -161,19 +168,19 @@ class Derivative(Compiled, Unchanging):
         return partial(_FUNCTIONS[self._kind], **self._options.arguments), (self.spec,)
 
     def saved_bytes(self, steps: int, batch: int) -> int:
-        """Bytes kept between a call and its pullback (0 if there is no pullback), inputs included."""
+        """The number of bytes kept between a call and its pullback, inputs included; 0 without a pullback."""
         return self._code.saved_bytes(steps, batch)
 
     # ---- arrays by name
 
     def _call(self, params: object, x: object, state: object, lengths: object) -> Call:
-        """The checked arguments of a call but for the parameters, which `_primal` checks."""
+        """The checked arguments of a call, without the parameters, which `_primal` checks."""
         if isinstance(x, Mapping) and not isinstance(params, Mapping):
             raise ArgumentTypeError("params, x: they are in each other's place; parameters come first, then x")
         return self._signature.check(x, state, lengths, None)
 
     def _primal(self, params: object, call: Call) -> dict[str, Array]:
-        """The inputs of the network itself."""
+        """The inputs of the forward pass, by name. Checks the parameters."""
         states = self._zeros(call) if call.states is None else call.states
         named = read_parameters(self.spec, params, self._arrays, shapes=self._shapes)
         return named | {names.X: call.x} | by_name(self._names.initial, states)
@@ -182,16 +189,16 @@ class Derivative(Compiled, Unchanging):
         return tuple(self._arrays.xp.zeros_like(final) for final in call.finals)
 
     def _results(self, call: Call, prefix: str = "") -> tuple[dict[str, Array], tuple[Array, State]]:
-        """Arrays for output and final state, by name, and as the user gets them."""
+        """New arrays for output and final state: by name, and then in the user's layout."""
         output, finals, result = self._signature.new_result(call)
         return {prefix + names.OUTPUT: output} | by_name(self._names.final, finals, prefix), result
 
     def _primal_results(self, call: Call) -> dict[str, Array]:
-        """Arrays for the network's own results, by name; the user gets call.result."""
+        """The arrays for the results of the forward pass, by name. In the user's layout they are `call.result`."""
         return {names.OUTPUT: call.output} | by_name(self._names.final, call.finals)
 
     def _gradients(self, call: Call, prefix: str) -> tuple[dict[str, Array], Gradients]:
-        """Arrays for the gradients, by name, and as the user gets them."""
+        """New arrays for the gradients: by name, and then in the user's layout."""
         params = {name: fresh.empty(shape, self.spec.dtype, self._arrays.xp) for name, shape in self._shapes.items()}
         d_x, shown_x = self._signature.new_like_x(call)
         _, states, (_, state) = self._signature.new_result(call)
@@ -199,15 +206,15 @@ class Derivative(Compiled, Unchanging):
         return named | by_name(self._names.initial, states, prefix), (params, shown_x, state)
 
     def _gather(self, call: Call, outputs: dict[str, Array], gradients: Gradients, prefix: str) -> None:
-        """Completes gradients from what was computed, where parameters are looked up by number."""
+        """Completes the gradients of tables, whose rows are looked up by number. A spec has no tables."""
 
     def _seeds(self, what: str, d_output: object, d_state: object, call: Call, prefix: str) -> dict[str, Array]:
-        """Adjoints (or their tangents) of output and final state; None is zeros."""
+        """The adjoints (or their tangents) of output and final state, by name. None becomes zeros."""
         output, states = self._signature.check_result(what, d_output, d_state, call)
         return {prefix + names.OUTPUT: output} | by_name(self._names.final, states, prefix)
 
     def _tangents(self, tangents: object, call: Call, prefix: str) -> dict[str, Array]:
-        """A direction of params, x and state; each may be None, which is zeros."""
+        """The direction of params, x and state, by name. None becomes zeros."""
         t_params, t_x, t_state = parts("tangents", tangents, ("params", "x", "state"))
         if t_params is None:
             given = {name: self._arrays.xp.zeros(shape, self.spec.dtype) for name, shape in self._shapes.items()}
@@ -219,7 +226,7 @@ class Derivative(Compiled, Unchanging):
         return named | by_name(self._names.initial, states, prefix)
 
     def _start(self, call: Call, inputs: dict[str, Array], outputs: dict[str, Array]) -> Tape | None:
-        """Runs the function, unless the batch is empty: then parameters' gradients are zeros."""
+        """Runs the function. If the batch is empty, it only sets the outputs to zeros."""
         steps, batch = call.x.shape[:2]
         if batch:
             return self._bound.start(inputs, self._computed(outputs), steps, batch, call.lengths)
@@ -227,13 +234,13 @@ class Derivative(Compiled, Unchanging):
         return None
 
     def _computed(self, outputs: dict[str, Array]) -> dict[str, Array]:
-        """The outputs that depend on what they are derivatives of; the others become zeros."""
+        """The outputs that the code computes. The others do not depend on their argument, and are set to zeros."""
         _clear({name: array for name, array in outputs.items() if name not in self._made})
         return {name: array for name, array in outputs.items() if name in self._made}
 
 
 class VJP(Derivative):
-    """What `rnnc.vjp` returns."""
+    """The function that `rnnc.vjp` returns: the forward pass, with a pullback."""
 
     _kind = "vjp"
 
@@ -248,9 +255,11 @@ class VJP(Derivative):
     def __call__(
         self, params: Params, x: Array, state: State | None = None, lengths: ArrayLike | None = None
     ) -> tuple[tuple[Array, State], Pullback]:
-        """((output, state), pullback): arguments and results as in `rnnc.Model.__call__`, params as in `bind`.
+        """Runs the forward pass, and returns ((output, state), pullback).
 
-        With backend "cuda", parameters on the host are copied to the GPU in every call.
+        params: name -> array, as in `rnnc.compile.Program.bind`. With backend "cuda", parameters on the host are copied
+        to the GPU in every call. x, state, lengths, and the results: as in `rnnc.Model.__call__`.
+        Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """
         call = self._call(params, x, state, lengths)
         tape = self._start(call, self._primal(params, call), self._primal_results(call))
@@ -275,10 +284,10 @@ class VJP(Derivative):
 
 
 class Pullback(Unchanging):
-    """The second half of `vjp`: adjoints of the results -> adjoints of the arguments.
+    """The second half of a call of `vjp`: it maps adjoints of the results to adjoints of the arguments.
 
-    It may be called any number of times. It keeps what it needs of the call; neither changed parameters nor a changed x
-    reach it.
+    It may be called any number of times. It keeps the values that it needs, so later changes of the parameters or of x
+    have no effect on it.
     """
 
     def __init__(self, owner: VJP, call: Call, tape: Tape | None) -> None:
@@ -294,11 +303,11 @@ class Pullback(Unchanging):
     def __call__(
         self, d_output: Array | None = None, d_state: State | None = None
     ) -> tuple[dict[str, Array], Array, State]:
-        """(d_params, d_x, d_state): the gradients of <d_output, output> + <d_state, state>.
+        """Returns (d_params, d_x, d_state), the gradients of <d_output, output> + <d_state, state>.
 
-        d_output, d_state: shaped as output and state; None stands for zeros. d_params: name -> array, as params.
-        d_x and d_state: shaped as x and state; past a row's length d_x is zero, and what d_output holds there is not
-        read.
+        d_output, d_state: adjoints, shaped like output and state, in the spec's dtype. None stands for zeros.
+        The results are new arrays: d_params is name -> array, shaped like the parameters; d_x and d_state are shaped
+        like x and state. Past a row's length, d_x is zero, and d_output is not read.
         Raises ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
         """
         owner, call = self._owner, self._call
@@ -313,7 +322,7 @@ class Pullback(Unchanging):
 
 
 class JVP(Derivative):
-    """What `rnnc.jvp` returns."""
+    """The function that `rnnc.jvp` returns: the forward pass, with its derivative along a direction."""
 
     _kind = "jvp"
 
@@ -325,7 +334,12 @@ class JVP(Derivative):
         *,
         lengths: ArrayLike | None = None,
     ) -> tuple[tuple[Array, State], tuple[Array, State]]:
-        """((output, state), their derivative along the tangents)."""
+        """Returns ((output, state), (t_output, t_state)), where the latter are the derivatives along the tangents.
+
+        primals: (params, x, state), as in `VJP.__call__`. state may be None.
+        tangents: (t_params, t_x, t_state), shaped like the primals. Each may be None, which stands for zeros.
+        Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
+        """
         params, x, state = parts("primals", primals, ("params", "x", "state"))
         call = self._call(params, x, state, lengths)
         varied, tangent = self._results(call, names.TANGENT)
@@ -335,7 +349,7 @@ class JVP(Derivative):
 
 
 class HVP(Derivative):
-    """What `rnnc.hvp` returns."""
+    """The function that `rnnc.hvp` returns: gradients, with their derivative along a direction."""
 
     _kind = "hvp"
 
@@ -349,7 +363,12 @@ class HVP(Derivative):
         *,
         lengths: ArrayLike | None = None,
     ) -> tuple[Gradients, Gradients]:
-        """(gradients, their derivative along the tangents), each (d_params, d_x, d_state)."""
+        """Returns (gradients, their derivative along the tangents), each of them (d_params, d_x, d_state).
+
+        primals, tangents: as in `JVP.__call__`. seeds: (d_output, d_state), as in `Pullback.__call__`.
+        seed_tangents: (t_d_output, t_d_state), the derivatives of the seeds, with the same shapes; None for zeros.
+        Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
+        """
         params, x, state = parts("primals", primals, ("params", "x", "state"))
         d_output, d_state = parts("seeds", seeds, ("d_output", "d_state"))
         t_d_output, t_d_state = parts("seed_tangents", seed_tangents, ("t_d_output", "t_d_state"))
@@ -374,7 +393,7 @@ def _clear(arrays: Mapping[str, Array]) -> None:
 
 
 def parts(name: str, value: object, parts: tuple[str, ...]) -> tuple[Any, ...]:
-    """A tuple of so many parts."""
+    """The value as a tuple with one item per name in `parts`. Raises ArgumentError or ArgumentTypeError."""
     if not isinstance(value, (tuple, list)):
         raise ArgumentTypeError(f"{name}: expected a tuple ({', '.join(parts)}), got {checks.came(value)}")
     if len(value) != len(parts):

@@ -43,7 +43,7 @@ def sink_slices(graph: Graph) -> Graph:
 
 
 def _is_nothing(node: Node, new: Mapping) -> bool:
-    """A product or a sum of zeros that are no number but the part of an adjoint that nothing reaches."""
+    """True for a product or a sum of `zeros`, which are the part of an adjoint that nothing reaches."""
     zeros = [new[operand].op == "zeros" for operand in node.inputs]
     if node.spec.products:
         return zeros[0] or (node.op == "outer" and zeros[1])
@@ -94,7 +94,7 @@ def _narrow(graph: Graph, columns: Columns, new: Mapping, whole: set[Node], made
 
 
 def _at_step(graph: Graph, operand: Node, step: int | None) -> Node:
-    """Zeros, that a part of a value of a step may be, belong to that step: what is made of them does."""
+    """The operand. Time-free zeros, which may be a part of a value of a step, are moved to that step."""
     return graph.zeros(operand.shape, step) if operand.op == "zeros" and operand.step is None else operand
 
 
