@@ -181,11 +181,14 @@ class Derivative(Compiled, Unchanging):
 
     def _primal(self, params: object, call: Call) -> dict[str, Array]:
         """The inputs of the forward pass, by name. Checks the parameters."""
-        states = self._zeros(call) if call.states is None else call.states
         named = read_parameters(self.spec, params, self._arrays, shapes=self._shapes)
-        return named | {names.X: call.x} | by_name(self._names.initial, states)
+        named[names.X] = call.x
+        if call.states is not None:  # a state that is left out is zeros
+            named |= by_name(self._names.initial, call.states)
+        return named
 
     def _zeros(self, call: Call) -> tuple[Array, ...]:
+        """An initial state of zeros."""
         return tuple(self._arrays.xp.zeros_like(final) for final in call.finals)
 
     def _results(self, call: Call, prefix: str = "") -> tuple[dict[str, Array], tuple[Array, State]]:
@@ -201,8 +204,9 @@ class Derivative(Compiled, Unchanging):
         """New arrays for the gradients: by name, and then in the user's layout."""
         params = {name: fresh.empty(shape, self.spec.dtype, self._arrays.xp) for name, shape in self._shapes.items()}
         d_x, shown_x = self._signature.new_like_x(call)
-        _, states, (_, state) = self._signature.new_result(call)
-        named = {prefix + name: array for name, array in params.items()} | {prefix + names.X: d_x}
+        states, state = self._signature.new_states(call)
+        named = {prefix + name: array for name, array in params.items()}
+        named[prefix + names.X] = d_x
         return named | by_name(self._names.initial, states, prefix), (params, shown_x, state)
 
     def _gather(self, call: Call, outputs: dict[str, Array], gradients: Gradients, prefix: str) -> None:
@@ -235,6 +239,8 @@ class Derivative(Compiled, Unchanging):
 
     def _computed(self, outputs: dict[str, Array]) -> dict[str, Array]:
         """The outputs that the code computes. The others do not depend on their argument, and are set to zeros."""
+        if outputs.keys() <= self._made:
+            return outputs
         _clear({name: array for name, array in outputs.items() if name not in self._made})
         return {name: array for name, array in outputs.items() if name in self._made}
 
@@ -279,6 +285,7 @@ class VJP(Derivative):
             return super()._start(call, inputs, outputs)
         links = dict(zip(sum(self._names.final, ()), sum(self._names.initial, ()), strict=True))
         xp = self._arrays.xp
+        inputs = by_name(self._names.initial, self._zeros(call)) | inputs  # segments hand states on
         arrays = (links, self._names.params, inputs, outputs)
         return SegmentedTape(self._bound, xp, *arrays, steps, batch, call.lengths, size)
 

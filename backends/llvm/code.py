@@ -100,7 +100,7 @@ class LlvmCode:
             kept = ", ".join(f"{b.name} {b.width}" for b in self._kept)
             lines.append(f"saved for the second half: {self.saved_bytes(1, 1):,} bytes per row of a step ({kept})")
         if computed := [f.name for f in self.sources if f.op != "input"]:
-            lines.append(f"computed by NumPy before packing: {', '.join(computed)}")
+            lines.append(f"computed from parameters before packing: {', '.join(computed)}")
         if self.made_of_sums:
             lines.append(f"computed by NumPy from sums over rows, once per call: {', '.join(self.made_of_sums)}")
         return "\n".join([*lines, *map(_phase_line, self.emitted.phases)]) + "\n"
@@ -178,11 +178,6 @@ class LlvmCode:
     def sources(self) -> list[Family]:
         """The values that packing reads: parameters, and values computed from parameters and numbers alone."""
         return sources(self.sweeps)
-
-    @cached_property
-    def computed(self) -> list[Family]:
-        """The values that are computed from parameters before packing, operands first."""
-        return operands_first(self.sources, set(self.parameters.values()))
 
     @cached_property
     def packed_parameters(self) -> frozenset[str]:

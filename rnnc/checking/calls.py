@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -70,13 +69,15 @@ class Signature(NamedTuple):
         steps, batch, _ = steps_in.shape
         states = None if state is None else self._states("state", state, batch, batched)
         counts = None if lengths is None else check_lengths(lengths, steps, batch, batched, self.arrays)
-        output, final = self._out(out, steps, batch, batched)
-        finals = self._states("out[1]", final, batch, batched)
         if states is not None:
             states = tuple(self.arrays.compact("state", s) for s in states)
+        if out is None:
+            made, finals, result = self._new(steps, batch, batched)
+            return Call(steps_in, states, counts, made, finals, result, batched)
+        output, final = self._out(out, steps, batch, batched)
+        finals = self._states("out[1]", final, batch, batched)
         call = Call(steps_in, states, counts, self._time_first(output), finals, (output, final), batched)
-        if out is not None:
-            _check_apart((output, *finals), call.arguments(), self.arrays)
+        _check_apart((output, *finals), call.arguments(), self.arrays)
         return call
 
     # ---- derivatives: arrays like those of a call
@@ -84,8 +85,11 @@ class Signature(NamedTuple):
     def new_result(self, call: Call) -> tuple[Array, tuple[Array, ...], tuple[Array, State]]:
         """New arrays for an output and a final state: time first and batched, and then both in the user's layout."""
         steps, batch, _ = call.x.shape
-        output, final = self._out(None, steps, batch, call.batched)
-        return self._time_first(output), self._states("state", final, batch, call.batched), (output, final)
+        return self._new(steps, batch, call.batched)
+
+    def new_states(self, call: Call) -> tuple[tuple[Array, ...], State]:
+        """New arrays for a state: batched, and then in the user's layout."""
+        return self._new_states(call.x.shape[1], call.batched)
 
     def new_like_x(self, call: Call) -> tuple[Array, Array]:
         """A new array for a gradient of x: time first, and then in the user's layout."""
@@ -107,7 +111,7 @@ class Signature(NamedTuple):
     def check_states(self, name: str, value: object, call: Call) -> tuple[Array, ...]:
         """Arrays shaped like the states, batched and C-contiguous. None becomes zeros."""
         if value is None:
-            return tuple(self.arrays.xp.zeros_like(final) for final in call.finals)
+            return tuple(self.arrays.xp.zeros(final.shape, self.dtype) for final in call.finals)
         states = self._states(name, value, call.x.shape[1], call.batched)
         return tuple(self.arrays.compact(name, s) for s in states)
 
@@ -176,10 +180,8 @@ class Signature(NamedTuple):
         return array
 
     def _out(self, out: object, steps: int, batch: int, batched: bool) -> tuple[Array, State]:
-        """The arrays for the output and the final state, in the user's layout: those of `out`, or new ones."""
+        """The output and the final state of `out`, in the user's layout. A state that it lacks is new."""
         shape = self._sizes(steps, batch, batched, self.output_size)
-        if out is None:
-            return fresh.empty(shape, self.dtype, self.arrays.xp), self._new_state(batch, batched)
         if isinstance(out, (tuple, list)):
             if len(out) != 2:
                 raise ArgumentError(f"out: expected an array or (output, state), got {len(out)} items")
@@ -187,17 +189,25 @@ class Signature(NamedTuple):
             self._check_writable_states(final)
             name = "out[0]"
         else:
-            output, final, name = out, self._new_state(batch, batched), "out"
+            output, final, name = out, self._new_states(batch, batched)[1], "out"
         _check_writable(name, output, self.arrays)
         check_dtype(name, output, self.dtype)
         check_shape(name, output, shape)
         return output, tuple(final) if isinstance(final, list) else final
 
-    def _new_state(self, batch: int, batched: bool) -> State:
+    def _new(self, steps: int, batch: int, batched: bool) -> tuple[Array, tuple[Array, ...], tuple[Array, State]]:
+        """New arrays for an output and a state: time first and batched, and then both in the user's layout."""
+        shape = self._sizes(steps, batch, batched, self.output_size)
+        output = fresh.empty(shape, self.dtype, self.arrays.xp)
+        states, shown = self._new_states(batch, batched)
+        return self._time_first(output), states, (output, shown)
+
+    def _new_states(self, batch: int, batched: bool) -> tuple[tuple[Array, ...], State]:
         sizes = (self.rows, batch) if batched else (self.rows,)
-        new = partial(fresh.empty, dtype=self.dtype, xp=self.arrays.xp)
-        arrays = tuple(new((*sizes, width)) for width in self.widths.values())
-        return arrays if len(arrays) > 1 else arrays[0]
+        xp = self.arrays.xp
+        shown = tuple(fresh.empty((*sizes, width), self.dtype, xp) for width in self.widths.values())
+        states = shown if batched else tuple(array[:, None] for array in shown)
+        return states, shown if len(shown) > 1 else shown[0]
 
     def _check_writable_states(self, final: object) -> None:
         items: Sequence[object] = final if isinstance(final, (tuple, list)) else (final,)

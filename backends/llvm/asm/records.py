@@ -122,6 +122,10 @@ class Record:
         """The offset of a field in bytes, on the host."""
         return int(getattr(self.struct, field).offset)
 
+    def number(self, field: str) -> int:
+        """The position of a field among the others."""
+        return self._index[field]
+
     def several(self, values: Sequence[Mapping[str, Any]], *, apart: bool = False) -> list[Struct]:
         """Records one after the other in memory. apart: each on its own cache lines, for threads that write to them."""
         size = ctypes.sizeof(self.struct)

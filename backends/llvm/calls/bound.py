@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,10 @@ import numpy as np
 
 from rnnc.backends import fresh
 from rnnc.backends.base import PlainCall
-from rnnc.backends.llvm.asm.records import Record, Struct, address
-from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
+from rnnc.backends.llvm.asm.records import Record, address
+from rnnc.backends.llvm.calls.arena import Packing
 from rnnc.backends.llvm.calls.lockstep import run_all
 from rnnc.backends.llvm.calls.shards import Shard, even, split_batch
-from rnnc.backends.llvm.kernels.context import array_field, row_field, step_field, sum_field
 from rnnc.backends.locks import new_lock
 from rnnc.backends.reference.interpreter import evaluate
 from rnnc.ir.errors import SizeError
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
 
 Arrays = Mapping[str, Array]
+Words = ctypes.Array[ctypes.c_int64]
+"""A context, whose fields take eight bytes each, by their positions: a call sets dozens of them."""
 
 
 class LlvmBound:
@@ -35,7 +35,8 @@ class LlvmBound:
         self.code = code
         self._values = _known(code, parameters)
         fixed = code.packed_parameters <= set(parameters)
-        self._weights = _pack(code, dict(self._values), fresh.block) if fixed else None
+        self._packing = Packing(code, in_calls=not fixed)
+        self._weights = self._packing.pack(dict(self._values), fresh.block) if fixed else None
 
     def quick(self, call: PlainCall) -> Callable[[object, object], Any] | None:
         """See `rnnc.backends.base.Bound.quick`."""
@@ -54,10 +55,10 @@ class LlvmBound:
             members = max(1, min(members, int(np.count_nonzero(lengths))))
         shards = split_batch(steps, batch, lengths, members)
         given = _known(code, inputs)
-        # Copied, because the caller may change them before the second half reads them.
-        given |= {family: given[family].copy() for family in code.read_late & given.keys()}
+        if code.read_late:  # copied, because the caller may change them before the second half reads them
+            given |= {family: given[family].copy() for family in code.read_late & given.keys()}
         tape = LlvmTape(code, self._values | given, shards, lengths is not None)
-        tape.place(self._weights)
+        tape.place(self._weights, self._packing)
         tape.run("rnnc_run", inputs, outputs)
         return tape
 
@@ -69,16 +70,17 @@ class LlvmTape:
     """
 
     def __init__(self, code: LlvmCode, values: dict[Family, Array], shards: list[Shard], ragged: bool) -> None:
+        self._blocks: list[Array] = []
         self._code, self._values, self._shards, self._ragged = code, values, shards, ragged
         self._lock = new_lock()
-        self._blocks: list[Array] = []
-        weakref.finalize(self, code.pool.give, self._blocks)
 
-    def place(self, weights: Array | None) -> None:
+    def __del__(self) -> None:
+        self._code.pool.give(self._blocks)
+
+    def place(self, weights: Array | None, packing: Packing) -> None:
         """Takes scratch memory, and packs the weights unless they are packed already."""
-        if weights is None:
-            weights = _pack(self._code, self._values, self._take)
-        self._headers = [self._header(shard, weights) for shard in self._shards]
+        self._weights = packing.pack(self._values, self._take) if weights is None else weights
+        self._headers = [self._header(shard) for shard in self._shards]
 
     def finish(self, inputs: Arrays, outputs: Arrays) -> None:
         """See `rnnc.backends.base.Tape.finish`. Calls take turns: the second half writes to the memory of the first."""
@@ -88,47 +90,56 @@ class LlvmTape:
     def run(self, half: str, inputs: Arrays, outputs: Arrays) -> None:
         """Runs a half, by the name of its function."""
         code, interface = self._code, self._code.interface
-        read = {name: inputs[name] for name in interface.timed if name in inputs}
-        written = {name: outputs[name] for name in interface.timed if name in outputs}
-        targets = {name: even(array) for name, array in written.items()}
-        if self._ragged:
-            for array in targets.values():
-                array[...] = 0
-        timed = {name: even(array) for name, array in read.items()} | targets
-        rows = {name: given for name in interface.rows if (given := inputs.get(name, outputs.get(name))) is not None}
+        timed, copied = list[tuple[int, Array]](), list[tuple[Array, Array]]()
+        for name, number in interface.timed_numbers.items():
+            if name in inputs:
+                timed.append((number, even(inputs[name])))
+            elif name in outputs:
+                timed.append((number, target := even(outputs[name])))
+                if self._ragged:
+                    target[...] = 0
+                if target is not outputs[name]:
+                    copied.append((outputs[name], target))
+        rows = [
+            (number, given)
+            for name, number in interface.row_numbers.items()
+            if (given := inputs.get(name, outputs.get(name))) is not None
+        ]
         sums = [self._sum_arrays(outputs, half == "rnnc_finish") for _ in self._shards]
         contexts = [type(header).from_buffer_copy(header) for header in self._headers]
         for shard, context, totals in zip(self._shards, contexts, sums, strict=True):
             _fill(context, shard, timed, rows, code.dtype.itemsize)
             for family, array in totals.items():
-                setattr(context, sum_field(family), address(array))
+                context[interface.sum_numbers[family]] = address(array)
         self._call(half, contexts)
-        for name, target in targets.items():
-            if target is not written[name]:
-                written[name][...] = target
+        for array, target in copied:
+            array[...] = target
         if code.untimed:
             self._deliver(sums, outputs)
 
-    def _call(self, half: str, contexts: Sequence[Struct]) -> None:
-        code = self._code
-        if len(contexts) == 1:
-            error = code.run_functions[half](contexts[0].address)
+    def _call(self, half: str, contexts: Sequence[Words]) -> None:
+        code, addresses = self._code, list(map(ctypes.addressof, contexts))
+        if len(addresses) == 1:
+            error = code.run_functions[half](addresses[0])
         else:
             function = code.address(half)
-            error = run_all([(function, context.address) for context in contexts], code.runtime)
+            error = run_all([(function, address_) for address_ in addresses], code.runtime)
         if error:
             steps, batch = max(s.steps for s in self._shards), sum(s.batch for s in self._shards)
             raise SizeError(f"no memory for the scratch buffers of {steps} steps of {batch} rows; {fresh.HINT}")
 
     # ---- memory
 
-    def _header(self, shard: Shard, weights: Array) -> Struct:
+    def _header(self, shard: Shard) -> Words:
         """A context without the arrays of a call."""
         record: Record = self._code.interface.record
-        tables = {"rows": shard.rows, "order": shard.order, "lengths": shard.lengths}
-        context = record.new(steps=shard.steps, batch=shard.batch, weights=weights, **tables)
+        context: Words = (ctypes.c_int64 * len(record.types))(shard.steps, shard.batch)
+        tables = {"rows": shard.rows, "order": shard.order, "lengths": shard.lengths, "weights": self._weights}
+        for field, array in tables.items():
+            context[record.number(field)] = address(array)
         if self._code.scratch_size is not None:
-            context.fill({"scratch": self._take(self._code.scratch_size(context.address))})
+            size = self._code.scratch_size(ctypes.addressof(context))
+            context[record.number("scratch")] = address(self._take(size))
         return context
 
     def _take(self, size: int) -> Array:
@@ -142,20 +153,22 @@ class LlvmTape:
     def _sum_arrays(self, outputs: Arrays, late: bool) -> dict[Family, Array]:
         """The array of each sum over rows: an output if the sum is one, otherwise a new array."""
         code = self._code
-        alone = len(self._shards) == 1
-        own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs} if alone else {}
         wanted = [total.target for total in code.plan.sums if total.late == late]
+        alone = len(self._shards) == 1
+        own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs} if alone and wanted else {}
         return {f: own[f] if f in own else fresh.empty(_sizes(f), code.dtype) for f in wanted}
 
     def _deliver(self, sums: list[dict[Family, Array]], outputs: Arrays) -> None:
         """Computes the outputs without a batch axis: the sums over all shards, and the values made from them."""
-        known = dict(self._values)
-        for family, first in sums[0].items():
+        code = self._code
+        wanted = {name: family for name, family in code.untimed.items() if name in outputs}
+        known = dict(sums[0])
+        for family, first in known.items():
             for other in sums[1:]:
                 first += other[family]
-            known[family] = first
-        wanted = {name: family for name, family in self._code.untimed.items() if name in outputs}
-        evaluate(operands_first(wanted.values(), known), known, self._code.program.dtype)
+        if not known.keys() >= set(wanted.values()):
+            known = self._values | known
+            evaluate(operands_first(wanted.values(), known), known, code.program.dtype)
         for name, family in wanted.items():
             if known[family] is not outputs[name]:
                 outputs[name][...] = known[family]
@@ -166,26 +179,17 @@ def _known(code: LlvmCode, arrays: Arrays) -> dict[Family, Array]:
     return {family: arrays[name] for name, family in code.parameters.items() if name in arrays}
 
 
-def _pack(code: LlvmCode, known: dict[Family, Array], take: Callable[[int], Array]) -> Array:
-    """The packed arena, in memory from `take`."""
-    weights = aligned_view(take(code.layout.size * code.dtype.itemsize + ALIGNMENT), code.layout.size, code.dtype)
-    evaluate(code.computed, known, code.program.dtype)
-    arrays = [np.ascontiguousarray(known[family], code.dtype) for family in code.sources]
-    pointers = (ctypes.c_void_p * max(1, len(arrays)))(*map(address, arrays))
-    sweeps, moves = code.tables
-    code.sweep(address(weights), ctypes.addressof(pointers), address(sweeps), len(sweeps), address(moves))
-    return weights
-
-
-def _fill(context: Struct, shard: Shard, timed: Arrays, rows: Arrays, item: int) -> None:
-    """Sets the fields of the arrays of a call, from a shard's first row on."""
-    for name, array in timed.items():
+def _fill(
+    context: Words, shard: Shard, timed: Sequence[tuple[int, Array]], rows: Sequence[tuple[int, Array]], item: int
+) -> None:
+    """Sets the fields of the arrays of a call, from a shard's first row on. Each array comes with its position."""
+    for number, array in timed:
         step, row = array.strides[0], array.strides[1]
-        setattr(context, array_field(name), address(array) + shard.first * row)
-        setattr(context, step_field(name), step // item)
-        setattr(context, row_field(name), row // item)
-    for name, array in rows.items():
-        setattr(context, array_field(name), address(array) + shard.first * int(array.shape[-1]) * item)
+        context[number] = address(array) + shard.first * row
+        context[number + 1] = step // item
+        context[number + 2] = row // item
+    for number, array in rows:
+        context[number] = address(array) + shard.first * int(array.shape[-1]) * item
 
 
 def _sizes(family: Family) -> tuple[int, ...]:

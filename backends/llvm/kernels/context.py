@@ -5,6 +5,7 @@ Fields for names of a graph have a mark that no other field has, so that a graph
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,7 +41,7 @@ class Interface:
 
     timed: tuple[str, ...]
     rows: tuple[str, ...]
-    sums: tuple[str, ...] = ()
+    sums: tuple[Family, ...] = ()
 
     @staticmethod
     def of(plan: Plan) -> Interface:
@@ -48,7 +49,7 @@ class Interface:
         program = plan.program
         rows = [f.name for f in program.inputs if not f.timed and BATCH in f.shape]
         rows += [n for n, f in program.outputs.items() if not f.timed and BATCH in f.shape]
-        sums = tuple(sum_field(total.target) for total in plan.sums)
+        sums = tuple(total.target for total in plan.sums)
         return Interface((*plan.inputs, *plan.outputs), tuple(rows), sums)
 
     @cached_property
@@ -58,7 +59,22 @@ class Interface:
         for name in self.timed:
             fields += [("ptr", array_field(name)), ("i64", step_field(name)), ("i64", row_field(name))]
         fields += [("ptr", array_field(name)) for name in self.rows]
-        return Record("context", [*fields, *(("ptr", name) for name in self.sums)])
+        return Record("context", [*fields, *(("ptr", sum_field(target)) for target in self.sums)])
+
+    @cached_property
+    def timed_numbers(self) -> Mapping[str, int]:
+        """Each name of `timed` -> the position of its first field."""
+        return {name: self.record.number(array_field(name)) for name in self.timed}
+
+    @cached_property
+    def row_numbers(self) -> Mapping[str, int]:
+        """Each name of `rows` -> the position of its field."""
+        return {name: self.record.number(array_field(name)) for name in self.rows}
+
+    @cached_property
+    def sum_numbers(self) -> Mapping[Family, int]:
+        """Each of `sums` -> the position of its field."""
+        return {target: self.record.number(sum_field(target)) for target in self.sums}
 
 
 def array_field(name: str) -> str:

@@ -1,0 +1,73 @@
+"""Arenas: memory with packed weights, filled from parameters when they are bound or in a call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rnnc.backends.llvm.asm.records import address
+from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
+from rnnc.backends.llvm.kernels.derived import NAME, elements, emit_derived, is_derivable, leaves
+from rnnc.backends.llvm.runtime import Linked
+from rnnc.backends.reference.interpreter import evaluate
+from rnnc.ir.families import Family, operands_first
+from rnnc.ir.ops import Array
+
+if TYPE_CHECKING:
+    from rnnc.backends.llvm.code import LlvmCode
+
+
+class Packing:
+    """Packs the weights of a computation.
+
+    in_calls: parameters come in each call. Generated code then computes what is elementwise in them, such as a sum of
+    two biases, because NumPy would take a good part of a small call.
+    """
+
+    def __init__(self, code: LlvmCode, *, in_calls: bool) -> None:
+        self._code = code
+        computed = [family for family in code.sources if family.op != "input"]
+        self._derived = [family for family in computed if in_calls and is_derivable(family)]
+        others = [family for family in computed if family not in self._derived]
+        self._evaluated = operands_first(others, set(code.parameters.values()))
+        self._leaves = leaves(self._derived)
+        self._sizes = {family: elements(family) for family in self._derived}
+        if self._derived:
+            self._linked = Linked(emit_derived(self._derived, code.program.dtype, code.target), code.runtime)
+            self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self._linked.address(NAME))
+
+    def pack(self, values: dict[Family, Array], take: Callable[[int], Array]) -> Array:
+        """The packed arena, in memory from `take`. values: the parameters, C-contiguous; NumPy's results are added."""
+        code = self._code
+        item, size = code.dtype.itemsize, code.layout.size
+        room = size + sum(self._sizes.values())
+        arena = aligned_view(take(room * item + ALIGNMENT), room, code.dtype)
+        start = address(arena)
+        computed = self._compute(values, start + size * item)
+        sources = _pointers([computed[f] if f in computed else address(values[f]) for f in code.sources])
+        sweeps, moves = code.tables
+        code.sweep(start, ctypes.addressof(sources), address(sweeps), len(sweeps), address(moves))
+        return arena
+
+    def _compute(self, values: dict[Family, Array], place: int) -> dict[Family, int]:
+        """Computes what packing reads besides parameters. Returns the addresses of the derived values, from `place`."""
+        code = self._code
+        if self._evaluated:
+            evaluate(self._evaluated, values, code.program.dtype)
+            for family in self._evaluated:
+                values[family] = np.ascontiguousarray(values[family], code.dtype)
+        places = {}
+        for family, size in self._sizes.items():
+            places[family] = place
+            place += size * code.dtype.itemsize
+        if places:
+            given = _pointers([*(address(values[family]) for family in self._leaves), *places.values()])
+            self._derive(ctypes.addressof(given))
+        return places
+
+
+def _pointers(addresses: list[int]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * max(1, len(addresses)))(*addresses)
