@@ -18,6 +18,9 @@ packing they would be fetched anew for every tile (10 to 25 % slower, measured o
 equally wide: the last one is computed like the others, and only the rows of its tile that exist are added to the
 result.
 
+For a few k (a call of one step, say) packing would take longer than the sums, so rows of the result are then written
+one by one.
+
 Rounding: a chain sums at most K_BLOCK products. The sums of the blocks are then added one by one.
 """
 
@@ -40,6 +43,8 @@ ROW_BLOCK = 192
 """The largest number of rows per block: packed lhs stays in the second-level cache."""
 UNIT_BLOCK = 1024
 """The largest number of units per block. It bounds the workspace, and is so large that repacking lhs costs nothing."""
+FEW = 4
+"""The largest number of k for which nothing is packed: the time is that of writing the result, once."""
 PACK_STEPS = 4
 SUMMED_ROWS = 8
 MOST_ROWS = 8
@@ -160,6 +165,47 @@ class _Outer(_Kernel):
         self.stack = self.f.alloca(self.type, self.tile.rows * self.tile.vectors, CACHE_LINE)
 
     def emit(self) -> Function:
+        f, inner = self.f, self.arg("inner")
+        few = f.binary("and", f.compare("ne", inner, 0), f.compare("ule", inner, FEW))
+        with self._either(few) as variants:
+            for is_few in variants:
+                if is_few:
+                    self._unpacked()
+                else:
+                    self._packed()
+        f.ret()
+        return f
+
+    def _unpacked(self) -> None:
+        """The whole result for up to FEW values of k, row by row, each number of them with code of its own."""
+        f = self.f
+        with f.switch(self.arg("inner"), range(1, FEW + 1)) as counts:
+            for count in counts:
+                with self._either(f.compare("ne", self.arg("accumulate"), 0)) as variants:
+                    for add in variants:
+                        with f.loop(0, self.arg("rows")) as row:
+                            self._unpacked_row(row.index, count, bool(add))
+
+    def _unpacked_row(self, row: Val, count: int, add: bool) -> None:
+        """One row of the result: a sum of `count` rows of rhs, each times a number of lhs."""
+        f, units, lanes = self.f, self.arg("units"), self.tile.lanes
+        places = [f.add(f.mul(self.arg("lhs_stride"), k), row) for k in range(count)]
+        factors = [f.splat(f.load(self.scalar, self.at(self.arg("lhs"), place), self.bytes), lanes) for place in places]
+        result = self.at(self.arg("result"), f.mul(self.arg("result_stride"), row))
+        whole = f.binary("and", units, i64(-lanes))
+        for start, stop, masked in ((i64(0), whole, False), (whole, units, True)):
+            with f.loop(start, stop, lanes) as unit:
+                mask = self.mask(0, lanes, f.sub(units, unit.index)) if masked else None
+                total = Val(self.type, "zeroinitializer")
+                for k, factor in enumerate(factors):
+                    line = self.at(self.arg("rhs"), f.add(f.mul(self.arg("rhs_stride"), k), unit.index))
+                    total = f.fma(factor, self.load(self.type, line, mask), total)
+                place = self.at(result, unit.index)
+                if add:
+                    total = f.binary("fadd", self.load(self.type, place, mask), total)
+                self.store(total, place, mask)
+
+    def _packed(self) -> None:
         f = self.f
         # If there is no k, one block still runs, and writes zeros.
         total = f.maximum(self.arg("inner"), i64(1))
@@ -168,8 +214,6 @@ class _Outer(_Kernel):
         with _spans(f, self.arg("units"), UNIT_BLOCK) as units, f.loop(0, total, most) as k:
             size = f.minimum(f.sub(self.arg("inner"), k.index), most)
             self._block(units, _Span(k.index, size))
-        f.ret()
-        return f
 
     def _block(self, units: _Span, k: _Span) -> None:
         """One block of units and k, over all rows."""
