@@ -171,7 +171,7 @@ def check(layout: Layout, values: Mapping[Family, Array], isa: str) -> None:
     sweeps = sweeps_of(layout)
     arrays = [np.ascontiguousarray(values[source]) for source in sources(sweeps)]
     pointers = np.array([array.ctypes.data for array in arrays], np.int64)
-    rows, moves = tables(sweeps)
+    rows, moves = tables(sweeps, sources(sweeps))
     run = function(kernels(isa, layout.dtype.name), packers.SWEEPS, "pppip")
     run(arena.ctypes.data, pointers.ctypes.data, rows.ctypes.data, len(rows), moves.ctypes.data)
     packed = covered(layout)

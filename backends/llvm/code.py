@@ -13,7 +13,7 @@ from rnnc.backends.llvm.calls.bound import LlvmBound
 from rnnc.backends.llvm.calls.buffers import Pool
 from rnnc.backends.llvm.kernels.derived import leaves
 from rnnc.backends.llvm.kernels.packers import Sweep, sources, sweeps_of, tables
-from rnnc.backends.llvm.kernels.plan_function import Emitted, emit_plan
+from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.packing.layout import PackedPhase
 from rnnc.backends.llvm.runtime import Linked, Runtime, shown
 from rnnc.backends.planning.keeping import kept_buffers
@@ -31,6 +31,8 @@ from rnnc.ir.shape_rules import BATCH
 PARALLEL_FLOPS = 2e7
 """Floating-point operations of a call, below which sharing it among threads costs more than it saves."""
 UNLIMITED = 1 << 62
+FEW_ROWS = 4
+"""The rows of all steps for which packing a weight takes longer than reading it where it lies."""
 
 
 def _emit(made: Artefacts) -> Emitted:
@@ -187,7 +189,16 @@ class LlvmCode:
     @cached_property
     def tables(self) -> tuple[Array, Array]:
         """The tables of sweeps and of moves that generated code reads."""
-        return tables(self.sweeps)
+        return tables(self.sweeps, self.sources)
+
+    @cached_property
+    def tables_of_rest(self) -> tuple[Array, Array]:
+        """As `tables`, without the weights that the first half can read in place."""
+        return tables(sweeps_of(self.layout, self.emitted.in_place), self.sources)
+
+    def reads_in_place(self, steps: int, batch: int) -> bool:
+        """True if the first half of a call reads weights where the caller has them."""
+        return bool(self.emitted.in_place) and steps * batch <= FEW_ROWS
 
     # ---- generated functions
 

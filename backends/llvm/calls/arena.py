@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
 
 
+Pointers = ctypes.Array[ctypes.c_void_p]
+
+
 class Packing:
     """Packs the weights of a computation.
 
@@ -39,8 +42,14 @@ class Packing:
             self._linked = Linked(emit_derived(self._derived, code.program.dtype, code.target), code.runtime)
             self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self._linked.address(NAME))
 
-    def pack(self, values: dict[Family, Array], take: Callable[[int], Array]) -> Array:
-        """The packed arena, in memory from `take`. values: the parameters, C-contiguous; NumPy's results are added."""
+    def pack(
+        self, values: dict[Family, Array], take: Callable[[int], Array], *, in_place: bool = False
+    ) -> tuple[Array, Pointers]:
+        """The packed arena, in memory from `take`, and the addresses of its sources.
+
+        values: the parameters, C-contiguous; what NumPy computes is added. in_place: weights that the first half can
+        read where they are stay there.
+        """
         code = self._code
         item, size = code.dtype.itemsize, code.layout.size
         room = size + sum(self._sizes.values())
@@ -48,9 +57,9 @@ class Packing:
         start = address(arena)
         computed = self._compute(values, start + size * item)
         sources = _pointers([computed[f] if f in computed else address(values[f]) for f in code.sources])
-        sweeps, moves = code.tables
+        sweeps, moves = code.tables_of_rest if in_place else code.tables
         code.sweep(start, ctypes.addressof(sources), address(sweeps), len(sweeps), address(moves))
-        return arena
+        return arena, sources
 
     def _compute(self, values: dict[Family, Array], place: int) -> dict[Family, int]:
         """Computes what packing reads besides parameters. Returns the addresses of the derived values, from `place`."""
@@ -69,5 +78,5 @@ class Packing:
         return places
 
 
-def _pointers(addresses: list[int]) -> ctypes.Array[ctypes.c_void_p]:
+def _pointers(addresses: list[int]) -> Pointers:
     return (ctypes.c_void_p * max(1, len(addresses)))(*addresses)

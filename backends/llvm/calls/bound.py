@@ -11,7 +11,7 @@ import numpy as np
 from rnnc.backends import fresh
 from rnnc.backends.base import PlainCall
 from rnnc.backends.llvm.asm.records import Record, address
-from rnnc.backends.llvm.calls.arena import Packing
+from rnnc.backends.llvm.calls.arena import Packing, Pointers
 from rnnc.backends.llvm.calls.lockstep import run_all
 from rnnc.backends.llvm.calls.shards import Shard, even, split_batch
 from rnnc.backends.locks import new_lock
@@ -36,7 +36,7 @@ class LlvmBound:
         self._values = _known(code, parameters)
         fixed = code.packed_parameters <= set(parameters)
         self._packing = Packing(code, in_calls=not fixed)
-        self._weights = self._packing.pack(dict(self._values), fresh.block) if fixed else None
+        self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
 
     def quick(self, call: PlainCall) -> Callable[[object, object], Any] | None:
         """See `rnnc.backends.base.Bound.quick`."""
@@ -58,8 +58,8 @@ class LlvmBound:
         if code.read_late:  # copied, because the caller may change them before the second half reads them
             given |= {family: given[family].copy() for family in code.read_late & given.keys()}
         tape = LlvmTape(code, self._values | given, shards, lengths is not None)
-        tape.place(self._weights, self._packing)
-        tape.run("rnnc_run", inputs, outputs)
+        sources = tape.place(self._weights, self._packing, code.reads_in_place(steps, batch))
+        tape.run("rnnc_run", inputs, outputs, sources)
         return tape
 
 
@@ -77,18 +77,25 @@ class LlvmTape:
     def __del__(self) -> None:
         self._code.pool.give(self._blocks)
 
-    def place(self, weights: Array | None, packing: Packing) -> None:
-        """Takes scratch memory, and packs the weights unless they are packed already."""
-        self._weights = packing.pack(self._values, self._take) if weights is None else weights
+    def place(self, weights: Array | None, packing: Packing, in_place: bool) -> Pointers | None:
+        """Takes scratch memory, and packs the weights unless they are packed already.
+
+        Returns the arrays that the first half reads in place, if it does.
+        """
+        sources = None
+        if weights is None:
+            weights, sources = packing.pack(self._values, self._take, in_place=in_place)
+        self._weights = weights
         self._headers = [self._header(shard) for shard in self._shards]
+        return sources if in_place else None
 
     def finish(self, inputs: Arrays, outputs: Arrays) -> None:
         """See `rnnc.backends.base.Tape.finish`. Calls take turns: the second half writes to the memory of the first."""
         with self._lock:
             self.run("rnnc_finish", inputs, outputs)
 
-    def run(self, half: str, inputs: Arrays, outputs: Arrays) -> None:
-        """Runs a half, by the name of its function."""
+    def run(self, half: str, inputs: Arrays, outputs: Arrays, sources: Pointers | None = None) -> None:
+        """Runs a half, by the name of its function. sources: the arrays that it reads in place, if it does."""
         code, interface = self._code, self._code.interface
         timed, copied = list[tuple[int, Array]](), list[tuple[Array, Array]]()
         for name, number in interface.timed_numbers.items():
@@ -109,6 +116,8 @@ class LlvmTape:
         contexts = [type(header).from_buffer_copy(header) for header in self._headers]
         for shard, context, totals in zip(self._shards, contexts, sums, strict=True):
             _fill(context, shard, timed, rows, code.dtype.itemsize)
+            if sources is not None:
+                context[interface.record.number("sources")] = ctypes.addressof(sources)
             for family, array in totals.items():
                 context[interface.sum_numbers[family]] = address(array)
         self._call(half, contexts)

@@ -27,11 +27,15 @@ class PhaseSignature:
     def parameters(self) -> list[Val]:
         names = ["i64 %panels", "i64 %rows", "i64 %backward"]
         for n in range(self.feeds):
-            names += [f"ptr %lhs{n}", f"i64 %lhs_stride{n}", f"i64 %inner{n}", f"ptr %weights{n}"]
+            names += [f"ptr %lhs{n}", f"i64 %lhs_stride{n}", f"i64 %inner{n}", *self.weights(n)]
         names.append("ptr %vectors")
         for n in range(len(self.places)):
             names += [f"ptr %place{n}", f"i64 %place_stride{n}"]
         return [Val(*name.split(" ")) for name in names]
+
+    def weights(self, feed: int) -> list[str]:
+        """The arguments of a feed that tell where its weights are."""
+        return [f"ptr %weights{feed}"]
 
 
 def signature(phase: Phase) -> PhaseSignature:
@@ -54,10 +58,13 @@ class Epilogue:
         self.scalar = SCALARS[dtype]
         self.bytes = ELEMENT_BYTES[dtype]
         self.type = vector(tile.lanes, self.scalar)
-        self.signature = signature(phase)
+        self.signature = self._signature(phase)
         self.f = Function(name, self.signature.parameters())
         self.math = VectorMath(self.f, self.scalar, tile.lanes)
         self.named = {p.name: p for p in self.f.parameters}
+
+    def _signature(self, phase: Phase) -> PhaseSignature:
+        return signature(phase)
 
     def arg(self, name: str) -> Val:
         return self.named["%" + name]

@@ -14,6 +14,7 @@ The moves of a plan are a table that one function walks, so the code does not de
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, lanes_of, scalar_of, vector
@@ -21,9 +22,9 @@ from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.records import Record
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
-from rnnc.backends.llvm.packing.rectangles import Rectangle, extent, resolve, window
+from rnnc.backends.llvm.packing.rectangles import Rectangle, columns_of, extent, resolve
 from rnnc.backends.llvm.packing.tile import blocks_of
-from rnnc.backends.planning.plan import Feed, Weight
+from rnnc.backends.planning.plan import Feed
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
 
@@ -115,10 +116,12 @@ class _Block:
         return Move(piece.source, offset, destination, *strides, inner, width, first, fill)
 
 
-def sweeps_of(layout: Layout) -> list[Sweep]:
+def sweeps_of(layout: Layout, skipped: Container[int] = ()) -> list[Sweep]:
     """The sweeps that fill the arena: one per phase for its vectors, and one per feed and group of accumulators."""
     sweeps: list[Sweep] = []
     for block in layout.blocks:
+        if block.start in skipped:
+            continue
         if block.feed is None:
             sweeps.append(_sweep(block.packed, 1, _vector_moves(block.packed)))
         else:
@@ -131,9 +134,9 @@ def sources(sweeps: list[Sweep]) -> list[Family]:
     return list(dict.fromkeys(move.source for sweep in sweeps for move in sweep.moves))
 
 
-def tables(sweeps: list[Sweep]) -> tuple[Array, Array]:
-    """The rows of SWEEP and the rows of MOVE, as int64 arrays."""
-    number = {family: n for n, family in enumerate(sources(sweeps))}
+def tables(sweeps: list[Sweep], given: Sequence[Family]) -> tuple[Array, Array]:
+    """The rows of SWEEP and the rows of MOVE, as int64 arrays. given: the sources, in the order of their pointers."""
+    number = {family: n for n, family in enumerate(given)}
     rows: list[list[int]] = []
     moves: list[list[int]] = []
     for sweep in sweeps:
@@ -181,19 +184,10 @@ def _feed_sweeps(packed: PackedPhase, feed: Feed, start: int) -> list[Sweep]:
         for place, member in enumerate(members):
             block = _Block(packed, start + place * units, panel, len(members) * units)
             weight = feed.blocks[member][1]
-            moves += [block.move(piece, weight.transposed) for piece in _columns(weight)]
+            moves += [block.move(piece, weight.transposed) for piece in columns_of(weight)]
         sweeps.append(_sweep(packed, feed.inner, moves))
         start += feed.inner * len(members) * units
     return sweeps
-
-
-def _columns(weight: Weight) -> list[Rectangle]:
-    """The pieces of a weight's columns start:stop as a right operand."""
-    pieces, (rows, columns) = resolve(weight.family), extent(weight.family)
-    size = weight.stop - weight.start
-    if weight.transposed:
-        return window(pieces, weight.start, 0, size, columns)
-    return window(pieces, 0, weight.start, rows, size)
 
 
 def emit_packer(module: Module, dtype: str, target: Target) -> None:

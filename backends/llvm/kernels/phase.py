@@ -43,11 +43,11 @@ class Stream:
 
 def emit_phase(phase: Phase, name: str, tile: Tile, dtype: str) -> Function:
     """The function of a phase."""
-    emitter = GridWalk if phase.axes else UnitReduction if phase.sums else _TilePhase
+    emitter = GridWalk if phase.axes else UnitReduction if phase.sums else TilePhase
     return emitter(phase, name, tile, dtype).emit()
 
 
-class _TilePhase(Epilogue):
+class TilePhase(Epilogue):
     """Matmuls and elementwise phases."""
 
     def emit(self) -> Function:

@@ -23,18 +23,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rnnc.backends import fresh
-from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
+from rnnc.backends.llvm.asm.builder import COLD, Function, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.context import Interface, array_field, row_field, step_field, sum_field
 from rnnc.backends.llvm.kernels.epilogue import signature
-from rnnc.backends.llvm.kernels.phase import emit_phase
 from rnnc.backends.llvm.kernels.row_copies import RowCopies, Rows
 from rnnc.backends.llvm.kernels.row_sums import K_BLOCK, outer_workspace
-from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
-from rnnc.backends.llvm.packing.tile import choose_tile
+from rnnc.backends.llvm.packing.in_place import UnitRows
+from rnnc.backends.llvm.packing.layout import PackedPhase
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State
 from rnnc.ir import settings
+from rnnc.ir.families import Family
 
 CHUNK_BYTES = 128 * 1024
 """The largest size of the hoisted values of one chunk, so that they stay in the second-level cache until they are read.
@@ -44,36 +44,14 @@ CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
-class Emitted:
-    """The module of a plan, with the interface of its context and the layout of its weights."""
+class InPlace:
+    """The variant of a phase that reads weights in place: its function, and where they are, per feed and block."""
 
-    module: Module
-    interface: Interface
-    layout: Layout
-    phases: tuple[PackedPhase, ...]
-    target: Target
+    function: str
+    rows: list[list[UnitRows]]
 
 
-def emit_plan(plan: Plan, target: Target) -> Emitted:
-    """The module of a plan: phase functions, and the functions that run them.
-
-    `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half also has `rnnc_finish(context)`,
-    and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need.
-    """
-    dtype = plan.program.dtype
-    module, layout, interface = Module(), Layout(dtype), Interface.of(plan)
-    names: dict[int, str] = {}
-    packed: dict[int, PackedPhase] = {}
-    for _, phase in plan.phases():
-        tile = choose_tile(phase, target, dtype)
-        packed[id(phase)] = layout.add(phase, tile)
-        names[id(phase)] = module.add(emit_phase(phase, f"phase_{phase.name}", tile, dtype))
-    for half in ("run", "scratch", "finish") if plan.late else ("run",):
-        module.add(_PlanFunction(plan, interface, names, packed, target, half).emit())
-    return Emitted(module, interface, layout, tuple(packed.values()), target)
-
-
-class _PlanFunction:
+class PlanFunction:
     """One of the functions. All of them have the same layout of scratch memory."""
 
     def __init__(
@@ -82,6 +60,8 @@ class _PlanFunction:
         interface: Interface,
         names: dict[int, str],
         packed: dict[int, PackedPhase],
+        in_place: dict[int, InPlace],
+        given: dict[Family, int],
         target: Target,
         half: str,
     ) -> None:
@@ -89,6 +69,8 @@ class _PlanFunction:
         self.interface = interface
         self.names = names
         self.packed = packed
+        self.in_place = in_place
+        self.given = given
         self.target = target
         self.half = half
         self.late = half == "finish"
@@ -137,7 +119,7 @@ class _PlanFunction:
         f = self.f
         self.steps, self.batch = self._field("steps"), self._field("batch")
         self.rows, self.order = self._field("rows"), self._field("order")
-        self.weights = self._field("weights")
+        self.weights, self.sources = self._field("weights"), self._field("sources")
         self.copies = RowCopies(f, self.bytes, self.steps, self.batch, self.rows, self.order)
         self.dense = f.is_null(self.rows)
         self.total = self._first_row(self.steps)
@@ -342,19 +324,48 @@ class _PlanFunction:
 
     def _call(self, phase: Phase, rows: Val, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> None:
         """Calls a phase on `rows` rows from row `row`. step: (t, row within the chunk). number: steps done before."""
+        f, variant = self.f, self.in_place.get(id(phase))
+        if variant is None:
+            f.call_defined("void", self.names[id(phase)], *self._arguments(phase, rows, row, step, number, None))
+            return
+        packed = f.value("i64", f"zext {f.is_null(self.sources)} to i64")
+        with f.switch(packed, (0, 1)) as cases:
+            for case in cases:
+                function, where = (self.names[id(phase)], None) if case else (variant.function, variant.rows)
+                f.call_defined("void", function, *self._arguments(phase, rows, row, step, number, where))
+
+    def _arguments(
+        self,
+        phase: Phase,
+        rows: Val,
+        row: Val,
+        step: tuple[Val, Val] | None,
+        number: Val | None,
+        where: list[list[UnitRows]] | None,
+    ) -> list[Val]:
+        """The arguments of a phase. where: the weights that are read in place; None if they are packed."""
         f = self.f
         packed = self.packed[id(phase)]
         # Every other step walks the panels backward, and so starts with the weights that are still in the cache.
         backward = f.binary("and", number, i64(1)) if number is not None else i64(0)
         arguments = [i64(packed.tile.panels(phase.width)), rows, backward]
-        for feed, start in zip(phase.feeds, packed.weights, strict=True):
+        for n, (feed, start) in enumerate(zip(phase.feeds, packed.weights, strict=True)):
             pointer, stride = self._address(feed.lhs, row, step, number)
-            weights = f.element(self.weights, start, self.scalar)
-            arguments += [pointer, stride, i64(feed.inner), weights]
+            weights = [f.element(self.weights, start, self.scalar)] if where is None else self._in_place(where[n])
+            arguments += [pointer, stride, i64(feed.inner), *weights]
         arguments.append(f.element(self.weights, packed.vectors, self.scalar))
         for place in signature(phase).places:
             arguments += self._address(place, row, step, number)
-        f.call_defined("void", self.names[id(phase)], *arguments)
+        return arguments
+
+    def _in_place(self, blocks: list[UnitRows]) -> list[Val]:
+        """Per block: its first unit's row in a caller's array, and the stride from one unit to the next."""
+        f = self.f
+        found = []
+        for block in blocks:
+            array = f.load("ptr", f.element(self.sources, self.given[block.source], "ptr"), 8)
+            found += [f.element(array, block.offset, self.scalar), i64(block.stride)]
+        return found
 
     def _address(self, place: Place, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> tuple[Val, Val]:
         """The address of a place's first row for the rows of this call, and its row stride."""

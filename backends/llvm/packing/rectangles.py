@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from rnnc.backends.planning.plan import Weight
 from rnnc.ir.deep import Calls, run
 from rnnc.ir.families import Family
 
@@ -74,6 +75,15 @@ def window(pieces: list[Rectangle], row: int, column: int, rows: int, columns: i
     """The parts of the pieces inside a rectangle of their value, placed relative to the rectangle's corner."""
     clipped = (_clip(piece, row, column, rows, columns) for piece in pieces)
     return [piece for piece in clipped if piece.rows > 0 and piece.columns > 0]
+
+
+def columns_of(weight: Weight) -> list[Rectangle]:
+    """The pieces of a weight's columns start:stop as a right operand."""
+    pieces, (rows, columns) = resolve(weight.family), extent(weight.family)
+    size = weight.stop - weight.start
+    if weight.transposed:
+        return window(pieces, weight.start, 0, size, columns)
+    return window(pieces, 0, weight.start, rows, size)
 
 
 def _along_rows(family: Family) -> bool:

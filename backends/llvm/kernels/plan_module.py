@@ -1,0 +1,59 @@
+"""The module of a plan: its phases, and the functions that run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnnc.backends.llvm.asm.builder import Module
+from rnnc.backends.llvm.asm.target import Target
+from rnnc.backends.llvm.kernels.context import Interface
+from rnnc.backends.llvm.kernels.dot_phase import emit_dot_phase
+from rnnc.backends.llvm.kernels.packers import sources, sweeps_of
+from rnnc.backends.llvm.kernels.phase import emit_phase
+from rnnc.backends.llvm.kernels.plan_function import InPlace, PlanFunction
+from rnnc.backends.llvm.packing.in_place import unit_rows
+from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
+from rnnc.backends.llvm.packing.tile import choose_tile
+from rnnc.backends.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """The module of a plan, with the interface of its context and the layout of its weights.
+
+    in_place: where in the layout weights start that nobody reads if those that can be are read in place.
+    """
+
+    module: Module
+    interface: Interface
+    layout: Layout
+    phases: tuple[PackedPhase, ...]
+    target: Target
+    in_place: frozenset[int]
+
+
+def emit_plan(plan: Plan, target: Target) -> Emitted:
+    """The module of a plan: phase functions, and the functions that run them.
+
+    `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half also has `rnnc_finish(context)`,
+    and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need.
+    """
+    dtype = plan.program.dtype
+    module, layout, interface = Module(), Layout(dtype), Interface.of(plan)
+    names: dict[int, str] = {}
+    packed: dict[int, PackedPhase] = {}
+    in_place: dict[int, InPlace] = {}
+    for region, phase in plan.phases():
+        tile = choose_tile(phase, target, dtype)
+        packed[id(phase)] = layout.add(phase, tile)
+        names[id(phase)] = module.add(emit_phase(phase, f"phase_{phase.name}", tile, dtype))
+        # The caller may change the arrays between the two halves, so only the first one may read them.
+        if plan.late and not region.late and (rows := unit_rows(phase)):
+            function = module.add(emit_dot_phase(phase, f"dots_{phase.name}", tile, dtype))
+            in_place[id(phase)] = InPlace(function, rows)
+    given = {family: n for n, family in enumerate(sources(sweeps_of(layout)))}
+    for half in ("run", "scratch", "finish") if plan.late else ("run",):
+        module.add(PlanFunction(plan, interface, names, packed, in_place, given, target, half).emit())
+    read = {start for key, phase in packed.items() if key not in in_place for start in phase.weights}
+    spared = {start for key in in_place for start in packed[key].weights} - read
+    return Emitted(module, interface, layout, tuple(packed.values()), target, frozenset(spared))
