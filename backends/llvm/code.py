@@ -101,6 +101,8 @@ class LlvmCode:
         if self.plan.late:
             kept = ", ".join(f"{b.name} {b.width}" for b in self._kept)
             lines.append(f"saved for the second half: {self.saved_bytes(1, 1):,} bytes per row of a step ({kept})")
+        if self.emitted.in_place:
+            lines.append(f"weights: read in place by the first half of a call of up to {FEW_ROWS} rows of all steps")
         if computed := [f.name for f in self.sources if f.op != "input"]:
             lines.append(f"computed from parameters before packing: {', '.join(computed)}")
         if self.made_of_sums:

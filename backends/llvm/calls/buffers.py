@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnnc.backends import fresh
+from rnnc.backends.llvm.asm.records import address
 from rnnc.ir.ops import Array
 
 KEPT = 8
@@ -42,5 +43,5 @@ class Pool:
 
 def aligned_view(block: Array, count: int, dtype: np.dtype[np.generic]) -> Array:
     """`count` elements of a block that start at a cache line. The block needs ALIGNMENT bytes more than they take."""
-    skip = -block.ctypes.data % ALIGNMENT
+    skip = -address(block) % ALIGNMENT
     return block[skip : skip + count * dtype.itemsize].view(dtype)
