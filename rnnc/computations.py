@@ -12,7 +12,7 @@ from rnnc.ir.lower import lower
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:
-    from rnnc.network_noise import Layered
+    from rnnc.layered import Layered
 
 
 def forward(model: Spec | Layered) -> Computation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from rnnc.computations import DERIVATIVES
 from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
-from rnnc.plain_data import PlainData
+from rnnc.layered import Layered
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 from rnnc.specs import Spec
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from rnnc.backends.arrays import Array
     from rnnc.backends.base import Tape
-    from rnnc.graph import Graph
-    from rnnc.sequential import Sequential
 
     State = Array | tuple[Array, ...]
     Params = Mapping[str, Array]
@@ -45,7 +43,7 @@ __all__ = ["hvp", "jvp", "vjp"]
 
 @explained
 def vjp(
-    spec: Spec | Graph | Sequential,
+    spec: Spec | Layered,
     *,
     backend: str = "llvm",
     threads: int | None = None,
@@ -68,7 +66,7 @@ def vjp(
     Raises ArgumentError, ArgumentTypeError or BackendError. `VJP.__call__` gives the arguments of f.
     """
     options = CompileOptions.of(backend, threads, matmul)
-    if is_network(spec):
+    if isinstance(spec, Layered):
         if remat is not None:
             raise ArgumentError("remat: a network has none; expected None")
         found: VJP = _of_networks().NetworkVJP(spec, options)
@@ -78,7 +76,7 @@ def vjp(
 
 @explained
 def jvp(
-    spec: Spec | Graph | Sequential,
+    spec: Spec | Layered,
     *,
     backend: str = "llvm",
     threads: int | None = None,
@@ -92,15 +90,16 @@ def jvp(
     spec: a recurrent spec, `rnnc.Graph` or `rnnc.Sequential`. backend, threads, matmul: as in `rnnc.compile`.
     Raises ArgumentError, ArgumentTypeError or BackendError. `JVP.__call__` gives the arguments of f.
     """
-    kind = _of_networks().NetworkJVP if is_network(spec) else JVP
-    model = spec if is_network(spec) else check_spec(spec)
-    made: JVP = kind(model, CompileOptions.of(backend, threads, matmul))
-    return made
+    options = CompileOptions.of(backend, threads, matmul)
+    if isinstance(spec, Layered):
+        found: JVP = _of_networks().NetworkJVP(spec, options)
+        return found
+    return JVP(check_spec(spec), options)
 
 
 @explained
 def hvp(
-    spec: Spec | Graph | Sequential,
+    spec: Spec | Layered,
     *,
     backend: str = "llvm",
     threads: int | None = None,
@@ -125,15 +124,11 @@ def hvp(
     is kept between calls. Reverse over reverse (differentiating a `vjp` graph again, `rnnc.ir.autodiff`) needs the same
     arithmetic, but keeps the values of both passes, and runs two more loops backward.
     """
-    kind = _of_networks().NetworkHVP if is_network(spec) else HVP
-    model = spec if is_network(spec) else check_spec(spec)
-    made: HVP = kind(model, CompileOptions.of(backend, threads, matmul))
-    return made
-
-
-def is_network(model: object) -> TypeGuard[Graph | Sequential]:
-    """True if a model is a network of layers. The modules of networks are not imported for this check."""
-    return isinstance(model, PlainData) and not isinstance(model, Spec)
+    options = CompileOptions.of(backend, threads, matmul)
+    if isinstance(spec, Layered):
+        found: HVP = _of_networks().NetworkHVP(spec, options)
+        return found
+    return HVP(check_spec(spec), options)
 
 
 def _of_networks() -> ModuleType:
@@ -151,7 +146,7 @@ class Derivative(Compiled, Unchanging):
 
     _kind: str
 
-    def __init__(self, spec: Spec | Graph | Sequential, options: CompileOptions) -> None:
+    def __init__(self, spec: Spec | Layered, options: CompileOptions) -> None:
         super().__init__(DERIVATIVES[self._kind](spec), options)
         self.spec: Any = spec
         self._shapes = spec.parameter_shapes()

@@ -43,14 +43,12 @@ from rnnc.checking.networks import (
 )
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.layered import Layered
 from rnnc.layers import Embedding, layer_from_dict, recurrent
-from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
-
-    from rnnc.network import Network
 
     Array = NDArray[Any]
 
@@ -58,7 +56,7 @@ __all__ = ["NUMBERS", "Graph"]
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Graph(PlainData):
+class Graph(Layered):
     """Layers by name. Parameters are named "layer.parameter", as in the state_dict of a module with these attributes.
 
     inputs: name -> width of a value per step, or "numbers" for integers that `Embedding` layers read.
@@ -135,8 +133,16 @@ class Graph(PlainData):
 
     @property
     def causal(self) -> bool:
-        """Whether sequences may come in pieces: no step reads a later one, no state starts at a value."""
-        return not any(entry.states or looks_ahead(entry.layer) for entry in self.entries.values())
+        """Whether sequences may come in pieces: no step reads a later one.
+
+        A value per sequence is known at the end alone, so a step that reads one reads later steps, too.
+        """
+        return not any(looks_ahead(entry.layer) or self._waits(entry) for entry in self.entries.values())
+
+    def _waits(self, entry: Entry) -> bool:
+        """Whether a layer reads a value per sequence at each step, or starts from one."""
+        kinds = {self.kinds[source].timed for source in entry.inputs}
+        return bool(entry.states) or len(kinds) > 1
 
     @cached_property
     def x_names(self) -> dict[str, str]:
@@ -176,6 +182,10 @@ class Graph(PlainData):
                 found[name] = source, x if alone else names.part(x, name)
         return found
 
+    def table_of(self, name: str) -> str:
+        """The parameter that an `Embedding` looks rows up in, by its layer's name."""
+        return names.in_layer(self.entries[name].shares, "weight")
+
     # ---- parameters
 
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -200,23 +210,6 @@ class Graph(PlainData):
                 made = entry.layer.init(rng).items()
                 found |= {names.in_layer(name, base): array.astype(self.dtype) for base, array in made}
         return found
-
-    @explained
-    def compile(
-        self,
-        params: Mapping[str, Any],
-        *,
-        backend: str = "llvm",
-        threads: int | None = None,
-        matmul: str | None = None,
-    ) -> Network:
-        """The network for inference: a function of its inputs and lengths (`rnnc.network.Network`).
-
-        backend, threads, matmul: as in `rnnc.compile`.
-        """
-        from rnnc.network import Network
-
-        return Network(self, params, backend=backend, threads=threads, matmul=matmul)
 
     # ---- plain data
 

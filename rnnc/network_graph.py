@@ -14,7 +14,7 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
-from rnnc.checking.networks import Entry
+from rnnc.checking.networks import PAST, Entry
 from rnnc.ir import names
 from rnnc.ir.equations import Value, greater, select
 from rnnc.ir.errors import IRError
@@ -22,9 +22,10 @@ from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.locating import located
 from rnnc.ir.lower import Direction, Names, check_returned, lower_direction, values_of
 from rnnc.ir.shape_rules import BATCH
+from rnnc.layered import Layered
 from rnnc.layers import Embedding, Layer, Readout, recurrent
-from rnnc.network_names import PAST, moments, reads_directions, state_shapes
-from rnnc.network_noise import Layered, Mask, States, between, masks, noise_of, of_layer, with_masked_products
+from rnnc.network_names import moments, output_state, reads_directions, state_shapes
+from rnnc.network_noise import Mask, States, between, masks, noise_of, of_layer, with_masked_products
 from rnnc.specs import Spec
 
 __all__ = ["Mask", "lower_network", "masks", "state_shapes"]
@@ -56,11 +57,10 @@ Nodes = tuple[Node, ...] | Node
 
 @dataclass(frozen=True)
 class Column:
-    """The output of one direction of a recurrent layer. last: its last value, where a state holds it."""
+    """The output of one direction of a recurrent layer."""
 
     nodes: list[Node]
     direction: Direction
-    last: Node | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,6 @@ class _Lowering:
         self.model = model.graph()
         self.graph = Graph(self.model.dtype, steps, share=False)
         self.depth = 0  # layers with a site of their own so far
-        self.outputs: dict[str, str] = {}  # the state that is a direction's output, by the layer's name and suffix
         self.masks = {mask.name: mask for mask in masks(model)} if training else {}
         self.lengths = lengths
         self.flows: dict[str, Flow] = {}
@@ -118,8 +117,8 @@ class _Lowering:
             return self._recurrent(name, entry, spec)
         flows = [self._flow(source) for source in entry.inputs]
         assert isinstance(entry.layer, Layer)
-        if reads_directions(self.model.entries, entry):
-            return Flow(self.graph.concat([self._last(name, column) for column in flows[0].columns], -1))
+        if reads_directions(self.model, entry):
+            return Flow(self._lasts(name, entry.inputs[0], flows[0].columns))
         return self._equations(name, entry, flows)
 
     def _flow(self, source: str) -> Flow:
@@ -241,7 +240,7 @@ class _Lowering:
 
     def _recurrent(self, name: str, entry: Entry, spec: Spec) -> Flow:
         nodes = self._over_time(f"{name}:0", self._flow(entry.inputs[0]))
-        starts = self._starts(entry, spec)
+        starts = self._starts(name, entry, spec)
         columns: list[Column] = []
         for k, directions in enumerate(spec.stack().layers):
             if k:
@@ -251,26 +250,23 @@ class _Lowering:
                 named = self._named(name, entry, direction)
                 site = Site(self.depth, i)
                 made = lower_direction(self.graph, named, list(nodes), self.valid, site, starts.get(direction.suffix))
-                columns.append(Column(made, direction, self._last_state(name, direction)))
+                columns.append(Column(made, direction))
             self.graph.site = Site(self.depth)
             self.depth += 1
             nodes = tuple(self.graph.concat(list(step), -1) for step in zip(*(c.nodes for c in columns), strict=True))
         return Flow(nodes, columns)
 
-    def _starts(self, entry: Entry, spec: Spec) -> dict[str, dict[str, Node]]:
+    def _starts(self, name: str, entry: Entry, spec: Spec) -> dict[str, dict[str, Node]]:
         """For each direction, by its suffix: what its states start at, where values of the network do."""
         found: dict[str, dict[str, Node]] = {}
         for state, source in entry.states:
             whole, at = self._flow(source).at(0), 0
             for direction in spec.stack().flat:
                 stop = at + direction.states[state]
-                full = names.in_layer(self._name_of(entry), state)
+                full = names.in_layer(name, state)
                 found.setdefault(direction.suffix, {})[full] = self.graph.slice(whole, -1, at, stop)
                 at = stop
         return found
-
-    def _name_of(self, entry: Entry) -> str:
-        return next(name for name, other in self.model.entries.items() if other is entry)
 
     def _masked(self, name: str, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         if name not in self.masks:
@@ -336,23 +332,24 @@ class _Lowering:
                     zoned[state] = select(greater(mask, 0.5), old[state], value)
             same = [state for state, value in new.items() if value.node is output.node]
             output, new = (zoned[same[0]] if same else output), zoned
-        for state, value in new.items():
-            if value.node is output.node:
-                self.outputs.setdefault(f"{name}{direction.suffix}", state)
         return output, new
 
-    # ---- the last output of a direction
+    # ---- the last outputs of directions
 
-    def _last_state(self, name: str, direction: Direction) -> Node | None:
-        """The last value of the state that is a direction's output, if one is."""
-        state = self.outputs.get(f"{name}{direction.suffix}")
-        last = state and self.graph.outputs[moments(name, state, direction.suffix, 0)[1]]
-        return last if isinstance(last, Node) else None
+    def _lasts(self, name: str, source: str, columns: Sequence[Column]) -> Node:
+        """The last output of each direction of a recurrent layer, side by side."""
+        spec = recurrent(self.model.entries[source].layer)
+        assert spec is not None
+        found = []
+        for column in columns:
+            state, suffix = output_state(spec, column.direction), column.direction.suffix
+            last = self.graph.outputs[moments(source, state, suffix, 0)[1]] if state else self._last(name, column)
+            assert isinstance(last, Node)
+            found.append(last)
+        return self.graph.concat(found, -1)
 
     def _last(self, name: str, column: Column) -> Node:
-        """The last output of each row: that of a state, or what a state of its own keeps."""
-        if column.last is not None:
-            return column.last
+        """The last output of each row, kept by a state of its own."""
         delta, state = (-1 if column.direction.reverse else 1), f"{name}:last{column.direction.suffix}"
         value = self.graph.zeros(column.nodes[0].shape)
         for t in range(len(column.nodes))[::delta]:

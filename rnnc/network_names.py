@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from rnnc.checking.networks import Entry
+from rnnc.checking.networks import PAST, Entry
 from rnnc.ir import names
+from rnnc.ir.graph import Graph as IRGraph
+from rnnc.ir.graph import Node, Site
+from rnnc.ir.lower import Direction, lower_direction
+from rnnc.ir.shape_rules import BATCH
+from rnnc.layered import Layered
 from rnnc.layers import Layer, recurrent
 from rnnc.layers.readouts import Last
-from rnnc.network_noise import Layered
+from rnnc.specs import Spec
+
+if TYPE_CHECKING:
+    from rnnc.graph import Graph
 
 
 def state_shapes(model: Layered) -> dict[str, tuple[str, str, int]]:
@@ -23,7 +31,7 @@ def state_shapes(model: Layered) -> dict[str, tuple[str, str, int]]:
                 found |= {f"{name}.{s}{suffix}": moments(name, s, suffix, width) for s, suffix, width in widths}
             continue
         assert isinstance(entry.layer, Layer)
-        own = _window_state(entry.layer, graph.widths(name)) | _own_states(graph.entries, entry, graph.widths(name))
+        own = _window_state(entry.layer, graph.widths(name)) | _own_states(graph, entry, graph.widths(name))
         found |= {f"{name}.{state}": moments(name, state, "", width) for state, width in own.items()}
     return found
 
@@ -48,7 +56,7 @@ class NetworkNames(NamedTuple):
 def network_names(model: Layered) -> NetworkNames:
     """Those of a network. A table is none of the inputs: its rows are."""
     graph, states = model.graph(), state_shapes(model).values()
-    tables = {names.in_layer(graph.entries[name].shares, "weight") for name in graph.tables}
+    tables = set(map(graph.table_of, graph.tables))
     xs = [graph.x_names[name] for name, width in graph.inputs.items() if width]
     rows = [rows for _, rows in graph.tables.values()]
     inputs = [name for name in graph.parameter_shapes() if name not in tables]
@@ -57,26 +65,44 @@ def network_names(model: Layered) -> NetworkNames:
 
 
 def moments(name: str, state: str, suffix: str, width: int) -> tuple[str, str, int]:
+    """The initial name and the final name of a layer's state, and its width."""
     full = names.in_layer(name, state)
     return names.initial(full, suffix), names.final(full, suffix), width
 
 
 def _window_state(layer: Layer, widths: Sequence[int]) -> dict[str, int]:
-    """The steps before the next one that a layer will read, side by side: state `PAST`."""
+    """The state of a layer that reads steps before its own."""
     before = layer.window[0]
     return {PAST: before * widths[0]} if before else {}
 
 
-def _own_states(entries: Mapping[str, Entry], entry: Entry, widths: Sequence[int]) -> dict[str, int]:
-    """The states of a layer's equations; `Last` right behind a recurrent layer reads that layer's states instead."""
+def _own_states(graph: Graph, entry: Entry, widths: Sequence[int]) -> dict[str, int]:
+    """The states of a layer's equations. A layer that `reads_directions` has none."""
     assert isinstance(entry.layer, Layer)
-    return {} if reads_directions(entries, entry) else entry.layer.states(*widths)
+    return {} if reads_directions(graph, entry) else entry.layer.states(*widths)
 
 
-def reads_directions(entries: Mapping[str, Entry], entry: Entry) -> bool:
-    source = entries.get(entry.inputs[0])
-    return isinstance(entry.layer, Last) and source is not None and recurrent(source.layer) is not None
+def reads_directions(graph: Graph, entry: Entry) -> bool:
+    """Whether a layer is a `Last` that reads a recurrent layer's directions, each at its own last step.
+
+    Not where the layer runs forward and an output is no state: `Last` then keeps it, from piece to piece.
+    """
+    source = graph.entries.get(entry.inputs[0])
+    spec = recurrent(source.layer) if source else None
+    if not isinstance(entry.layer, Last) or spec is None:
+        return False
+    return spec.reads_ahead or all(output_state(spec, direction) for direction in spec.stack().layers[-1])
 
 
-PAST = "past"
-"""The state of a layer that reads steps before its own."""
+def output_state(spec: Spec, direction: Direction) -> str | None:
+    """The state that is the output of a direction of the top layer, if one is: one step of its equations tells."""
+    graph = IRGraph(str(spec.dtype), 1, share=False)
+    width = spec.input_size if spec.num_layers == 1 else spec.output_size
+    x = graph.input(names.X, (BATCH, width), 0)
+    (output,) = lower_direction(graph, direction, [x], None, Site(0))
+    for state in direction.states:
+        end = graph.outputs[names.final(state, direction.suffix)]
+        assert isinstance(end, Node)
+        if end.inputs[0] is output:
+            return state
+    return None

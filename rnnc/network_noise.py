@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-from rnnc.graph import Graph
 from rnnc.ir.equations import Value
 from rnnc.ir.graph import Graph as IRGraph
 from rnnc.ir.graph import Node
 from rnnc.ir.lower import Names, Step, values_of
+from rnnc.layered import Layered
 from rnnc.layers import Layer, Regularized, recurrent
 from rnnc.specs import Spec
 
 States = Mapping[str, Value]
-
-
-class Layered(Protocol):
-    """A network: `rnnc.Graph`, `rnnc.Sequential`."""
-
-    def graph(self) -> Graph:
-        """Its layers, by name."""
 
 
 @dataclass(frozen=True)

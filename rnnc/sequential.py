@@ -17,24 +17,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
-from rnnc.cells import Shape
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.networks import NUMBERS, width_of
 from rnnc.graph import Graph
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.names import OUTPUT, X, in_layer
+from rnnc.layered import Layered
 from rnnc.layers import Embedding, Last, Layer, Mean, is_layer, layer_from_dict, recurrent
-from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rnnc.network import Network
 
     Array = NDArray[Any]
 
@@ -46,7 +42,7 @@ READOUT = "readout"
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Sequential(PlainData):
+class Sequential(Layered):
     """Layers one after the other; parameters are named as in the state_dict of a torch.nn.Sequential of them.
 
     layers: recurrent specs and layers that read one value, each of the width that the one before gives; an
@@ -149,33 +145,6 @@ class Sequential(PlainData):
     def causal(self) -> bool:
         """Whether there is an output per step that never reads a later one, so that sequences may be cut in pieces."""
         return self.timed and self._graph.causal
-
-    # ---- parameters
-
-    def parameter_shapes(self) -> dict[str, Shape]:
-        """Name -> shape of every parameter: "0.weight", "1.weight_ih_l0", ..."""
-        return self._graph.parameter_shapes()
-
-    def init(self, seed: int | np.random.Generator = 0) -> dict[str, Array]:
-        """New parameters, each layer's from its default distribution in PyTorch. The same seed gives the same."""
-        return self._graph.init(seed)
-
-    @explained
-    def compile(
-        self,
-        params: Mapping[str, Any],
-        *,
-        backend: str = "llvm",
-        threads: int | None = None,
-        matmul: str | None = None,
-    ) -> Network:
-        """The network for inference: a function of x and lengths (`rnnc.network.Network`).
-
-        backend, threads, matmul: as in `rnnc.compile`.
-        """
-        from rnnc.network import Network
-
-        return Network(self, params, backend=backend, threads=threads, matmul=matmul)
 
     # ---- plain data
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.ir.equations import Value
+from rnnc.ir.equations import Value, linear, tanh
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, IRError, ShapeError
 from rnnc.layers.activations import FORMULAS
 from tests.refusals import raises_saying
@@ -149,7 +149,7 @@ def test_readouts_are_numpys() -> None:
     params = net.init(2)
     found = net.compile(params, backend="llvm")(x)
     act = np.where(x > 0, x, 1.67326319217681884765625 * np.expm1(x)) * 1.05070102214813232421875
-    weights = np.exp(act @ params["pool.weight"].T + params["pool.bias"])
+    weights = np.exp(act @ params["pool.weight"].T)
     pool = (weights / weights.sum(0) * act).sum(0)
     expected = {"mean": act.mean(0), "max": act.max(0), "first": act[0], "last": act[-1], "pool": pool}
     for name, value in expected.items():
@@ -191,6 +191,7 @@ REFUSED: tuple[tuple[Any, type[Exception], tuple[str, ...]], ...] = (
     ({"out": (GRU, "x", {"h": "x"})}, ShapeError, ("layer 'out'", "'h'", "per sequence", "'x'", "per step")),
     ({"out": (rnnc.Embedding(3, 4), "x")}, ArgumentError, ("layer 'out'", "Embedding", "'numbers'", "'x'")),
     ({"g": (rnnc.GRU(4, 4, dtype="float64"), "x"), "out": (GRU, "x")}, ArgumentError, ("'out'", "dtype", "'g'")),
+    ({"a": (GRU, "x"), "a.h": (GRU, "x"), "out": (GRU, "a.h")}, ArgumentError, ("'a.h'", "state 'h'", "'a'")),
     ({"s": (rnnc.Select((0, 1)), "x"), "out": (rnnc.Add(), "x", "s")}, ShapeError, ("'out'", "4, 2")),
     ({"out": (rnnc.Select((4,)), "x")}, ShapeError, ("'out'", "column 4", "size 4")),
     ({"other": (GRU, "x")}, ArgumentError, ("outputs", "'out'")),
@@ -233,8 +234,108 @@ def test_calls_with_wrong_inputs_are_refused() -> None:
         network(a)
     with raises_saying(ArgumentTypeError, "x", "'a', 'b'", "'c'"):
         network({"a": a, "c": b})
-    with raises_saying(ShapeError, "(T, B)", "(5, 2)", "(4, 2)"):
-        network({"a": a, "b": b[1:]})
+    for call in (network, lambda x: rnnc.vjp(net)({}, x)):
+        with raises_saying(ShapeError, "as many steps", "'a': (5, 2, 2)", "'b': (4, 2, 3)"):
+            call({"a": a, "b": b[1:]})
     ahead = chain(rnnc.Conv1d(4, 4, 3, padding="same"), width=4)
     with raises_saying(ArgumentError, "advance", "looks ahead"):
         ahead.compile(ahead.init(), backend="reference").advance(series(4))
+    late = WHOLE["a value per sequence at every step"]
+    one_way = rnnc.Graph({"x": 4}, {"m": (rnnc.Mean(), "x"), "out": (rnnc.Concat(), "x", "m")}, "out", dtype="float64")
+    for waiting in (late, one_way):
+        with raises_saying(ArgumentError, "advance", "a value per sequence"):
+            waiting.compile(waiting.init(), backend="reference").advance(series(4))
+
+
+@dataclass(frozen=True)
+class Doubled(rnnc.Cell):
+    """A cell whose output is no state."""
+
+    name = "doubled"
+
+    def step(self, x: Value, state: Any, p: Any) -> tuple[Value, dict[str, Value]]:
+        h = tanh(linear(x, p.weight_ih, p.bias_ih) + linear(state.h, p.weight_hh, p.bias_hh))
+        return 2.0 * h, {"h": h}
+
+
+@pytest.mark.parametrize("cell", (Doubled(), rnnc.cells.GRUCell()))
+def test_the_last_output_stays_while_a_row_has_no_steps(cell: rnnc.Cell, backend: str) -> None:
+    net = chain(rnnc.Recurrent(cell, 4, 3, dtype="float64"), rnnc.Last(), width=4)
+    network = net.compile(net.init(), backend=backend)
+    whole, (_, state) = network(series(4)), network.advance(series(4))
+    found, _ = network.advance(series(4)[:1], state, lengths=[0, 1, 0, 1])
+    np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], rtol=1e-12)
+    assert (found[[1, 3]] != whole[[1, 3]]).all()
+
+
+class Odd(rnnc.Layer):
+    """A layer that declares what a case says."""
+
+    def __init__(self, **declared: Any) -> None:
+        self.declared = declared
+        self.inputs = declared.get("inputs", 1)  # type: ignore[misc]
+
+    @property
+    def window(self) -> tuple[int, int]:
+        window: tuple[int, int] = self.declared.get("window", (0, 0))
+        return window
+
+    def output_width(self, *widths: int) -> int:
+        width: int = self.declared.get("width", widths[0])
+        return width
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self.declared.get("parameters", {}))
+
+    def states(self, *widths: int) -> dict[str, int]:
+        return dict(self.declared.get("states", {}))
+
+    def noise(self, *widths: int) -> dict[str, rnnc.layers.Noise]:
+        return {name: rnnc.layers.Noise(1, 0.5) for name in self.declared.get("noise", ())}
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    (
+        ({"width": 0}, ("output_width", "0")),
+        ({"parameters": {"w": (3, 0)}}, ("a size of w", "0")),
+        ({"parameters": {"a.b": (3,)}}, ("'a.b'", "identifier")),
+        ({"parameters": {"w": (1, 1, 1, 1)}}, ("the shape of w", "3 sizes")),
+        ({"states": {"s": -1}}, ("the width of state s", "-1")),
+        ({"states": {"past": 4}, "window": (1, 0)}, ("'past'", "window")),
+        ({"noise": ("w",), "parameters": {"w": (1,)}}, ("'w'", "parameter", "noise")),
+        ({"window": (-1, 0)}, ("window", "-1")),
+        ({"window": (1, 0), "inputs": None}, ("window", "reads one value", "None")),
+    ),
+)
+def test_a_layer_that_declares_nonsense_is_refused(declared: dict[str, Any], words: tuple[str, ...]) -> None:
+    with raises_saying(ArgumentError, "layer 'out', Odd", *words):
+        rnnc.Graph({"x": 4}, {"out": (Odd(**declared), "x")}, "out")
+
+
+def test_training_refuses_statistics() -> None:
+    net = rnnc.Sequential(rnnc.GRU(3, 4), rnnc.BatchNorm(4))
+    with raises_saying(ArgumentError, "layer 1, BatchNorm", "no training mode"):
+        rnnc.train.fit(net, [(series(3)[:, 0], series(4)[:, 0])], loss="mse")
+
+
+TRAINED = {
+    "norm": (rnnc.Conv1d(3, 4, 3), rnnc.LayerNorm(4), rnnc.GRU(4, 4), rnnc.Mean()),
+    "attention": (rnnc.Conv1d(3, 4, 3, padding="same"), rnnc.PReLU(), rnnc.AttentionPooling(4)),
+}
+
+
+@pytest.mark.parametrize("layers", TRAINED.values(), ids=TRAINED)
+def test_such_networks_train_alike_on_every_backend(layers: tuple[Any, ...], backend: str) -> None:
+    net = rnnc.Sequential(*layers, rnnc.Linear(4, 2))
+    rng = np.random.default_rng(0)
+    data = [(rng.standard_normal((t, 3)).astype("f4"), rng.standard_normal(2).astype("f4")) for t in (6, 3, 1, 5)]
+    adam = rnnc.optimizers.Adam(1e-2)
+    found, expected = (
+        rnnc.train.fit(
+            net, data, loss="mse", optimizer=adam, epochs=3, batch_size=2, seed=1, progress=False, backend=name
+        )
+        for name in (backend, "reference")
+    )
+    for name, array in expected.params.items():
+        np.testing.assert_allclose(found.params[name], array, atol=1e-4)

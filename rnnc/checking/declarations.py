@@ -26,20 +26,25 @@ def check_cell(cell: Cell, input_size: int, hidden_size: int, bias: bool) -> Non
     if not states:
         raise ArgumentError(f"{who} has no state: a recurrent cell needs one")
     shapes = cell.parameters(input_size, hidden_size, bias)
-    for name in (*shapes, *states):
-        _check_name(who, name)
-    for name, shape in shapes.items():
-        if not isinstance(shape, tuple) or len(shape) not in (1, 2):
-            raise ArgumentError(f"{who}: the shape of {name} must be a tuple of one or two sizes, got {shape!r}")
-        for size in shape:
-            checks.integer(f"{who}: a size of {name}", size, 1)
+    check_shapes(who, shapes, 2)
     for name, declared in states.items():
+        check_name(who, name)
         for width in as_axes(declared) or (0,):
             checks.integer(f"{who}: the width of state {name}", width, 1)
     checks.integer(f"{who}: output_size", cell.output_size(hidden_size), 1)
 
 
-def _check_name(who: str, name: object) -> None:
+def check_shapes(who: str, shapes: Mapping[str, Any], most_axes: int) -> None:
+    """Raises ArgumentError or ArgumentTypeError unless every parameter has a name that a step can write, and sizes."""
+    for name, shape in shapes.items():
+        check_name(who, name)
+        if not isinstance(shape, tuple) or not 1 <= len(shape) <= most_axes:
+            raise ArgumentError(f"{who}: the shape of {name} must be a tuple of 1 to {most_axes} sizes, got {shape!r}")
+        for size in shape:
+            checks.integer(f"{who}: a size of {name}", size, 1)
+
+
+def check_name(who: str, name: object) -> None:
     """Raises ArgumentError unless the name is an identifier, which a step can write after `state.` or `p.`.
 
     Other names are reserved for `rnnc.ir.names`.

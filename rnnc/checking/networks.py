@@ -10,10 +10,13 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
 from rnnc.checking import checks
+from rnnc.checking.declarations import check_name, check_shapes
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError, ShapeError
 from rnnc.layers import Embedding, Layer, Readout, is_layer, recurrent
 from rnnc.specs import Spec
 
+PAST = "past"
+"""The state of a layer that reads steps before its own: these steps, side by side."""
 NUMBERS = "numbers"
 """Given in place of the width of an input that holds integers, which `rnnc.Embedding` layers read."""
 
@@ -133,6 +136,7 @@ def in_order(inputs: Mapping[str, int], entries: Mapping[str, Entry]) -> dict[st
     Raises ArgumentError for an unknown name, and for a cycle.
     """
     known = {*inputs, *entries}
+    _check_apart(entries, known)
     reads = {name: [_owner(name, source, entries, known) for source in e.reads()] for name, e in entries.items()}
     sorter = TopologicalSorter({name: [s for s in sources if s in entries] for name, sources in reads.items()})
     try:
@@ -149,6 +153,16 @@ def in_order(inputs: Mapping[str, int], entries: Mapping[str, Entry]) -> dict[st
         sorter.done(name)
         ready = sorted([*ready, *sorter.get_ready()], key=position.__getitem__)
     return found
+
+
+def _check_apart(entries: Mapping[str, Entry], known: Collection[str]) -> None:
+    """Raises ArgumentError if a name stands for a layer and for the last values of another one's state."""
+    for name, entry in entries.items():
+        spec = recurrent(entry.layer)
+        for state in spec.states if spec else ():
+            if f"{name}.{state}" in known:
+                what = f"the last values of the state {state!r} of layer {name!r}"
+                raise ArgumentError(f"layers: '{name}.{state}' is the name of {what}; give it another name")
 
 
 def _owner(name: str, source: str, entries: Mapping[str, Entry], known: Collection[str]) -> str:
@@ -188,9 +202,30 @@ def kind_of(name: str, entry: Entry, known: Mapping[str, Kind]) -> Kind:
         return Kind(spec.output_size, True)
     assert isinstance(layer, Layer)
     try:
-        return Kind(layer.output_width(*widths), timed and not isinstance(layer, Readout))
+        width = layer.output_width(*widths)
     except RnncError as error:
         raise type(error)(f"{who}: {error}") from None
+    _check_declared(f"{who}, {_type(layer)}", layer, width, widths)
+    return Kind(width, timed and not isinstance(layer, Readout))
+
+
+def _check_declared(who: str, layer: Layer, width: object, widths: tuple[int, ...]) -> None:
+    """Raises ArgumentError or ArgumentTypeError if what a layer declares of itself is unusable."""
+    checks.integer(f"{who}: output_width", width, 1)
+    shapes, states, noise = layer.parameter_shapes(), layer.states(*widths), layer.noise(*widths)
+    check_shapes(who, shapes, 3)
+    for state, size in states.items():
+        check_name(who, state)
+        checks.integer(f"{who}: the width of state {state}", size, 1)
+    for name in noise:
+        check_name(who, name)
+        if name in shapes:
+            raise ArgumentError(f"{who}: {name!r} is the name of a parameter and of its noise")
+    before, after = (checks.integer(f"{who}: window", steps, 0) for steps in layer.window)
+    if before and PAST in states:
+        raise ArgumentError(f"{who}: {PAST!r} is the state that its window keeps; give its own state another name")
+    if before + after and layer.inputs != 1:
+        raise ArgumentError(f"{who}: it has a window, and so reads one value, but its `inputs` is {layer.inputs}")
 
 
 def _check_starts(who: str, spec: Spec, entry: Entry, known: Mapping[str, Kind]) -> None:

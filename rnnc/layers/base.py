@@ -56,12 +56,14 @@ class Layer:
     A subclass defines `step`, and what differs from the defaults below: a layer that keeps the width, without
     parameters or states. It holds no arrays.
 
+    trains: whether gradients are right for all its parameters; `rnnc.train` refuses a layer for which they are not.
     inputs: how many values it reads; None: one or more, which `step` then gets as a tuple.
     window: how many steps before and after its own the equations read: x is then (B, (before + 1 + after) * N), the
         oldest step first, and zeros where the sequence has no such step.
     """
 
     inputs: ClassVar[int | None] = 1
+    trains: ClassVar[bool] = True
 
     @property
     def window(self) -> tuple[int, int]:

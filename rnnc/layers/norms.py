@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 from rnnc.cells import Parameter, Shape
 from rnnc.checking import checks
@@ -77,10 +78,12 @@ class BatchNorm(_Norm):
     (Ioffe & Szegedy 2015).
 
     The statistics are parameters. What is made of parameters alone is computed when they are bound, so a step costs
-    one multiplication and one addition per number.
+    one multiplication and one addition per number. There is no training mode yet: `rnnc.train` refuses the layer.
 
     size: the width of x. affine: whether weight and bias are there.
     """
+
+    trains: ClassVar[bool] = False
 
     def parameter_shapes(self) -> dict[str, Shape]:
         statistics: dict[str, Shape] = {

@@ -87,12 +87,12 @@ class Max(Readout):
 @explained_class
 @dataclass(frozen=True)
 class AttentionPooling(Readout):
-    """The mean over each row's steps, weighted by a softmax over them of the scores weight . x + bias.
+    """The mean over each row's steps, weighted by a softmax over them of the scores weight . x.
 
     Yang et al. 2016, "Hierarchical attention networks for document classification", without the hidden layer: put a
     Linear and an Activation before the scores, and `Concat` them, where one is wanted. The sums are carried along from
     step to step, scaled to the largest score so far (Milakov & Gimelshein 2018, "Online normalizer calculation for
-    softmax"). Zeros for a row without steps.
+    softmax"). Zeros for a row without steps. A bias would change no weight: it adds the same number to all scores.
 
     size: the width of x.
     """
@@ -103,7 +103,7 @@ class AttentionPooling(Readout):
         size(self, "size")
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        return {"weight": (1, self.size), "bias": (1,)}
+        return {"weight": (1, self.size)}
 
     @property
     def width(self) -> int | None:
@@ -113,7 +113,7 @@ class AttentionPooling(Readout):
         return {"sum": self.size, "weight": 1, "largest": 1}
 
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> New:
-        score = linear(x, p.weight, p.bias)
+        score = linear(x, p.weight)
         largest = stop_gradient(where(state.weight > 0.0, maximum(state.largest, score), score))
         kept = exp(where(state.weight > 0.0, state.largest - largest, 0.0))  # else nothing is kept, whatever the factor
         added = exp(score - largest)

@@ -10,6 +10,7 @@ import numpy as np
 
 from rnnc.graph import Graph
 from rnnc.network import Network
+from rnnc.network_names import state_shapes
 from rnnc.onnx.building import Building
 from rnnc.onnx.frames import Frames
 from rnnc.onnx.ops.table import MISFITS, Given, Left
@@ -109,8 +110,8 @@ class Segment:
         self._outs = [_Out(name, tensor.name, self._way_out(tensor)) for name, tensor in named.items()]
         self._ends = [_End(keys, tensor.name, self._way_out(tensor)) for tensor, keys in ends.items()]
         self._single = len(named) == 1
-        self._zeros = {key: width for key, (_, _, width) in self.network._states.items()}
-        self._quick = building.lengths is None and self.network._graph.causal
+        self._zeros = {key: width for key, (_, _, width) in state_shapes(graph).items()}
+        self._quick = building.lengths is None and graph.causal
         self._plain = building.lengths is None and not building.feeds and not self._ends
 
     def _way_out(self, tensor: Tensor) -> Any:
@@ -150,7 +151,7 @@ class Segment:
         elif self._quick:
             output, last = self.network.advance(x, state)
         else:
-            output, last = self.network._run(x, state, lengths)
+            output, last = self.network.run(x, state, lengths)
         return last | ({self._outs[0].name: output} if self._single else output)
 
     def _sizes(self, values: Mapping[str, Array]) -> tuple[int, int]:
@@ -163,7 +164,7 @@ class Segment:
 
     def _nothing(self, batch: int) -> dict[str, Array]:
         """What comes out of sequences without steps."""
-        graph = self.network._graph
+        graph = self.network.model.graph()
         shapes = {name: graph.kinds[source] for name, source in graph.outputs.items()}
         made = {
             name: np.zeros((0, batch, kind.width) if kind.timed else (batch, kind.width), graph.dtype)

@@ -19,7 +19,8 @@ from rnnc.checking import checks
 from rnnc.checking.arrays import as_array, check_dtype, check_shape
 from rnnc.checking.calls import check_lengths
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ParameterError, ShapeError
-from rnnc.network_graph import state_shapes
+from rnnc.layers import Layer
+from rnnc.network_names import state_shapes
 from rnnc.sequential import Sequential
 from rnnc.train.batch import Batch, inside
 
@@ -133,10 +134,17 @@ class Rules:
 
 
 def check_model(model: object) -> Sequential:
-    """The model. Raises ArgumentTypeError if it is not a network, for example if it is a bare spec."""
-    if isinstance(model, Sequential):
-        return model
-    raise ArgumentTypeError(f"model: expected a rnnc.Sequential, got {checks.came(model)}")
+    """The model. Raises ArgumentTypeError if it is not a network, for example if it is a bare spec.
+
+    Raises ArgumentError for a layer that gradients cannot train.
+    """
+    if not isinstance(model, Sequential):
+        raise ArgumentTypeError(f"model: expected a rnnc.Sequential, got {checks.came(model)}")
+    for number, layer in enumerate(model.layers):
+        if isinstance(layer, Layer) and not layer.trains:
+            who = f"layer {number}, {type(layer).__name__}"
+            raise ArgumentError(f"model: {who}, has no training mode yet: gradients would change its statistics")
+    return model
 
 
 def check_untied(params: Mapping[str, Any]) -> None:
