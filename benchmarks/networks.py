@@ -1,0 +1,138 @@
+"""Whole networks against ONNX Runtime and PyTorch: a convolution before a GRU, a denoiser, a voice-activity detector.
+
+    python -m benchmarks.networks                      # one thread, CPU time, medians of 9 rounds
+
+RNNoise needs its weights (tests/real_models.py says where), the detector `pip install --no-deps silero-vad`; what is
+missing is left out, and said so. All results are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rnnc
+from benchmarks.timing import Contestant, clock_for, race
+from tests import real_models
+
+CHANNELS, UNITS, STEPS = 40, 64, 200
+CHUNK, CONTEXT, CHUNKS = 512, 64, 200
+
+
+def session_of(model: Any) -> Any:
+    """A session of ONNX Runtime with one thread. model: a path, or the bytes of a file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def convolution() -> dict[str, Contestant]:
+    """conv1d (causal, 3 taps), relu and GRU, whole sequences of one row, and a streamed step."""
+    import torch
+
+    class Peer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gru = torch.nn.Conv1d(CHANNELS, UNITS, 3), torch.nn.GRU(UNITS, UNITS)
+
+        def forward(self, x: Any) -> Any:
+            padded = torch.nn.functional.pad(x.permute(1, 2, 0), (2, 0))
+            return self.gru(torch.relu(self.conv(padded)).permute(2, 0, 1))[0]
+
+    torch.set_num_threads(1)
+    peer, file = Peer().eval(), io.BytesIO()
+    given = torch.randn(STEPS, 1, CHANNELS, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(peer, (given,), file, input_names=["x"], dynamic_axes={"x": {0: "T"}}, dynamo=False)
+    session, x = session_of(file.getvalue()), given.numpy()
+    net = rnnc.Sequential(rnnc.Conv1d(CHANNELS, UNITS, 3), rnnc.Activation("relu"), rnnc.GRU(UNITS, UNITS))
+    names = {"conv": "0", "gru": "2"}
+    params = {f"{names[k.partition('.')[0]]}.{k.partition('.')[2]}": v for k, v in peer.state_dict().items()}
+    network: Any = net.compile(params, threads=1)
+    np.testing.assert_allclose(network(x), session.run(None, {"x": x})[0], atol=1e-5)
+    _, state = network.advance(x[:1])
+
+    def torch_call() -> Any:
+        with torch.no_grad():
+            return peer(given)
+
+    calls = {"rnnc": lambda: network(x), "onnxruntime": lambda: session.run(None, {"x": x}), "torch": torch_call}
+    calls["rnnc, a streamed step"] = lambda: network.advance(x[:1], state)
+    return {name: Contestant(call) for name, call in calls.items()}
+
+
+def denoiser() -> dict[str, Contestant]:
+    """RNNoise: 60 frames at once, and a streamed frame."""
+    data = dict(np.load(real_models.REAL / "rnnoise.npz"))
+    model, params = real_models.rnnoise(data)
+    network: Any = model.compile(params, threads=1)
+    x = data["x"][:, None]
+    found = network(x)
+    np.testing.assert_allclose(np.concatenate([found["gains"], found["vad"]], -1)[:, 0], data["y"], atol=2e-5)
+    _, state = network.advance(x[:1])
+    calls = {"rnnc, 60 frames": lambda: network(x), "rnnc, a streamed frame": lambda: network.advance(x[:1], state)}
+    return {name: Contestant(call) for name, call in calls.items()}
+
+
+def detector(name: str) -> dict[str, Contestant]:
+    """A file of silero-vad at 16 kHz, chunk by chunk, with state."""
+    spec = find_spec("silero_vad")
+    assert spec is not None and spec.origin is not None
+    path = Path(spec.origin).parent / "data" / name
+    network, session = rnnc.from_onnx(path, threads=1), session_of(str(path))
+    audio = np.random.default_rng(0).standard_normal((1, CHUNK * CHUNKS + CONTEXT), dtype=np.float32) * np.float32(0.1)
+    rate = np.array(16000)
+
+    def streamed(run: Any) -> list[Any]:
+        state, found = np.zeros((2, 1, 128), np.float32), []
+        for at in range(0, CHUNK * CHUNKS, CHUNK):
+            output, state = run({"input": audio[:, at : at + CHUNK + CONTEXT], "state": state, "sr": rate})
+            found.append(output)
+        return found
+
+    def ours(given: Any) -> tuple[Any, Any]:
+        made = network.run(given)
+        return made["output"], made["stateN"]
+
+    def theirs(given: Any) -> Any:
+        return session.run(["output", "stateN"], given)
+
+    np.testing.assert_allclose(streamed(ours), streamed(theirs), atol=1e-4)
+    return {"rnnc": Contestant(lambda: streamed(ours)), "onnxruntime": Contestant(lambda: streamed(theirs))}
+
+
+def report(title: str, contestants: dict[str, Contestant], rounds: int, per: int = 1) -> None:
+    """Microseconds per call, or per one of `per` parts of it."""
+    times = race(contestants, rounds, clock_for(1))
+    print(f"{title}: {', '.join(f'{name} {timing.median * 1e6 / per:.1f}' for name, timing in times.items())}")
+
+
+def main() -> None:
+    """Prints microseconds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    report(f"conv1d {CHANNELS}/{UNITS}, relu, GRU {UNITS}, T = {STEPS}, us", convolution(), rounds)
+    if real_models.REAL.exists():
+        report("RNNoise, us", denoiser(), rounds)
+    else:
+        print(f"RNNoise: left out, its weights are not in {real_models.REAL}")
+    for name in ("silero_vad.onnx", "silero_vad_op18_ifless.onnx"):
+        if find_spec("silero_vad"):
+            report(f"{name}, a chunk, us", detector(name), rounds, CHUNKS)
+        else:
+            print(f"{name}: left out, silero-vad is not installed")
+
+
+if __name__ == "__main__":
+    main()
