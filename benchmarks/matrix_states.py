@@ -1,4 +1,4 @@
-"""A matrix of each row as a state: the mLSTM's step, forward and trained, against PyTorch run op by op.
+"""One matrix per row as a state: the mLSTM's step, forward and trained, against PyTorch run op by op.
 
     python -m benchmarks.matrix_states                 # one thread, CPU time, medians of 9 rounds
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     spec = rnnc.Recurrent(MatrixLSTM(), WIDTH, WIDTH)
-    print(f"us a step and row, {WIDTH} x {WIDTH}, T = {STEPS}")
+    print(f"us per step and row, {WIDTH} x {WIDTH}, T = {STEPS}")
     for batch in BATCHES:
         times = race(contestants(spec, batch), rounds, clock_for(1))
         scale = {name: 1e6 / STEPS / batch for name in times} | {"bound": 1e6 / SCALED}

@@ -264,3 +264,15 @@ def test_damaged_bytes_give_a_network_or_an_error_of_rnnc(seed: int) -> None:
         network.run({name: np.ones(sizes[name], kind.dtype) for name, kind in network.inputs.items()})
     except rnnc.RnncError:
         pass
+
+
+def test_outputs_are_the_callers_own() -> None:
+    """Writing to them changes neither the inputs nor the constants of the file."""
+    moves = (("Identity", "x", "same"), ("Identity", "c", "constant"), ("Transpose", "x", "turned"))
+    nodes = [node(op, [read], [made]) for op, read, made in moves]
+    weights = {"c": np.arange(3, dtype=np.float32)}
+    network = rnnc.from_onnx(model(nodes, {"x": ("float32", ["B", 3])}, ["same", "constant", "turned"], weights))
+    x = np.ones((2, 3), np.float32)
+    for array in network.run({"x": x}).values():
+        array[...] = 7
+    assert (x == 1).all() and network.run({"x": x})["constant"].tolist() == [0, 1, 2]

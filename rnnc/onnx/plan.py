@@ -42,6 +42,7 @@ class Moving:
         assert meaning is not None
         self._function = meaning(given)
         self._label = step.node.label
+        self.step = step
         self._reads = [_reader(value) for value in step.inputs]
         self._gives = [tensor.name if tensor is not None else "" for tensor in step.outputs]
         first, *others = step.inputs
@@ -111,6 +112,18 @@ class Plan:
                 self._add_network(depth)
             self._add_outer(steps, foreign)
         self._outputs = {name: _reader(value) for name, value in traced.outputs.items()}
+        seen = self._views(traced)
+        self._copied = [n for n, v in traced.outputs.items() if not isinstance(v, Tensor) or v.name in seen]
+
+    def _views(self, traced: Traced) -> set[str]:
+        """Tensors that may be views of the caller's arrays: inputs, and what is moved of them in NumPy."""
+        made = {tensor.name for step in traced.steps for tensor in step.made}
+        found = {v.name for v in traced.outputs.values() if isinstance(v, Tensor) and v.name not in made}
+        found |= {tensor.name for step in traced.steps for tensor in step.tensors if tensor.name not in made}
+        for runner in self.runners:
+            if isinstance(runner, Moving) and any(tensor.name in found for tensor in runner.step.tensors):
+                found |= {tensor.name for tensor in runner.step.made}
+        return found
 
     # ---- which step goes where
 
@@ -197,8 +210,11 @@ class Plan:
             others.clear()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The file's outputs by name, for inputs that have been checked."""
+        """The file's outputs by name, for inputs that have been checked. They are the caller's own."""
         values = dict(inputs)
         for runner in self.runners:
             runner.run(values)
-        return {name: read(values) for name, read in self._outputs.items()}
+        found = {name: read(values) for name, read in self._outputs.items()}
+        for name in self._copied:
+            found[name] = found[name].copy()
+        return found
