@@ -222,7 +222,7 @@ def test_a_cell_without_a_name_to_import_has_no_plain_form() -> None:
         ({"parameters": {"__dict__": (3,)}}, "it is Python.s own"),
         ({"parameters": {"w": [3, 4]}}, "the shape of w must be a tuple"),
         ({"parameters": {"w": (3, 0)}}, "a size of w: expected an integer >= 1"),
-        ({"parameters": {"w": (3, 4, 5)}}, "the shape of w must be a tuple of one or two"),
+        ({"parameters": {"w": (3, 4, 5)}}, "the shape of w must be a tuple of 1 to 2 sizes"),
     ],
 )
 def test_a_cell_that_declares_nonsense_is_refused(declared: dict[str, Any], message: str) -> None:

@@ -78,12 +78,14 @@ def misfit(function: Callable[..., Any], args: Sequence[object], kwargs: Mapping
     import inspect
 
     parameters = list(inspect.signature(function).parameters.values())
-    if parameters and parameters[0].name == "self":
-        parameters, args = parameters[1:], args[1:]
+    who = function.__qualname__
+    if args and parameters and parameters[0].name == "self":
+        owner = type(args[0]).__name__  # which may have inherited the method
+        who, parameters, args = f"{owner}.{function.__name__}", parameters[1:], args[1:]
     kinds = {p.kind for p in parameters}
     names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     placed = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    who = function.__qualname__.removesuffix(".__init__").removesuffix(".__call__")
+    who = who.removesuffix(".__init__").removesuffix(".__call__")
     for name in kwargs:
         if name not in names and inspect.Parameter.VAR_KEYWORD not in kinds:
             return f"{who} takes no argument {name!r}; {_meant(name, names)}"
