@@ -7,7 +7,7 @@ one concat node a step, which the next layer reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -108,29 +108,37 @@ def lower_direction(
     valid: list[Node] | None,
     site: Site,
     starts: Mapping[str, Node] | None = None,
+    during: Sequence[Node] | None = None,
 ) -> list[Node]:
     """Lowers one direction of one layer over all steps, and returns its output at each step, in absolute time.
 
+    xs: the input at each step, or at several positions of each step, which the layer visits one after the other.
     starts: initial values of states, by name. The initial values of other states are inputs.
+    during: for each position, whether it is one of the row's own; the states pass over the others.
     """
     graph.site = site
-    delta = -1 if layer.reverse else 1
+    delta, rate = (-1 if layer.reverse else 1), len(xs) // graph.steps
     parameters = _parameters(graph, layer)
     states = dict(starts or {})
     for k, width in layer.states.items():
         if k not in states:
             states[k] = graph.input(names.initial(k, layer.suffix), (BATCH, width))
     outputs: dict[int, Node] = {}
-    for t in range(len(xs))[::delta]:
-        carried = {k: graph.carry(n, k + layer.suffix, delta, t) for k, n in states.items()}
-        outputs[t], states = _step(graph, layer, xs[t], carried, parameters)
+    for t in range(graph.steps)[::delta]:
+        states = carried = {k: graph.carry(n, k + layer.suffix, delta, t) for k, n in states.items()}
+        for u in range(t * rate, (t + 1) * rate)[::delta]:
+            old = states
+            outputs[u], states = _step(graph, layer, xs[u], old, parameters)
+            if during:
+                states = {k: graph.add("select", (during[u], n, old[k])) for k, n in states.items()}
+                outputs[u] = graph.add("select", (during[u], outputs[u], graph.const(0.0)))
         if valid:
-            keep = valid[t]
-            states = {k: graph.add("select", (keep, n, carried[k])) for k, n in states.items()}
-            outputs[t] = graph.add("select", (keep, outputs[t], graph.const(0.0)))
+            states = {k: graph.add("select", (valid[t], n, carried[k])) for k, n in states.items()}
+            for u in range(t * rate, (t + 1) * rate):
+                outputs[u] = graph.add("select", (valid[t], outputs[u], graph.const(0.0)))
     for k, n in states.items():
         graph.outputs[names.final(k, layer.suffix)] = graph.exit(n, k + layer.suffix, delta)
-    return [outputs[t] for t in range(len(xs))]
+    return [outputs[u] for u in range(len(xs))]
 
 
 def _parameters(graph: Graph, layer: Direction) -> Names:

@@ -13,15 +13,23 @@ from rnnc.specs import Spec
 
 if TYPE_CHECKING:
     from rnnc.layered import Layered
+    from rnnc.network_timing import Form
 
 
-def forward(model: Spec | Layered) -> Computation:
-    """The forward pass of a recurrent spec or of a network (`rnnc.Graph`, `rnnc.Sequential`)."""
+def forward(model: Spec | Layered, form: Form | None = None) -> Computation:
+    """The forward pass of a recurrent spec or of a network (`rnnc.Graph`, `rnnc.Sequential`).
+
+    form: of a network; default: that of whole sequences whose frames are full (`rnnc.network_timing`).
+    """
     if isinstance(model, Spec):
         return Computation.of_stack(model.stack())
     from rnnc.network_graph import lower_network
+    from rnnc.network_timing import WHOLE
 
-    return Computation(lambda steps, lengths: lower_network(model, steps, lengths=lengths, joined=True))
+    def build(frames: int, lengths: bool) -> Graph:
+        return lower_network(model, frames, lengths=lengths, joined=True, form=form or WHOLE)
+
+    return Computation(build)
 
 
 def vjp(model: Spec | Layered) -> Computation:
@@ -68,8 +76,9 @@ def _lowered(model: Spec | Layered, steps: int, lengths: bool) -> Graph:
     if isinstance(model, Spec):
         return lower(model.stack(), steps, lengths=lengths)
     from rnnc.network_graph import lower_network
+    from rnnc.network_timing import Form
 
-    return lower_network(model, steps, lengths=lengths)
+    return lower_network(model, steps, lengths=lengths, form=Form(spanned=True))
 
 
 def _names_of(model: Spec | Layered) -> Names:

@@ -35,7 +35,6 @@ from rnnc.checking.networks import (
     agreed,
     in_order,
     kind_of,
-    looks_ahead,
     read_entries,
     read_inputs,
     read_outputs,
@@ -44,7 +43,8 @@ from rnnc.checking.networks import (
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layered import Layered
-from rnnc.layers import Embedding, layer_from_dict, recurrent
+from rnnc.layers import Embedding, Layer, layer_from_dict, recurrent
+from rnnc.network_timing import Timing, runs_backward
 from rnnc.references import check_trusted
 
 if TYPE_CHECKING:
@@ -131,13 +131,63 @@ class Graph(Layered):
         """The widths of what a layer reads."""
         return tuple(self.kinds[source].width for source in self.entries[name].inputs)
 
+    def timing(self, streamed: bool) -> Timing:
+        """The frames and delays of its values; streamed: where later steps are waited for."""
+        return self._streamed if streamed else self._whole
+
+    @cached_property
+    def _whole(self) -> Timing:
+        return Timing(self, False)
+
+    @cached_property
+    def _streamed(self) -> Timing:
+        return Timing(self, True)
+
+    @property
+    def even(self) -> bool:
+        """Whether all values per step have as many steps as the inputs, and no layer looks at where a row ends."""
+        layers = (entry.layer for entry in self.entries.values() if isinstance(entry.layer, Layer))
+        return not any(kind.paces for kind in self.kinds.values()) and not any(la.sees_padding for la in layers)
+
+    @property
+    def streams(self) -> bool:
+        """Whether sequences may come in pieces, perhaps with a latency: no step waits for the end.
+
+        A value per sequence is known at the end alone, so a step that reads one waits for it.
+        """
+        return not any(runs_backward(entry) or self._waits(entry) for entry in self.entries.values())
+
     @property
     def causal(self) -> bool:
-        """Whether sequences may come in pieces: no step reads a later one.
+        """Whether sequences may come in pieces without a latency: no step reads a later one."""
+        return self.streams and not any(self.timing(True).delays.values())
 
-        A value per sequence is known at the end alone, so a step that reads one reads later steps, too.
+    @property
+    def frame(self) -> int:
+        """The fewest steps of the inputs for which all values have a whole number of steps."""
+        return self.timing(True).frame
+
+    @property
+    def latency(self) -> int:
+        """By how many steps of the inputs a stream's outputs are late, because layers wait for later steps."""
+        return self.timing(True).latency if self.streams else 0
+
+    @explained
+    def output_lengths(self, lengths: Any) -> Any:
+        """How many steps outputs have for so many steps of the inputs: PyTorch's and ONNX's formulas.
+
+        lengths: one integer, or an array of them. Returns the same of the output; of several outputs, a dict of those
+        that are per step. Raises ArgumentError or ArgumentTypeError.
         """
-        return not any(looks_ahead(entry.layer) or self._waits(entry) for entry in self.entries.values())
+        given = np.asarray(lengths)
+        if given.dtype.kind not in "iu" or (given.size and int(given.min()) < 0):
+            raise ArgumentError(f"lengths: expected integers >= 0, got {checks.shown(lengths)}")
+        found = {name: self.kinds[source] for name, source in self.outputs.items()}
+        steps = {name: kind.steps(given.astype(np.int64)) for name, kind in found.items() if kind.timed}
+        if not steps:
+            raise ArgumentError("lengths: the network has no output per step")
+        steps = {name: int(n) if given.ndim == 0 else n for name, n in steps.items()}
+        return next(iter(steps.values())) if len(self.outputs) == 1 else steps
 
     def _waits(self, entry: Entry) -> bool:
         """Whether a layer reads a value per sequence at each step, or starts from one."""
@@ -165,7 +215,7 @@ class Graph(Layered):
         A call then has one output, as that of a `Sequential`, and the user gets views of it.
         """
         kinds = [self.kinds[source] for source in self.outputs.values()]
-        if len(kinds) == 1 or len({kind.timed for kind in kinds}) > 1:
+        if len(kinds) == 1 or len({(kind.timed, kind.paces) for kind in kinds}) > 1:
             return None
         edges = list(accumulate((kind.width for kind in kinds), initial=0))
         return dict(zip(self.outputs, pairwise(edges), strict=True))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rnnc.backends.arrays import NUMPY
-from rnnc.backends.base import PlainCall, StateArray
-from rnnc.checking.calls import check_lengths
-from rnnc.checking.network_calls import NetworkSignature, parts
+from rnnc.backends.base import Bound, PlainCall, StateArray
+from rnnc.checking import checks
+from rnnc.checking.network_calls import Inputs, NetworkSignature, parts
 from rnnc.checking.parameters import bind_parameters, read_parameters
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
-from rnnc.ir.errors import ArgumentError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.network_timing import WHOLE, Form
 from rnnc.quick import quick_first, way_in
 
 if TYPE_CHECKING:
@@ -54,14 +57,17 @@ class Network(Compiled, Unchanging):
         read_as_table = set(map(graph.table_of, graph.tables))
         self._params = given
         self._signature = NetworkSignature(model, self._arrays)
-        self._bound = self._code.bind({name: array for name, array in given.items() if name not in read_as_table})
+        self._fixed = {name: array for name, array in given.items() if name not in read_as_table}
+        self._bound = self._code.bind(self._fixed)
+        self._forms = {WHOLE: self._bound}  # and those that a call needs, compiled by the first one
         self._quick_call = self._quick(stateful=False)
         self._quick_advance = self._quick(stateful=True) if graph.causal else None
 
     def _quick(self, *, stateful: bool) -> Any:
         """The way of plain calls into machine code, for one input, and outputs of one kind."""
         graph, columns = self._graph, self._graph.columns
-        if len(graph.inputs) > 1 or (len(graph.outputs) > 1 and columns is None) or len(graph.tables) > 1:
+        several = len(graph.inputs) > 1 or len(graph.tables) > 1 or (len(graph.outputs) > 1 and columns is None)
+        if several or not graph.even:
             return None
         states = tuple(
             StateArray((first,), (last,), width, stacked=False, key=name)
@@ -100,7 +106,8 @@ class Network(Compiled, Unchanging):
 
         x: (T, B, N), or integers (T, B) for an embedding; with batch_first (B, T, N) or (B, T). Of several inputs, a
             dict of them by name.
-        lengths: B integers in 0..T; row b ends after lengths[b] steps; what comes out later is 0. Default: all T.
+        lengths: B integers in 0..T; row b ends after lengths[b] steps; what comes out later is 0. Default: all T. Where
+            layers change the number of steps, `rnnc.Graph.output_lengths` says which steps that leaves.
         With backend "cuda" arrays are CuPy's, as in `rnnc.Model.__call__`; integers there are clipped to their range.
         Returns (T, B, N), or (B, T, N) with batch_first; (B, N) behind a readout. Of several outputs, a dict of them;
         if all are per step, or all per sequence, they are columns of one array.
@@ -114,32 +121,85 @@ class Network(Compiled, Unchanging):
     ) -> tuple[Arrays, dict[str, Array]]:
         """(output, state) of the next piece of sequences: the state, name -> (B, width), goes into the next call.
 
-        x, lengths: see `__call__`. state: what the call before returned; None starts sequences. A readout gives its
-        value so far: the mean of all steps since the start, say.
-        Raises ArgumentError for a network in which a step reads later ones.
+        x, lengths: see `__call__`; the steps of x are a multiple of `frame`. state: what the call before returned; None
+            starts sequences.
+        The output is `latency` steps late: where layers read later steps, its first steps are zeros, and `finish` gives
+        the last ones. A readout gives its value so far: the mean of all steps since the start, say.
+        Raises ArgumentError for a network in which a step waits for the end of the sequence.
         """
-        if not self._graph.causal:
-            raise ArgumentError(
-                "advance: only a network of one direction can take sequences in pieces: none of its layers is "
-                "bidirectional, looks ahead, or reads a value per sequence at its steps or as its first state"
-            )
-        return self.run(x, state, lengths)
+        self._check_streams("advance")
+        return self.run(x, state, lengths, piece=True)
 
-    def run(self, x: object, state: State | None, lengths: ArrayLike | None) -> tuple[Arrays, dict[str, Array]]:
-        """A call with its arguments checked one by one: `advance`, for networks of any directions."""
-        signature = self._signature
-        given = signature.inputs(x)
-        steps, batch = given.steps, given.batch
-        counts = None if lengths is None else check_lengths(lengths, steps, batch, True, self._arrays)
-        inputs = given.vectors | {rows: self._tables[rows][numbers] for rows, numbers in given.numbers.items()}
-        last = signature.new_state(batch)
-        outputs, shown = signature.new_outputs(steps, batch, joined=True)
-        for name, array in (signature.state("state", state, batch) or {}).items():
+    def finish(self, state: State) -> Arrays:
+        """What is left of an output when a stream ends: its last steps, which waited for later ones.
+
+        state: what the last `advance` returned; every row ends there. The pieces of a stream and this, one behind the
+        other, are what a call of the whole gives, `latency` steps late.
+        Returns as `advance` does, a number of steps that depends on the network alone; 0 of one without a latency.
+        Raises ArgumentError for a network that cannot take pieces, ArgumentTypeError or ShapeError.
+        """
+        self._check_streams("finish")
+        signature = self._streamed_signature
+        if not isinstance(state, Mapping):
+            raise ArgumentTypeError(f"state: expected what advance returned, got {checks.came(state)}")
+        rows = {len(array) for array in state.values() if np.ndim(array)}
+        given = signature.nothing(rows.pop() if rows else 1)
+        _, shown = self._start(signature, given, state)
+        left: Arrays = signature.rest(shown)
+        return left
+
+    @property
+    def latency(self) -> int:
+        """By how many steps of x what `advance` gives is late, because its layers wait for later steps."""
+        return self._graph.latency
+
+    @property
+    def frame(self) -> int:
+        """The steps of a piece that `advance` takes are a multiple of this: layers make one step of so many."""
+        return self._graph.frame
+
+    def _check_streams(self, method: str) -> None:
+        if not self._graph.streams:
+            raise ArgumentError(
+                f"{method}: only a network of one direction can take sequences in pieces: none of its layers is "
+                "bidirectional, or reads a value per sequence at its steps or as its first state"
+            )
+
+    def run(
+        self, x: object, state: State | None, lengths: ArrayLike | None, *, piece: bool = False
+    ) -> tuple[Arrays, dict[str, Array]]:
+        """A call with its arguments checked one by one: of whole sequences, or of pieces of them."""
+        signature = self._streamed_signature if piece else self._signature
+        last, shown = self._start(signature, signature.inputs(x, lengths, piece=piece), state)
+        return shown, last
+
+    def _start(
+        self, signature: NetworkSignature, given: Inputs, state: State | None
+    ) -> tuple[dict[str, Array], Arrays]:
+        times = given.times
+        looked_up = {rows: signature.rows(self._tables[rows], n) for rows, n in given.numbers.items()}
+        inputs = given.vectors | looked_up
+        last = signature.new_state(times.batch)
+        outputs, shown = signature.new_outputs(times, joined=True)
+        for name, array in (signature.state("state", state, times.batch) or {}).items():
             inputs[signature.states[name][0]] = array
         outputs |= {signature.states[name][1]: array for name, array in last.items()}
-        if batch:
-            self._bound.start(inputs, outputs, steps, batch, counts)
-        return shown, last
+        if times.batch:
+            bound = self._form(Form(given.spanned, signature.timing.streamed))
+            bound.start(inputs, outputs, times.frames, times.batch, given.counts)
+        return last, shown
+
+    def _form(self, form: Form) -> Bound:
+        """The code of a call. The networks in which all forms are the same have one."""
+        timing = self._graph.timing(form.streamed)
+        form = Form(form.spanned and timing.spanned, form.streamed and any(timing.delays.values()))
+        if form not in self._forms:
+            self._forms[form] = self._options.compile(forward(self.model, form)).bind(self._fixed)
+        return self._forms[form]
+
+    @cached_property
+    def _streamed_signature(self) -> NetworkSignature:
+        return NetworkSignature(self.model, self._arrays, streamed=True)
 
 
 def _parted(

@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rnnc.checking.calls import check_lengths
-from rnnc.checking.network_calls import NetworkSignature
+from rnnc.checking.network_calls import NetworkSignature, Times
 from rnnc.checking.parameters import read_parameters
 from rnnc.derivatives import HVP, JVP, VJP, Derivative, parts
 from rnnc.ir.errors import ArgumentTypeError
@@ -30,15 +29,17 @@ Named = dict[str, "Array"]
 
 
 class NetworkCall(NamedTuple):
-    """One call, checked: arrays by their names in the lowered graph, time first; `result` is what the user gets.
+    """One call, checked: arrays by their names in the lowered graph, in frames; `result` is what the user gets.
 
-    x: any one of the inputs, which tells T and B. numbers: integers, by the name of the rows that they look up.
+    x: any one of the inputs, which tells the number of frames, and of rows. numbers: integers, by the name of the rows
+    that they look up. lengths: frames of each row.
     """
 
     x: Array
     inputs: Named
     numbers: Named
     lengths: Array | None
+    times: Times
     outputs: Named
     result: tuple[Any, Named]
 
@@ -50,21 +51,19 @@ class _OfNetwork(Derivative):
         graph = model.graph()
         self._tables = {rows: graph.table_of(name) for name, (_, rows) in graph.tables.items()}
         Derivative.__init__(self, model, options)
-        self._of = NetworkSignature(model, self._arrays)
+        self._of = NetworkSignature(model, self._arrays, spanned=True)
 
     # ---- arguments
 
     def _call(self, params: object, x: object, state: object, lengths: object) -> Any:
         if isinstance(x, Mapping) and not isinstance(params, Mapping):
             raise ArgumentTypeError("params, x: they are in each other's place; parameters come first, then x")
-        given = self._of.inputs(x)
-        steps, batch = given.steps, given.batch
-        counts = None if lengths is None else check_lengths(lengths, steps, batch, True, self._arrays)
-        start = self._of.state("state", state, batch) or {}
+        given = self._of.inputs(x, lengths)
+        start = self._of.state("state", state, given.times.batch) or {}
         inputs = given.vectors | {self._of.states[name][0]: array for name, array in start.items()}
-        outputs, result = self._new_results(steps, batch)
+        outputs, result = self._new_results(given.times)
         first = next(iter((given.vectors | given.numbers).values()))
-        return NetworkCall(first, inputs, given.numbers, counts, outputs, result)
+        return NetworkCall(first, inputs, given.numbers, given.counts, given.times, outputs, result)
 
     def _primal(self, params: object, call: Any) -> Named:
         given = read_parameters(self.spec, params, self._arrays, shapes=self._shapes)
@@ -74,50 +73,51 @@ class _OfNetwork(Derivative):
         """Parameters, or tangents of them: of a table, the rows that a call looks up."""
         tables = self._tables.values()
         named = {prefix + name: array for name, array in given.items() if name not in tables}
-        return named | {prefix + rows: given[self._tables[rows]][numbers] for rows, numbers in call.numbers.items()}
+        looked_up = ((rows, self._of.rows(given[self._tables[rows]], n)) for rows, n in call.numbers.items())
+        return named | {prefix + rows: array for rows, array in looked_up}
 
     # ---- results
 
-    def _new_results(self, steps: int, batch: int, prefix: str = "") -> tuple[Named, tuple[Any, Named]]:
+    def _new_results(self, times: Times, prefix: str = "") -> tuple[Named, tuple[Any, Named]]:
         """Arrays for outputs and last states, by name, and as the user gets them."""
-        outputs, shown = self._of.new_outputs(steps, batch)
-        last = self._of.new_state(batch)
+        outputs, shown = self._of.new_outputs(times)
+        last = self._of.new_state(times.batch)
         named = {prefix + name: array for name, array in outputs.items()}
         return named | {prefix + self._of.states[name][1]: array for name, array in last.items()}, (shown, last)
 
     def _results(self, call: Any, prefix: str = "") -> Any:
-        steps, batch = call.x.shape[:2]
-        return self._new_results(steps, batch, prefix)
+        return self._new_results(call.times, prefix)
 
     def _primal_results(self, call: Any) -> Named:
         return dict(call.outputs)
 
     def _gradients(self, call: Any, prefix: str) -> Any:
-        steps, batch = call.x.shape[:2]
         tables = self._tables.values()
         params = {
             name: self._arrays.xp.zeros(shape, self.spec.dtype) if name in tables else self._of.empty(shape)
             for name, shape in self._shapes.items()
         }
-        xs, d_x = self._of.new_inputs(steps, batch)
-        state = self._of.new_state(batch)
+        xs, d_x = self._of.new_inputs(call.times)
+        state = self._of.new_state(call.times.batch)
         found = {name: array for name, array in params.items() if name not in tables} | xs
-        found |= {rows: self._of.empty((steps, batch, self._shapes[table][1])) for rows, table in self._tables.items()}
+        for rows, numbers in call.numbers.items():
+            frames, batch, positions = numbers.shape
+            found[rows] = self._of.empty((frames, batch, positions * self._shapes[self._tables[rows]][1]))
         found |= {self._of.states[name][0]: array for name, array in state.items()}
         return {prefix + name: array for name, array in found.items()}, (params, d_x, state)
 
     def _gather(self, call: Any, outputs: Named, gradients: Any, prefix: str) -> None:
         """The gradients of tables: the sums of those of the rows that were looked up."""
         for rows, numbers in call.numbers.items():
-            self._arrays.xp.add.at(gradients[0][self._tables[rows]], numbers, outputs[prefix + rows])
+            each = outputs[prefix + rows].reshape(*numbers.shape, gradients[0][self._tables[rows]].shape[1])
+            self._arrays.xp.add.at(gradients[0][self._tables[rows]], numbers, each)
 
     # ---- adjoints and directions
 
     def _seeds(self, what: str, d_output: object, d_state: object, call: Any, prefix: str) -> Named:
         labels = (f"{what}[0]", f"{what}[1]") if what else ("d_output", "d_state")
-        steps, batch = call.x.shape[:2]
-        found = self._of.outputs_like(labels[0], d_output, steps, batch)
-        found |= self._state_like(labels[1], d_state, batch, 1)
+        found = self._of.outputs_like(labels[0], d_output, call.times)
+        found |= self._state_like(labels[1], d_state, call.times.batch, 1)
         return {prefix + name: array for name, array in found.items()}
 
     def _tangents(self, tangents: object, call: Any, prefix: str) -> Named:
@@ -126,9 +126,8 @@ class _OfNetwork(Derivative):
             given = {name: self._arrays.xp.zeros(shape, self.spec.dtype) for name, shape in self._shapes.items()}
         else:
             given = read_parameters(self.spec, t_params, self._arrays, "tangents[0]", self._shapes)
-        steps, batch = call.x.shape[:2]
-        found = self._of.inputs_like("tangents[1]", t_x, steps, batch)
-        found |= self._state_like("tangents[2]", t_state, batch, 0)
+        found = self._of.inputs_like("tangents[1]", t_x, call.times)
+        found |= self._state_like("tangents[2]", t_state, call.times.batch, 0)
         return self._looked_up(given, call, prefix) | {prefix + name: array for name, array in found.items()}
 
     def _state_like(self, label: str, state: object, batch: int, moment: int) -> Named:

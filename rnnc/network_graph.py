@@ -2,15 +2,16 @@
 
 Inputs: those of the network at each step ("x", or "x:name" where there are several; rows of an embedding are looked up
 outside), the parameters by their names, initial states "lstm.h.0_l0", "pool.sum.0", ..., in training the masks of
-`rnnc.network_noise`, and with lengths "valid". Outputs: "output" (or "output:name"), one value per step or per
-sequence, and the last states.
+`rnnc.network_noise`, with lengths "valid", and "span" in the form that has it. Outputs: "output" (or "output:name"),
+one value per step or per sequence, and the last states.
+
+A step of the graph is a frame of one or more steps of the inputs, which lie side by side (`rnnc.network_timing`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,98 +25,91 @@ from rnnc.ir.lower import Direction, Names, check_returned, lower_direction, val
 from rnnc.ir.shape_rules import BATCH
 from rnnc.layered import Layered
 from rnnc.layers import Embedding, Layer, Readout, recurrent
+from rnnc.network_flows import Column, Flow, Nodes, framed
+from rnnc.network_lines import FrameStates
 from rnnc.network_names import moments, output_state, reads_directions, state_shapes
 from rnnc.network_noise import Mask, States, between, masks, noise_of, of_layer, with_masked_products
+from rnnc.network_spans import INSIDE, SpanCodes, Spans
+from rnnc.network_timing import HERE, LATE_OUTPUT, LATE_SPAN, WHOLE, Form, late
 from rnnc.specs import Spec
 
 __all__ = ["Mask", "lower_network", "masks", "state_shapes"]
 
 
 def lower_network(
-    model: Layered, steps: int, *, lengths: bool = False, training: bool = False, joined: bool = False
+    model: Layered,
+    frames: int,
+    *,
+    lengths: bool = False,
+    training: bool = False,
+    joined: bool = False,
+    form: Form = WHOLE,
 ) -> Graph:
-    """Unrolls `steps` steps. joined: the outputs are columns of one, where they can be (`rnnc.Graph.columns`)."""
-    lowering = _Lowering(model, steps, lengths, training)
+    """Unrolls so many frames.
+
+    joined: the outputs are columns of one, where they can be (`rnnc.Graph.columns`).
+    """
+    lowering = _Lowering(model, frames, lengths, training, form)
     graph = lowering.run()
     if joined and lowering.model.columns is not None:
-        _join_outputs(graph, tuple(lowering.model.output_names.values()))
+        _join_outputs(graph, lowering.ended)
     return graph
 
 
-def _join_outputs(graph: Graph, parts: Sequence[str]) -> None:
-    """Puts outputs of one kind side by side, as "output"."""
-    ended = [graph.outputs.pop(name) for name in parts]
-    timed = [nodes for nodes in ended if isinstance(nodes, tuple)]
-    alone = [node for node in ended if isinstance(node, Node)]
-    each = zip(*timed, strict=True)
-    graph.outputs[names.OUTPUT] = tuple(graph.concat(step, -1) for step in each) if timed else graph.concat(alone, -1)
-
-
-Nodes = tuple[Node, ...] | Node
-"""A value per step, or one per sequence."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """The output of one direction of a recurrent layer."""
-
-    nodes: list[Node]
-    direction: Direction
-
-
-@dataclass(frozen=True)
-class Flow:
-    """What goes from layer to layer. columns: the directions that a recurrent layer's output is made of."""
-
-    nodes: Nodes
-    columns: list[Column] = field(default_factory=list)
-
-    @property
-    def timed(self) -> bool:
-        """Whether there is a value per step."""
-        return isinstance(self.nodes, tuple)
-
-    def at(self, step: int) -> Node:
-        """The value at a step."""
-        return self.nodes[step] if isinstance(self.nodes, tuple) else self.nodes
+def _join_outputs(graph: Graph, parts: Mapping[str, Nodes]) -> None:
+    """Puts outputs of one kind side by side at each of their steps, as "output"."""
+    for name in parts:
+        graph.outputs.pop(name)
+    alone = [nodes for nodes in parts.values() if isinstance(nodes, Node)]
+    timed = [nodes for nodes in parts.values() if isinstance(nodes, tuple)]
+    joined = [graph.concat(step, -1) for step in zip(*timed, strict=True)]
+    graph.outputs[names.OUTPUT] = framed(graph, joined) if timed else graph.concat(alone, -1)
 
 
 class _Lowering:
-    def __init__(self, model: Layered, steps: int, lengths: bool, training: bool) -> None:
+    def __init__(self, model: Layered, frames: int, lengths: bool, training: bool, form: Form) -> None:
         self.model = model.graph()
-        self.graph = Graph(self.model.dtype, steps, share=False)
+        self.timing = self.model.timing(form.streamed)
+        self.spanned = form.spanned and self.timing.spanned
+        self.graph = Graph(self.model.dtype, frames, share=False)
+        self.frames = FrameStates(self.graph, lengths)
+        self.codes = SpanCodes(self.graph, self.frames, self.timing)
         self.depth = 0  # layers with a site of their own so far
         self.masks = {mask.name: mask for mask in masks(model)} if training else {}
-        self.lengths = lengths
         self.flows: dict[str, Flow] = {}
-
-    @cached_property
-    def valid(self) -> list[Node] | None:
-        """Which rows still run, at each step."""
-        if not self.lengths:
-            return None
-        return [self.graph.input(names.VALID, (BATCH, 1), t, dtype="bool") for t in range(self.graph.steps)]
+        self.ended: dict[str, Nodes] = {}
 
     def run(self) -> Graph:
         """All layers, one after the other, each at all steps."""
+        spans = self._positions(names.SPAN, 1) if self.spanned else None
         for name, width in self.model.inputs.items():
             if width:
-                self.flows[name] = self._input(self.model.x_names[name], width)
+                self.flows[name] = self._input(self.model.x_names[name], width, spans)
         for name, entry in self.model.entries.items():
-            self.flows[name] = self._entry(name, entry)
+            if isinstance(entry.layer, Embedding):
+                self.flows[name] = self._input(self.model.tables[name][1], entry.layer.size, spans)
+            else:
+                self.flows[name] = self._entry(name, entry)
         for name, source in self.model.outputs.items():
-            self.graph.outputs[self.model.output_names[name]] = self._ended(self._flow(source).nodes)
+            nodes = self.ended[self.model.output_names[name]] = self._output(source)
+            steps = framed(self.graph, nodes) if isinstance(nodes, tuple) else nodes
+            self.graph.outputs[self.model.output_names[name]] = steps
         return self.graph
 
-    def _input(self, name: str, width: int) -> Flow:
-        return Flow(self._ended(tuple(self.graph.input(name, (BATCH, width), t) for t in range(self.graph.steps))))
+    def _input(self, name: str, width: int, spans: tuple[Node, ...] | None) -> Flow:
+        flow = Flow(self._positions(name, width), spans)
+        return Flow(self._zeroed(flow), spans)
+
+    def _positions(self, name: str, width: int) -> tuple[Node, ...]:
+        """The steps of an input: columns of its frames."""
+        size, graph = self.timing.frame, self.graph
+        frames = [graph.input(name, (BATCH, size * width), t) for t in range(graph.steps)]
+        return tuple(graph.slice(frame, -1, j * width, (j + 1) * width) for frame in frames for j in range(size))
 
     def _entry(self, name: str, entry: Entry) -> Flow:
-        if isinstance(entry.layer, Embedding):
-            return self._input(self.model.tables[name][1], entry.layer.size)
+        flows = self._aligned(name, entry, [self._flow(source) for source in entry.inputs])
         if spec := recurrent(entry.layer):
-            return self._recurrent(name, entry, spec)
-        flows = [self._flow(source) for source in entry.inputs]
+            return self._recurrent(name, entry, spec, flows[0])
         assert isinstance(entry.layer, Layer)
         if reads_directions(self.model, entry):
             return Flow(self._lasts(name, entry.inputs[0], flows[0].columns))
@@ -131,12 +125,46 @@ class _Lowering:
         ends = [self.graph.outputs[moments(layer, state, d.suffix, 0)[1]] for d in spec.stack().flat]
         return Flow(self.graph.concat([end for end in ends if isinstance(end, Node)], -1))
 
-    def _ended(self, nodes: Nodes) -> Nodes:
-        """Zeros in rows past their end: a NaN in the padding must not reach anything, not even as 0 * NaN."""
-        if self.valid is None or not isinstance(nodes, tuple):
+    def _aligned(self, name: str, entry: Entry, flows: list[Flow]) -> list[Flow]:
+        """What a layer reads, all as late as the latest of it."""
+        delay, found = self.timing.joined(name), list(flows)
+        for number, (source, flow) in enumerate(zip(entry.inputs, flows, strict=True)):
+            wait = delay - self.timing.delays.get(source, delay)
+            if not flow.timed or not wait:
+                continue
+            spans = flow.spans
+            if spans and not any(earlier.timed for earlier in flows[:number]):
+                spans = self._delayed(name, LATE_SPAN, spans, wait)
+            found[number] = Flow(self._delayed(name, late(number), self._zeroed(flow), wait), spans)
+        return found
+
+    def _delayed(self, name: str, state: str, nodes: Sequence[Node], wait: int) -> tuple[Node, ...]:
+        """Each position as that which is `wait` positions earlier."""
+        rate, line = len(nodes) // self.graph.steps, self.frames.line(name, state, nodes, wait)
+        return tuple(line.read(t, j - wait, j - wait + 1) for t in range(self.graph.steps) for j in range(rate))
+
+    def _output(self, source: str) -> Nodes:
+        """An output: zeros where it is no step of the row's own, and as late as all outputs are."""
+        flow = self._flow(source)
+        if not flow.timed:
+            return flow.nodes
+        nodes = self._zeroed(flow)
+        if not (wait := self.timing.late(source)):
             return nodes
-        zero = self.graph.const(0.0)
-        return tuple(self.graph.add("select", (v, node, zero)) for v, node in zip(self.valid, nodes, strict=True))
+        return self._zeroed(Flow(self._delayed(source, LATE_OUTPUT, nodes, wait)))
+
+    def _zeroed(self, flow: Flow) -> tuple[Node, ...]:
+        """Zeros in rows past their end: a NaN in the padding must not reach anything, not even as 0 * NaN."""
+        nodes, zero, valid = flow.listed, None, self.frames.valid
+        if flow.spans or valid:
+            zero = self.graph.const(0.0)
+        if flow.spans and zero:
+            during = self.codes.during(flow.spans)
+            nodes = tuple(self.graph.add("select", (d, n, zero)) for d, n in zip(during, nodes, strict=True))
+        if valid and zero:
+            rate = len(nodes) // self.graph.steps
+            nodes = tuple(self.graph.add("select", (valid[u // rate], n, zero)) for u, n in enumerate(nodes))
+        return nodes
 
     def _mask(self, name: str, step: int | None) -> Value | None:
         mask = self.masks.get(name)
@@ -149,23 +177,57 @@ class _Lowering:
         assert isinstance(layer, Layer)
         parameters = self._parameters(entry)
         if not any(flow.timed for flow in flows):
-            return Flow(self._step(name, entry, [flow.at(0) for flow in flows], {}, parameters, None)[0])
-        xs = [list(self._over_time(f"{name}:{i}", flow)) for i, flow in enumerate(flows)]
-        if layer.window != (0, 0):
-            xs = [self._windows(name, xs[0], layer.window)]
-        states = {state: self._initial(name, state, width) for state, width in layer.states(*widths).items()}
+            return Flow(self._step(name, entry, [flow.first for flow in flows], {}, parameters, None)[0])
+        calls = self._calls(name, layer, flows)
+        timed = next(flow for flow in flows if flow.timed)
+        spans = self.codes.of(name, layer, timed, len(calls) // self.graph.steps)
+        states = {state: self.frames.initial(name, state, n) for state, n in layer.states(*widths).items()}
         outputs: list[Node] = []
+        rate = len(calls) // self.graph.steps
         for t in range(self.graph.steps):
             old = {state: self.graph.carry(node, names.in_layer(name, state), 1, t) for state, node in states.items()}
-            output, new = self._step(name, entry, [x[t] for x in xs], old, parameters, t)
-            states = {state: self._kept(t, node, old[state]) for state, node in new.items()}
-            outputs.append(output)
-        ends = {state: self._final(name, state, node) for state, node in states.items()}
+            states = old
+            for u in range(t * rate, (t + 1) * rate):
+                given = self._with_inside(parameters, spans, u)
+                output, new = self._step(name, entry, calls[u], states, given, t)
+                states = self._passed(spans, u, new, states)
+                outputs.append(output)
+            states = {state: self.frames.kept(t, node, old[state]) for state, node in states.items()}
+        ends = {state: self.frames.final(name, state, node) for state, node in states.items()}
         if not isinstance(layer, Readout):
-            return Flow(tuple(outputs))
+            return Flow(self._cut(outputs, layer.pace.factor), spans.after if spans else None)
         with located(layer.result):
             result = layer.result(self._names("state", ends), parameters)
         return Flow(result.as_numbers().node)
+
+    def _calls(self, name: str, layer: Layer, flows: Sequence[Flow]) -> list[list[Node]]:
+        """What each call of a layer's equations reads."""
+        timed = next(flow for flow in flows if flow.timed)
+        rate = len(timed.listed) // self.graph.steps
+        reading = self.timing.reading(name)
+        if reading == HERE:
+            each = [self._over_time(f"{name}:{i}", flow, rate) for i, flow in enumerate(flows)]
+            return [list(xs) for xs in zip(*each, strict=True)]
+        nodes = self._zeroed(timed) if layer.window != (0, 0) else timed.listed
+        line = self.frames.line(name, PAST, nodes, reading.past, reading.ahead)
+        calls = [(t, reading.at(c)) for t in range(self.graph.steps) for c in range(rate // layer.pace.stride)]
+        return [[line.read(t, *window)] for t, window in calls]
+
+    def _with_inside(self, parameters: Names, spans: Spans | None, u: int) -> Names:
+        if spans is None or not spans.inside:
+            return parameters
+        return Names("parameter", values_of(parameters) | {INSIDE: Value(self.graph, spans.inside[u])})
+
+    def _passed(self, spans: Spans | None, u: int, new: Mapping[str, Node], old: Mapping[str, Node]) -> dict[str, Node]:
+        """The states behind a call; those before it, if it belongs to no step of the row's own."""
+        if spans is None or spans.during is None:
+            return dict(new)
+        return {state: self.graph.add("select", (spans.during[u], new[state], old[state])) for state in new}
+
+    def _cut(self, outputs: Sequence[Node], factor: int) -> tuple[Node, ...]:
+        """What calls give, each of several steps side by side, step by step."""
+        width = int(outputs[0].shape[-1]) // factor
+        return tuple(self.graph.slice(o, -1, j * width, (j + 1) * width) for o in outputs for j in range(factor))
 
     def _parameters(self, entry: Entry) -> Names:
         shapes = entry.layer.parameter_shapes()
@@ -187,59 +249,23 @@ class _Lowering:
         with located(layer.step):
             returned = layer.step(values[0] if layer.inputs == 1 else values, self._names("state", old), given)
             widths = self.model.widths(name)
-            return _checked(layer, returned, values[0], layer.output_width(*widths), layer.states(*widths))
+            width = layer.pace.factor * layer.output_width(*widths)
+            return _checked(layer, returned, values[0], width, layer.states(*widths))
 
-    def _initial(self, name: str, state: str, width: int) -> Node:
-        return self.graph.input(moments(name, state, "", width)[0], (BATCH, width))
-
-    def _final(self, name: str, state: str, node: Node) -> Node:
-        """The last value of a state, which is an output."""
-        end = self.graph.exit(node, names.in_layer(name, state), 1)
-        self.graph.outputs[moments(name, state, "", 0)[1]] = end
-        return end
-
-    def _kept(self, t: int, new: Node, old: Node) -> Node:
-        """What a state becomes: in a row past its end it stays."""
-        return new if self.valid is None else self.graph.add("select", (self.valid[t], new, old))
-
-    def _over_time(self, state: str, flow: Flow) -> tuple[Node, ...]:
-        """A value at each step; one per sequence is a state that never changes."""
+    def _over_time(self, state: str, flow: Flow, rate: int) -> tuple[Node, ...]:
+        """A value at each of `rate` positions of each frame; one per sequence is a state that never changes."""
         if isinstance(flow.nodes, tuple):
             return flow.nodes
         found: list[Node] = []
         for t in range(self.graph.steps):
             found.append(self.graph.carry(found[-1] if found else flow.nodes, state, 1, t))
         self.graph.exit(found[-1], state, 1)
-        return tuple(found)
-
-    def _windows(self, name: str, xs: Sequence[Node], window: tuple[int, int]) -> list[Node]:
-        """Each step with the steps around it, side by side, the oldest first: shift registers that run both ways."""
-        before, after = window
-        width = int(xs[0].shape[-1])
-        xs = list(self._ended(tuple(xs)))  # type: ignore[arg-type]
-        parts = [[x] for x in xs]
-        if before:
-            state = self._initial(name, PAST, before * width)
-            for t, x in enumerate(xs):
-                past = self.graph.carry(state, names.in_layer(name, PAST), 1, t)
-                parts[t].insert(0, past)
-                moved = self.graph.slice(self.graph.concat([past, x], -1), -1, width, (before + 1) * width)
-                state = self._kept(t, moved, past)
-            self._final(name, PAST, state)
-        if after:
-            state, register = self.graph.zeros((BATCH, after * width)), f"{name}:ahead"
-            for t in reversed(range(len(xs))):
-                ahead = self.graph.carry(state, register, -1, t)
-                parts[t].append(ahead)
-                moved = self.graph.slice(self.graph.concat([xs[t], ahead], -1), -1, 0, after * width)
-                state = self._kept(t, moved, ahead)
-            self.graph.exit(state, register, -1)
-        return [self.graph.concat(part, -1) for part in parts]
+        return tuple(node for node in found for _ in range(rate))
 
     # ---- recurrent layers
 
-    def _recurrent(self, name: str, entry: Entry, spec: Spec) -> Flow:
-        nodes = self._over_time(f"{name}:0", self._flow(entry.inputs[0]))
+    def _recurrent(self, name: str, entry: Entry, spec: Spec, flow: Flow) -> Flow:
+        nodes, during = flow.listed, self.codes.during(flow.spans) if flow.spans else None
         starts = self._starts(name, entry, spec)
         columns: list[Column] = []
         for k, directions in enumerate(spec.stack().layers):
@@ -249,18 +275,19 @@ class _Lowering:
             for i, direction in enumerate(directions):
                 named = self._named(name, entry, direction)
                 site = Site(self.depth, i)
-                made = lower_direction(self.graph, named, list(nodes), self.valid, site, starts.get(direction.suffix))
-                columns.append(Column(made, direction))
+                start = starts.get(direction.suffix)
+                made = lower_direction(self.graph, named, list(nodes), self.frames.valid, site, start, during)
+                columns.append(Column(made, direction, flow.spans))
             self.graph.site = Site(self.depth)
             self.depth += 1
             nodes = tuple(self.graph.concat(list(step), -1) for step in zip(*(c.nodes for c in columns), strict=True))
-        return Flow(nodes, columns)
+        return Flow(nodes, flow.spans, columns)
 
     def _starts(self, name: str, entry: Entry, spec: Spec) -> dict[str, dict[str, Node]]:
         """For each direction, by its suffix: what its states start at, where values of the network do."""
         found: dict[str, dict[str, Node]] = {}
         for state, source in entry.states:
-            whole, at = self._flow(source).at(0), 0
+            whole, at = self._flow(source).first, 0
             for direction in spec.stack().flat:
                 stop = at + direction.states[state]
                 full = names.in_layer(name, state)
@@ -351,10 +378,15 @@ class _Lowering:
     def _last(self, name: str, column: Column) -> Node:
         """The last output of each row, kept by a state of its own."""
         delta, state = (-1 if column.direction.reverse else 1), f"{name}:last{column.direction.suffix}"
-        value = self.graph.zeros(column.nodes[0].shape)
-        for t in range(len(column.nodes))[::delta]:
+        value, rate = self.graph.zeros(column.nodes[0].shape), len(column.nodes) // self.graph.steps
+        during = self.codes.during(column.spans) if column.spans else None
+        for t in range(self.graph.steps)[::delta]:
             old = self.graph.carry(value, state, delta, t)
-            value = self._kept(t, column.nodes[t], old)
+            value = old
+            for u in range(t * rate, (t + 1) * rate)[::delta]:
+                new = column.nodes[u]
+                value = self.graph.add("select", (during[u], new, value)) if during else new
+            value = self.frames.kept(t, value, old)
         return self.graph.exit(value, state, delta)
 
 

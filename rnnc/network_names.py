@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rnnc.checking.networks import PAST, Entry
+from rnnc.checking.networks import Entry
 from rnnc.ir import names
 from rnnc.ir.graph import Graph as IRGraph
 from rnnc.ir.graph import Node, Site
@@ -14,25 +14,32 @@ from rnnc.ir.shape_rules import BATCH
 from rnnc.layered import Layered
 from rnnc.layers import Layer, recurrent
 from rnnc.layers.readouts import Last
+from rnnc.network_timing import LATE_OUTPUT
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:
     from rnnc.graph import Graph
 
 
-def state_shapes(model: Layered) -> dict[str, tuple[str, str, int]]:
-    """For each state that goes on to the next piece of a sequence: its initial name, its final name, its width."""
+def state_shapes(model: Layered, *, streamed: bool = False) -> dict[str, tuple[str, str, int]]:
+    """For each state that goes on to the next piece of a sequence: its initial name, its final name, its width.
+
+    streamed: of the network that waits for later steps instead of reading them (`rnnc.network_timing`).
+    """
     graph = model.graph()
+    timing = graph.timing(streamed)
     found: dict[str, tuple[str, str, int]] = {}
     for name, entry in graph.entries.items():
-        if spec := recurrent(entry.layer):
-            if not entry.states:
-                widths = [(s, d.suffix, width) for d in spec.stack().flat for s, width in d.states.items()]
-                found |= {f"{name}.{s}{suffix}": moments(name, s, suffix, width) for s, suffix, width in widths}
-            continue
-        assert isinstance(entry.layer, Layer)
-        own = _window_state(entry.layer, graph.widths(name)) | _own_states(graph, entry, graph.widths(name))
+        if (spec := recurrent(entry.layer)) and not entry.states:
+            widths = [(s, d.suffix, width) for d in spec.stack().flat for s, width in d.states.items()]
+            found |= {f"{name}.{s}{suffix}": moments(name, s, suffix, width) for s, suffix, width in widths}
+        own = {register.state: register.width * register.places for register in timing.registers(name)}
+        own |= _own_states(graph, entry, graph.widths(name))
         found |= {f"{name}.{state}": moments(name, state, "", width) for state, width in own.items()}
+    for source in dict.fromkeys(graph.outputs.values()):
+        if wait := timing.late(source):
+            width = wait * graph.kinds[source].width
+            found[f"{source}.{LATE_OUTPUT}"] = moments(source, LATE_OUTPUT, "", width)
     return found
 
 
@@ -70,16 +77,11 @@ def moments(name: str, state: str, suffix: str, width: int) -> tuple[str, str, i
     return names.initial(full, suffix), names.final(full, suffix), width
 
 
-def _window_state(layer: Layer, widths: Sequence[int]) -> dict[str, int]:
-    """The state of a layer that reads steps before its own."""
-    before = layer.window[0]
-    return {PAST: before * widths[0]} if before else {}
-
-
 def _own_states(graph: Graph, entry: Entry, widths: Sequence[int]) -> dict[str, int]:
     """The states of a layer's equations. A layer that `reads_directions` has none."""
-    assert isinstance(entry.layer, Layer)
-    return {} if reads_directions(graph, entry) else entry.layer.states(*widths)
+    if not isinstance(entry.layer, Layer) or reads_directions(graph, entry):
+        return {}
+    return entry.layer.states(*widths)
 
 
 def reads_directions(graph: Graph, entry: Entry) -> bool:

@@ -5,7 +5,9 @@ Errors name the layer, what came and what was expected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
+from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
@@ -13,10 +15,13 @@ from rnnc.checking import checks
 from rnnc.checking.declarations import check_name, check_shapes
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError, ShapeError
 from rnnc.layers import Embedding, Layer, Readout, is_layer, recurrent
+from rnnc.layers.base import EVEN, MOST, Pace
 from rnnc.specs import Spec
 
-PAST = "past"
-"""The state of a layer that reads steps before its own: these steps, side by side."""
+PAST, PAST_SPAN = "past", "past_span"
+"""States of a layer that reads steps before its own: these steps, side by side, and where they lie of a row's span."""
+LATE = "late"
+"""The beginning of the names of states that delay a value until another one is there."""
 NUMBERS = "numbers"
 """Given in place of the width of an input that holds integers, which `rnnc.Embedding` layers read."""
 
@@ -40,10 +45,25 @@ class Entry(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """The kind of a value: (T, B, width) if `timed`, else one vector per sequence, (B, width). Width 0: integers."""
+    """The kind of a value: (steps, B, width) if `timed`, else one vector per sequence, (B, width). Width 0: integers.
+
+    paces: those of the layers between the inputs and the value that change the number of steps, in order.
+    """
 
     width: int
     timed: bool
+    paces: tuple[Pace, ...] = ()
+
+    @property
+    def rate(self) -> Fraction:
+        """Steps per step of the inputs, in the long run."""
+        return Fraction(math.prod(pace.factor for pace in self.paces), math.prod(pace.stride for pace in self.paces))
+
+    def steps(self, n: Any) -> Any:
+        """The number of steps for n steps of the inputs, an integer or an array of them."""
+        for pace in self.paces:
+            n = pace.steps(n)
+        return n
 
 
 def read_entries(layers: object) -> dict[str, Entry]:
@@ -187,26 +207,47 @@ def kind_of(name: str, entry: Entry, known: Mapping[str, Kind]) -> Kind:
     layer, widths = entry.layer, tuple(kind.width for kind in kinds)
     timed = any(kind.timed for kind in kinds)
     who = f"layer {name!r}"
+    paces = _common_paces(who, {source: known[source] for source in entry.inputs})
     if isinstance(layer, Embedding):
         if widths != (0,) or entry.inputs[0] not in known:
             raise ArgumentError(f"{who}: an Embedding reads an input declared as {NUMBERS!r}, got {entry.inputs[0]!r}")
     elif 0 in widths:
         numbers = entry.inputs[widths.index(0)]
         raise ArgumentError(f"{who}: {numbers!r} holds integers, which only an Embedding reads")
-    if not timed and (recurrent(layer) or isinstance(layer, Readout) or layer.window != (0, 0)):  # type: ignore[union-attr]
+    if not timed and _over_time(layer):
         raise ArgumentError(f"{who}: {_type(layer)} reads values per step; {entry.inputs[0]!r} is one per sequence")
     if (wanted := width_of(layer)) not in (None, widths[0]):
         raise ShapeError(f"{who}: {_type(layer)} takes vectors of size {wanted}, got size {widths[0]}")
     if spec := recurrent(layer):
         _check_starts(who, spec, entry, known)
-        return Kind(spec.output_size, True)
+        return Kind(spec.output_size, True, paces)
     assert isinstance(layer, Layer)
     try:
         width = layer.output_width(*widths)
     except RnncError as error:
         raise type(error)(f"{who}: {error}") from None
     _check_declared(f"{who}, {_type(layer)}", layer, width, widths)
-    return Kind(width, timed and not isinstance(layer, Readout))
+    if not timed or isinstance(layer, Readout):
+        return Kind(width, False)
+    return Kind(width, True, paces if layer.pace == EVEN else (*paces, layer.pace))
+
+
+def _over_time(layer: Layer | Spec) -> bool:
+    """Whether a layer needs values per step."""
+    if recurrent(layer) or isinstance(layer, Readout):
+        return True
+    assert isinstance(layer, Layer)
+    return layer.window != (0, 0) or layer.pace != EVEN or layer.sees_padding
+
+
+def _common_paces(who: str, kinds: Mapping[str, Kind]) -> tuple[Pace, ...]:
+    """The paces of what a layer reads, which have as many steps for each of x. Raises ShapeError if they have not."""
+    timed = {source: kind for source, kind in kinds.items() if kind.timed}
+    first = next(iter(timed), None)
+    if len({kind.rate for kind in timed.values()}) > 1:
+        rates = ", ".join(f"{name!r}: {kind.rate}" for name, kind in timed.items())
+        raise ShapeError(f"{who}: it reads values with different numbers of steps per step of the input, {rates}")
+    return timed[first].paces if first is not None else ()
 
 
 def _check_declared(who: str, layer: Layer, width: object, widths: tuple[int, ...]) -> None:
@@ -222,10 +263,22 @@ def _check_declared(who: str, layer: Layer, width: object, widths: tuple[int, ..
         if name in shapes:
             raise ArgumentError(f"{who}: {name!r} is the name of a parameter and of its noise")
     before, after = (checks.integer(f"{who}: window", steps, 0) for steps in layer.window)
-    if before and PAST in states:
-        raise ArgumentError(f"{who}: {PAST!r} is the state that its window keeps; give its own state another name")
+    for state in states:
+        if state in (PAST, PAST_SPAN) or state.partition("_")[0] == LATE:
+            raise ArgumentError(f"{who}: {state!r} is a state that a window or delay keeps; give its own another name")
     if before + after and layer.inputs != 1:
         raise ArgumentError(f"{who}: it has a window, and so reads one value, but its `inputs` is {layer.inputs}")
+    _check_pace(who, layer)
+
+
+def _check_pace(who: str, layer: Layer) -> None:
+    pace = layer.pace
+    if not isinstance(pace, Pace):
+        raise ArgumentTypeError(f"{who}: expected a rnnc.Pace as its pace, got {checks.came(pace)}")
+    for name, number, least in zip(pace._fields, pace, (1, 1, -MOST, -MOST), strict=True):
+        checks.integer(f"{who}: pace.{name}", number, least, MOST)
+    if isinstance(layer, Readout) and pace != EVEN:
+        raise ArgumentError(f"{who}: a readout gives no steps, but its pace is {pace}")
 
 
 def _check_starts(who: str, spec: Spec, entry: Entry, known: Mapping[str, Kind]) -> None:
@@ -243,11 +296,6 @@ def width_of(layer: Layer | Spec) -> int | None:
     """The width that a layer declares for its input; None if it takes any."""
     spec = recurrent(layer)
     return spec.input_size if spec else layer.width  # type: ignore[union-attr]
-
-
-def looks_ahead(layer: Layer | Spec) -> bool:
-    spec = recurrent(layer)
-    return spec.reads_ahead if spec else layer.window[1] > 0  # type: ignore[union-attr]
 
 
 def agreed(entries: Mapping[str, Entry], option: str, given: object) -> Any:

@@ -8,11 +8,12 @@ from typing import Any
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layers.activations import Activation, LogSoftmax, PReLU, Softmax
-from rnnc.layers.base import Layer, Noise, Readout
+from rnnc.layers.base import Layer, Noise, Pace, Readout
 from rnnc.layers.basic import Dropout, Embedding, Linear, Regularized
-from rnnc.layers.conv import Conv1d, Delay
+from rnnc.layers.conv import Conv1d, ConvTranspose1d, Delay
 from rnnc.layers.joins import Add, Concat, Multiply, Scale, Select
 from rnnc.layers.norms import BatchNorm, LayerNorm, RMSNorm
+from rnnc.layers.pooling import AvgPool1d, MaxPool1d
 from rnnc.layers.readouts import AttentionPooling, First, Last, Max, Mean
 from rnnc.references import resolve
 from rnnc.specs import SPECS, Spec, check_arguments
@@ -21,9 +22,11 @@ __all__ = [
     "Activation",
     "Add",
     "AttentionPooling",
+    "AvgPool1d",
     "BatchNorm",
     "Concat",
     "Conv1d",
+    "ConvTranspose1d",
     "Delay",
     "Dropout",
     "Embedding",
@@ -34,10 +37,12 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "Max",
+    "MaxPool1d",
     "Mean",
     "Multiply",
     "Noise",
     "PReLU",
+    "Pace",
     "RMSNorm",
     "Readout",
     "Regularized",
@@ -52,8 +57,9 @@ __all__ = [
 LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer
     for layer in (
-        *(Activation, Add, AttentionPooling, BatchNorm, Concat, Conv1d, Delay, Dropout, Embedding, First, Last),
-        *(LayerNorm, Linear, LogSoftmax, Max, Mean, Multiply, PReLU, RMSNorm, Regularized, Scale, Select, Softmax),
+        *(Activation, Add, AttentionPooling, AvgPool1d, BatchNorm, Concat, Conv1d, ConvTranspose1d, Delay, Dropout),
+        *(Embedding, First, Last, LayerNorm, Linear, LogSoftmax, Max, MaxPool1d, Mean, Multiply, PReLU, RMSNorm),
+        *(Regularized, Scale, Select, Softmax),
     )
 }
 """rnnc's own layers, by the "type" of their plain data."""

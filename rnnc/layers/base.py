@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Layer", "Noise", "Readout"]
+__all__ = ["EVEN", "MOST", "Layer", "Noise", "Pace", "Readout"]
 
 Stepped = Value | Mapping[str, Value] | tuple[Value, Mapping[str, Value]]
 """What the equations of a step return: an output, or an output and new states; of a readout, new states alone."""
@@ -50,6 +50,30 @@ class Noise:
     fixed: bool = False
 
 
+class Pace(NamedTuple):
+    """How many steps a layer gives for those that it reads.
+
+    Its equations run once for every `stride` steps that it reads, at step u * stride, and give `factor` steps each,
+    side by side. Of n steps it makes ceil((n - fewer) / stride) * factor + more, and none where that is negative.
+    """
+
+    stride: int = 1
+    factor: int = 1
+    fewer: int = 0
+    more: int = 0
+
+    def steps(self, n: Any) -> Any:
+        """The number of steps that it makes of n, an integer or an array of them."""
+        calls = np.maximum(-(-(n - self.fewer) // self.stride), 0)
+        return np.maximum(calls * self.factor + self.more, 0)
+
+
+MOST = 2**20
+"""The largest number in a `Pace`, and of steps of padding."""
+EVEN = Pace()
+"""As many steps as it reads."""
+
+
 class Layer:
     """Base of all layers but recurrent specs: frozen dataclasses, checked when they are made, equal by value.
 
@@ -60,6 +84,9 @@ class Layer:
     inputs: how many values it reads; None: one or more, which `step` then gets as a tuple.
     window: how many steps before and after its own the equations read: x is then (B, (before + 1 + after) * N), the
         oldest step first, and zeros where the sequence has no such step.
+    pace: how many steps it makes of those that it reads.
+    sees_padding: whether its equations read `p.inside`, (B, before + 1 + after): 1 for each step of the window that the
+        row has, 0 for one before its start or past its end.
     """
 
     inputs: ClassVar[int | None] = 1
@@ -69,6 +96,16 @@ class Layer:
     def window(self) -> tuple[int, int]:
         """(steps before, steps after)."""
         return 0, 0
+
+    @property
+    def pace(self) -> Pace:
+        """How many steps it makes of those that it reads."""
+        return EVEN
+
+    @property
+    def sees_padding(self) -> bool:
+        """Whether `step` reads `p.inside`."""
+        return False
 
     @property
     def width(self) -> int | None:
@@ -90,7 +127,7 @@ class Layer:
         return found
 
     def output_width(self, *widths: int) -> int:
-        """The width of what it gives, from the widths of what it reads; by default they are the same.
+        """The width of a step that it gives, from the widths of what it reads; by default they are the same.
 
         Raises ShapeError if those do not fit; that of `width` has been checked.
         """
@@ -105,7 +142,10 @@ class Layer:
         return {}
 
     def step(self, x: Any, state: SimpleNamespace, p: SimpleNamespace) -> Stepped:
-        """The equations: from values (B, N), old states and parameters, the output and, if any, the new states."""
+        """The equations: from values (B, N), old states and parameters, the output and, if any, the new states.
+
+        The output is (B, pace.factor * output_width).
+        """
         raise NotImplementedError(f"{type(self).__name__} has no equations: define step(self, x, state, p)")
 
     def to_dict(self) -> dict[str, Any]:

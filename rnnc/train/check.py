@@ -144,6 +144,9 @@ def check_model(model: object) -> Sequential:
         if isinstance(layer, Layer) and not layer.trains:
             who = f"layer {number}, {type(layer).__name__}"
             raise ArgumentError(f"model: {who}, has no training mode yet: gradients would change its statistics")
+    if not model.graph().even:
+        what = "it has layers whose steps are not those of x (strides, padding)"
+        raise ArgumentError(f"model: {what}, for which fit has no targets yet; take gradients with rnnc.vjp")
     return model
 
 

@@ -1,0 +1,245 @@
+"""Layers that change the number of steps: against PyTorch, ragged, streamed with and without a latency, derivatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rnnc
+from rnnc.ir.errors import ArgumentError, ShapeError
+from tests.refusals import raises_saying
+from tests.test_layer_graphs import Smoothed, chain
+
+LAYERS: dict[str, tuple[Any, ...]] = {
+    "a stride": (rnnc.Conv1d(4, 6, 3, stride=2),),
+    "patches": (rnnc.Conv1d(4, 6, 3, padding="valid", stride=3),),
+    "valid": (rnnc.Conv1d(4, 6, 3, padding="valid", dilation=2),),
+    "a stride, both sides": (rnnc.Conv1d(4, 6, 4, padding=(1, 1), stride=2),),
+    "more padding than taps": (rnnc.Conv1d(4, 6, 4, padding=(4, 4), stride=3),),
+    "one tap and padding": (rnnc.Conv1d(4, 6, 1, padding=(2, 1)),),
+    "every other step": (rnnc.Conv1d(4, 4, 1, stride=2, groups=4),),
+    "transposed": (rnnc.ConvTranspose1d(4, 6, 4, stride=2),),
+    "transposed, cut": (rnnc.ConvTranspose1d(4, 6, 5, padding=(2, 1), stride=3, groups=2),),
+    "transposed, longer": (rnnc.ConvTranspose1d(4, 6, 2, padding=(0, -2), stride=3),),
+    "transposed, whole": (rnnc.ConvTranspose1d(4, 6, 4, padding=(0, 0), dilation=2),),
+    "max": (rnnc.MaxPool1d(3, 2, padding=(1, 1)),),
+    "max, dilated": (rnnc.MaxPool1d(2, 1, dilation=2),),
+    "mean": (rnnc.AvgPool1d(4, 2, padding=(2, 2)),),
+    "mean of the own": (rnnc.AvgPool1d(3, 2, padding=(1, 1), count_include_pad=False),),
+    "down, down, up": (
+        rnnc.Conv1d(4, 5, 4, padding=(1, 2), stride=2),
+        rnnc.PReLU(5),
+        rnnc.Conv1d(5, 4, 3, stride=2),
+        rnnc.ConvTranspose1d(4, 3, 3, padding=(1, 0), stride=2),
+    ),
+}
+STEPS, ROWS = 13, 3
+OWN = (13, 7, 4)
+
+
+def series(steps: int = STEPS, rows: int = ROWS) -> Any:
+    return np.random.default_rng(5).standard_normal((steps, rows, 4))
+
+
+def peer(layer: Any, params: dict[str, Any], x: Any) -> Any:
+    """PyTorch's layer, (B, C, T)."""
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
+    params = {name: torch.tensor(array) for name, array in params.items()}
+    if isinstance(layer, rnnc.Conv1d):
+        options = dict(stride=layer.stride, dilation=layer.dilation, groups=layer.groups)
+        return F.conv1d(F.pad(x, layer.pads), params["weight"], params["bias"], **options)
+    if isinstance(layer, rnnc.ConvTranspose1d):
+        options = dict(stride=layer.stride, dilation=layer.dilation, groups=layer.groups)
+        whole = F.conv_transpose1d(x, params["weight"], None, **options)
+        before, after = layer._cut
+        return F.pad(whole, (-before, -after)) + params["bias"][:, None]
+    if isinstance(layer, rnnc.MaxPool1d):
+        return F.max_pool1d(F.pad(x, layer.pads, value=-torch.inf), layer.kernel_size, layer.stride, 0, layer.dilation)
+    if isinstance(layer, rnnc.AvgPool1d):
+        padding = layer.pads[0]
+        return F.avg_pool1d(x, layer.kernel_size, layer.stride, padding, count_include_pad=layer.count_include_pad)
+    return F.prelu(x, params["weight"])
+
+
+def expected(net: rnnc.Graph, params: dict[str, Any], x: Any) -> Any:
+    """(T, B, N) -> (T', B, M)."""
+    torch = pytest.importorskip("torch")
+    y = torch.tensor(x).permute(1, 2, 0)
+    for name, entry in net.entries.items():
+        own = {n.removeprefix(f"{name}."): a for n, a in params.items() if n.startswith(f"{name}.")}
+        y = peer(entry.layer, own, y)
+    return y.permute(2, 0, 1).numpy()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_pytorchs(name: str, backend: str) -> None:
+    net = chain(*LAYERS[name], width=4)
+    params = net.init(1)
+    network = net.compile(params, backend=backend)
+    for steps in (13, 12, 5):
+        y = network(series(steps))
+        np.testing.assert_allclose(y, expected(net, params, series(steps)), atol=1e-12)
+        assert net.output_lengths(steps) == len(y)
+
+
+RATED: dict[str, rnnc.Graph] = {
+    **{name: chain(*layers, width=4) for name, layers in LAYERS.items()},
+    "a recurrence below and above a stride": chain(
+        rnnc.GRU(4, 5, dtype="float64"), rnnc.Conv1d(5, 4, 4, padding=(2, 1), stride=2), Smoothed(),
+        rnnc.ConvTranspose1d(4, 3, 2, stride=2), rnnc.LSTM(3, 3, dtype="float64"), width=4,
+    ),
+    "both directions behind a stride": chain(
+        rnnc.Conv1d(4, 4, 3, padding=(1, 1), stride=2), rnnc.GRU(4, 3, bidirectional=True, dtype="float64"), width=4,
+    ),
+    "a last value behind a stride": chain(
+        rnnc.MaxPool1d(2), rnnc.RNN(4, 3, bidirectional=True, dtype="float64"), rnnc.Last(), rnnc.Linear(6, 2), width=4,
+    ),
+    "a mean behind valid": chain(rnnc.Conv1d(4, 4, 3, padding="valid"), Smoothed(), rnnc.Mean(), width=4),
+    "look-ahead beside a recurrence": rnnc.Graph(
+        {"x": 4},
+        {
+            "same": (rnnc.Conv1d(4, 4, 3, padding="same"), "x"),
+            "gru": (rnnc.GRU(4, 4, dtype="float64"), "x"),
+            "sum": (rnnc.Add(), "gru", "same"),
+            "again": (rnnc.Conv1d(4, 3, 5, padding=(1, 3)), "sum"),
+        },
+        ("again", "gru"),
+    ),
+    "a mean of what is late": rnnc.Graph(
+        {"x": 4},
+        {
+            "same": (rnnc.Conv1d(4, 4, 3, padding="same"), "x"),
+            "state": (Smoothed(), "same"),
+            "mean": (rnnc.Mean(), "state"),
+        },
+        ("mean", "state"), dtype="float64",
+    ),
+    "rates that meet again": rnnc.Graph(
+        {"x": 4},
+        {
+            "down": (rnnc.AvgPool1d(2), "x"),
+            "up": (rnnc.ConvTranspose1d(4, 4, 2, stride=2), "down"),
+            "sum": (rnnc.Add(), "up", "x"),
+            "wide": (rnnc.Conv1d(4, 2, 3, padding="same"), "sum"),
+            "rest": (rnnc.Conv1d(4, 2, 2, stride=2), "wide2"),
+            "wide2": (rnnc.Conv1d(4, 4, 3, padding="same"), "sum"),
+        },
+        ("wide", "rest"), dtype="float64",
+    ),
+}  # fmt: skip
+
+
+def named(output: Any) -> dict[str, Any]:
+    return output if isinstance(output, dict) else {"": output}
+
+
+def lengths_of(net: rnnc.Graph, own: int) -> dict[str, Any]:
+    return {name: net.kinds[source].steps(own) for name, source in net.outputs.items() if net.kinds[source].timed}
+
+
+@pytest.mark.parametrize("name", RATED)
+def test_a_ragged_batch_is_each_row_alone(name: str, backend: str) -> None:
+    net = RATED[name]
+    network = net.compile(net.init(1), backend=backend)
+    own = (12, 8, 4) if name == "rates that meet again" else OWN
+    x = series(own[0])
+    for row, length in enumerate(own):
+        x[length:, row] = np.nan
+    whole = named(network(x, lengths=own))
+    for row, length in enumerate(own):
+        alone = named(network(x[:length, row : row + 1]))
+        for (output, y), source in zip(whole.items(), net.outputs.values(), strict=True):
+            if not net.kinds[source].timed:
+                np.testing.assert_allclose(y[row], alone[output][0], atol=1e-12)
+                continue
+            steps = len(alone[output])
+            assert steps == net.kinds[source].steps(length)
+            np.testing.assert_allclose(y[:steps, row], alone[output][:, 0], atol=1e-12)
+            assert not y[steps:, row].any()
+
+
+@pytest.mark.parametrize("name", [name for name, net in RATED.items() if net.streams])
+def test_a_stream_and_its_end_are_the_whole(name: str, backend: str) -> None:
+    net = RATED[name]
+    network = net.compile(net.init(1), backend=backend)
+    x = series(4 * net.frame * 3)
+    whole = named(network(x))
+    for size in (net.frame, 3 * net.frame):
+        pieces: dict[str, list[Any]] = {output: [] for output in net.outputs}
+        state = None
+        for start in range(0, len(x), size):
+            y, state = network.advance(x[start : start + size], state)
+            for output, piece in zip(pieces.values(), named(y).values(), strict=True):
+                output.append(piece)
+        assert state is not None
+        if state:  # else there is nothing to finish
+            for output, piece in zip(pieces.values(), named(network.finish(state)).values(), strict=True):
+                output.append(piece)
+        for (_, expected), found, source in zip(whole.items(), pieces.values(), net.outputs.values(), strict=True):
+            kind = net.kinds[source]
+            late = int(net.latency * kind.rate)
+            got = np.concatenate(found) if kind.timed else found[-1]
+            if kind.timed:
+                assert not got[:late].any()
+                assert len(got) - late == len(expected)
+            np.testing.assert_allclose(got[late:] if kind.timed else got, expected, atol=1e-12)
+
+
+def test_rows_of_a_stream_may_pause(backend: str) -> None:
+    net = RATED["look-ahead beside a recurrence"]
+    network = net.compile(net.init(1), backend=backend)
+    x = series(6, 2)
+    _, state = network.advance(x, None, lengths=[6, 2])
+    later = np.concatenate([series(4, 2)[:, :1], x[2:, 1:]], axis=1)
+    _, state = network.advance(later, state)
+    left = network.finish(state)
+    whole = network(x[:, 1:])
+    for output in whole:
+        np.testing.assert_allclose(left[output][:, 1], whole[output][-net.latency :, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", RATED)
+def test_gradients_are_finite_differences(name: str, backend: str) -> None:
+    net = RATED[name]
+    params, own = net.init(1), None if name == "rates that meet again" else OWN
+    x = series(12 if own is None else STEPS)
+    rng = np.random.default_rng(7)
+    f = rnnc.vjp(net, backend=backend)
+    (y, _), pullback = f(params, x, None, own)
+    seeds = {key: rng.standard_normal(array.shape) for key, array in named(y).items()}
+    d_params, d_x, _ = pullback(seeds if len(net.outputs) > 1 else seeds[""])
+    def loss(params: Any, x: Any) -> float:
+        network = net.compile(params, backend="reference")
+        found = named(network(x, lengths=own))
+        return float(sum((found[key] * seeds[key]).sum() for key in found))
+
+    direction = rng.standard_normal(x.shape)
+    step = 1e-6
+    numeric = (loss(params, x + step * direction) - loss(params, x - step * direction)) / (2 * step)
+    np.testing.assert_allclose((d_x * direction).sum(), numeric, rtol=2e-6, atol=1e-7)
+    turn = {key: rng.standard_normal(array.shape) for key, array in params.items()}
+    ahead, behind = ({k: a + s * turn[k] for k, a in params.items()} for s in (step, -step))
+    numeric = (loss(ahead, x) - loss(behind, x)) / (2 * step)
+    np.testing.assert_allclose(sum((d_params[k] * turn[k]).sum() for k in params), numeric, rtol=2e-6, atol=1e-7)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with raises_saying(ShapeError, "layer 'sum'", "'x': 1", "'down': 1/2"):
+        rnnc.Graph({"x": 4}, {"down": (rnnc.MaxPool1d(2), "x"), "sum": (rnnc.Add(), "x", "down")}, "sum")
+    net = RATED["rates that meet again"]
+    network = net.compile(net.init(0))
+    with raises_saying(ShapeError, "layer 'sum'", "'up' has 12", "'x' has 13"):
+        network(series(13))
+    with raises_saying(ShapeError, "multiple of 2 steps", "got 3"):
+        network.advance(series(3))
+    with raises_saying(ArgumentError, "padding", "'same'"):
+        rnnc.ConvTranspose1d(4, 4, 3, padding="same")
+    down = rnnc.Sequential(rnnc.Conv1d(4, 4, 2, stride=2))
+    with raises_saying(ArgumentError, "model", "strides"):
+        rnnc.train.TrainingStep(down, "mse", rnnc.optimizers.SGD(0.1))
+    backward = RATED["both directions behind a stride"]
+    with raises_saying(ArgumentError, "finish", "bidirectional"):
+        backward.compile(backward.init(0)).finish({})
