@@ -23,20 +23,21 @@ from rnnc.ir.ops import Kind
 from rnnc.ir.program import Loop, Program
 
 
-def plan(program: Program, late: frozenset[str] = frozenset()) -> Plan:
-    """The plan of a program. late: names of the inputs and outputs of its second half.
+def plan(program: Program, late: frozenset[str] = frozenset(), *, lines: bool = False) -> Plan:
+    """The plan of a program. late: names of the inputs and outputs of its second half. lines: whether the code
+    generator reads delay lines from buffers over time (`plan.Line`); to any other, they are loops.
 
     Raises BackendError, which names the value, if compiled code cannot express it.
     """
     first, second = split(program, late)
     halves = Halves.of(second, late)
     program = replace(program, statements=(*first, *second))
-    reading = Reading(program)
+    reading = Reading(program, lines)
     placed = place(program, reading, halves)
     regions = list(_Regions(program, reading, halves, placed).all())
     sums = list(_row_sums(reading, halves, placed.storage))
     arrays = (placed.storage.buffers, placed.inputs, placed.outputs, placed.row_inputs, placed.row_outputs)
-    return Plan(program, regions, *arrays, sums, late)
+    return Plan(program, regions, *arrays, placed.lines, sums, late)
 
 
 # ---- regions
@@ -57,13 +58,18 @@ class _Regions:
         loops, count, late = 0, 0, False
         for statement in self.program.statements:
             starts_late = not late and statement in self.halves.statements
-            if starts_late or isinstance(statement, Loop):
+            is_region = isinstance(statement, Loop) and self.placed.is_region(statement)
+            if starts_late or is_region:
                 for region in self._outside(pending, count, late, starts_late):
                     yield region
                     count += 1
                 pending = []
             late = late or starts_late
-            if isinstance(statement, Loop):
+            if isinstance(statement, Loop) and self.reading.is_line(statement):
+                if is_region:
+                    yield self._copy(statement, count)
+                    count += 1
+            elif isinstance(statement, Loop):
                 yield self._recurrence(statement, loops, late)
                 loops, count = loops + 1, count + 1
             elif self.placed.context.get(statement, 0) is None:
@@ -86,6 +92,13 @@ class _Regions:
             if phases:
                 yield Region(name, 0, [], phases, [], per_sequence, late)
                 count += 1
+
+    def _copy(self, loop: Loop, count: int) -> Region:
+        """The region that copies the source of a delay line to the line's buffer."""
+        assert loop.line is not None
+        name, copies = f"batch{count}", self.placed.line_copies[loop.line.carry]
+        phases = schedule(Group(self.reading, [], name, Space.TIMED, copies), self.placed.storage)
+        return Region(name, 0, [], phases, [])
 
     def _recurrence(self, loop: Loop, number: int, late: bool) -> Region:
         """The region of a loop, and of the values that serve it alone, computed for a chunk of steps at once."""

@@ -13,10 +13,11 @@ from functools import cached_property
 from rnnc.backends.planning.grids import Grid, expanded
 from rnnc.backends.planning.plan import Weight
 from rnnc.ir.deep import Calls, run
+from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
-from rnnc.ir.program import Loop, Program, is_parameter
+from rnnc.ir.program import Loop, Program, Statement, is_parameter
 from rnnc.ir.shape_rules import BATCH
 
 
@@ -36,14 +37,26 @@ class Read:
     barrier: bool
 
 
+@dataclass(frozen=True)
+class Delayed:
+    """The columns, from `column` on, of the source of a delay line, `shift` steps before."""
+
+    line: DelayLine
+    shift: int
+    column: int
+
+
 class Reading:
     """The role of each value of a program in generated code: computed, or folded into another value."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, lines: bool = False) -> None:
+        """lines: whether delay lines are read from the buffers of their sources, or are loops like any other."""
         self.program = program
+        self.lines = {loop.line.carry: loop.line for loop in program.loops() if lines and loop.line is not None}
+        self.loops = [loop for loop in program.loops() if not self.is_line(loop)]
         self.bound = set(program.bind) | {f for f in program.inputs if is_parameter(f)}
-        self.all = list(_everything(program))
-        self.loop_of = {f: n for n, loop in enumerate(program.loops()) for f in loop.body}
+        self.all = list(self._everything())
+        self.loop_of = {f: n for n, loop in enumerate(self.loops) for f in loop.body}
         self.readers: dict[Family, list[Family]] = defaultdict(list)
         for reader in self.all:
             for operand in reader.reads():
@@ -54,6 +67,17 @@ class Reading:
                 self.exits[family.attr("state")].add(family)
         self._outputs = set(program.outputs.values())
         self._has_product: dict[Family, bool] = {}
+
+    def is_line(self, statement: Statement) -> bool:
+        """True for the loop of a delay line, which is no loop in generated code."""
+        return isinstance(statement, Loop) and statement.line is not None and statement.line.carry in self.lines
+
+    def _everything(self) -> Iterable[Family]:
+        for statement in self.program.statements:
+            if isinstance(statement, Loop) and self.is_line(statement):
+                yield from statement.carries
+            else:
+                yield from statement.body if isinstance(statement, Loop) else (statement,)
 
     @cached_property
     def read_by(self) -> Mapping[Family, Sequence[tuple[Family, bool]]]:
@@ -148,7 +172,13 @@ class Reading:
         return (self._grid(family) or ()) if self.addressed(family) else ()
 
     def base(self, family: Family) -> tuple[Family, int]:
-        """The value of which a slice or an addressed `expand` is a view, and the first column of the view."""
+        """The value of which a slice or an addressed `expand` is a view, and the first column of the view.
+
+        A slice of a delay line is a view of the line's source, at another step.
+        """
+        if (delayed := self.delayed(family)) is not None:
+            base, column = self.base(delayed.line.source)
+            return base, column + delayed.column
         column = 0
         while self.addressed(family):
             family = family.inputs[0]
@@ -158,6 +188,16 @@ class Reading:
             column += family.attr("start")
             family = family.inputs[0]
         return family, column
+
+    def delayed(self, family: Family) -> Delayed | None:
+        """The columns of a delay line's source that a view of the line is; None for any other value."""
+        start, width = 0, int(family.shape[-1]) if family.shape else 0
+        while family.op == "slice" and family.timed and not self.product(family):
+            start += family.attr("start")
+            family = family.inputs[0]
+        line = self.lines.get(family)
+        found = line.shift(start, start + width) if line is not None else None
+        return Delayed(line, *found) if line is not None and found is not None else None
 
     def reads(self, family: Family) -> list[Read]:
         """The reads of a computed value. Views and absorbed products are replaced by what they read."""
@@ -203,8 +243,3 @@ class Reading:
                         yield self._find_product(operand)
                         found = found or self._has_product[operand]
         self._has_product[family] = found
-
-
-def _everything(program: Program) -> Iterable[Family]:
-    for statement in program.statements:
-        yield from statement.body if isinstance(statement, Loop) else (statement,)
