@@ -103,7 +103,7 @@ AHEAD: dict[str, rnnc.Graph] = {
 
 def planned(net: rnnc.Graph) -> tuple[Program, Plan]:
     program = forward(net).program()
-    return program, plan(program, lines=True)
+    return program, plan(program)
 
 
 def series(steps: int = STEPS, rows: int = ROWS) -> Any:
@@ -153,6 +153,23 @@ def test_pieces_are_those_of_a_loop(name: str, rows: int) -> None:
         other, expected = oracle.advance(x[start:stop], expected, **given)
         agree(mine, other)
         agree(state, expected)
+
+
+@pytest.mark.parametrize("name", ("dilated", "depthwise", "two of one value", "before a recurrence", "of a delay"))
+def test_kernels_for_a_gpu_read_the_same_rows(name: str) -> None:
+    net, x = CAUSAL[name], series()
+    params = net.init(1)
+    compiled, oracle = net.compile(params, backend="cuda-emulated"), net.compile(params, backend="reference")
+    agree(compiled(x), oracle(x))
+    (_, state), (_, expected) = compiled.advance(x[:2]), oracle.advance(x[:2])
+    agree(compiled.advance(x[2:7], state), oracle.advance(x[2:7], expected))
+    agree(compiled(x, lengths=[STEPS, 4, 0]), oracle(x, lengths=[STEPS, 4, 0]))
+
+
+def test_kernels_for_a_gpu_look_ahead() -> None:
+    net, x = AHEAD["ahead, around a recurrence"], series()
+    params = net.init(1)
+    agree(net.compile(params, backend="cuda-emulated")(x), net.compile(params, backend="reference")(x))
 
 
 @pytest.mark.parametrize("name", (CAUSAL | AHEAD).keys() - {"all of it read at once"})

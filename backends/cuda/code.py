@@ -21,7 +21,7 @@ from rnnc.backends.cuda.emit.tensor_products import KINDS, TENSOR_PRELUDE
 from rnnc.backends.cuda.schedule.chip import Chip
 from rnnc.backends.cuda.schedule.layouts import RecurrenceLayout, Restriction, choose_layouts, wave_pays
 from rnnc.backends.cuda.schedule.products import merged, products
-from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, Weight
+from rnnc.backends.planning.plan import Buffer, Line, Phase, Place, Plan, Region, RowSum, Space, Weight
 from rnnc.ir.errors import BackendError
 
 
@@ -94,6 +94,20 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class LineEnd:
+    """The start of a delay line, whose initial state is copied into its buffer, or its end, and so its final state."""
+
+    line: Line
+    starts: bool
+
+    def __str__(self) -> str:
+        line = self.line
+        if self.starts:
+            return f"line     {line.buffer.name}: {line.steps} steps of {line.initial or 'zeros'}"
+        return f"line     {', '.join(line.finals)}: the last {line.steps} steps of {line.buffer.name}"
+
+
+@dataclass(frozen=True)
 class Wavefront:
     """A wavefront of recurrences of one direction that read one another.
 
@@ -108,7 +122,7 @@ class Wavefront:
         return "\n".join(lines + [f"  {n}: {command}" for n, stage in enumerate(self.stages) for command in stage])
 
 
-Command = BatchedProduct | Map | PersistentKernel | StepLaunches | Wavefront | Sum
+Command = BatchedProduct | Map | PersistentKernel | StepLaunches | LineEnd | Wavefront | Sum
 
 
 @dataclass
@@ -165,6 +179,7 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: R
         kinds = ", ".join(map(repr, KINDS))
         raise BackendError(f"matmul: expected {kinds} with dtype float32, got {operands!r} with {plan.program.dtype}")
     code = GpuCode(plan, chip, operands)
+    code.first += (LineEnd(line, True) for line in plan.lines)
     for chain in _chains(_side_by_side(plan.regions)):
         commands = code.second if chain[0][0].late else code.first
         alone, shared = (_schedules(code, chain, number, restriction) for number in (1, len(chain)))
@@ -174,6 +189,7 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: R
         else:
             for group, layouts in zip(chain, alone, strict=True):
                 commands += _stage(code, group, layouts)
+    code.first += (LineEnd(line, False) for line in plan.lines if line.finals)
     for total in plan.sums:
         (code.second if total.late else code.first).append(Sum(total))
     for name in dict.fromkeys(pack.shape.pack for pack in code.packs):
@@ -289,10 +305,14 @@ def _chains(groups: Sequence[list[Region]]) -> list[list[list[Region]]]:
 
 
 def _may_follow(before: Sequence[Region], group: Sequence[Region]) -> bool:
-    """True if a group may run a chunk of steps behind another: same direction and half, and no read of a last value."""
+    """True if a group may run a chunk of steps behind another.
+
+    That takes the same direction and half, and no read of a last value or of a delay line, which other chunks write.
+    """
     together = [*before, *group]
     alike = len({(r.direction, r.late) for r in together}) == 1 and all(r.steps for r in together)
-    made = {buffer for region in before for buffer in _written(region) if buffer.space is Space.ROWS}
+    spaces = (Space.ROWS, Space.LINE)
+    made = {buffer for region in before for buffer in _written(region) if buffer.space in spaces}
     return alike and not any(made & _read(region) for region in group)
 
 

@@ -50,11 +50,7 @@ def _llvm_text(emitted: Emitted) -> str:
 
 STAGES = (
     *PIPELINE,
-    Stage(
-        "plan",
-        lambda made: plan(made["rolled"], made.computation.late, lines=True),
-        lambda planned: str(planned.text()),
-    ),
+    Stage("plan", lambda made: plan(made["rolled"], made.computation.late), lambda planned: str(planned.text())),
     Stage("llvm", _emit, _llvm_text),
     Stage("asm", _assemble, lambda linked: str(linked.assembly())),
 )

@@ -70,7 +70,7 @@ class Placement:
 
     def is_region(self, loop: Loop) -> bool:
         """True for a loop of which a region of the plan is made: a recurrence, or the copy of a delay line's source."""
-        return loop.line is None or loop.line.carry not in self.storage.lines or loop.line.carry in self.line_copies
+        return loop.line is None or loop.line.carry in self.line_copies
 
     def copied(self, reading: Reading, number: int | None) -> set[Family]:
         """The values that the copies of a loop read; of no loop, if `number` is None."""

@@ -17,22 +17,22 @@ from rnnc.backends.planning.plan import Phase, Place, Plan, Region, RowSum, Spac
 from rnnc.backends.planning.reading import Reading
 from rnnc.backends.planning.storage import Storage
 from rnnc.ir.computation import split
+from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
 from rnnc.ir.program import Loop, Program
 
 
-def plan(program: Program, late: frozenset[str] = frozenset(), *, lines: bool = False) -> Plan:
-    """The plan of a program. late: names of the inputs and outputs of its second half. lines: whether the code
-    generator reads delay lines from buffers over time (`plan.Line`); to any other, they are loops.
+def plan(program: Program, late: frozenset[str] = frozenset()) -> Plan:
+    """The plan of a program. late: names of the inputs and outputs of its second half.
 
     Raises BackendError, which names the value, if compiled code cannot express it.
     """
     first, second = split(program, late)
     halves = Halves.of(second, late)
     program = replace(program, statements=(*first, *second))
-    reading = Reading(program, lines)
+    reading = Reading(program)
     placed = place(program, reading, halves)
     regions = list(_Regions(program, reading, halves, placed).all())
     sums = list(_row_sums(reading, halves, placed.storage))
@@ -65,9 +65,9 @@ class _Regions:
                     count += 1
                 pending = []
             late = late or starts_late
-            if isinstance(statement, Loop) and self.reading.is_line(statement):
+            if isinstance(statement, Loop) and statement.line is not None:
                 if is_region:
-                    yield self._copy(statement, count)
+                    yield self._copy(statement.line, count)
                     count += 1
             elif isinstance(statement, Loop):
                 yield self._recurrence(statement, loops, late)
@@ -93,10 +93,9 @@ class _Regions:
                 yield Region(name, 0, [], phases, [], per_sequence, late)
                 count += 1
 
-    def _copy(self, loop: Loop, count: int) -> Region:
+    def _copy(self, line: DelayLine, count: int) -> Region:
         """The region that copies the source of a delay line to the line's buffer."""
-        assert loop.line is not None
-        name, copies = f"batch{count}", self.placed.line_copies[loop.line.carry]
+        name, copies = f"batch{count}", self.placed.line_copies[line.carry]
         phases = schedule(Group(self.reading, [], name, Space.TIMED, copies), self.placed.storage)
         return Region(name, 0, [], phases, [])
 

@@ -17,7 +17,7 @@ from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
-from rnnc.ir.program import Loop, Program, Statement, is_parameter
+from rnnc.ir.program import Loop, Program, is_parameter
 from rnnc.ir.shape_rules import BATCH
 
 
@@ -49,13 +49,12 @@ class Delayed:
 class Reading:
     """The role of each value of a program in generated code: computed, or folded into another value."""
 
-    def __init__(self, program: Program, lines: bool = False) -> None:
-        """lines: whether delay lines are read from the buffers of their sources, or are loops like any other."""
+    def __init__(self, program: Program) -> None:
         self.program = program
-        self.lines = {loop.line.carry: loop.line for loop in program.loops() if lines and loop.line is not None}
-        self.loops = [loop for loop in program.loops() if not self.is_line(loop)]
+        self.lines = {loop.line.carry: loop.line for loop in program.loops() if loop.line is not None}
+        self.loops = [loop for loop in program.loops() if loop.line is None]
         self.bound = set(program.bind) | {f for f in program.inputs if is_parameter(f)}
-        self.all = list(self._everything())
+        self.all = list(_everything(program))
         self.loop_of = {f: n for n, loop in enumerate(self.loops) for f in loop.body}
         self.readers: dict[Family, list[Family]] = defaultdict(list)
         for reader in self.all:
@@ -67,17 +66,6 @@ class Reading:
                 self.exits[family.attr("state")].add(family)
         self._outputs = set(program.outputs.values())
         self._has_product: dict[Family, bool] = {}
-
-    def is_line(self, statement: Statement) -> bool:
-        """True for the loop of a delay line, which is no loop in generated code."""
-        return isinstance(statement, Loop) and statement.line is not None and statement.line.carry in self.lines
-
-    def _everything(self) -> Iterable[Family]:
-        for statement in self.program.statements:
-            if isinstance(statement, Loop) and self.is_line(statement):
-                yield from statement.carries
-            else:
-                yield from statement.body if isinstance(statement, Loop) else (statement,)
 
     @cached_property
     def read_by(self) -> Mapping[Family, Sequence[tuple[Family, bool]]]:
@@ -243,3 +231,12 @@ class Reading:
                         yield self._find_product(operand)
                         found = found or self._has_product[operand]
         self._has_product[family] = found
+
+
+def _everything(program: Program) -> Iterable[Family]:
+    """All values, without those of delay lines, of which generated code has no loop; a line's state is the only one."""
+    for statement in program.statements:
+        if isinstance(statement, Loop):
+            yield from statement.body if statement.line is None else statement.carries
+        else:
+            yield statement
