@@ -60,8 +60,13 @@ class DelayLine:
         return (self.steps - slot if self.direction > 0 else -1 - slot), column
 
 
-def delay_lines(cycles: Sequence[set[Family]], members: Iterable[Family], outputs: set[Family]) -> dict[int, DelayLine]:
-    """The number of each cycle that is a delay line, and all of whose readers read single steps of it."""
+def delay_lines(
+    cycles: Sequence[set[Family]], members: Iterable[Family], outputs: set[Family], crossing: set[Family]
+) -> dict[int, DelayLine]:
+    """The number of each cycle that is a delay line, and all of whose readers read single steps of it.
+
+    crossing: outputs of the second half that the first one may compute.
+    """
     listed = list(members)
     following = readers({family: family.reads() for family in listed})
     exits = {f.attr("state"): f for f in listed if f.op == "exit"}
@@ -69,7 +74,7 @@ def delay_lines(cycles: Sequence[set[Family]], members: Iterable[Family], output
     for number, cycle in enumerate(cycles):
         line = _shifting(cycle)
         last = exits.get(line.carry.attr("state")) if line is not None else None
-        if line is None or last is not None and (line.direction < 0 or following[last]):
+        if line is None or last is not None and (line.direction < 0 or following[last] or last in crossing):
             continue
         shifts = _shifts_read(line, cycle, following, outputs)
         if shifts:
@@ -130,7 +135,7 @@ def _multiplies(reader: Family, view: Family) -> bool:
 
 
 def _reads_units(reader: Family) -> bool:
-    return reader.op == "concat" or reader.spec.kind in (Kind.ELEMENTWISE, Kind.CARRY, Kind.MATMUL)
+    return reader.op == "concat" or reader.spec.kind in (Kind.ELEMENTWISE, Kind.CARRY, Kind.MATMUL, Kind.OUTER)
 
 
 def is_slice_of_state(view: Family) -> bool:

@@ -51,7 +51,9 @@ def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     unread = [f for f in members if f.op == "carry" and not following[f]]
     moving = {f for loop in loops for f in loop}.union(unread)
     loops += [{f} for f in members if f.op == "carry" and f not in moving]
-    lines = {} if _sums_over_time(members) or late else delay_lines(loops, members, set(outputs.values()))
+    waits = descendants(following, [f for f in members if f.op == "input" and f.name in late])
+    crossing = {f for name, f in outputs.items() if name in late and f not in waits}
+    lines = delay_lines(loops, members, set(outputs.values()), crossing)
     if lines:
         members = _with_products_split(members, lines, outputs)
         following = readers({family: family.reads() for family in members})
@@ -93,11 +95,6 @@ def _needed(outputs: Iterable[Family], carries: Mapping[str, Family]) -> list[Fa
             if family.op == "exit" and family.attr("state") in carries:
                 todo.append(carries[family.attr("state")])
     return sorted(seen, key=lambda f: f.index)
-
-
-def _sums_over_time(members: Iterable[Family]) -> bool:
-    """True for gradients. Their delay lines stay loops: kernels that sum over rows read the rows of one step only."""
-    return any(f.spec.kind is Kind.TIME_SUM for f in members)
 
 
 def _with_products_split(

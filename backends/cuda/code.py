@@ -179,7 +179,8 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: R
         kinds = ", ".join(map(repr, KINDS))
         raise BackendError(f"matmul: expected {kinds} with dtype float32, got {operands!r} with {plan.program.dtype}")
     code = GpuCode(plan, chip, operands)
-    code.first += (LineEnd(line, True) for line in plan.lines)
+    for line in plan.lines:
+        (code.second if line.late else code.first).append(LineEnd(line, True))
     for chain in _chains(_side_by_side(plan.regions)):
         commands = code.second if chain[0][0].late else code.first
         alone, shared = (_schedules(code, chain, number, restriction) for number in (1, len(chain)))
@@ -189,7 +190,9 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: R
         else:
             for group, layouts in zip(chain, alone, strict=True):
                 commands += _stage(code, group, layouts)
-    code.first += (LineEnd(line, False) for line in plan.lines if line.finals)
+    for line in plan.lines:
+        if line.finals:
+            (code.second if line.late else code.first).append(LineEnd(line, False))
     for total in plan.sums:
         (code.second if total.late else code.first).append(Sum(total))
     for name in dict.fromkeys(pack.shape.pack for pack in code.packs):

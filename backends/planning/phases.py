@@ -124,8 +124,7 @@ class PhaseBuilder:
 
     def _where(self, family: Family) -> Place:
         if (delayed := self.reading.delayed(family)) is not None:
-            buffer = self.storage.lines[delayed.line.carry]
-            return Place(buffer, delayed.column, shift=delayed.shift)
+            return delayed.place(self.storage.lines)
         base, column = self.reading.base(family)
         away = base.op == "carry" and self.reading.loop_of[base] != self.loop
         place = (self.storage.over_time if away else self.storage.places).get(base)

@@ -142,7 +142,8 @@ class _Placer:
         exits = self.reading.exits[line.carry.attr("state")]
         finals = tuple(n for n, f in self.program.outputs.items() if f in exits)
         initial = line.carry.initial.name if line.carry.initial.op == "input" else None
-        self.found.lines.append(Line(buffer, line.width, line.steps, line.direction, line.shifts, initial, finals))
+        sizes = (line.width, line.steps, line.direction, line.shifts)
+        self.found.lines.append(Line(buffer, *sizes, initial, finals, line.carry in self.halves.values))
 
     def _line_buffer(self, line: DelayLine) -> Buffer:
         """The buffer of a delay line's source: that of a line of the other direction, or a new one.

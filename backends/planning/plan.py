@@ -137,7 +137,7 @@ class Line:
     width, steps: columns per step, and the steps that the state holds, the oldest first. direction: 1 for the steps
     before the current one, -1 for those after it. shifts: by how many steps reads of it look back, ascending. initial:
     the name of an input with the steps before the first one (after the last one), or None for zeros. finals: names of
-    outputs.
+    outputs. late: the line belongs to the second half.
     """
 
     buffer: Buffer
@@ -147,6 +147,7 @@ class Line:
     shifts: tuple[int, ...]
     initial: str | None
     finals: tuple[str, ...]
+    late: bool = False
 
 
 @dataclass
@@ -230,7 +231,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     for line in plan.lines:
         where = "before" if line.direction > 0 else "after"
         span = f"{line.initial or 'zeros'} to {', '.join(line.finals) or 'nowhere'}"
-        yield f"line {line.buffer.name}: {line.steps} steps {where}, from {span}"
+        yield f"line {line.buffer.name}: {line.steps} steps {where}, from {span}{', second half' if line.late else ''}"
     for region in plan.regions:
         span = {1: "t = 0 .. T-1", -1: "t = T-1 .. 0", 0: "all steps"}[region.direction]
         span = "each sequence" if region.per_sequence else span

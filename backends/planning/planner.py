@@ -67,7 +67,7 @@ class _Regions:
             late = late or starts_late
             if isinstance(statement, Loop) and statement.line is not None:
                 if is_region:
-                    yield self._copy(statement.line, count)
+                    yield self._copy(statement.line, count, late)
                     count += 1
             elif isinstance(statement, Loop):
                 yield self._recurrence(statement, loops, late)
@@ -93,11 +93,11 @@ class _Regions:
                 yield Region(name, 0, [], phases, [], per_sequence, late)
                 count += 1
 
-    def _copy(self, line: DelayLine, count: int) -> Region:
+    def _copy(self, line: DelayLine, count: int, late: bool) -> Region:
         """The region that copies the source of a delay line to the line's buffer."""
         name, copies = f"batch{count}", self.placed.line_copies[line.carry]
         phases = schedule(Group(self.reading, [], name, Space.TIMED, copies), self.placed.storage)
-        return Region(name, 0, [], phases, [])
+        return Region(name, 0, [], phases, [], late=late)
 
     def _recurrence(self, loop: Loop, number: int, late: bool) -> Region:
         """The region of a loop, and of the values that serve it alone, computed for a chunk of steps at once."""
@@ -176,6 +176,8 @@ def _term(family: Family, reading: Reading, storage: Storage) -> Term:
 
 
 def _stored_place(family: Family, reading: Reading, storage: Storage) -> Place:
+    if (delayed := reading.delayed(family)) is not None:
+        return delayed.place(storage.lines)
     base, column = reading.base(family)
     found = (storage.over_time if base.op == "carry" else storage.places).get(base)
     if found is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rnnc.backends.planning.grids import Grid, expanded
-from rnnc.backends.planning.plan import Weight
+from rnnc.backends.planning.plan import Buffer, Place, Weight
 from rnnc.ir.deep import Calls, run
 from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.errors import BackendError
@@ -44,6 +44,10 @@ class Delayed:
     line: DelayLine
     shift: int
     column: int
+
+    def place(self, buffers: Mapping[Family, Buffer]) -> Place:
+        """Where it is. buffers: the state of a delay line -> the buffer of its source."""
+        return Place(buffers[self.line.carry], self.column, shift=self.shift)
 
 
 class Reading:

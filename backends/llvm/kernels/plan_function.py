@@ -20,6 +20,8 @@ does no work on padding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, null
@@ -30,7 +32,7 @@ from rnnc.backends.llvm.kernels.plan_memory import PlanMemory
 from rnnc.backends.llvm.kernels.row_copies import Rows
 from rnnc.backends.llvm.packing.in_place import UnitRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
-from rnnc.backends.planning.plan import Phase, Place, Plan, Region, RowSum, Space, State
+from rnnc.backends.planning.plan import Phase, Place, Plan, Region, RowSum, Space, State, Term
 from rnnc.ir.families import Family
 
 
@@ -131,19 +133,28 @@ class PlanFunction(PlanMemory):
         a ragged batch it is called once for those steps, and once for each later step.
         """
         f, first = self.f, self._first_row(first_step)
-        places = [*signature(phase).places, *(feed.lhs for feed in phase.feeds)]
-        if all(place.buffer.space is not Space.LINE for place in places):
+        if not _reads_lines([*signature(phase).places, *(feed.lhs for feed in phase.feeds)]):
             self._call(phase, f.sub(self._first_row(f.add(first_step, count)), first), first, None, None)
             return
-        full = f.minimum(self.line_copies.full_steps(), f.add(first_step, count))
+        with self._evenly_spaced(first_step, count) as (step, row, rows):
+            self._call(phase, rows, row, (step, f.sub(row, first)), None)
+
+    @contextmanager
+    def _evenly_spaced(self, first_step: Val, count: Val) -> Iterator[tuple[Val, Val, Val]]:
+        """A loop over parts of `count` steps, with the same distance from each row to its row of another step.
+
+        Yields a part's first step, its first row, and the number of its rows.
+        """
+        f, end = self.f, self.f.add(first_step, count)
+        full = f.minimum(self.line_copies.full_steps(), end)
         whole = f.sub(f.maximum(full, first_step), first_step)
-        calls = f.add(f.sub(count, whole), f.minimum(whole, i64(1)))
-        with f.loop(0, calls, carried=[first_step]) as call:
-            step = call.values[0]
-            after = f.select(f.compare("ult", step, full), full, f.add(step, 1))
+        parts = f.add(f.sub(count, whole), f.minimum(whole, i64(1)))
+        with f.loop(0, f.maximum(parts, i64(1)), carried=[first_step]) as part:  # one part of no rows, at least
+            step = part.values[0]
+            after = f.minimum(f.select(f.compare("ult", step, full), full, f.add(step, 1)), end)
             row = self._first_row(step)
-            self._call(phase, f.sub(self._first_row(after), row), row, (step, f.sub(row, first)), None)
-            call.next([after])
+            yield step, row, f.sub(self._first_row(after), row)
+            part.next([after])
 
     def _call(self, phase: Phase, rows: Val, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> None:
         """Calls a phase on `rows` rows from row `row`. step: (t, row within the chunk). number: steps done before."""
@@ -247,16 +258,31 @@ class PlanFunction(PlanMemory):
         """Computes a sum over rows, term by term, in the caller's array."""
         f = self.f
         rows = self.batch if total.per_sequence else self.total
-        target = self._field(sum_field(total.target))
         f.comment(f"sum over rows {total.target.name}")
         for number, term in enumerate(total.terms):
-            pointer, stride = self._address(term.lhs, i64(0), None, None)
-            accumulate = i64(int(number > 0))
-            if term.rhs is None:
-                f.call("void", "rnnc_row_sum", rows, i64(term.units), pointer, stride, target, accumulate
-                )  # fmt: skip
+            if not _reads_lines([term.lhs] if term.rhs is None else [term.lhs, term.rhs]):
+                self._add_term(total, term, i64(0), None, rows, i64(int(number > 0)))
                 continue
-            other, other_stride = self._address(term.rhs, i64(0), None, None)
-            sizes = [rows, i64(term.rows), i64(term.units)]
-            ends = [target, i64(term.units), accumulate, self._at(self.region_start)]
-            f.call("void", "rnnc_outer", *sizes, pointer, stride, other, other_stride, *ends)
+            with self._evenly_spaced(i64(0), self.steps) as (step, row, part):
+                later = f.binary("or", f.compare("ne", step, 0), Val("i1", "true" if number else "false"))
+                accumulate = f.value("i64", f"zext {later} to i64")
+                self._add_term(total, term, row, (step, row), part, accumulate)
+
+    def _add_term(
+        self, total: RowSum, term: Term, row: Val, step: tuple[Val, Val] | None, rows: Val, accumulate: Val
+    ) -> None:
+        """Adds the sum over `rows` rows from row `row` on to the caller's array, or sets the array to it."""
+        f, target = self.f, self._field(sum_field(total.target))
+        pointer, stride = self._address(term.lhs, row, step, None)
+        if term.rhs is None:
+            f.call("void", "rnnc_row_sum", rows, i64(term.units), pointer, stride, target, accumulate)
+            return
+        other, other_stride = self._address(term.rhs, row, step, None)
+        sizes = [rows, i64(term.rows), i64(term.units)]
+        ends = [target, i64(term.units), accumulate, self._at(self.region_start)]
+        f.call("void", "rnnc_outer", *sizes, pointer, stride, other, other_stride, *ends)
+
+
+def _reads_lines(places: Iterable[Place]) -> bool:
+    """True if one of the places is in the buffer of a delay line."""
+    return any(place.buffer.space is Space.LINE for place in places)

@@ -239,8 +239,8 @@ class PlanMemory:
                 self.copies.finish(target, self.memory[place.buffer], 1, width, null())
 
     def _lines(self) -> list[Line]:
-        """The delay lines, if they belong to this half."""
-        return [] if self.late else self.plan.lines
+        """The delay lines of this half."""
+        return [line for line in self.plan.lines if line.late == self.late]
 
     def _start_lines(self) -> None:
         for line in self._lines():
