@@ -72,9 +72,9 @@ def delay_lines(
     exits = {f.attr("state"): f for f in listed if f.op == "exit"}
     found: dict[int, DelayLine] = {}
     for number, cycle in enumerate(cycles):
-        line = _shifting(cycle)
+        line = shifting(cycle)
         last = exits.get(line.carry.attr("state")) if line is not None else None
-        if line is None or last is not None and (line.direction < 0 or following[last] or last in crossing):
+        if line is None or last is not None and (last in crossing or any(r.op == "carry" for r in following[last])):
             continue
         shifts = _shifts_read(line, cycle, following, outputs)
         if shifts:
@@ -85,7 +85,7 @@ def delay_lines(
 # ---- which loops are delay lines
 
 
-def _shifting(cycle: set[Family]) -> DelayLine | None:
+def shifting(cycle: set[Family]) -> DelayLine | None:
     """The delay line that the values of a cycle are, without its readers; None if they do anything else."""
     carry = next((f for f in cycle if f.op == "carry"), None)
     if carry is None or carry.source is None or carry.initial is None or carry.initial.op not in ("input", "zeros"):

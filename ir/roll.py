@@ -20,6 +20,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from rnnc.ir.adding_registers import split_registers
 from rnnc.ir.delay_lines import DelayLine, delay_lines, split_products
 from rnnc.ir.errors import RollError
 from rnnc.ir.families import Family, cycles, families
@@ -46,6 +47,8 @@ def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     of = families(graph)
     outputs = {name: _output(name, output, of, graph.steps) for name, output in graph.outputs.items()}
     members = _needed(outputs.values(), {f.attr("state"): f for f in of.values() if f.op == "carry"})
+    if added := split_registers(cycles(members), members, set(outputs.values())):
+        members = _needed_again(members, outputs, added)
     following = readers({family: family.reads() for family in members})
     loops = cycles(members)
     unread = [f for f in members if f.op == "carry" and not following[f]]
@@ -102,7 +105,13 @@ def _with_products_split(
 ) -> list[Family]:
     """The families, operands first, with a product for each step of a delay line that a product reads."""
     split_products(members, lines.values(), set(outputs.values()))
-    needed = _needed(outputs.values(), {f.attr("state"): f for f in members if f.op == "carry"})
+    return _needed_again(members, outputs)
+
+
+def _needed_again(members: list[Family], outputs: Mapping[str, Family], carries: Iterable[Family] = ()) -> list[Family]:
+    """The families that outputs depend on after a rewrite, operands first. carries: those that the rewrite has made."""
+    states = {f.attr("state"): f for f in (*members, *carries) if f.op == "carry"}
+    needed = _needed(outputs.values(), states)
     return topological({family: family.inputs for family in needed}, lambda f: f.index)
 
 

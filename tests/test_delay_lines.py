@@ -79,6 +79,9 @@ CAUSAL: dict[str, rnnc.Graph] = {
     ),
     "of a delay": network({"d": (rnnc.Delay(3), "x"), "y": (conv(), "d")}, "y", "d"),
     "all of it read at once": network({"y": (Summed(), "x"), "z": (conv(), "x")}, "y", "z"),
+    "of a bare product": network(
+        {"p": (rnnc.Linear(WIDTH, WIDTH, bias=False), "x"), "d": (rnnc.Delay(2), "p"), "y": (rnnc.Add(), "p", "d")}, "y"
+    ),
     "of one column": network({"p": (rnnc.Select((1,)), "x"), "s": (rnnc.Scale(1), "p"), "y": (conv(1), "s")}, "y"),
 }
 AHEAD: dict[str, rnnc.Graph] = {

@@ -111,6 +111,7 @@ class _Placer:
             self._place_line(line)
         self.loops_before = _loops_before(self.program, self.found)
         self._place_rows()
+        self.found.lines = [self._line(line) for line in self.reading.lines.values()]
         for number, loop in enumerate(self.loops):
             self.found.states[number] = [self._state(carry, number) for carry in loop.carries]
         self._place_outputs()
@@ -132,18 +133,12 @@ class _Placer:
                 self.storage.places[family] = Place(buffer)
 
     def _place_line(self, line: DelayLine) -> None:
-        """Places a delay line: the buffer of its source, where it starts, and which outputs are its last value."""
+        """Places the source of a delay line, with room for the steps of the state."""
         buffer = self.storage.lines[line.carry] = self._line_buffer(line)
         if line.direction > 0:
             buffer.before = line.steps
         else:
             buffer.after = line.steps
-        assert line.carry.initial is not None
-        exits = self.reading.exits[line.carry.attr("state")]
-        finals = tuple(n for n, f in self.program.outputs.items() if f in exits)
-        initial = line.carry.initial.name if line.carry.initial.op == "input" else None
-        sizes = (line.width, line.steps, line.direction, line.shifts)
-        self.found.lines.append(Line(buffer, *sizes, initial, finals, line.carry in self.halves.values))
 
     def _line_buffer(self, line: DelayLine) -> Buffer:
         """The buffer of a delay line's source: that of a line of the other direction, or a new one.
@@ -164,6 +159,17 @@ class _Placer:
         else:
             self.storage.places[source] = Place(new)
         return new
+
+    def _line(self, line: DelayLine) -> Line:
+        """A delay line of the plan: where it starts, and where its last value goes."""
+        carry = line.carry
+        assert carry.initial is not None
+        exits = self.reading.exits[carry.attr("state")]
+        finals = tuple(n for n, f in self.program.outputs.items() if f in exits)
+        kept = next((self.storage.places[f] for f in exits if f in self.storage.places), None)
+        initial = carry.initial.name if carry.initial.op == "input" else None
+        sizes = (line.width, line.steps, line.direction, line.shifts)
+        return Line(self.storage.lines[carry], *sizes, initial, finals, kept, carry in self.halves.values)
 
     # ---- values of one row per sequence
 

@@ -137,7 +137,7 @@ class Line:
     width, steps: columns per step, and the steps that the state holds, the oldest first. direction: 1 for the steps
     before the current one, -1 for those after it. shifts: by how many steps reads of it look back, ascending. initial:
     the name of an input with the steps before the first one (after the last one), or None for zeros. finals: names of
-    outputs. late: the line belongs to the second half.
+    outputs. kept: a place from which later values read the last value. late: the line belongs to the second half.
     """
 
     buffer: Buffer
@@ -147,6 +147,7 @@ class Line:
     shifts: tuple[int, ...]
     initial: str | None
     finals: tuple[str, ...]
+    kept: Place | None = None
     late: bool = False
 
 
@@ -165,6 +166,13 @@ class Region:
     steps: list[Phase]
     per_sequence: bool = False
     late: bool = False
+
+    def reads(self) -> set[Buffer]:
+        """The buffers that the region reads."""
+        found = {state.initial.buffer for state in self.states if isinstance(state.initial, Place)}
+        for phase in (*self.batched, *self.steps):
+            found |= {place.buffer for place in phase.loads.values()} | {feed.lhs.buffer for feed in phase.feeds}
+        return found
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"  {buffer.name:<12} {buffer.space.value:<7} {buffer.width} columns{note}"
     for line in plan.lines:
         where = "before" if line.direction > 0 else "after"
-        span = f"{line.initial or 'zeros'} to {', '.join(line.finals) or 'nowhere'}"
+        finals = ", ".join([*line.finals, *([str(line.kept)] if line.kept else [])])
+        span = f"{line.initial or 'zeros'} to {finals or 'nowhere'}"
         yield f"line {line.buffer.name}: {line.steps} steps {where}, from {span}{', second half' if line.late else ''}"
     for region in plan.regions:
         span = {1: "t = 0 .. T-1", -1: "t = T-1 .. 0", 0: "all steps"}[region.direction]

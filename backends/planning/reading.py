@@ -62,7 +62,8 @@ class Reading:
         self.loop_of = {f: n for n, loop in enumerate(self.loops) for f in loop.body}
         self.readers: dict[Family, list[Family]] = defaultdict(list)
         for reader in self.all:
-            for operand in reader.reads():
+            line = self.lines.get(reader)
+            for operand in reader.reads() if line is None else (line.source,):
                 self.readers[operand].append(reader)
         self.exits: dict[str, set[Family]] = defaultdict(set)
         for family in self.all:

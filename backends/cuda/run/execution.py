@@ -196,10 +196,13 @@ class Run:
         """Copies the initial state of a delay line into its buffer, or the final state out of it."""
         steps = self.array(line.buffer).reshape(-1, self.batch, line.width)
         if not starts:
-            last = steps[self.steps : self.steps + line.steps]
-            for name in line.finals:
-                if (final := self.named.get(name)) is not None:
-                    final[...] = last.transpose(1, 0, 2).reshape(self.batch, -1)
+            at = self.steps if line.direction > 0 else line.buffer.before
+            last = steps[at : at + line.steps].transpose(1, 0, 2).reshape(self.batch, -1)
+            targets = [self.named.get(name) for name in line.finals]
+            targets += [self.view(line.kept, last.shape[-1])] if line.kept is not None else []
+            for target in targets:
+                if target is not None:
+                    target[...] = last
             return
         first = steps[: line.steps] if line.direction > 0 else steps[line.buffer.before + self.steps :]
         initial = self.named.get(line.initial) if line.initial is not None else None

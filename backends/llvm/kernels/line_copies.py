@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.kernels.row_copies import Rows, table
 from rnnc.backends.planning.plan import Line
 
@@ -55,24 +55,28 @@ def _start_line() -> Function:
 def _finish_line() -> Function:
     """Copies the last steps of each row to its final state, if there is one: of the initial state, if the row is short.
 
-    The final state may be the same array as the initial one.
+    With `ahead`, the first steps, because time runs backward. The final state may be the same array as the initial one.
+    to_order: the table for rows of the target, or null.
     """
     f = define(
-        "void rnnc_finish_line(ptr target, ptr line, i64 size, i64 state_steps, ptr source, i64 steps, i64 batch, "
-        "ptr order, ptr lengths)",
+        "void rnnc_finish_line(ptr target, i64 stride, ptr to_order, ptr line, i64 size, i64 state_steps, ptr source, "
+        "i64 ahead, i64 steps, i64 batch, ptr order, ptr lengths)",
         COLD,
     )
-    target, line, size, state_steps, source, steps, batch, order, lengths = f.parameters
+    target, stride, to_order, line, size, state_steps, source, ahead, steps, batch, order, lengths = f.parameters
+    behind = f.compare("eq", ahead, 0)
     with f.loop(0, f.select(f.is_null(target), i64(0), batch)) as row:
         done = table(f, lengths, row.index, steps)
         new = f.minimum(done, state_steps)
         old = f.mul(f.sub(state_steps, new), size)
+        to = f.element(target, f.mul(table(f, to_order, row.index, row.index), stride), "i8")
         place = f.mul(table(f, order, row.index, row.index), f.mul(state_steps, size))
-        to = f.element(target, place, "i8")
-        kept = f.element(source, f.add(place, f.mul(new, size)), "i8")
-        _fill(f, to, old, source, kept, old, old, f.select(f.compare("eq", old, 0), i64(0), i64(1)))
-        last = _row(f, line, size, batch, f.sub(done, new), row.index)
-        _fill(f, f.element(to, old, "i8"), size, line, last, f.mul(batch, size), size, new)
+        start = f.element(source, f.add(place, f.select(behind, f.mul(new, size), i64(0))), "i8")
+        kept = f.element(to, f.select(behind, i64(0), f.mul(new, size)), "i8")
+        _fill(f, kept, old, source, start, old, old, f.select(f.compare("eq", old, 0), i64(0), i64(1)))
+        last = _row(f, line, size, batch, f.select(behind, f.sub(done, new), i64(0)), row.index)
+        steps_at = f.element(to, f.select(behind, old, i64(0)), "i8")
+        _fill(f, steps_at, size, line, last, f.mul(batch, size), size, new)
     f.ret()
     return f
 
@@ -137,7 +141,14 @@ class LineCopies:
             self._f.call("void", "rnnc_start_line", memory.pointer, *sizes, *rest)
 
     def finish(self, line: Line, memory: Rows, initial: Val, target: Val) -> None:
-        """Copies the last steps of each row to the target, unless that is null."""
-        sizes = [i64(line.width * self._item), i64(line.steps), initial]
+        """Copies the last steps of each row to a caller's array, unless that is null."""
+        self._finish(line, memory, initial, [target, i64(line.steps * line.width * self._item), self._order])
+
+    def keep(self, line: Line, memory: Rows, initial: Val, target: Rows) -> None:
+        """Copies the last steps of each row to sorted rows."""
+        self._finish(line, memory, initial, [target.pointer, self._f.mul(target.stride, self._item), null()])
+
+    def _finish(self, line: Line, memory: Rows, initial: Val, target: list[Val]) -> None:
+        sizes = [i64(line.width * self._item), i64(line.steps), initial, i64(int(line.direction < 0))]
         rest = [self._steps, self._batch, self._order, self._lengths]
-        self._f.call("void", "rnnc_finish_line", target, memory.pointer, *sizes, *rest)
+        self._f.call("void", "rnnc_finish_line", *target, memory.pointer, *sizes, *rest)

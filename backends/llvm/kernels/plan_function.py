@@ -76,12 +76,13 @@ class PlanFunction(PlanMemory):
         self._start_lines()
         for region in self.plan.regions:
             if region.late == self.late:
+                self._keep_lines(region.reads())
                 f.comment(f"region {region.name}")
                 self._region(region)
+        self._finish_lines()
         for total in self.plan.sums:
             if total.late == self.late:
                 self._sum(total)
-        self._finish_lines()
         self._scatter_outputs()
         if not self.two_halves:
             f.call("void", "free", self.scratch)

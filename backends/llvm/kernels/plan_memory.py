@@ -9,6 +9,8 @@ A computation with two halves has two functions, which have the same layout of s
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from rnnc.backends import fresh
 from rnnc.backends.llvm.asm.builder import COLD, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
@@ -47,6 +49,7 @@ class PlanMemory:
         self.memory: dict[Buffer, Rows] = {}
         self.direct: dict[Buffer, Val] = {}
         self.steps_of: dict[Buffer, Val] = {}
+        self.kept: list[Line] = []
 
     def _read_context(self) -> None:
         f = self.f
@@ -246,7 +249,16 @@ class PlanMemory:
         for line in self._lines():
             self.line_copies.start(line, self.memory[line.buffer], self._initial(line))
 
+    def _keep_lines(self, read: Container[Buffer]) -> None:
+        """Makes the last values of lines available, before the first region that reads them."""
+        for line in self._lines():
+            if line.kept is not None and line.kept.buffer in read and line not in self.kept:
+                target = self.memory[line.kept.buffer]
+                self.line_copies.keep(line, self.memory[line.buffer], self._initial(line), target)
+                self.kept.append(line)
+
     def _finish_lines(self) -> None:
+        self._keep_lines(self.plan.buffers)
         for line in self._lines():
             for final in line.finals:
                 target = self._field(array_field(final))
