@@ -1,4 +1,4 @@
-"""Whole networks against ONNX Runtime and PyTorch: a convolution before a GRU, a denoiser, a voice-activity detector.
+"""Whole networks against ONNX Runtime and PyTorch: convolutions, a denoiser, a voice-activity detector.
 
     python -m benchmarks.networks                      # one thread, CPU time, medians of 9 rounds
 
@@ -22,6 +22,7 @@ from benchmarks.timing import Contestant, clock_for, race
 from tests import real_models
 
 CHANNELS, UNITS, STEPS = 40, 64, 200
+DILATIONS, WIDTH, SAMPLES, PIECE = tuple(2**n for n in range(10)), 32, 1000, 64
 CHUNK, CONTEXT, CHUNKS = 512, 64, 200
 
 
@@ -68,6 +69,48 @@ def convolution() -> dict[str, Contestant]:
 
     calls = {"rnnc": lambda: network(x), "onnxruntime": lambda: session.run(None, {"x": x}), "torch": torch_call}
     calls["rnnc, a streamed step"] = lambda: network.advance(x[:1], state)
+    return {name: Contestant(call) for name, call in calls.items()}
+
+
+def dilated() -> dict[str, Contestant]:
+    """Ten causal convolutions of two taps, each with a relu: whole sequences of one row, a streamed step, a piece."""
+    import torch
+
+    class Peer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Conv1d(WIDTH, WIDTH, 2, dilation=d) for d in DILATIONS)
+
+        def forward(self, x: Any) -> Any:
+            y = x.permute(1, 2, 0)
+            for layer, dilation in zip(self.layers, DILATIONS, strict=True):
+                y = torch.relu(layer(torch.nn.functional.pad(y, (dilation, 0))))
+            return y.permute(2, 0, 1)
+
+    torch.set_num_threads(1)
+    peer, file = Peer().eval(), io.BytesIO()
+    given = torch.randn(SAMPLES, 1, WIDTH, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(peer, (given,), file, input_names=["x"], dynamic_axes={"x": {0: "T"}}, dynamo=False)
+    session, x = session_of(file.getvalue()), given.numpy()
+    pairs = ((rnnc.Conv1d(WIDTH, WIDTH, 2, dilation=d), rnnc.Activation("relu")) for d in DILATIONS)
+    net = rnnc.Sequential(*(layer for pair in pairs for layer in pair))
+    params = {}
+    for name, value in peer.state_dict().items():
+        _, number, parameter = name.split(".")
+        params[f"{2 * int(number)}.{parameter}"] = value
+    network: Any = net.compile(params, threads=1)
+    np.testing.assert_allclose(network(x), session.run(None, {"x": x})[0], atol=1e-5)
+    _, state = network.advance(x)
+
+    def torch_call() -> Any:
+        with torch.no_grad():
+            return peer(given)
+
+    calls = {"rnnc": lambda: network(x), "onnxruntime": lambda: session.run(None, {"x": x}), "torch": torch_call}
+    calls["rnnc, a streamed step"] = lambda: network.advance(x[:1], state)
+    calls[f"rnnc, a piece of {PIECE} steps"] = lambda: network.advance(x[:PIECE], state)
     return {name: Contestant(call) for name, call in calls.items()}
 
 
@@ -123,6 +166,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     report(f"conv1d {CHANNELS}/{UNITS}, relu, GRU {UNITS}, T = {STEPS}, us", convolution(), rounds)
+    title = f"conv1d {WIDTH}/{WIDTH} of 2 taps and relu, dilated 1, 2, 4, ... {DILATIONS[-1]}, T = {SAMPLES}, us"
+    report(title, dilated(), rounds)
     if real_models.REAL.exists():
         report("RNNoise, us", denoiser(), rounds)
     else:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
 from rnnc.ir.shape_rules import BATCH
@@ -26,10 +27,14 @@ from rnnc.ir.shape_rules import BATCH
 
 @dataclass(frozen=True)
 class Loop:
-    """A recurrence. Its body runs once per step, with t rising (direction +1) or falling (direction -1)."""
+    """A recurrence. Its body runs once per step, with t rising (direction +1) or falling (direction -1).
+
+    line: what the loop is if it only shifts a value in time, so that a backend may read the value where it is.
+    """
 
     direction: int
     body: tuple[Family, ...]
+    line: DelayLine | None = None
 
     @property
     def carries(self) -> tuple[Family, ...]:
@@ -98,7 +103,8 @@ def _lines(program: Program) -> Iterator[str]:
         if isinstance(statement, Loop):
             span = "0 .. T-1" if statement.direction > 0 else "T-1 .. 0"
             carries = ", ".join(c.name for c in statement.carries)
-            yield f"  loop t = {span}  carries {carries}"
+            note = f": a delay line of {statement.line.source.name}" if statement.line is not None else ""
+            yield f"  loop t = {span}  carries {carries}{note}"
             for family in statement.body:
                 yield _line(program, family, "    ", statement)
         elif not is_summed(statement):

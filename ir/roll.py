@@ -7,7 +7,8 @@
 
 1. `families` proves that the steps are equal up to a shift of time.
 2. A cycle through carries (a strongly connected component) becomes a loop. So does a carry on no cycle, which is a
-   shift in time. All else is computed for all steps at once: weight hoisting is a consequence, not a rewrite.
+   shift in time: nothing moves into such a delay line (`rnnc.ir.delay_lines`). All else is computed for all steps at
+   once: weight hoisting is a consequence, not a rewrite.
 3. An elementwise value moves into the one loop that reads it or that it is made from, where it needs no buffer. A cheap
    value that several loops read is computed in each of them (`rnnc.ir.recompute`).
 4. Statements are put in a stable topological order.
@@ -19,6 +20,8 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from rnnc.ir.adding_registers import split_registers
+from rnnc.ir.delay_lines import DelayLine, delay_lines, split_products
 from rnnc.ir.errors import RollError
 from rnnc.ir.families import Family, cycles, families
 from rnnc.ir.graph import Graph, Node, Output
@@ -44,12 +47,21 @@ def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     of = families(graph)
     outputs = {name: _output(name, output, of, graph.steps) for name, output in graph.outputs.items()}
     members = _needed(outputs.values(), {f.attr("state"): f for f in of.values() if f.op == "carry"})
+    if added := split_registers(cycles(members), members, set(outputs.values())):
+        members = _needed_again(members, outputs, added)
     following = readers({family: family.reads() for family in members})
     loops = cycles(members)
     unread = [f for f in members if f.op == "carry" and not following[f]]
     moving = {f for loop in loops for f in loop}.union(unread)
     loops += [{f} for f in members if f.op == "carry" and f not in moving]
-    place: Placement = {f: number for number, cycle in enumerate(loops) for f in cycle}
+    waits = descendants(following, [f for f in members if f.op == "input" and f.name in late])
+    crossing = {f for name, f in outputs.items() if name in late and f not in waits}
+    lines = delay_lines(loops, members, set(outputs.values()), crossing)
+    if lines:
+        members = _with_products_split(members, lines, outputs)
+        following = readers({family: family.reads() for family in members})
+    shifting = {f: number for number in lines for f in loops[number]}
+    place: Placement = {f: number for number, cycle in enumerate(loops) for f in cycle if f not in shifting}
     directions = [_direction(cycle) for cycle in loops]
     _sink_producers(members, following, place, set(outputs.values()))
     waits = descendants(following, [f for f in members if f.op == "input" and f.name in late])
@@ -59,7 +71,7 @@ def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     members = copy_into_loops(members, place, following, wide, set(outputs.values()))
     members = recompute_elsewhere(members, place, _stored(members, place, outputs), wide, set(outputs.values()))
     members = recompute(members, place, _stored(members, place, outputs), outputs.values())
-    return _program(graph.dtype, members, place, directions, outputs)
+    return _program(graph.dtype, members, place | shifting, directions, outputs, lines)
 
 
 def _output(name: str, output: Output, of: dict[Node, Family], steps: int) -> Family:
@@ -86,6 +98,21 @@ def _needed(outputs: Iterable[Family], carries: Mapping[str, Family]) -> list[Fa
             if family.op == "exit" and family.attr("state") in carries:
                 todo.append(carries[family.attr("state")])
     return sorted(seen, key=lambda f: f.index)
+
+
+def _with_products_split(
+    members: list[Family], lines: Mapping[int, DelayLine], outputs: Mapping[str, Family]
+) -> list[Family]:
+    """The families, operands first, with a product for each step of a delay line that a product reads."""
+    split_products(members, lines.values(), set(outputs.values()))
+    return _needed_again(members, outputs)
+
+
+def _needed_again(members: list[Family], outputs: Mapping[str, Family], carries: Iterable[Family] = ()) -> list[Family]:
+    """The families that outputs depend on after a rewrite, operands first. carries: those that the rewrite has made."""
+    states = {f.attr("state"): f for f in (*members, *carries) if f.op == "carry"}
+    needed = _needed(outputs.values(), states)
+    return topological({family: family.inputs for family in needed}, lambda f: f.index)
 
 
 def _direction(cycle: set[Family]) -> int:
@@ -195,6 +222,7 @@ def _program(
     place: Placement,
     directions: list[int],
     outputs: dict[str, Family],
+    lines: Mapping[int, DelayLine],
 ) -> Program:
     bind = _bind_time(members)
     bodies: dict[int, list[Family]] = defaultdict(list)
@@ -204,7 +232,7 @@ def _program(
     statements: list[Statement] = []
     for unit in _order(members, place):
         if unit[0] == "loop":
-            statements.append(Loop(directions[unit[1]], _body(bodies[unit[1]])))
+            statements.append(Loop(directions[unit[1]], _body(bodies[unit[1]]), lines.get(unit[1])))
         else:
             family = members[unit[1]]
             if family.spec.kind is not Kind.LEAF and family not in bind:

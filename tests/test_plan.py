@@ -11,7 +11,7 @@ import pytest
 import rnnc
 from rnnc.backends.llvm import compile
 from rnnc.backends.llvm.asm.target import ISAS, legalized
-from rnnc.backends.llvm.kernels import plan_function
+from rnnc.backends.llvm.kernels import plan_memory
 from rnnc.backends.llvm.packing.layout import Layout
 from rnnc.backends.llvm.packing.tile import Tile, blocks_of, choose_tile
 from rnnc.backends.planning.plan import Phase, Space
@@ -144,7 +144,7 @@ def test_the_size_of_a_chunk_changes_nothing(room: int, monkeypatch: pytest.Monk
     params = spec.init(seed=0)
     x = np.random.default_rng(0).standard_normal((17, 3, 6)).astype("float32")
     want = rnnc.compile(spec, params)(x)[0]
-    monkeypatch.setattr(plan_function, "CHUNK_BYTES", room)
+    monkeypatch.setattr(plan_memory, "CHUNK_BYTES", room)
     stack = spec.stack()
     got, _ = run_stack(compile(Computation.of_stack(stack), threads=1).bind(params), stack, x)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)

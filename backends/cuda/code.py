@@ -21,7 +21,7 @@ from rnnc.backends.cuda.emit.tensor_products import KINDS, TENSOR_PRELUDE
 from rnnc.backends.cuda.schedule.chip import Chip
 from rnnc.backends.cuda.schedule.layouts import RecurrenceLayout, Restriction, choose_layouts, wave_pays
 from rnnc.backends.cuda.schedule.products import merged, products
-from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, Weight
+from rnnc.backends.planning.plan import Buffer, Line, Phase, Place, Plan, Region, RowSum, Space, Weight
 from rnnc.ir.errors import BackendError
 
 
@@ -94,6 +94,21 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class LineEnd:
+    """The start of a delay line, whose initial state is copied into its buffer, or its end, and so its final state."""
+
+    line: Line
+    starts: bool
+
+    def __str__(self) -> str:
+        line = self.line
+        if self.starts:
+            return f"line     {line.buffer.name}: {line.steps} steps of {line.initial or 'zeros'}"
+        targets = ", ".join([*line.finals, *([str(line.kept)] if line.kept else [])])
+        return f"line     {targets}: the last {line.steps} steps of {line.buffer.name}"
+
+
+@dataclass(frozen=True)
 class Wavefront:
     """A wavefront of recurrences of one direction that read one another.
 
@@ -108,7 +123,7 @@ class Wavefront:
         return "\n".join(lines + [f"  {n}: {command}" for n, stage in enumerate(self.stages) for command in stage])
 
 
-Command = BatchedProduct | Map | PersistentKernel | StepLaunches | Wavefront | Sum
+Command = BatchedProduct | Map | PersistentKernel | StepLaunches | LineEnd | Wavefront | Sum
 
 
 @dataclass
@@ -165,8 +180,15 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: R
         kinds = ", ".join(map(repr, KINDS))
         raise BackendError(f"matmul: expected {kinds} with dtype float32, got {operands!r} with {plan.program.dtype}")
     code = GpuCode(plan, chip, operands)
+    for line in plan.lines:
+        (code.second if line.late else code.first).append(LineEnd(line, True))
+    open_lines = [line for line in plan.lines if line.finals or line.kept is not None]
     for chain in _chains(_side_by_side(plan.regions)):
         commands = code.second if chain[0][0].late else code.first
+        read = {buffer for group in chain for region in group for buffer in region.reads()}
+        for line in [line for line in open_lines if line.kept is not None and line.kept.buffer in read]:
+            commands.append(LineEnd(line, False))
+            open_lines.remove(line)
         alone, shared = (_schedules(code, chain, number, restriction) for number in (1, len(chain)))
         if _as_wave(alone, shared, restriction):
             stages = [tuple(_stage(code, group, layouts)) for group, layouts in zip(chain, shared, strict=True)]
@@ -174,6 +196,8 @@ def generate(plan: Plan, chip: Chip, operands: str | None = None, restriction: R
         else:
             for group, layouts in zip(chain, alone, strict=True):
                 commands += _stage(code, group, layouts)
+    for line in open_lines:
+        (code.second if line.late else code.first).append(LineEnd(line, False))
     for total in plan.sums:
         (code.second if total.late else code.first).append(Sum(total))
     for name in dict.fromkeys(pack.shape.pack for pack in code.packs):
@@ -258,7 +282,7 @@ def _side_by_side(regions: Sequence[Region]) -> list[list[Region]]:
     for region in regions:
         last = groups[-1] if groups else []
         if last and region.steps and all(r.steps and r.late == region.late for r in last):
-            if not any(_written(before) & _read(region) for before in last):
+            if not any(_written(before) & region.reads() for before in last):
                 last.append(region)
                 continue
         groups.append([region])
@@ -268,13 +292,6 @@ def _side_by_side(regions: Sequence[Region]) -> list[list[Region]]:
 def _written(region: Region) -> set[Buffer]:
     stored = {place.buffer for phase in (*region.batched, *region.steps) for _, place in phase.stores}
     return stored | {state.kept.buffer for state in region.states if state.kept is not None}
-
-
-def _read(region: Region) -> set[Buffer]:
-    found = {state.initial.buffer for state in region.states if isinstance(state.initial, Place)}
-    for phase in (*region.batched, *region.steps):
-        found |= {place.buffer for place in phase.loads.values()} | {feed.lhs.buffer for feed in phase.feeds}
-    return found
 
 
 def _chains(groups: Sequence[list[Region]]) -> list[list[list[Region]]]:
@@ -289,11 +306,15 @@ def _chains(groups: Sequence[list[Region]]) -> list[list[list[Region]]]:
 
 
 def _may_follow(before: Sequence[Region], group: Sequence[Region]) -> bool:
-    """True if a group may run a chunk of steps behind another: same direction and half, and no read of a last value."""
+    """True if a group may run a chunk of steps behind another.
+
+    That takes the same direction and half, and no read of a last value or of a delay line, which other chunks write.
+    """
     together = [*before, *group]
     alike = len({(r.direction, r.late) for r in together}) == 1 and all(r.steps for r in together)
-    made = {buffer for region in before for buffer in _written(region) if buffer.space is Space.ROWS}
-    return alike and not any(made & _read(region) for region in group)
+    spaces = (Space.ROWS, Space.LINE)
+    made = {buffer for region in before for buffer in _written(region) if buffer.space in spaces}
+    return alike and not any(made & region.reads() for region in group)
 
 
 def _schedules(

@@ -114,7 +114,7 @@ class LlvmCode:
     @cached_property
     def _kept(self) -> list[Buffer]:
         """The buffers, with a row per step and sequence, that the first half leaves for the second."""
-        return [b for b in kept_buffers(self.plan) if b.space in (Space.TIMED, Space.INPUT)]
+        return [b for b in kept_buffers(self.plan) if b.space in (Space.TIMED, Space.LINE, Space.INPUT)]
 
     def saved_bytes(self, steps: int, batch: int) -> int:
         """The number of bytes that the first half keeps for the second."""

@@ -27,11 +27,13 @@ from rnnc.backends.llvm.asm.target import Target
 
 
 def _calls(module: Module, dtype: str, target: Target) -> None:
+    from rnnc.backends.llvm.kernels.line_copies import emit_line_copies
     from rnnc.backends.llvm.kernels.native_call import emit_native_call
     from rnnc.backends.llvm.kernels.packers import emit_packer
     from rnnc.backends.llvm.kernels.row_copies import emit_row_copies
 
     emit_row_copies(module)
+    emit_line_copies(module)
     emit_packer(module, dtype, target)
     emit_native_call(module, dtype)
 
@@ -62,6 +64,9 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
         "rnnc_copy_rows",
         "rnnc_start_state",
         "rnnc_finish_state",
+        "rnnc_full_steps",
+        "rnnc_start_line",
+        "rnnc_finish_line",
         "rnnc_sweep",
         "rnnc_sweep_share",
         "rnnc_call",

@@ -127,7 +127,7 @@ def _copied(group: Group, copies: Sequence[Copy]) -> list[Family]:
 
 def _place(group: Group, family: Family, storage: Storage) -> None:
     """Decides the place of a value: one where it must be written anyway (a state, a concat), or a new buffer."""
-    for spaces in ((Space.STATE,), (Space.TIMED, Space.STEP)):
+    for spaces in ((Space.STATE,), (Space.TIMED, Space.LINE, Space.STEP)):
         shared = next((p for p in storage.extra[family] if p.buffer.space in spaces), None)
         if shared is not None:
             storage.extra[family].remove(shared)

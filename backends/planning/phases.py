@@ -123,6 +123,8 @@ class PhaseBuilder:
         self.phase.loads[family] = self._where(family)
 
     def _where(self, family: Family) -> Place:
+        if (delayed := self.reading.delayed(family)) is not None:
+            return delayed.place(self.storage.lines)
         base, column = self.reading.base(family)
         away = base.op == "carry" and self.reading.loop_of[base] != self.loop
         place = (self.storage.over_time if away else self.storage.places).get(base)

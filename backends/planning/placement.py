@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from rnnc.backends.planning.plan import Buffer, Place, Space, State
+from rnnc.backends.planning.plan import Buffer, Line, Place, Space, State
 from rnnc.backends.planning.reading import Reading
 from rnnc.backends.planning.storage import Copy, Storage
 from rnnc.ir.computation import members
+from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
@@ -46,7 +47,8 @@ class Placement:
     inputs, outputs, row_inputs, row_outputs: see `plan.Plan`. states: the number of a loop -> its states.
     copies: the number of a loop -> values that each of its steps loads and stores again; None -> those of all steps.
     row_copies: the same, once per sequence. context: computed value outside loops -> the loop it serves alone, or None.
-    late_buffers: the buffers that only the second half writes.
+    late_buffers: the buffers that only the second half writes. lines: the delay lines. line_copies: the state of a
+    delay line -> its source, if that is not computed in the line's buffer and must be copied there.
     """
 
     storage: Storage = field(default_factory=Storage)
@@ -59,10 +61,16 @@ class Placement:
     row_copies: list[Copy] = field(default_factory=list)
     context: dict[Family, int | None] = field(default_factory=dict)
     late_buffers: set[Buffer] = field(default_factory=set)
+    lines: list[Line] = field(default_factory=list)
+    line_copies: dict[Family, list[Copy]] = field(default_factory=lambda: defaultdict(list))
 
     def is_late(self, place: Place) -> bool:
         """True if only the second half writes a place."""
         return place.buffer in self.late_buffers
+
+    def is_region(self, loop: Loop) -> bool:
+        """True for a loop of which a region of the plan is made: a recurrence, or the copy of a delay line's source."""
+        return loop.line is None or loop.line.carry in self.line_copies
 
     def copied(self, reading: Reading, number: int | None) -> set[Family]:
         """The values that the copies of a loop read; of no loop, if `number` is None."""
@@ -74,13 +82,13 @@ def place(program: Program, reading: Reading, halves: Halves) -> Placement:
     return _Placer(program, reading, halves).run()
 
 
-def _loops_before(program: Program) -> dict[Family, int]:
-    """For each value outside loops, the number of loops before it. Values with the same number run together."""
+def _loops_before(program: Program, placed: Placement) -> dict[Family, int]:
+    """For each value outside loops, the number of loops before it that are regions. Equal numbers run together."""
     before: dict[Family, int] = {}
     loops = 0
     for statement in program.statements:
         if isinstance(statement, Loop):
-            loops += 1
+            loops += placed.is_region(statement)
         else:
             before[statement] = loops
     return before
@@ -93,14 +101,17 @@ class _Placer:
         self.halves = halves
         self.found = Placement()
         self.storage = self.found.storage
-        self.loops = list(program.loops())
+        self.loops = reading.loops
         self.loop_of = reading.loop_of
-        self.loops_before = _loops_before(program)
         self.summed = {reading.base(f)[0] for f in self._read_by_sums()}
 
     def run(self) -> Placement:
         self._place_arrays()
+        for line in self.reading.lines.values():
+            self._place_line(line)
+        self.loops_before = _loops_before(self.program, self.found)
         self._place_rows()
+        self.found.lines = [self._line(line) for line in self.reading.lines.values()]
         for number, loop in enumerate(self.loops):
             self.found.states[number] = [self._state(carry, number) for carry in loop.carries]
         self._place_outputs()
@@ -120,6 +131,45 @@ class _Placer:
                 buffer = self.storage.buffer(family.name, Space.INPUT, int(family.shape[-1]))
                 self.found.inputs[family.name] = buffer
                 self.storage.places[family] = Place(buffer)
+
+    def _place_line(self, line: DelayLine) -> None:
+        """Places the source of a delay line, with room for the steps of the state."""
+        buffer = self.storage.lines[line.carry] = self._line_buffer(line)
+        if line.direction > 0:
+            buffer.before = line.steps
+        else:
+            buffer.after = line.steps
+
+    def _line_buffer(self, line: DelayLine) -> Buffer:
+        """The buffer of a delay line's source: that of a line of the other direction, or a new one.
+
+        Lines of one direction may start at different states, so each has a buffer of its own.
+        """
+        source = line.source
+        for other, buffer in self.storage.lines.items():
+            if self.reading.lines[other].source is source and not (
+                buffer.before if line.direction > 0 else buffer.after
+            ):
+                return buffer
+        new = self.storage.buffer(str(line.carry.attr("state")), Space.LINE, line.width)
+        if not self.reading.computed(source):
+            self.found.line_copies[line.carry].append((source, Place(new)))
+        elif source in self.storage.places:
+            self.storage.extra[source].append(Place(new))
+        else:
+            self.storage.places[source] = Place(new)
+        return new
+
+    def _line(self, line: DelayLine) -> Line:
+        """A delay line of the plan: where it starts, and where its last value goes."""
+        carry = line.carry
+        assert carry.initial is not None
+        exits = self.reading.exits[carry.attr("state")]
+        finals = tuple(n for n, f in self.program.outputs.items() if f in exits)
+        kept = next((self.storage.places[f] for f in exits if f in self.storage.places), None)
+        initial = carry.initial.name if carry.initial.op == "input" else None
+        sizes = (line.width, line.steps, line.direction, line.shifts)
+        return Line(self.storage.lines[carry], *sizes, initial, finals, kept, carry in self.halves.values)
 
     # ---- values of one row per sequence
 
@@ -185,6 +235,8 @@ class _Placer:
         for number in list(self.found.copies):
             for family in self.found.copied(self.reading, number):
                 serves[family].add(number)
+        for line in self.reading.lines.values():  # steps of other chunks are read, too
+            serves[self.reading.base(line.source)[0]].add(None)
         for family in reversed(self.reading.all):
             if not self.reading.computed(family):
                 continue
@@ -257,9 +309,10 @@ class _Placer:
         copied = set(self.summed)
         for number in list(self.found.copies):
             copied |= self.found.copied(self.reading, number)
+        copied |= {self.reading.base(line.source)[0] for line in self.reading.lines.values()}
         places = self.storage.places
         returned = {f for f in self.program.outputs.values() if f in places and places[f].buffer.space is Space.OUTPUT}
-        stored = {self.reading.base(f)[0] for f in self.program.stored if f not in returned}
+        stored = {self.reading.base(f)[0] for f in self.program.stored if f not in returned} - set(self.reading.lines)
         for family in self.reading.all:
             if family.op == "carry" and family in stored and family not in self.storage.over_time:
                 self.storage.over_time[family] = self.storage.new("y", family, Space.TIMED)

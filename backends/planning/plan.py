@@ -23,6 +23,7 @@ class Space(Enum):
     INPUT = "input"  # an argument of the caller: rows of all steps
     OUTPUT = "output"  # a result of the caller: rows of all steps
     TIMED = "timed"  # internal, rows of all steps
+    LINE = "line"  # internal, rows of all steps and of steps before the first and after the last, B per step
     CHUNK = "chunk"  # internal, rows of the chunk of steps being computed
     STATE = "state"  # internal, one row per sequence, the value of this and of the previous step
     STEP = "step"  # internal, one row per sequence, alive within a step
@@ -33,18 +34,21 @@ class Space(Enum):
 class Buffer:
     """Row-major storage of `width` columns.
 
-    double: True for a STATE whose previous value is still read while the new one is written.
+    double: True for a STATE whose previous value is still read while the new one is written. before, after: of a LINE,
+    the number of steps before the first and after the last step of a call.
     """
 
     name: str
     space: Space
     width: int
     double: bool = False
+    before: int = 0
+    after: int = 0
 
     @property
     def padded(self) -> bool:
-        """True if a vector store may write past the end of a row."""
-        return self.space not in (Space.INPUT, Space.OUTPUT)
+        """True if a vector store may write past the end of a row. The rows of a LINE lie end to end."""
+        return self.space not in (Space.INPUT, Space.OUTPUT, Space.LINE)
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,17 @@ class Place:
     """Columns of a buffer, from `column` on.
 
     previous: they hold the value of the step before (STATE only). grid: how the columns are read, if not one after the
-    other.
+    other. shift: they hold the value of so many steps before; of later steps, if it is negative (LINE only).
     """
 
     buffer: Buffer
     column: int = 0
     previous: bool = False
     grid: Grid = ()
+    shift: int = 0
 
     def __str__(self) -> str:
-        column = f"+{self.column}" if self.column else ""
+        column = (f"+{self.column}" if self.column else "") + (f"[t{-self.shift:+d}]" if self.shift else "")
         grid = ", ".join(f"{size}:{step}" for size, step in self.grid)
         return f"{self.buffer.name}{column}{'[previous]' if self.previous else ''}{f' as ({grid})' if grid else ''}"
 
@@ -125,6 +130,27 @@ class State:
     kept: Place | None = None
 
 
+@dataclass(frozen=True)
+class Line:
+    """A delay line: a state that holds a value of other steps, which are read from the value's buffer over time.
+
+    width, steps: columns per step, and the steps that the state holds, the oldest first. direction: 1 for the steps
+    before the current one, -1 for those after it. shifts: by how many steps reads of it look back, ascending. initial:
+    the name of an input with the steps before the first one (after the last one), or None for zeros. finals: names of
+    outputs. kept: a place from which later values read the last value. late: the line belongs to the second half.
+    """
+
+    buffer: Buffer
+    width: int
+    steps: int
+    direction: int
+    shifts: tuple[int, ...]
+    initial: str | None
+    finals: tuple[str, ...]
+    kept: Place | None = None
+    late: bool = False
+
+
 @dataclass
 class Region:
     """A recurrence, or batched work alone, without states and step phases.
@@ -140,6 +166,13 @@ class Region:
     steps: list[Phase]
     per_sequence: bool = False
     late: bool = False
+
+    def reads(self) -> set[Buffer]:
+        """The buffers that the region reads."""
+        found = {state.initial.buffer for state in self.states if isinstance(state.initial, Place)}
+        for phase in (*self.batched, *self.steps):
+            found |= {place.buffer for place in phase.loads.values()} | {feed.lhs.buffer for feed in phase.feeds}
+        return found
 
 
 @dataclass(frozen=True)
@@ -167,7 +200,8 @@ class Plan:
     """All regions in execution order, and all buffers.
 
     inputs, outputs: name -> buffer, of arrays with one value per step. row_inputs, row_outputs: names and places of
-    arrays with one value per sequence. sums: the sums over rows, computed at the end of each half. late: names of the
+    arrays with one value per sequence. lines: the delay lines. sums: the sums over rows, computed at the end of each
+    half. late: names of the
     second half's inputs and outputs.
     """
 
@@ -178,6 +212,7 @@ class Plan:
     outputs: dict[str, Buffer]
     row_inputs: list[tuple[str, Place]] = field(default_factory=list)
     row_outputs: list[tuple[str, Place]] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
     sums: list[RowSum] = field(default_factory=list)
     late: frozenset[str] = frozenset()
 
@@ -201,6 +236,11 @@ def _lines(plan: Plan) -> Iterator[str]:
     for buffer in plan.buffers:
         note = " (this and the previous step)" if buffer.double else ""
         yield f"  {buffer.name:<12} {buffer.space.value:<7} {buffer.width} columns{note}"
+    for line in plan.lines:
+        where = "before" if line.direction > 0 else "after"
+        finals = ", ".join([*line.finals, *([str(line.kept)] if line.kept else [])])
+        span = f"{line.initial or 'zeros'} to {finals or 'nowhere'}"
+        yield f"line {line.buffer.name}: {line.steps} steps {where}, from {span}{', second half' if line.late else ''}"
     for region in plan.regions:
         span = {1: "t = 0 .. T-1", -1: "t = T-1 .. 0", 0: "all steps"}[region.direction]
         span = "each sequence" if region.per_sequence else span

@@ -17,6 +17,7 @@ from rnnc.backends.planning.plan import Phase, Place, Plan, Region, RowSum, Spac
 from rnnc.backends.planning.reading import Reading
 from rnnc.backends.planning.storage import Storage
 from rnnc.ir.computation import split
+from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
@@ -36,7 +37,7 @@ def plan(program: Program, late: frozenset[str] = frozenset()) -> Plan:
     regions = list(_Regions(program, reading, halves, placed).all())
     sums = list(_row_sums(reading, halves, placed.storage))
     arrays = (placed.storage.buffers, placed.inputs, placed.outputs, placed.row_inputs, placed.row_outputs)
-    return Plan(program, regions, *arrays, sums, late)
+    return Plan(program, regions, *arrays, placed.lines, sums, late)
 
 
 # ---- regions
@@ -57,13 +58,18 @@ class _Regions:
         loops, count, late = 0, 0, False
         for statement in self.program.statements:
             starts_late = not late and statement in self.halves.statements
-            if starts_late or isinstance(statement, Loop):
+            is_region = isinstance(statement, Loop) and self.placed.is_region(statement)
+            if starts_late or is_region:
                 for region in self._outside(pending, count, late, starts_late):
                     yield region
                     count += 1
                 pending = []
             late = late or starts_late
-            if isinstance(statement, Loop):
+            if isinstance(statement, Loop) and statement.line is not None:
+                if is_region:
+                    yield self._copy(statement.line, count, late)
+                    count += 1
+            elif isinstance(statement, Loop):
                 yield self._recurrence(statement, loops, late)
                 loops, count = loops + 1, count + 1
             elif self.placed.context.get(statement, 0) is None:
@@ -86,6 +92,12 @@ class _Regions:
             if phases:
                 yield Region(name, 0, [], phases, [], per_sequence, late)
                 count += 1
+
+    def _copy(self, line: DelayLine, count: int, late: bool) -> Region:
+        """The region that copies the source of a delay line to the line's buffer."""
+        name, copies = f"batch{count}", self.placed.line_copies[line.carry]
+        phases = schedule(Group(self.reading, [], name, Space.TIMED, copies), self.placed.storage)
+        return Region(name, 0, [], phases, [], late=late)
 
     def _recurrence(self, loop: Loop, number: int, late: bool) -> Region:
         """The region of a loop, and of the values that serve it alone, computed for a chunk of steps at once."""
@@ -164,6 +176,8 @@ def _term(family: Family, reading: Reading, storage: Storage) -> Term:
 
 
 def _stored_place(family: Family, reading: Reading, storage: Storage) -> Place:
+    if (delayed := reading.delayed(family)) is not None:
+        return delayed.place(storage.lines)
     base, column = reading.base(family)
     found = (storage.over_time if base.op == "carry" else storage.places).get(base)
     if found is None:

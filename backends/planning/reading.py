@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rnnc.backends.planning.grids import Grid, expanded
-from rnnc.backends.planning.plan import Weight
+from rnnc.backends.planning.plan import Buffer, Place, Weight
 from rnnc.ir.deep import Calls, run
+from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Kind
@@ -36,17 +37,33 @@ class Read:
     barrier: bool
 
 
+@dataclass(frozen=True)
+class Delayed:
+    """The columns, from `column` on, of the source of a delay line, `shift` steps before."""
+
+    line: DelayLine
+    shift: int
+    column: int
+
+    def place(self, buffers: Mapping[Family, Buffer]) -> Place:
+        """Where it is. buffers: the state of a delay line -> the buffer of its source."""
+        return Place(buffers[self.line.carry], self.column, shift=self.shift)
+
+
 class Reading:
     """The role of each value of a program in generated code: computed, or folded into another value."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.lines = {loop.line.carry: loop.line for loop in program.loops() if loop.line is not None}
+        self.loops = [loop for loop in program.loops() if loop.line is None]
         self.bound = set(program.bind) | {f for f in program.inputs if is_parameter(f)}
         self.all = list(_everything(program))
-        self.loop_of = {f: n for n, loop in enumerate(program.loops()) for f in loop.body}
+        self.loop_of = {f: n for n, loop in enumerate(self.loops) for f in loop.body}
         self.readers: dict[Family, list[Family]] = defaultdict(list)
         for reader in self.all:
-            for operand in reader.reads():
+            line = self.lines.get(reader)
+            for operand in reader.reads() if line is None else (line.source,):
                 self.readers[operand].append(reader)
         self.exits: dict[str, set[Family]] = defaultdict(set)
         for family in self.all:
@@ -148,7 +165,13 @@ class Reading:
         return (self._grid(family) or ()) if self.addressed(family) else ()
 
     def base(self, family: Family) -> tuple[Family, int]:
-        """The value of which a slice or an addressed `expand` is a view, and the first column of the view."""
+        """The value of which a slice or an addressed `expand` is a view, and the first column of the view.
+
+        A slice of a delay line is a view of the line's source, at another step.
+        """
+        if (delayed := self.delayed(family)) is not None:
+            base, column = self.base(delayed.line.source)
+            return base, column + delayed.column
         column = 0
         while self.addressed(family):
             family = family.inputs[0]
@@ -158,6 +181,16 @@ class Reading:
             column += family.attr("start")
             family = family.inputs[0]
         return family, column
+
+    def delayed(self, family: Family) -> Delayed | None:
+        """The columns of a delay line's source that a view of the line is; None for any other value."""
+        start, width = 0, int(family.shape[-1]) if family.shape else 0
+        while family.op == "slice" and family.timed and not self.product(family):
+            start += family.attr("start")
+            family = family.inputs[0]
+        line = self.lines.get(family)
+        found = line.shift(start, start + width) if line is not None else None
+        return Delayed(line, *found) if line is not None and found is not None else None
 
     def reads(self, family: Family) -> list[Read]:
         """The reads of a computed value. Views and absorbed products are replaced by what they read."""
@@ -206,5 +239,9 @@ class Reading:
 
 
 def _everything(program: Program) -> Iterable[Family]:
+    """All values, without those of delay lines, of which generated code has no loop; a line's state is the only one."""
     for statement in program.statements:
-        yield from statement.body if isinstance(statement, Loop) else (statement,)
+        if isinstance(statement, Loop):
+            yield from statement.body if statement.line is None else statement.carries
+        else:
+            yield statement

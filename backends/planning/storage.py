@@ -18,7 +18,7 @@ class Storage:
 
     places: the place where a value is read, and written if it is computed. extra: other places where it must be
     written. over_time: the place where a carry is read outside its loop. concat_copies: the parts of a concat that must
-    be copied, because they are not computed in place.
+    be copied, because they are not computed in place. lines: the state of a delay line -> the buffer of its source.
     """
 
     buffers: list[Buffer] = field(default_factory=list)
@@ -26,6 +26,8 @@ class Storage:
     extra: dict[Family, list[Place]] = field(default_factory=lambda: defaultdict(list))
     over_time: dict[Family, Place] = field(default_factory=dict)
     concat_copies: dict[Family, list[Copy]] = field(default_factory=lambda: defaultdict(list))
+
+    lines: dict[Family, Buffer] = field(default_factory=dict)
 
     def buffer(self, name: str, space: Space, width: int) -> Buffer:
         """A new buffer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from rnnc.backends.cuda.emit.kernel import TIMED, Parameters, stride_of
+from rnnc.backends.cuda.emit.kernel import TIMED, Parameters, Size, stride_of
 from rnnc.backends.cuda.emit.text import REALS, Scalars, Text
 from rnnc.backends.planning.plan import Phase, Place, Space
 from rnnc.ir.families import Family, operands_first
@@ -41,6 +41,8 @@ class Addresses:
         """The address of an element. unit: None for the place's first element in the row."""
         buffer = place.buffer
         row = frame.timed if buffer.space in TIMED else frame.sequence
+        if steps := buffer.before - place.shift:
+            row = f"{row} + {steps} * {self.parameters.use(Size('B'))}"
         if buffer.space is Space.STATE and buffer.double:
             row = f"{frame.was if place.previous else frame.now} * B + {row}"
         name = self.parameters.use(buffer, written)

@@ -13,8 +13,9 @@ from rnnc.ir.families import Family
 VECTOR_BYTES = 16
 """The most bytes that one load instruction reads. Rows of internal buffers are multiples of it."""
 
-TIMED = (Space.INPUT, Space.OUTPUT, Space.TIMED, Space.CHUNK)
-"""The spaces with a row per step and sequence: row t * B + b."""
+TIMED = (Space.INPUT, Space.OUTPUT, Space.TIMED, Space.LINE, Space.CHUNK)
+"""The spaces with a row per step and sequence: row t * B + b; in a line, after the rows of the steps before the first.
+"""
 
 
 def stride_of(buffer: Buffer, dtype: str) -> int:

@@ -12,6 +12,7 @@ from rnnc.backends.cuda.code import (
     BatchedProduct,
     Command,
     GpuCode,
+    LineEnd,
     Map,
     PersistentKernel,
     StepLaunches,
@@ -22,7 +23,7 @@ from rnnc.backends.cuda.emit.kernel import TIMED, Counter, Kernel, Named, Size, 
 from rnnc.backends.cuda.emit.recurrence import COUNTER_STRIDE
 from rnnc.backends.cuda.run.device import Array, Device, LoadedUnit, blocks_for
 from rnnc.backends.cuda.schedule.layouts import WAVE_CHUNKS, RecurrenceLayout
-from rnnc.backends.planning.plan import Buffer, Place, RowSum, Weight
+from rnnc.backends.planning.plan import Buffer, Line, Place, RowSum, Space, Weight
 from rnnc.ir.errors import ArgumentError
 from rnnc.ir.families import Family, operands_first
 
@@ -161,6 +162,8 @@ class Run:
                     self._whole(command)
                 case StepLaunches():
                     self._launches(command)
+                case LineEnd():
+                    self._line_end(command.line, command.starts)
                 case Wavefront():
                     self._wave(command)
                 case Sum():
@@ -171,7 +174,7 @@ class Run:
     def rows(self, buffer: Buffer) -> int:
         """The number of rows of a buffer."""
         if buffer.space in TIMED:
-            return self.steps * self.batch
+            return (buffer.before + self.steps + buffer.after) * self.batch
         return self.batch * (2 if buffer.double else 1)
 
     def array(self, buffer: Buffer) -> Array:
@@ -182,8 +185,31 @@ class Run:
         return self.buffers[buffer]
 
     def view(self, place: Place, width: int) -> Array:
-        """A view of the columns of a place, (rows, width)."""
-        return self.array(place.buffer)[:, place.column : place.column + width]
+        """A view of the columns of a place, (rows, width). Of a line, it has the rows that all steps read."""
+        array = self.array(place.buffer)
+        if place.buffer.space is Space.LINE:
+            first = (place.buffer.before - place.shift) * self.batch
+            array = array[first : first + self.steps * self.batch]
+        return array[:, place.column : place.column + width]
+
+    def _line_end(self, line: Line, starts: bool) -> None:
+        """Copies the initial state of a delay line into its buffer, or the final state out of it."""
+        steps = self.array(line.buffer).reshape(-1, self.batch, line.width)
+        if not starts:
+            at = self.steps if line.direction > 0 else line.buffer.before
+            last = steps[at : at + line.steps].transpose(1, 0, 2).reshape(self.batch, -1)
+            targets = [self.named.get(name) for name in line.finals]
+            targets += [self.view(line.kept, last.shape[-1])] if line.kept is not None else []
+            for target in targets:
+                if target is not None:
+                    target[...] = last
+            return
+        first = steps[: line.steps] if line.direction > 0 else steps[line.buffer.before + self.steps :]
+        initial = self.named.get(line.initial) if line.initial is not None else None
+        if initial is None:
+            first[...] = 0
+        else:
+            first[...] = initial.reshape(self.batch, line.steps, line.width).transpose(1, 0, 2)
 
     def drop(self, keep: Iterable[Buffer]) -> None:
         """Frees all buffers but these."""

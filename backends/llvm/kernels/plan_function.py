@@ -1,7 +1,7 @@
 """The function of a plan, which runs all of it for any number of steps and rows.
 
     allocate scratch, or take the caller's
-    gather inputs whose rows are not evenly spaced
+    gather inputs whose rows are not evenly spaced; steps of the past in front of the rows of delay lines
     for each region:
         states = their initial values
         for each chunk of time steps:
@@ -9,7 +9,7 @@
             for each step of the chunk: step phases over the rows of the step
         final states
     sums over rows, such as gradients of weights
-    scatter outputs whose rows are not where the caller wants them
+    the last steps of delay lines; scatter outputs whose rows are not where the caller wants them
 
 A computation with two halves has two such functions, which share their scratch memory.
 
@@ -20,27 +20,20 @@ does no work on padding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rnnc.backends import fresh
-from rnnc.backends.llvm.asm.builder import COLD, Function, Val, define, i64, null
-from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.builder import Function, Val, i64, null
 from rnnc.backends.llvm.asm.target import Target
-from rnnc.backends.llvm.kernels.context import Interface, array_field, row_field, step_field, sum_field
+from rnnc.backends.llvm.kernels.context import Interface, array_field, sum_field
 from rnnc.backends.llvm.kernels.epilogue import signature
-from rnnc.backends.llvm.kernels.row_copies import RowCopies, Rows
-from rnnc.backends.llvm.kernels.row_sums import K_BLOCK, outer_workspace
+from rnnc.backends.llvm.kernels.plan_memory import PlanMemory
+from rnnc.backends.llvm.kernels.row_copies import Rows
 from rnnc.backends.llvm.packing.in_place import UnitRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
-from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region, RowSum, Space, State
-from rnnc.ir import settings
+from rnnc.backends.planning.plan import Phase, Place, Plan, Region, RowSum, Space, State, Term
 from rnnc.ir.families import Family
-
-CHUNK_BYTES = 128 * 1024
-"""The largest size of the hoisted values of one chunk, so that they stay in the second-level cache until they are read.
-"""
-
-CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -51,8 +44,8 @@ class InPlace:
     rows: list[list[UnitRows]]
 
 
-class PlanFunction:
-    """One of the functions. All of them have the same layout of scratch memory."""
+class PlanFunction(PlanMemory):
+    """One of the functions."""
 
     def __init__(
         self,
@@ -65,26 +58,11 @@ class PlanFunction:
         target: Target,
         half: str,
     ) -> None:
-        self.plan = plan
-        self.interface = interface
+        super().__init__(plan, interface, target, half)
         self.names = names
         self.packed = packed
         self.in_place = in_place
         self.given = given
-        self.target = target
-        self.half = half
-        self.late = half == "finish"
-        self.two_halves = bool(plan.late)
-        dtype = plan.program.dtype
-        self.dtype = dtype
-        self.scalar = SCALARS[dtype]
-        self.bytes = ELEMENT_BYTES[dtype]
-        result = "i64" if half == "scratch" else "i32"
-        self.f = define(f"{result} rnnc_{half}(ptr context)", COLD)
-        self.context = interface.record
-        self.memory: dict[Buffer, Rows] = {}
-        self.direct: dict[Buffer, Val] = {}
-        self.steps_of: dict[Buffer, Val] = {}
 
     def emit(self) -> Function:
         f = self.f
@@ -95,10 +73,13 @@ class PlanFunction:
             return f
         self._take_scratch(size)
         self._gather_inputs()
+        self._start_lines()
         for region in self.plan.regions:
             if region.late == self.late:
+                self._keep_lines(region.reads())
                 f.comment(f"region {region.name}")
                 self._region(region)
+        self._finish_lines()
         for total in self.plan.sums:
             if total.late == self.late:
                 self._sum(total)
@@ -107,184 +88,6 @@ class PlanFunction:
             f.call("void", "free", self.scratch)
         f.ret(Val("i32", "0"))
         return f
-
-    def _mine(self, name: str) -> bool:
-        """True if an input or output belongs to this half."""
-        return self.plan.is_late(name) == self.late
-
-    def _field(self, name: str) -> Val:
-        return self.context.load(self.f, self.f.parameters[0], name)
-
-    def _read_context(self) -> None:
-        f = self.f
-        self.steps, self.batch = self._field("steps"), self._field("batch")
-        self.rows, self.order = self._field("rows"), self._field("order")
-        self.weights, self.sources = self._field("weights"), self._field("sources")
-        self.copies = RowCopies(f, self.bytes, self.steps, self.batch, self.rows, self.order)
-        self.dense = f.is_null(self.rows)
-        self.total = self._first_row(self.steps)
-        self.one_row = f.compare("eq", self.batch, 1)
-
-    def _first_row(self, step: Val) -> Val:
-        """The first row of a step, in every buffer over time."""
-        return self.f.call("i64", "rnnc_first_row", self.rows, self.batch, step)
-
-    def _lay_out(self) -> Val:
-        """Assigns the places in scratch memory, and returns its size in bytes.
-
-        Buffers that live through the call come first, then memory that the regions use one after the other.
-        """
-        f = self.f
-        self._decide_direct()
-        self.offsets: dict[Buffer, Val] = {}
-        offset = i64(0)
-        for buffer in self.plan.buffers:
-            if buffer.space is Space.TIMED:
-                needed = f.mul(self.total, self._stride(buffer))
-            elif buffer.space is Space.ROWS:
-                needed = f.mul(self.batch, self._stride(buffer))
-            elif buffer in self.direct:
-                needed = f.mul(self.total, self._stride(buffer))
-                needed = needed if self.two_halves else f.select(self.direct[buffer], i64(0), needed)
-            else:
-                continue
-            self.offsets[buffer] = offset
-            offset = f.add(offset, needed)
-        self.region_start = offset
-        largest = i64(self._workspace())
-        for region in self.plan.regions:
-            largest = f.maximum(largest, self._region_size(region))
-        return f.add(f.mul(f.add(offset, largest), self.bytes), 2 * CACHE_LINE)
-
-    def _workspace(self) -> int:
-        """The number of elements of workspace that the sums over rows need."""
-        terms = [t for total in self.plan.sums for t in total.terms if t.rhs]
-        sizes = [outer_workspace(K_BLOCK, t.rows, t.units, self.dtype, self.target) for t in terms]
-        return max(sizes, default=0)
-
-    def _take_scratch(self, size: Val) -> None:
-        f = self.f
-        if self.two_halves:
-            self.scratch = self._field("scratch")
-        else:
-            self.scratch = f.call("ptr", "malloc", size)
-            with f.when(f.is_null(self.scratch)):
-                f.ret(Val("i32", "1"))
-                f._begin(f._label("dead"))
-            if settings.poison():
-                f.call("ptr", "memset", self.scratch, Val("i32", str(fresh.BYTE)), size)
-        address = f.value("i64", f"ptrtoint {self.scratch} to i64")
-        address = f.binary("and", f.add(address, CACHE_LINE - 1), i64(-CACHE_LINE))
-        self.base = f.value("ptr", f"inttoptr {address} to ptr")
-        for buffer, offset in self.offsets.items():
-            if buffer.space in (Space.TIMED, Space.ROWS):
-                self.memory[buffer] = Rows(self._at(offset), i64(self._stride(buffer)))
-
-    def _at(self, offset: Val) -> Val:
-        return self.f.element(self.base, offset, self.scalar)
-
-    def _stride(self, buffer: Buffer) -> int:
-        """The row stride, in elements: whole cache lines, with room for a vector that is stored past the end."""
-        line = CACHE_LINE // self.bytes
-        return -(-(buffer.width + line - 1) // line) * line
-
-    def _decide_direct(self) -> None:
-        """Decides for each input and output whether its rows are accessed in the caller's array, without a copy.
-
-        The first of two halves copies its inputs, because the caller may change them before the second half reads them.
-        """
-        f = self.f
-        self.row_stride: dict[Buffer, Val] = {}
-        batched = self._batched_buffers()
-        for name, buffer in (*self.plan.inputs.items(), *self.plan.outputs.items()):
-            step, row = self._field(step_field(name)), self._field(row_field(name))
-            self.steps_of[buffer] = step
-            self.direct[buffer] = self.dense
-            self.row_stride[buffer] = row
-            if buffer in batched or buffer.space is Space.INPUT:
-                self.row_stride[buffer] = f.select(self.one_row, step, row)
-                even = f.binary("or", self.one_row, f.compare("eq", step, f.mul(self.batch, row)))
-                self.direct[buffer] = f.binary("and", self.dense, even)
-            if self.two_halves and buffer.space is Space.INPUT and not self.plan.is_late(name):
-                self.direct[buffer] = Val("i1", "false")
-
-    def _batched_buffers(self) -> set[Buffer]:
-        """The buffers that a phase over many steps at once, or a sum, accesses."""
-        found = {p.buffer for s in self.plan.sums for t in s.terms for p in (t.lhs, t.rhs) if p is not None}
-        for region in self.plan.regions:
-            for phase in region.batched:
-                places = [*signature(phase).places, *(feed.lhs for feed in phase.feeds)]
-                found.update(p.buffer for p in places)
-        return found
-
-    def _gather_inputs(self) -> None:
-        """Makes inputs available as evenly spaced rows: in the caller's array, or as a sorted copy without padding."""
-        f = self.f
-        for name, buffer in self.plan.inputs.items():
-            if self.plan.is_late(name) and not self.late:
-                continue
-            copy, stride = self._at(self.offsets[buffer]), i64(self._stride(buffer))
-            array = self._field(array_field(name))
-            if self._mine(name):
-                with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
-                    step, row = self.steps_of[buffer], self._field(row_field(name))
-                    self.copies.gather(Rows(copy, stride), array, step, row, buffer.width)
-            pointer = f.select(self.direct[buffer], array, copy)
-            self.memory[buffer] = Rows(pointer, f.select(self.direct[buffer], self.row_stride[buffer], stride))
-        for name, buffer in self.plan.outputs.items():
-            array, copy = self._field(array_field(name)), self._at(self.offsets[buffer])
-            pointer = f.select(self.direct[buffer], array, copy)
-            stride = f.select(self.direct[buffer], self.row_stride[buffer], i64(self._stride(buffer)))
-            self.memory[buffer] = Rows(pointer, stride)
-        for name, place in self.plan.row_inputs:
-            if self._mine(name):
-                width = place.buffer.width
-                source = Rows(self._field(array_field(name)), i64(width))
-                self.copies.start(self.memory[place.buffer], 1, source, width)
-
-    def _scatter_outputs(self) -> None:
-        f = self.f
-        for name, buffer in self.plan.outputs.items():
-            if self._mine(name):
-                step, row = self.steps_of[buffer], self._field(row_field(name))
-                with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
-                    packed = Rows(self.memory[buffer].pointer, i64(self._stride(buffer)))
-                    self.copies.scatter(packed, self._field(array_field(name)), step, row, buffer.width)
-        for name, place in self.plan.row_outputs:
-            if self._mine(name):
-                width = place.buffer.width
-                target = Rows(self._field(array_field(name)), i64(width))
-                self.copies.finish(target, self.memory[place.buffer], 1, width, null())
-
-    def _region_size(self, region: Region) -> Val:
-        """The number of elements of scratch memory that a region needs."""
-        f = self.f
-        size = i64(0)
-        for buffer in self._local(region):
-            size = f.add(size, f.mul(self._local_rows(region, buffer), self._stride(buffer)))
-        return size
-
-    def _local(self, region: Region) -> list[Buffer]:
-        """The buffers that live within a region: states, values of a chunk, values of a step."""
-        used = dict.fromkeys(s.buffer for s in region.states)
-        for phase in (*region.batched, *region.steps):
-            places = [*signature(phase).places, *(feed.lhs for feed in phase.feeds)]
-            used |= dict.fromkeys(p.buffer for p in places if p.buffer.space in (Space.CHUNK, Space.STEP))
-        return list(used)
-
-    def _local_rows(self, region: Region, buffer: Buffer) -> Val:
-        if buffer.space is Space.CHUNK:
-            return self.f.mul(self._chunk_steps(region), self.batch)
-        return self.f.mul(self.batch, 2 if buffer.double else 1)
-
-    def _chunk_steps(self, region: Region) -> Val:
-        """The number of steps per chunk: as many as keep its hoisted values in the cache, at least one."""
-        f = self.f
-        row_bytes = sum(self._stride(b) for b in self._local(region) if b.space is Space.CHUNK) * self.bytes
-        if not row_bytes:
-            return self.steps
-        fit = f.udiv(i64(max(1, CHUNK_BYTES // row_bytes)), self.batch)
-        return f.minimum(f.maximum(fit, i64(1)), self.steps)
 
     def _region(self, region: Region) -> None:
         f = self.f
@@ -301,7 +104,10 @@ class PlanFunction:
                 self._chunk(region, loop.index, chunk)
         else:  # batched work alone, or states that never change
             for phase in region.batched:
-                self._call(phase, self.batch if region.per_sequence else self.total, i64(0), None, None)
+                if region.per_sequence:
+                    self._call(phase, self.batch, i64(0), None, None)
+                else:
+                    self._call_batched(phase, i64(0), self.steps)
         for state in region.states:
             self._finish_state(region, state)
 
@@ -311,9 +117,8 @@ class PlanFunction:
         count = f.minimum(chunk, f.sub(self.steps, done))
         first_step = done if region.direction > 0 else f.sub(f.sub(self.steps, done), count)
         first = self._first_row(first_step)
-        rows = f.sub(self._first_row(f.add(first_step, count)), first)
         for phase in region.batched:
-            self._call(phase, rows, first, None, None)
+            self._call_batched(phase, first_step, count)
         with f.loop(0, count) as loop:
             number = f.add(done, loop.index)
             step = number if region.direction > 0 else f.sub(f.sub(self.steps, number), 1)
@@ -321,6 +126,36 @@ class PlanFunction:
             count_rows = f.sub(self._first_row(f.add(step, 1)), row)
             for phase in region.steps:
                 self._call(phase, count_rows, row, (step, f.sub(row, first)), number)
+
+    def _call_batched(self, phase: Phase, first_step: Val, count: Val) -> None:
+        """Calls a phase on all rows of `count` steps.
+
+        If it accesses a delay line, the rows of another step are as far away at each row only while all rows run. So in
+        a ragged batch it is called once for those steps, and once for each later step.
+        """
+        f, first = self.f, self._first_row(first_step)
+        if not _reads_lines([*signature(phase).places, *(feed.lhs for feed in phase.feeds)]):
+            self._call(phase, f.sub(self._first_row(f.add(first_step, count)), first), first, None, None)
+            return
+        with self._evenly_spaced(first_step, count) as (step, row, rows):
+            self._call(phase, rows, row, (step, f.sub(row, first)), None)
+
+    @contextmanager
+    def _evenly_spaced(self, first_step: Val, count: Val) -> Iterator[tuple[Val, Val, Val]]:
+        """A loop over parts of `count` steps, with the same distance from each row to its row of another step.
+
+        Yields a part's first step, its first row, and the number of its rows.
+        """
+        f, end = self.f, self.f.add(first_step, count)
+        full = f.minimum(self.line_copies.full_steps(), end)
+        whole = f.sub(f.maximum(full, first_step), first_step)
+        parts = f.add(f.sub(count, whole), f.minimum(whole, i64(1)))
+        with f.loop(0, f.maximum(parts, i64(1)), carried=[first_step]) as part:  # one part of no rows, at least
+            step = part.values[0]
+            after = f.minimum(f.select(f.compare("ult", step, full), full, f.add(step, 1)), end)
+            row = self._first_row(step)
+            yield step, row, f.sub(self._first_row(after), row)
+            part.next([after])
 
     def _call(self, phase: Phase, rows: Val, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> None:
         """Calls a phase on `rows` rows from row `row`. step: (t, row within the chunk). number: steps done before."""
@@ -381,6 +216,9 @@ class PlanFunction:
             start = i64(0)
         elif space is Space.ROWS:
             start = i64(0)
+        elif space is Space.LINE:
+            line = f.mul(step[0], self.batch) if step else row
+            start = f.mul(f.sub(line, f.mul(self.batch, place.shift)), memory.stride)
         elif space in (Space.INPUT, Space.OUTPUT) and step:
             direct = f.mul(step[0], self.steps_of[place.buffer])
             start = f.select(self.direct[place.buffer], direct, f.mul(row, memory.stride))
@@ -421,16 +259,31 @@ class PlanFunction:
         """Computes a sum over rows, term by term, in the caller's array."""
         f = self.f
         rows = self.batch if total.per_sequence else self.total
-        target = self._field(sum_field(total.target))
         f.comment(f"sum over rows {total.target.name}")
         for number, term in enumerate(total.terms):
-            pointer, stride = self._address(term.lhs, i64(0), None, None)
-            accumulate = i64(int(number > 0))
-            if term.rhs is None:
-                f.call("void", "rnnc_row_sum", rows, i64(term.units), pointer, stride, target, accumulate
-                )  # fmt: skip
+            if not _reads_lines([term.lhs] if term.rhs is None else [term.lhs, term.rhs]):
+                self._add_term(total, term, i64(0), None, rows, i64(int(number > 0)))
                 continue
-            other, other_stride = self._address(term.rhs, i64(0), None, None)
-            sizes = [rows, i64(term.rows), i64(term.units)]
-            ends = [target, i64(term.units), accumulate, self._at(self.region_start)]
-            f.call("void", "rnnc_outer", *sizes, pointer, stride, other, other_stride, *ends)
+            with self._evenly_spaced(i64(0), self.steps) as (step, row, part):
+                later = f.binary("or", f.compare("ne", step, 0), Val("i1", "true" if number else "false"))
+                accumulate = f.value("i64", f"zext {later} to i64")
+                self._add_term(total, term, row, (step, row), part, accumulate)
+
+    def _add_term(
+        self, total: RowSum, term: Term, row: Val, step: tuple[Val, Val] | None, rows: Val, accumulate: Val
+    ) -> None:
+        """Adds the sum over `rows` rows from row `row` on to the caller's array, or sets the array to it."""
+        f, target = self.f, self._field(sum_field(total.target))
+        pointer, stride = self._address(term.lhs, row, step, None)
+        if term.rhs is None:
+            f.call("void", "rnnc_row_sum", rows, i64(term.units), pointer, stride, target, accumulate)
+            return
+        other, other_stride = self._address(term.rhs, row, step, None)
+        sizes = [rows, i64(term.rows), i64(term.units)]
+        ends = [target, i64(term.units), accumulate, self._at(self.region_start)]
+        f.call("void", "rnnc_outer", *sizes, pointer, stride, other, other_stride, *ends)
+
+
+def _reads_lines(places: Iterable[Place]) -> bool:
+    """True if one of the places is in the buffer of a delay line."""
+    return any(place.buffer.space is Space.LINE for place in places)

@@ -13,7 +13,7 @@ def emit_row_copies(module: Module) -> None:
         module.add(function)
 
 
-def _table(f: Function, table: Val, index: Val, otherwise: Val) -> Val:
+def table(f: Function, table: Val, index: Val, otherwise: Val) -> Val:
     """table[index], or another number if there is no table."""
     found = f.alloca("i64", 1, 8)
     f.store(otherwise, found, 8)
@@ -22,7 +22,8 @@ def _table(f: Function, table: Val, index: Val, otherwise: Val) -> Val:
     return f.load("i64", found, 8)
 
 
-def _copy(f: Function, target: Val, source: Val, size: Val) -> None:
+def copy(f: Function, target: Val, source: Val, size: Val) -> None:
+    """Copies `size` bytes."""
     f.call("void", "llvm.memcpy.p0.p0.i64", target, source, size, Val("i1", "false"))
 
 
@@ -30,7 +31,7 @@ def _first_row() -> Function:
     """The first row of a step: from the table of a ragged batch, or step * batch."""
     f = define("i64 rnnc_first_row(ptr rows, i64 batch, i64 step)")
     rows, batch, step = f.parameters
-    f.ret(_table(f, rows, step, f.mul(step, batch)))
+    f.ret(table(f, rows, step, f.mul(step, batch)))
     return f
 
 
@@ -47,9 +48,9 @@ def _copy_rows() -> Function:
         after = f.call_defined("i64", "rnnc_first_row", rows, batch, f.add(step.index, 1))
         with f.loop(0, f.sub(after, first)) as row:
             inside = f.element(packed, f.mul(f.add(first, row.index), packed_row), "i8")
-            place = f.mul(_table(f, order, row.index, row.index), array_row)
+            place = f.mul(table(f, order, row.index, row.index), array_row)
             outside = f.element(array, f.add(f.mul(step.index, array_step), place), "i8")
-            _copy(f, f.select(gather, inside, outside), f.select(gather, outside, inside), size)
+            copy(f, f.select(gather, inside, outside), f.select(gather, outside, inside), size)
     f.ret()
     return f
 
@@ -68,8 +69,8 @@ def _start_state() -> Function:
         with f.switch(given, (0, 1)) as cases:
             for case in cases:
                 if case:
-                    place = _table(f, order, row.index, row.index)
-                    _copy(f, target, f.element(source, f.mul(place, source_stride), "i8"), size)
+                    place = table(f, order, row.index, row.index)
+                    copy(f, target, f.element(source, f.mul(place, source_stride), "i8"), size)
                 else:
                     f.call("void", "llvm.memset.p0.i64", target, Val("i8", "0"), size, Val("i1", "false"))
     f.ret()
@@ -90,11 +91,11 @@ def _finish_state() -> Function:
     target, state, stride, halves, size, steps, batch, order, lengths, target_stride = f.parameters
     wanted = f.select(f.is_null(target), i64(0), batch)
     with f.loop(0, wanted) as row:
-        done = _table(f, lengths, row.index, steps)
+        done = table(f, lengths, row.index, steps)
         half = f.binary("and", done, f.sub(halves, 1))
         source = f.element(state, f.mul(f.add(f.mul(half, batch), row.index), stride), "i8")
-        place = _table(f, order, row.index, row.index)
-        _copy(f, f.element(target, f.mul(place, target_stride), "i8"), source, size)
+        place = table(f, order, row.index, row.index)
+        copy(f, f.element(target, f.mul(place, target_stride), "i8"), source, size)
     f.ret()
     return f
 
