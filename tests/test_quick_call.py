@@ -18,6 +18,7 @@ import rnnc
 from rnnc.backends.llvm.asm.jit import compile_assembly
 from rnnc.backends.llvm.asm.target import host
 from rnnc.ir import settings
+from rnnc.layers import Concat, Last
 
 OUTLIVES = """
 import gc, sys
@@ -164,15 +165,37 @@ def mean() -> Quick:
     return lambda x, _: (made._quick_call(x, None),), x, None, made(x, lengths=[300])
 
 
+def several() -> Quick:
+    """Dicts of inputs, of outputs of both kinds, and of states; two tables."""
+    layers: dict[str, Any] = {
+        "e": (rnnc.Embedding(9, 2), "n"),
+        "e2": (rnnc.Embedding(9, 3), "n"),
+        "c": (Concat(), "a", "e", "e2"),
+        "g": (rnnc.LSTM(8, 4), "c"),
+        "last": (Last(), "g"),
+    }
+    model = rnnc.Graph({"a": 3, "n": "numbers"}, layers, ("g", "last"))
+    made = model.compile(model.init(0), threads=1)
+    x = {"a": np.ones((300, 1, 3), np.float32), "n": np.ones((300, 1), np.int64)}
+    outputs, state = made.advance(x, lengths=[300])
+
+    def call(x: Any, state: Any) -> Any:
+        found = made._quick_advance(x, state)
+        return found and (found[0]["g"], found)
+
+    return call, x, state, outputs["g"]
+
+
 CALLS: dict[str, Callable[[], Quick]] = {
     "gru": lambda: model_of(rnnc.GRU(3, 4)),
     "lstm": lambda: model_of(rnnc.LSTM(3, 4)),
     "network": network,
     "mean": mean,
+    "several": several,
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("given", (False, True), ids=("no state", "state"))
 @pytest.mark.parametrize("name", CALLS)
 def test_any_allocation_may_fail(name: str, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:

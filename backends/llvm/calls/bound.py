@@ -38,7 +38,7 @@ class LlvmBound:
         self._packing = Packing(code, in_calls=not fixed)
         self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
 
-    def quick(self, call: PlainCall) -> Callable[[object, object], Any] | None:
+    def quick(self, call: PlainCall) -> Callable[..., Any] | None:
         """See `rnnc.backends.base.Bound.quick`."""
         if self._weights is None:
             return None
