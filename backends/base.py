@@ -71,6 +71,20 @@ class PlainCall:
     results: tuple[CallGroup, ...]
 
 
+class QuickTape(Tape, Protocol):
+    """The tape of a quick first half."""
+
+    def quick(self, *arguments: object) -> Any:
+        """Runs the second half, and returns its results; None if the arguments are not plain."""
+
+
+class QuickHalves(Protocol):
+    """The quick calls of a computation with two halves."""
+
+    def start(self, *arguments: object) -> Any:
+        """Runs the first half. Returns its results and a QuickTape, as one tuple; None if an argument is not plain."""
+
+
 class Bound(Protocol):
     """Code with bound parameters. Threads may call it at the same time."""
 
@@ -99,6 +113,12 @@ class Bound(Protocol):
         The function does nothing and returns None unless its arguments are plain: in the very containers that `call`
         names, with the right dtype and sizes. Arrays with STEPS have element strides and a contiguous last axis, all
         others are C-contiguous.
+        """
+
+    def quick_halves(self, first: PlainCall, second: PlainCall) -> QuickHalves | None:
+        """The quick calls of the two halves, if no parameters are bound: they are arguments of the first.
+
+        None if there are none.
         """
 
 

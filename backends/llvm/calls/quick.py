@@ -22,48 +22,85 @@ if TYPE_CHECKING:
     from rnnc.ir.ops import Array
 
 
+Places = Callable[[str], list[int]]
+"""An array's name -> the offsets of the pointers to it in a context, in bytes."""
+
+
 def quick_call(code: LlvmCode, weights: Array, call: PlainCall) -> Callable[..., Any] | None:
     """See `rnnc.backends.base.Bound.quick`. weights: the packed arena."""
     if not _fits(code, call):
         return None
     record = code.interface.record
     template = record.new(weights=weights)
+    return bound_function(code, ("rnnc_call", "rnnc_run"), call, template, lambda name: place_in(record, name))
+
+
+def bound_function(
+    code: LlvmCode,
+    functions: tuple[str, str],
+    call: PlainCall,
+    context: Struct,
+    places: Places,
+    half: Struct | int = 0,
+    owned: tuple[object, ...] = (),
+) -> Callable[..., Any]:
+    """A built-in function. functions: its code in the runtime, and the function of the module that it runs.
+
+    context: the fields that are the same in every call. half: a record of `native_halves`. owned: what it leads to.
+    """
     empty = fresh.empty if settings.poison() else np.empty
-    bound = BINDING.new(
-        run=code.address("rnnc_run"),
-        context=template,
-        context_bytes=ctypes.sizeof(template),
+    record = BINDING.new(
+        run=code.address(functions[1]),
+        context=context,
+        context_bytes=ctypes.sizeof(context),
         empty=id(empty),
         dtype=id(code.dtype),
         ndarray=id(np.ndarray),
         dict=id(dict),
         most_rows=code.serial_rows,
-        **_records(call, lambda name: _offset(code, name)),
+        half=half,
+        **_records(call, places),
     )
-    return _native_function(code.runtime.address("rnnc_call"), _Binding.of(bound, (code, empty, code.dtype, call)))
+    kept = (code, empty, code.dtype, call, *owned)
+    return _native_function(code.runtime.address(functions[0]), _Binding.of(record, kept))
 
 
-def _records(call: PlainCall, offset: Callable[[str], int]) -> dict[str, Any]:
-    """The fields of a binding that describe a call. offset: the place of an array in a context."""
+def _records(call: PlainCall, places: Places) -> dict[str, Any]:
+    """The fields of a binding that describe a call."""
     groups = (*call.arguments, *call.results)
     arrays = [array for group in groups for array in group.arrays]
+    offsets = [_offsets(array, places) for array in arrays]
     tables = [
-        {"array": number, "rows": address(rows), "height": len(rows), "width": rows.shape[1], "offset": offset(name)}
+        {"array": number, "rows": address(rows), "height": len(rows), "width": rows.shape[1], "offset": offset}
         for number, array in enumerate(arrays)
         for name, rows in array.tables
+        for offset in places(name) or [-1]
     ]
     return {
         "arguments": len(call.arguments),
         "results": len(call.results),
-        "groups": _table(GROUP, list(map(_group_record, groups, _firsts(len(group.arrays) for group in groups)))),
+        "groups": table(GROUP, list(map(_group_record, groups, _firsts(len(group.arrays) for group in groups)))),
         "count": len(arrays),
-        "arrays": _array_records(arrays),
+        "arrays": _array_records(arrays, offsets),
         "sizes": np.array([_SIZES.get(size, size) for array in arrays for size in array.shape], np.int64),
-        "offsets": np.array([offset(name) for array in arrays for name in array.names], np.int64),
+        "offsets": np.array([offset for each in offsets for offset in each], np.int64),
         "tables": len(tables),
-        "table_records": _table(TABLE, tables),
-        "looked_up": sum(int(table["width"]) for table in tables),
+        "table_records": table(TABLE, tables),
+        "looked_up": sum(int(each["width"]) for each in tables),
     }
+
+
+def _offsets(array: CallArray, places: Places) -> list[int]:
+    """The places of a single slab, or one place per slab: -1 for a slab that is neither read nor written."""
+    if len(array.names) == 1:
+        return places(array.names[0])
+    return [offset for name in array.names for offset in (places(name) or [-1])]
+
+
+def place_in(record: Record, name: str) -> list[int]:
+    """The offset of the pointer to an array; none if it is neither read nor written."""
+    field = array_field(name)
+    return [record.offset(field)] if field in record.types else []
 
 
 def _group_record(group: CallGroup, first: int) -> dict[str, int]:
@@ -71,22 +108,21 @@ def _group_record(group: CallGroup, first: int) -> dict[str, int]:
     return {"container": container, "optional": group.optional, "first": first, "count": len(group.arrays)}
 
 
-def _array_records(arrays: Sequence[CallArray]) -> Struct | int:
-    sizes = _firsts(len(array.shape) for array in arrays)
-    places = _firsts(len(array.names) for array in arrays)
-    return _table(ARRAY, list(map(_array_record, arrays, sizes, places)))
+def _array_records(arrays: Sequence[CallArray], offsets: Sequence[Sequence[int]]) -> Struct | int:
+    sizes, places = _firsts(len(array.shape) for array in arrays), _firsts(map(len, offsets))
+    return table(ARRAY, list(map(_array_record, arrays, sizes, places, map(len, offsets))))
 
 
-def _array_record(array: CallArray, first_size: int, first_place: int) -> dict[str, int]:
+def _array_record(array: CallArray, first_size: int, first_place: int, places: int) -> dict[str, int]:
     kind = "numbers" if array.tables else "vectors" if STEPS in array.shape else "slabs"
     return {
         "key": id(array.key),
         "kind": KINDS.index(kind),
         "axes": len(array.shape),
         "first_size": first_size,
-        "steps_first": array.shape[0] == STEPS,
+        "steps_first": array.shape[:1] == (STEPS,),
         "slabs": max(1, len(array.names)),
-        "places": len(array.names),
+        "places": places,
         "first_place": first_place,
     }
 
@@ -99,7 +135,7 @@ def _firsts(counts: Iterable[int]) -> Iterator[int]:
 _SIZES: dict[int | str, int] = {STEPS: binding.STEPS, BATCH: binding.BATCH}
 
 
-def _table(record: Record, values: Sequence[Mapping[str, Any]]) -> Struct | int:
+def table(record: Record, values: Sequence[Mapping[str, Any]]) -> Struct | int:
     """The first of records that lie one after the other, and that it keeps alive; 0 for none."""
     made = record.several(values)
     return made[0] if made else 0
@@ -111,17 +147,15 @@ def _fits(code: LlvmCode, call: PlainCall) -> bool:
     Initial states that a call does not pass are zeros. Final states that it does not return are dropped.
     """
     interface = code.interface
-    given = {name for group in call.arguments for array in group.arrays for name in array.names}
-    given |= {name for group in call.arguments for array in group.arrays for name, _ in array.tables}
-    returned = {name for group in call.results for array in group.arrays for name in array.names}
+    given, returned = names_in(call.arguments), names_in(call.results)
     forward = not code.plan.late and not code.untimed and returned <= {*interface.timed, *interface.rows}
     return forward and {*interface.timed} <= given | returned
 
 
-def _offset(code: LlvmCode, name: str) -> int:
-    """The offset, in bytes, of an array's pointer in a context; -1 if the array is neither read nor written."""
-    interface = code.interface
-    return interface.record.offset(array_field(name)) if name in (*interface.timed, *interface.rows) else -1
+def names_in(groups: Sequence[CallGroup]) -> set[str]:
+    """The names of all arrays of a computation that lie in those of a call, and of the rows of its tables."""
+    arrays = [array for group in groups for array in group.arrays]
+    return {name for array in arrays for name in (*array.names, *(rows for rows, _ in array.tables))}
 
 
 class _MethodDef(ctypes.Structure):

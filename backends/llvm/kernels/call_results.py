@@ -10,7 +10,10 @@ from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
 from rnnc.backends.llvm.asm.records import OBJECT_HEADER
 from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, TIMED
 from rnnc.backends.llvm.kernels.call_arguments import in_container, is_kind, size_of, strides_of
-from rnnc.backends.llvm.kernels.python_objects import BUFFER, NDARRAY, TRUE, emit_new, exists, negated
+from rnnc.backends.llvm.kernels.python_objects import BUFFER, NDARRAY, TRUE, both, emit_new, exists, negated
+
+MOST_AXES = 8
+"""The largest number of axes of a result."""
 
 
 def emit_results(module: Module, dtype: str) -> None:
@@ -24,7 +27,7 @@ def _make(dtype: str) -> Function:
     """Makes the arrays of all results, and describes them in their buffers, as yet unwritten. True if all are there."""
     f = define("i1 rnnc_make(ptr binding, ptr sizes, ptr buffers, ptr made)")
     binding, sizes, buffers, made = f.parameters
-    ok, shape = f.alloca("i1", 1, 1), f.alloca("i64", 3, 8)
+    ok, shape = f.alloca("i1", 1, 1), f.alloca("i64", MOST_AXES, 8)
     f.store(TRUE, ok, 1)
     first = _first_result(f, binding)
     with f.loop(first, BINDING.load(f, binding, "count")) as each, f.when(f.load("i1", ok, 1)):
@@ -130,17 +133,22 @@ def _pack_group() -> Function:
 
 
 def _pack() -> Function:
-    """What the call returns: its only result, or a tuple of them; null, with an exception set, without memory."""
-    f = define("ptr rnnc_pack(ptr binding, ptr made)")
-    binding, made = f.parameters
+    """What the call returns: its only result, or a tuple of them; null, with an exception set, without memory.
+
+    kept: an object that comes behind the results in a tuple, or null.
+    """
+    f = define("ptr rnnc_pack(ptr binding, ptr made, ptr kept)")
+    binding, made, kept = f.parameters
     result = f.alloca("ptr", 1, 8)
     count, groups = BINDING.load(f, binding, "results"), BINDING.load(f, binding, "groups")
     first = BINDING.load(f, binding, "arguments")
-    alone = f.compare("eq", count, 1)
+    more = f.value("i64", f"zext {exists(f, kept)} to i64")
+    size = f.add(count, more)
+    alone = f.compare("eq", size, 1)
     with f.when(alone):
         f.store(f.call_defined("ptr", "rnnc_pack_group", binding, GROUP.element(f, groups, first), made), result, 8)
     with f.when(negated(f, alone)):
-        f.store(f.call("ptr", "PyTuple_New", count), result, 8)
+        f.store(f.call("ptr", "PyTuple_New", size), result, 8)
         with f.loop(0, count) as each, f.when(exists(f, f.load("ptr", result, 8))):
             group = GROUP.element(f, groups, f.add(first, each.index))
             packed, whole = f.call_defined("ptr", "rnnc_pack_group", binding, group, made), f.load("ptr", result, 8)
@@ -149,7 +157,11 @@ def _pack() -> Function:
             with f.when(f.is_null(packed)):
                 f.call("void", "Py_DecRef", whole)
                 f.store(null(), result, 8)
-    f.ret(f.load("ptr", result, 8))
+    found = f.load("ptr", result, 8)
+    with f.when(both(f, [exists(f, kept), exists(f, found)])):
+        f.call("void", "Py_IncRef", kept)
+        f.call("i32", "PyTuple_SetItem", found, count, kept)
+    f.ret(found)
     return f
 
 

@@ -26,6 +26,8 @@ from rnnc.backends.llvm.kernels.call_arguments import emit_arguments, strides_of
 from rnnc.backends.llvm.kernels.call_results import emit_results
 from rnnc.backends.llvm.kernels.python_objects import BUFFER, FALSE, NONE, TRUE, exists, negated
 
+NOTHING = null()
+
 
 def emit_native_call(module: Module, dtype: str) -> None:
     """Adds `rnnc_call`, and what it calls."""
@@ -91,10 +93,8 @@ def _call(dtype: str) -> Function:
     call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
     context = f.value("ptr", f"alloca i8, {call.bound('context_bytes')}, align 16")
     with f.when(f.compare("eq", count, call.bound("arguments"))), call.fitting(arguments), call.made():
-        f.call("void", "llvm.memcpy.p0.p0.i64", context, call.bound("context"), call.bound("context_bytes"), FALSE)
-        for name, value in SIZES.loads(f, call.sizes).items():
-            f.store(value, SIZES.place(f, context, name), 8)
-        f.call_defined("void", "rnnc_place", call.binding, call.buffers, context)
+        call.begin(context)
+        call.place(context)
         _run(call, context, ELEMENT_BYTES[dtype])
     return call.end()
 
@@ -136,9 +136,25 @@ class NativeCall:
         with self.f.when(self.f.call_defined("i1", "rnnc_make", *taken)):
             yield
 
-    def pack(self) -> None:
-        """Makes the result of the arrays. It stays null without memory."""
-        self.f.store(self.f.call_defined("ptr", "rnnc_pack", self.binding, self._made), self.result, 8)
+    def begin(self, context: Val) -> None:
+        """Starts a context: the fields that are the same in every call, and the sizes."""
+        f, size = self.f, self.bound("context_bytes")
+        f.call("void", "llvm.memcpy.p0.p0.i64", context, self.bound("context"), size, FALSE)
+        for name, value in SIZES.loads(f, self.sizes).items():
+            f.store(value, SIZES.place(f, context, name), 8)
+
+    def place(self, context: Val) -> None:
+        """Sets the pointers of a context to the arrays of this call."""
+        self.f.call_defined("void", "rnnc_place", self.binding, self.buffers, context)
+
+    def run(self, context: Val) -> Val:
+        """Runs the generated function. The i1 is 1 if it ran out of memory."""
+        status = self.f.value("i32", f"call i32 {self.bound('run').name}({context})")
+        return self.f.value("i1", f"icmp ne {status}, 0")
+
+    def pack(self, kept: Val = NOTHING) -> None:
+        """Makes the result of the arrays. It stays null without memory. kept: an object that comes behind them."""
+        self.f.store(self.f.call_defined("ptr", "rnnc_pack", self.binding, self._made, kept), self.result, 8)
 
     def end(self) -> Function:
         """Returns the result; null if an exception is set; otherwise None, so that Python checks the arguments."""
@@ -172,8 +188,7 @@ def _run(call: NativeCall, context: Val, item: int) -> None:
     with f.when(f.binary("and", with_tables, there)):
         f.store(f.call_defined("i1", "rnnc_look_up_tables", call.binding, call.buffers, context, own), plain, 1)
     with f.when(f.binary("and", there, f.load("i1", plain, 1))):
-        status = f.value("i32", f"call i32 {call.bound('run').name}({context})")
-        f.store(f.value("i1", f"icmp ne {status}, 0"), failed, 1)
+        f.store(call.run(context), failed, 1)
     f.call("void", "free", own)
     f.call("void", "PyEval_RestoreThread", thread)
     with f.when(f.load("i1", failed, 1)):
