@@ -183,6 +183,18 @@ def test_what_numpy_computes_is_left_to_the_checked_calls() -> None:
     assert "checked in Python" in rnnc.vjp(models[0]).explain() and "enter" in rnnc.vjp(rnnc.GRU(3, 4)).explain()
 
 
+def test_the_second_half_knows_the_memory_of_the_first() -> None:
+    """A profiler is handed the built-in function, and may call it."""
+    f = rnnc.vjp(rnnc.LSTM(3, 4), threads=1)
+    params, x, state, d_output, d_state = arguments(f.spec, 2, 2)
+    halves, tape = f._halves, f._halves.start(params, x, state)[-1]
+    kept = tape._kept
+    assert halves.second(kept, d_output, d_state) is not None
+    moved = kept.copy()  # its context leads into the other memory
+    for other in (moved, kept[:64], kept[None], np.zeros(0, np.uint8), np.zeros(4096, np.uint8), bytes(4096), None, x):
+        assert halves.second(other, d_output, d_state) is None
+
+
 def test_nothing_stays() -> None:
     """No references, and no memory of the pool but for the next call."""
     f = rnnc.vjp(rnnc.LSTM(3, 4), threads=1)

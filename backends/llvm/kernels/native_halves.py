@@ -112,6 +112,27 @@ def _end_run(call: NativeCall, failed: Val, *kept: Val) -> None:
         call.pack(*kept)
 
 
+def _is_kept(call: NativeCall, kept: Val) -> Val:
+    """Whether an object is the memory of a first half: bytes that hold a context, whose weights lie in them, too."""
+    f = call.f
+    found, size = f.alloca("i1", 1, 1), f.alloca("i64", 1, 8)
+    f.store(FALSE, found, 1)
+    type_ = f.call("ptr", "PyObject_Type", kept)
+    f.call("void", "Py_DecRef", type_)
+    with f.when(f.compare("eq", type_, call.bound("ndarray"))):
+        fields = f.element(kept, OBJECT_HEADER, "i8")
+        f.store(i64(0), size, 8)
+        with f.when(f.value("i1", f"icmp eq {NDARRAY.load(f, fields, 'axes')}, 1")):
+            f.store(f.load("i64", NDARRAY.load(f, fields, "shape"), 8), size, 8)
+        bytes_ = f.load("i64", size, 8)
+        with f.when(f.compare("ule", call.bound("context_bytes"), bytes_)):
+            data = _data(f, kept)
+            weights = f.value("i64", f"ptrtoint {HEAD.load(f, data, 'weights')} to i64")
+            aside = f.sub(weights, f.value("i64", f"ptrtoint {data} to i64"))
+            f.store(f.compare("ult", aside, bytes_), found, 1)
+    return f.load("i1", found, 1)
+
+
 def _second() -> Function:
     f = define("ptr rnnc_call_second(ptr self, ptr arguments, i64 n)")
     self_, arguments, count = f.parameters
@@ -120,9 +141,7 @@ def _second() -> Function:
     context = f.value("ptr", f"alloca i8, {size}, align 16")
     with f.when(f.compare("eq", count, f.add(call.bound("arguments"), 1))):
         kept = f.load("ptr", arguments, 8)
-        type_ = f.call("ptr", "PyObject_Type", kept)
-        f.call("void", "Py_DecRef", type_)
-        with f.when(f.compare("eq", type_, call.bound("ndarray"))):
+        with f.when(_is_kept(call, kept)):
             f.call("void", "llvm.memcpy.p0.p0.i64", context, _data(f, kept), size, FALSE)
             for name, value in SIZES.loads(f, context).items():
                 f.store(value, SIZES.place(f, call.sizes, name), 8)
