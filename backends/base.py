@@ -29,39 +29,60 @@ class Tape(Protocol):
         """Runs the second half. inputs, outputs: its inputs, and arrays to fill with its outputs, by name."""
 
 
-@dataclass(frozen=True)
-class StateArray:
-    """A user's array of states. `initial[n]` and `final[n]` are the names of its n-th slab (B, width).
+STEPS, BATCH = "T", "B"
+"""The sizes of a plain call's arrays that differ from call to call: the number of steps, and of sequences."""
 
-    stacked: the array is (slabs, B, width). Otherwise it has one slab, and is (B, width).
-    key: its name in a dict of states.
+
+@dataclass(frozen=True)
+class CallArray:
+    """An array of a plain call, in the user's layout.
+
+    shape: its sizes, some of them STEPS and BATCH. An array with STEPS has three axes, of which the first two may be
+        in either order; or it has two, and holds integers (`tables`).
+    names: the arrays of the computation that lie in it. Several are slabs, one after the other along the first axis.
+    key: its name in a dict.
+    tables: for integers, the tables whose rows they number, by the name of these rows in the computation.
     """
 
-    initial: tuple[str, ...]
-    final: tuple[str, ...]
-    width: int
-    stacked: bool
+    shape: tuple[int | str, ...]
+    names: tuple[str, ...] = ()
     key: str = ""
+    tables: tuple[tuple[str, Array], ...] = ()
+
+
+@dataclass(frozen=True)
+class CallGroup:
+    """An argument, or a result, of a plain call.
+
+    container: how it holds its arrays: "bare" (it is its only array), "tuple", "dict", or "none" (it is None).
+    optional: the argument may be None. Its arrays are then zeros.
+    """
+
+    container: str
+    arrays: tuple[CallArray, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class PlainCall:
-    """A call in the user's layout, (x, state) -> output, or (output, state) if `returns_state`.
+    """A call in the user's layout, (argument, ...) -> (result, ...). A single result is returned without a tuple."""
 
-    x: floats (T, B, input_size), or integers (T, B), rows of `table`; with batch_first (B, T, ...).
-    output: (T, B, output_size), likewise, or (B, output_size) if the output has no steps.
-    states: the user's arrays of states. container: how a call holds them: None (it has no state), "bare" (a single
-    array), "tuple" or "dict".
-    """
+    arguments: tuple[CallGroup, ...]
+    results: tuple[CallGroup, ...]
 
-    input_size: int
-    output_size: int
-    batch_first: bool
-    states: tuple[StateArray, ...]
-    container: str | None
-    returns_state: bool
-    timed_output: bool = True
-    table: Array | None = None
+
+class QuickTape(Tape, Protocol):
+    """The tape of a quick first half."""
+
+    def quick(self, *arguments: object) -> Any:
+        """Runs the second half, and returns its results; None if the arguments are not plain."""
+
+
+class QuickHalves(Protocol):
+    """The quick calls of a computation with two halves."""
+
+    def start(self, *arguments: object) -> Any:
+        """Runs the first half. Returns its results and a QuickTape, as one tuple; None if an argument is not plain."""
 
 
 class Bound(Protocol):
@@ -86,11 +107,18 @@ class Bound(Protocol):
         The caller may change parameters and x after this returns.
         """
 
-    def quick(self, call: PlainCall) -> Callable[[object, object], Any] | None:
-        """The function of quick calls, (x, state) -> the results of a plain call; None if there is none.
+    def quick(self, call: PlainCall) -> Callable[..., Any] | None:
+        """The function of quick calls, whose arguments and results are those of a plain call; None if there is none.
 
-        The function does nothing and returns None unless its arguments are plain: a batched x with the right dtype,
-        sizes and element strides, and state None or C-contiguous arrays of the right sizes.
+        The function does nothing and returns None unless its arguments are plain: in the very containers that `call`
+        names, with the right dtype and sizes. Arrays with STEPS have element strides and a contiguous last axis, all
+        others are C-contiguous.
+        """
+
+    def quick_halves(self, first: PlainCall, second: PlainCall) -> QuickHalves | None:
+        """The quick calls of the two halves, if no parameters are bound: they are arguments of the first.
+
+        None if there are none.
         """
 
 

@@ -9,7 +9,6 @@ from rnnc.ir import names
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
-    from rnnc.backends.base import PlainCall
     from rnnc.specs import Spec
 
 Slabs = tuple[tuple[str, ...], ...]
@@ -73,18 +72,3 @@ def by_name(slabs: Slabs, arrays: Sequence[Array], prefix: str = "") -> dict[str
         for names_, array in zip(slabs, arrays, strict=True)
         for number, name in enumerate(names_)
     }
-
-
-def plain_call(spec: Spec) -> PlainCall:
-    """The description of a call of a spec's model with x and state alone."""
-    from rnnc.backends.base import PlainCall, StateArray
-
-    called = ArrayNames.of(spec)
-    widths = spec.states.values()
-    states = tuple(
-        StateArray(initial, final, width, stacked=True)
-        for initial, final, width in zip(called.initial, called.final, widths, strict=True)
-    )
-    container = "bare" if len(states) == 1 else "tuple"
-    sizes = (spec.input_size, spec.output_size, spec.batch_first)
-    return PlainCall(*sizes, states, container, returns_state=True)

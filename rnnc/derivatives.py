@@ -6,7 +6,7 @@ Each compiles once, for any number of steps, batch size and lengths, and returns
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ from rnnc.copies import Unchanging, refusal
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layered import Layered
+from rnnc.plain_calls import plain_vjp
+from rnnc.quick import way_in
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 from rnnc.specs import Spec
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array
-    from rnnc.backends.base import Tape
+    from rnnc.backends.base import PlainCall, QuickHalves, QuickTape, Tape
 
     State = Array | tuple[Array, ...]
     Params = Mapping[str, Array]
@@ -262,9 +264,31 @@ class VJP(Derivative):
         to the GPU in every call. x, state, lengths, and the results: as in `rnnc.Model.__call__`.
         Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """
+        if self._halves is not None and lengths is None:
+            try:
+                made = self._halves.start(params, x, state)
+            except MemoryError:  # the checked call raises it again, with a message
+                made = None
+            if made is not None:
+                output, last, tape = made
+                return (output, last), Pullback(self, partial(self._call, {}, x, state, None), tape, tape)
         call = self._call(params, x, state, lengths)
         tape = self._start(call, self._primal(params, call), self._primal_results(call))
-        return call.result, Pullback(self, call, tape)
+        return call.result, Pullback(self, lambda: call, tape)
+
+    def explain(self) -> str:
+        """Which paths the backend took, and how a plain call gets there."""
+        return super().explain() + way_in(self._halves)
+
+    @cached_property
+    def _halves(self) -> QuickHalves | None:
+        """The quick calls of the two halves, if there are any. They are made when they are first needed."""
+        calls = self._plain_calls() if self.remat is None else None
+        return None if calls is None else self._bound.quick_halves(*calls)
+
+    def _plain_calls(self) -> tuple[PlainCall, PlainCall] | None:
+        """The arguments and results of the two halves."""
+        return plain_vjp(self.spec, self._shapes)
 
     def saved_bytes(self, steps: int, batch: int) -> int:
         if self.remat is None:
@@ -292,10 +316,12 @@ class Pullback(Unchanging):
     have no effect on it.
     """
 
-    def __init__(self, owner: VJP, call: Call, tape: Tape | None) -> None:
+    def __init__(self, owner: VJP, call: Callable[[], Call], tape: Tape | None, quick: QuickTape | None = None) -> None:
+        """call: returns the checked arguments. quick: the tape, if it has a quick way in."""
         self._owner = owner
         self._call = call
         self._tape = tape
+        self._quick = quick
 
     def __reduce__(self) -> tuple[Any, ...]:
         instead = "it keeps what one call computed; pickle the function of rnnc.vjp, and call it again"
@@ -312,7 +338,14 @@ class Pullback(Unchanging):
         like x and state. Past a row's length, d_x is zero, and d_output is not read.
         Raises ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
         """
-        owner, call = self._owner, self._call
+        if self._quick is not None:
+            try:
+                found: Gradients | None = self._quick.quick(d_output, d_state)
+            except MemoryError:  # the checked call raises it again, with a message
+                found = None
+            if found is not None:
+                return found
+        owner, call = self._owner, self._call()
         seeds = owner._seeds("", d_output, d_state, call, names.GRADIENT)
         outputs, result = owner._gradients(call, names.GRADIENT)
         if self._tape is None:

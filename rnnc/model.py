@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rnnc.array_names import ArrayNames, by_name, plain_call
+from rnnc.array_names import ArrayNames, by_name
 from rnnc.checking.calls import Signature
 from rnnc.compiled import Compiled
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir.names import OUTPUT, X
+from rnnc.plain_calls import plain_call
 from rnnc.quick import quick_first, way_in
 
 if TYPE_CHECKING:

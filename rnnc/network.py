@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.backends.arrays import NUMPY
-from rnnc.backends.base import Bound, PlainCall, StateArray
+from rnnc.backends.base import Bound
 from rnnc.checking import checks
 from rnnc.checking.network_calls import Inputs, NetworkSignature, parts
 from rnnc.checking.parameters import bind_parameters, read_parameters
@@ -18,6 +18,7 @@ from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.network_timing import WHOLE, Form
+from rnnc.plain_calls import plain_network_call
 from rnnc.quick import quick_first, way_in
 
 if TYPE_CHECKING:
@@ -64,28 +65,11 @@ class Network(Compiled, Unchanging):
         self._quick_advance = self._quick(stateful=True) if graph.causal else None
 
     def _quick(self, *, stateful: bool) -> Any:
-        """The way of plain calls into machine code, for one input, and outputs of one kind."""
+        """The way of plain calls into machine code, if there is one."""
         graph, columns = self._graph, self._graph.columns
-        several = len(graph.inputs) > 1 or len(graph.tables) > 1 or (len(graph.outputs) > 1 and columns is None)
-        if several or not graph.even:
+        if not graph.even:
             return None
-        states = tuple(
-            StateArray((first,), (last,), width, stacked=False, key=name)
-            for name, (first, last, width) in self._signature.states.items()
-        )
-        kinds = [graph.kinds[source] for source in graph.outputs.values()]
-        table = next(iter(self._tables.values()), None)
-        (width,) = graph.inputs.values()
-        call = PlainCall(
-            width if table is None else table.shape[1],
-            sum(kind.width for kind in kinds),
-            graph.batch_first,
-            states if stateful else (),
-            container="dict" if stateful else None,
-            returns_state=stateful,
-            timed_output=kinds[0].timed,
-            table=table,
-        )
+        call = plain_network_call(graph, self._signature.states, self._tables, stateful=stateful)
         quick = self._bound.quick(call)
         return quick if quick is None or columns is None else _parted(quick, columns, stateful)
 

@@ -18,10 +18,12 @@ from rnnc.checking.network_calls import NetworkSignature, Times
 from rnnc.checking.parameters import read_parameters
 from rnnc.derivatives import HVP, JVP, VJP, Derivative, parts
 from rnnc.ir.errors import ArgumentTypeError
+from rnnc.plain_calls import plain_network_vjp
 from rnnc.segments import Remat
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
+    from rnnc.backends.base import PlainCall
     from rnnc.compiled import CompileOptions
     from rnnc.layered import Layered
 
@@ -143,6 +145,11 @@ class NetworkVJP(_OfNetwork, VJP):
     """What `rnnc.vjp` returns for a network."""
 
     remat: Remat = None
+
+    def _plain_calls(self) -> tuple[PlainCall, PlainCall] | None:
+        if not self.spec.graph().even:
+            return None
+        return plain_network_vjp(self.spec.graph(), self._of.states, self._shapes)
 
 
 class NetworkJVP(_OfNetwork, JVP):

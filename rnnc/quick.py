@@ -17,7 +17,7 @@ from rnnc.ir.errors import ArgumentTypeError
 def way_in(quick: object) -> str:
     """A line for `explain` that says how plain calls are made. quick: the value of the attribute of `quick_first`."""
     entered = "enter machine code directly" if quick is not None else "are checked in Python first, as all others"
-    return f"plain calls, of nothing but x and state, {entered}\n"
+    return f"plain calls, without lengths and other options, {entered}\n"
 
 
 MISSING = object()

@@ -229,6 +229,9 @@ class FakeBound:
     def quick(self, call: PlainCall) -> None:
         return None
 
+    def quick_halves(self, first: PlainCall, second: PlainCall) -> None:
+        return None
+
     def start(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], steps: int, batch: int, lengths: Any
     ) -> FakeTape:

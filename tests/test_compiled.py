@@ -12,8 +12,8 @@ import pytest
 
 import rnnc
 from rnnc import train
-from rnnc.array_names import plain_call
 from rnnc.optimizers import SGD
+from rnnc.plain_calls import plain_call
 from tests.refusals import raises_saying
 
 SPEC = rnnc.GRU(3, 4)
@@ -155,7 +155,8 @@ def test_a_quick_call_that_returns_what_the_code_does_not_make_is_none() -> None
     model = rnnc.compile(SPEC, SPEC.init(), threads=1)
     call = plain_call(SPEC)
     assert model._bound.quick(call) is not None
-    unknown = replace(call.states[0], final=("nothing",))
-    assert model._bound.quick(replace(call, states=(unknown,))) is None
+    output, (state,) = call.results[0], call.results[1].arrays
+    unknown = replace(call.results[1], arrays=(replace(state, names=("nothing",)),))
+    assert model._bound.quick(replace(call, results=(output, unknown))) is None
     assert "enter machine code" in model.explain()
     assert "checked in Python" in rnnc.compile(SPEC, SPEC.init(), backend="reference").explain()

@@ -165,6 +165,9 @@ class CudaBound:
     def quick(self, call: PlainCall) -> None:
         """None: there is no quick call, because a launch costs more than the checks of a call."""
 
+    def quick_halves(self, first: PlainCall, second: PlainCall) -> None:
+        """None, as `quick`."""
+
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> CudaTape:
         """See `rnnc.backends.base.Bound.start`. Arrays, and lengths too, are on the device."""
         if self._whole:

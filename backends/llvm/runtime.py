@@ -29,6 +29,7 @@ from rnnc.backends.llvm.asm.target import Target
 def _calls(module: Module, dtype: str, target: Target) -> None:
     from rnnc.backends.llvm.kernels.line_copies import emit_line_copies
     from rnnc.backends.llvm.kernels.native_call import emit_native_call
+    from rnnc.backends.llvm.kernels.native_halves import emit_native_halves
     from rnnc.backends.llvm.kernels.packers import emit_packer
     from rnnc.backends.llvm.kernels.row_copies import emit_row_copies
 
@@ -36,6 +37,7 @@ def _calls(module: Module, dtype: str, target: Target) -> None:
     emit_line_copies(module)
     emit_packer(module, dtype, target)
     emit_native_call(module, dtype)
+    emit_native_halves(module)
 
 
 def _threads(module: Module, dtype: str, target: Target) -> None:
@@ -70,6 +72,8 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
         "rnnc_sweep",
         "rnnc_sweep_share",
         "rnnc_call",
+        "rnnc_call_first",
+        "rnnc_call_second",
     ),
     _threads: ("rnnc_lockstep",),
     _sums: ("rnnc_outer", "rnnc_row_sum"),

@@ -61,6 +61,9 @@ class ReferenceBound:
     def quick(self, call: PlainCall) -> None:
         """None: there is no quick call, as every call is interpreted in Python."""
 
+    def quick_halves(self, first: PlainCall, second: PlainCall) -> None:
+        """None, as `quick`."""
+
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> ReferenceTape:
         """See `rnnc.backends.base.Bound.start`."""
         program = self._code.dense if lengths is None else self._code.ragged

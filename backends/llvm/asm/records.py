@@ -34,13 +34,13 @@ CACHE_LINE = 64
 
 def address(array: Array | None) -> int:
     """The address of an array's first element; 0 for None."""
-    return 0 if array is None else _pointer(id(array) + _DATA).value or 0
+    return 0 if array is None else _pointer(id(array) + OBJECT_HEADER).value or 0
 
 
 # A call needs dozens of addresses. NumPy's C interface guarantees that the data pointer follows the object's header.
 # Reading it there takes a seventh of the time of __array_interface__.
 _pointer = ctypes.c_void_p.from_address
-_DATA = object.__basicsize__
+OBJECT_HEADER = object.__basicsize__
 _sample = np.zeros(1)
 if address(_sample) != _sample.__array_interface__["data"][0]:
     raise ImportError(f"this NumPy, {np.__version__}, lays out arrays as none before it; please tell rnnc's authors")

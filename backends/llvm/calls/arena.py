@@ -28,19 +28,25 @@ class Packing:
 
     in_calls: parameters come in each call. Generated code then computes what is elementwise in them, such as a sum of
     two biases, because NumPy would take a good part of a small call.
+
+    evaluated: the values that NumPy computes. derived: those that generated code computes, from `leaves`; it finds both
+    by a table of pointers, and its function is at `derive_address` (0: there is none). sizes: their elements.
     """
+
+    derive_address = 0
 
     def __init__(self, code: LlvmCode, *, in_calls: bool) -> None:
         self._code = code
         computed = [family for family in code.sources if family.op != "input"]
-        self._derived = [family for family in computed if in_calls and is_derivable(family)]
-        others = [family for family in computed if family not in self._derived]
-        self._evaluated = operands_first(others, set(code.parameters.values()))
-        self._leaves = leaves(self._derived)
-        self._sizes = {family: elements(family) for family in self._derived}
-        if self._derived:
-            self._linked = Linked(emit_derived(self._derived, code.program.dtype, code.target), code.runtime)
-            self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self._linked.address(NAME))
+        self.derived = [family for family in computed if in_calls and is_derivable(family)]
+        others = [family for family in computed if family not in self.derived]
+        self.evaluated = operands_first(others, set(code.parameters.values()))
+        self.leaves = leaves(self.derived)
+        self.sizes = {family: elements(family) for family in self.derived}
+        if self.derived:
+            self._linked = Linked(emit_derived(self.derived, code.program.dtype, code.target), code.runtime)
+            self.derive_address = self._linked.address(NAME)
+            self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.derive_address)
 
     def pack(
         self, values: dict[Family, Array], take: Callable[[int], Array], *, in_place: bool = False
@@ -52,7 +58,7 @@ class Packing:
         """
         code = self._code
         item, size = code.dtype.itemsize, code.layout.size
-        room = size + sum(self._sizes.values())
+        room = size + sum(self.sizes.values())
         arena = aligned_view(take(room * item + ALIGNMENT), room, code.dtype)
         start = address(arena)
         computed = self._compute(values, start + size * item)
@@ -64,16 +70,16 @@ class Packing:
     def _compute(self, values: dict[Family, Array], place: int) -> dict[Family, int]:
         """Computes what packing reads besides parameters. Returns the addresses of the derived values, from `place`."""
         code = self._code
-        if self._evaluated:
-            evaluate(self._evaluated, values, code.program.dtype)
-            for family in self._evaluated:
+        if self.evaluated:
+            evaluate(self.evaluated, values, code.program.dtype)
+            for family in self.evaluated:
                 values[family] = np.ascontiguousarray(values[family], code.dtype)
         places = {}
-        for family, size in self._sizes.items():
+        for family, size in self.sizes.items():
             places[family] = place
             place += size * code.dtype.itemsize
         if places:
-            given = _pointers([*(address(values[family]) for family in self._leaves), *places.values()])
+            given = _pointers([*(address(values[family]) for family in self.leaves), *places.values()])
             self._derive(ctypes.addressof(given))
         return places
 

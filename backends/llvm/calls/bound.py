@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.backends import fresh
-from rnnc.backends.base import PlainCall
+from rnnc.backends.base import PlainCall, QuickHalves
 from rnnc.backends.llvm.asm.records import Record, address
 from rnnc.backends.llvm.calls.arena import Packing, Pointers
 from rnnc.backends.llvm.calls.lockstep import run_all
@@ -38,13 +38,21 @@ class LlvmBound:
         self._packing = Packing(code, in_calls=not fixed)
         self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
 
-    def quick(self, call: PlainCall) -> Callable[[object, object], Any] | None:
+    def quick(self, call: PlainCall) -> Callable[..., Any] | None:
         """See `rnnc.backends.base.Bound.quick`."""
         if self._weights is None:
             return None
         from rnnc.backends.llvm.calls.quick import quick_call
 
         return quick_call(self.code, self._weights, call)
+
+    def quick_halves(self, first: PlainCall, second: PlainCall) -> QuickHalves | None:
+        """See `rnnc.backends.base.Bound.quick_halves`."""
+        if self._weights is not None or not self.code.plan.late:
+            return None
+        from rnnc.backends.llvm.calls.quick_halves import quick_halves
+
+        return quick_halves(self.code, self._packing, first, second)
 
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> LlvmTape:
         """See `rnnc.backends.base.Bound.start`."""
@@ -73,6 +81,15 @@ class LlvmTape:
         self._blocks: list[Array] = []
         self._code, self._values, self._shards, self._ragged = code, values, shards, ragged
         self._lock = new_lock()
+
+    @staticmethod
+    def of_kept(code: LlvmCode, kept: Array) -> LlvmTape:
+        """The tape of a quick first half. kept: its memory, which begins with its context and stays its owner's."""
+        header: Words = (ctypes.c_int64 * len(code.interface.record.types)).from_buffer_copy(kept.data)
+        steps, batch = header[0], header[1]
+        tape = LlvmTape(code, {}, [Shard(0, batch, steps)], ragged=False)
+        tape._headers = [header]
+        return tape
 
     def __del__(self) -> None:
         self._code.pool.give(self._blocks)

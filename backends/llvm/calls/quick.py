@@ -3,66 +3,142 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnnc.backends import fresh
-from rnnc.backends.base import PlainCall
-from rnnc.backends.llvm.asm.records import Struct
-from rnnc.backends.llvm.kernels.binding import BINDING, CONTAINERS, SLOT, STATE
+from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
+from rnnc.backends.llvm.asm.records import Record, Struct, address
+from rnnc.backends.llvm.kernels import binding
+from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KINDS, TABLE
 from rnnc.backends.llvm.kernels.context import array_field
 from rnnc.ir import settings
-from rnnc.ir.names import OUTPUT, X
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
     from rnnc.ir.ops import Array
 
 
-def quick_call(code: LlvmCode, weights: Array, call: PlainCall) -> Callable[[object, object], Any] | None:
+Places = Callable[[str], list[int]]
+"""An array's name -> the offsets of the pointers to it in a context, in bytes."""
+
+
+def quick_call(code: LlvmCode, weights: Array, call: PlainCall) -> Callable[..., Any] | None:
     """See `rnnc.backends.base.Bound.quick`. weights: the packed arena."""
     if not _fits(code, call):
         return None
     record = code.interface.record
     template = record.new(weights=weights)
-    slots = [
-        {"initial_at": _offset(code, first), "final_at": _offset(code, last)}
-        for state in call.states
-        for first, last in zip(state.initial, state.final, strict=True)
-    ]
-    states, first_slot = [], 0
-    for state in call.states:
-        sizes = {"width": state.width, "slabs": len(state.initial), "stacked": state.stacked, "first_slot": first_slot}
-        states.append({"key": id(state.key), **sizes})
-        first_slot += len(state.initial)
-    state_records, slot_records = STATE.several(states), SLOT.several(slots)
+    return bound_function(code, ("rnnc_call", "rnnc_run"), call, template, lambda name: place_in(record, name))
+
+
+def bound_function(
+    code: LlvmCode,
+    functions: tuple[str, str],
+    call: PlainCall,
+    context: Struct,
+    places: Places,
+    half: Struct | int = 0,
+    owned: tuple[object, ...] = (),
+) -> Callable[..., Any]:
+    """A built-in function. functions: its code in the runtime, and the function of the module that it runs.
+
+    context: the fields that are the same in every call. half: a record of `native_halves`. owned: what it leads to.
+    """
     empty = fresh.empty if settings.poison() else np.empty
-    binding = BINDING.new(
-        run=code.address("rnnc_run"),
-        context=template,
-        context_bytes=ctypes.sizeof(template),
+    record = BINDING.new(
+        run=code.address(functions[1]),
+        context=context,
+        context_bytes=ctypes.sizeof(context),
         empty=id(empty),
         dtype=id(code.dtype),
         ndarray=id(np.ndarray),
         dict=id(dict),
         most_rows=code.serial_rows,
-        batch_first=call.batch_first,
-        input_size=call.input_size,
-        table=call.table,
-        height=0 if call.table is None else len(call.table),
-        x_at=_offset(code, X),
-        output_size=call.output_size,
-        output_timed=call.timed_output,
-        output_at=_offset(code, OUTPUT),
-        container=CONTAINERS.index(call.container),
-        returns_state=call.returns_state,
-        states=len(states),
-        state_records=state_records[0] if state_records else 0,
-        slots=slot_records[0] if slot_records else 0,
+        half=half,
+        **_records(call, places),
     )
-    return _native_function(code.runtime.address("rnnc_call"), _Binding.of(binding, (code, empty, code.dtype, call)))
+    kept = (code, empty, code.dtype, call, *owned)
+    return _native_function(code.runtime.address(functions[0]), _Binding.of(record, kept))
+
+
+def _records(call: PlainCall, places: Places) -> dict[str, Any]:
+    """The fields of a binding that describe a call."""
+    groups = (*call.arguments, *call.results)
+    arrays = [array for group in groups for array in group.arrays]
+    offsets = [_offsets(array, places) for array in arrays]
+    tables = [
+        {"array": number, "rows": address(rows), "height": len(rows), "width": rows.shape[1], "offset": offset}
+        for number, array in enumerate(arrays)
+        for name, rows in array.tables
+        for offset in places(name) or [-1]
+    ]
+    return {
+        "arguments": len(call.arguments),
+        "results": len(call.results),
+        "groups": table(GROUP, list(map(_group_record, groups, _firsts(len(group.arrays) for group in groups)))),
+        "count": len(arrays),
+        "arrays": _array_records(arrays, offsets),
+        "sizes": np.array([_SIZES.get(size, size) for array in arrays for size in array.shape], np.int64),
+        "offsets": np.array([offset for each in offsets for offset in each], np.int64),
+        "tables": len(tables),
+        "table_records": table(TABLE, tables),
+        "looked_up": sum(int(each["width"]) for each in tables),
+    }
+
+
+def _offsets(array: CallArray, places: Places) -> list[int]:
+    """The places of a single slab, or one place per slab: -1 for a slab that is neither read nor written."""
+    if len(array.names) == 1:
+        return places(array.names[0])
+    return [offset for name in array.names for offset in (places(name) or [-1])]
+
+
+def place_in(record: Record, name: str) -> list[int]:
+    """The offset of the pointer to an array; none if it is neither read nor written."""
+    field = array_field(name)
+    return [record.offset(field)] if field in record.types else []
+
+
+def _group_record(group: CallGroup, first: int) -> dict[str, int]:
+    container = CONTAINERS.index(group.container)
+    return {"container": container, "optional": group.optional, "first": first, "count": len(group.arrays)}
+
+
+def _array_records(arrays: Sequence[CallArray], offsets: Sequence[Sequence[int]]) -> Struct | int:
+    sizes, places = _firsts(len(array.shape) for array in arrays), _firsts(map(len, offsets))
+    return table(ARRAY, list(map(_array_record, arrays, sizes, places, map(len, offsets))))
+
+
+def _array_record(array: CallArray, first_size: int, first_place: int, places: int) -> dict[str, int]:
+    kind = "numbers" if array.tables else "vectors" if STEPS in array.shape else "slabs"
+    return {
+        "key": id(array.key),
+        "kind": KINDS.index(kind),
+        "axes": len(array.shape),
+        "first_size": first_size,
+        "steps_first": array.shape[:1] == (STEPS,),
+        "slabs": max(1, len(array.names)),
+        "places": places,
+        "first_place": first_place,
+    }
+
+
+def _firsts(counts: Iterable[int]) -> Iterator[int]:
+    """The number of the first of each of several runs, one after the other."""
+    return accumulate(counts, initial=0)
+
+
+_SIZES: dict[int | str, int] = {STEPS: binding.STEPS, BATCH: binding.BATCH}
+
+
+def table(record: Record, values: Sequence[Mapping[str, Any]]) -> Struct | int:
+    """The first of records that lie one after the other, and that it keeps alive; 0 for none."""
+    made = record.several(values)
+    return made[0] if made else 0
 
 
 def _fits(code: LlvmCode, call: PlainCall) -> bool:
@@ -71,15 +147,15 @@ def _fits(code: LlvmCode, call: PlainCall) -> bool:
     Initial states that a call does not pass are zeros. Final states that it does not return are dropped.
     """
     interface = code.interface
-    returned = {OUTPUT, *(last for state in call.states for last in state.final)}
+    given, returned = names_in(call.arguments), names_in(call.results)
     forward = not code.plan.late and not code.untimed and returned <= {*interface.timed, *interface.rows}
-    return forward and {*interface.timed} <= {X, OUTPUT}
+    return forward and {*interface.timed} <= given | returned
 
 
-def _offset(code: LlvmCode, name: str) -> int:
-    """The offset, in bytes, of an array's pointer in a context; -1 if the array is neither read nor written."""
-    interface = code.interface
-    return interface.record.offset(array_field(name)) if name in (*interface.timed, *interface.rows) else -1
+def names_in(groups: Sequence[CallGroup]) -> set[str]:
+    """The names of all arrays of a computation that lie in those of a call, and of the rows of its tables."""
+    arrays = [array for group in groups for array in group.arrays]
+    return {name for array in arrays for name in (*array.names, *(rows for rows, _ in array.tables))}
 
 
 class _MethodDef(ctypes.Structure):
@@ -113,14 +189,14 @@ class _Binding(bytes):
         return made
 
 
-def _native_function(address: int, binding: _Binding) -> Callable[[object, object], Any]:
+def _native_function(address: int, bound: _Binding) -> Callable[..., Any]:
     """A built-in function object whose code is at `address`.
 
     CPython keeps a pointer to the definition, not a copy. While it destroys the function, it reads the definition until
     it releases `self`, so the binding may own the definition (python/cpython#22670).
     """
-    binding.definition = definition = _MethodDef(b"rnnc_call", address, _METH_FASTCALL, None)
+    bound.definition = definition = _MethodDef(b"rnnc_call", address, _METH_FASTCALL, None)
     prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
     make = prototype(("PyCFunction_NewEx", ctypes.pythonapi))
-    function: Callable[[object, object], Any] = make(ctypes.addressof(definition), binding, None)
+    function: Callable[..., Any] = make(ctypes.addressof(definition), bound, None)
     return function

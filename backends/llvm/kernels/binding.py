@@ -1,4 +1,4 @@
-"""The records that describe bound code, and the caller's arrays of states, to the native call."""
+"""The records that describe bound code, and the caller's arrays, to the native call."""
 
 from __future__ import annotations
 
@@ -7,23 +7,54 @@ from rnnc.backends.llvm.asm.records import Record
 BINDING = Record(
     "binding",
     "ptr run, ptr context, i64 context_bytes, ptr empty, ptr dtype, ptr ndarray, ptr dict, i64 most_rows, "
-    "i64 batch_first, i64 input_size, ptr table, i64 height, i64 x_at, i64 output_size, i64 output_timed, "
-    "i64 output_at, i64 container, i64 returns_state, i64 states, ptr state_records, ptr slots",
+    "i64 arguments, i64 results, ptr groups, i64 count, ptr arrays, ptr sizes, ptr offsets, i64 tables, "
+    "ptr table_records, i64 looked_up, ptr half",
 )
 """run: the generated function. context: `context_bytes` bytes, with the fields that are the same in every call. empty,
 dtype, ndarray, dict: numpy.empty, a dtype object, and the types. most_rows: the largest steps * batch; a larger batch
-is left to Python, which may use more threads. x_at, output_at: the offset of a field in a context, in bytes (-1:
-it has none); the field of a value per step is followed by its strides. table: (height, input_size), or null.
-container: one of CONTAINERS. states: the number of arrays that hold states, each with a record."""
+is left to Python, which may use more threads. groups: the arguments, then the results. count: the number of arrays of
+all groups. sizes: those of all arrays, one array after the other. offsets: the places of pointers in a context, in
+bytes; -1 for what is neither read nor written. looked_up: the sum of the widths of all tables. half: what else a half
+of a computation needs (FIRST_HALF, SECOND_HALF), or null."""
 
-STATE = Record("state", "ptr key, i64 width, i64 slabs, i64 stacked, i64 first_slot")
-"""An array (slabs, B, width), or (B, width) if it is not stacked. first_slot: the first of its consecutive slots."""
-SLOT = Record("slot", "i64 initial_at, i64 final_at")
-"""The offsets in a context, in bytes, of a slab's two pointers; -1 if there is none."""
+GROUP = Record("group", "i64 container, i64 optional, i64 first, i64 count")
+"""An argument or result, in a container (one of CONTAINERS). first, count: its arrays, among all."""
+CONTAINERS = ("none", "bare", "tuple", "dict")
 
-CONTAINERS = (None, "bare", "tuple", "dict")
+ARRAY = Record(
+    "array",
+    "ptr key, i64 kind, i64 axes, i64 first_size, i64 steps_first, i64 slabs, i64 places, i64 first_place",
+)
+"""A caller's array. kind: one of KINDS. axes, first_size: its sizes, in the table of sizes; each is fixed, STEPS or
+BATCH. steps_first: whether the axis of steps comes before that of rows. places, first_place: the pointers to it in a
+context, in the table of offsets: one per slab, or, for a single slab, any number of the same. The pointer of an array
+with a value per step is followed by its strides."""
+KINDS = ("slabs", "vectors", "numbers")
+"""C-contiguous floats; a vector per step and row, with any strides but the last; an integer per step and row."""
+STEPS, BATCH = -1, -2
+"""Sizes that a call tells."""
+
+TABLE = Record("table", "i64 array, ptr rows, i64 height, i64 width, i64 offset")
+"""A table (height, width) whose rows an array of integers numbers. offset: of what is looked up, in a context."""
 
 TIMED = Record("timed", "ptr array, i64 step, i64 row")
 """Three consecutive fields of a context, for an array with a value per step."""
 SIZES = Record("sizes", "i64 steps, i64 batch")
-"""The first fields of a context."""
+"""The first fields of a context; also T and B as a call learns them."""
+
+FIRST_HALF = Record(
+    "first_half",
+    "ptr take, ptr scratch, i64 arena_bytes, i64 places, ptr place_records, ptr derive, i64 derived_at, ptr sweep, "
+    "i64 sources_at, ptr sweeps, i64 sweep_count, ptr moves, ptr rest, i64 rest_count, ptr rest_moves, "
+    "i64 rows_in_place",
+)
+"""take: Python's function of the memory of a call, of a number of bytes. scratch: rnnc_scratch. arena_bytes: the size
+of the packed weights and the derived values. derive: rnnc_derive, or null; it takes the pointers at derived_at of a
+context. sweep: rnnc_sweep, which takes those at sources_at. sweeps, moves: its tables; rest, rest_moves: those for
+calls of up to rows_in_place rows, of which the run reads the other weights in place."""
+ARENA_PLACE = Record("arena_place", "i64 offset, i64 skip")
+"""A pointer of a context, at an offset, that leads `skip` bytes past the start of the arena."""
+
+SECOND_HALF = Record("second_half", "i64 copies, ptr copy_records")
+COPY = Record("copy", "i64 source, i64 target")
+"""Results that are equal, by their numbers among all arrays: the run writes the source."""

@@ -36,8 +36,8 @@ share, and a page that all panels share, is then touched once."""
 
 SWEEPS, PANEL, SHARE_OF_SWEEPS = "rnnc_sweep", "rnnc_sweep_panel", "rnnc_sweep_share"
 
-SWEEP = Record("sweep", "i64 panels, i64 inner, i64 depth, i64 start, i64 stop")
-"""A sweep. Its moves are the rows start .. stop of the table."""
+SWEEP = Record("sweep", "i64 panels, i64 inner, i64 depth, i64 start, i64 stop, i64 apart")
+"""A sweep. Its moves are the rows start .. stop of the table. apart: see `Sweep.apart`."""
 MOVE = Record(
     "move",
     "i64 source, i64 offset, i64 destination, i64 panel_stride, i64 k_stride, i64 units, i64 k_step, i64 n_step, "
@@ -82,6 +82,14 @@ class Sweep:
     inner: int
     depth: int
     moves: tuple[Move, ...]
+
+    @property
+    def apart(self) -> bool:
+        """True if each move copies rows to whole panels that it shares with no other. Its rows are then read in order.
+
+        The weights of a backward pass are such: read from end to end, they are packed as fast as memory is copied.
+        """
+        return all(m.n_step == 1 and m.k_stride == m.units and m.first % m.units == 0 for m in self.moves)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ def tables(sweeps: list[Sweep], given: Sequence[Family]) -> tuple[Array, Array]:
     rows: list[list[int]] = []
     moves: list[list[int]] = []
     for sweep in sweeps:
-        rows.append([sweep.panels, sweep.inner, sweep.depth, len(moves), len(moves) + len(sweep.moves)])
+        rows.append([sweep.panels, sweep.inner, sweep.depth, len(moves), len(moves) + len(sweep.moves), sweep.apart])
         moves += [[number[m.source], *(getattr(m, field) for field in _OF_MOVE)] for m in sweep.moves]
     return SWEEP.table(rows), MOVE.table(moves)
 
@@ -210,12 +218,34 @@ def _emit_sweeps(dtype: str) -> Function:
     arena, sources_, sweeps, count, moves = f.parameters
     with f.loop(0, count) as number:
         sweep = SWEEP.loads(f, SWEEP.element(f, sweeps, number.index))
-        with f.loop(0, sweep["inner"], sweep["depth"]) as k, f.loop(0, sweep["panels"]) as panel:
+        apart = f.compare("ne", sweep["apart"], 0)
+        with f.loop(sweep["start"], f.select(apart, sweep["stop"], sweep["start"])) as each:
+            _whole_move(f, SCALARS[dtype], arena, sources_, MOVE.loads(f, MOVE.element(f, moves, each.index)))
+        inner = f.select(apart, i64(0), sweep["inner"])
+        with f.loop(0, inner, sweep["depth"]) as k, f.loop(0, sweep["panels"]) as panel:
             with f.loop(sweep["start"], sweep["stop"]) as each:
                 move = MOVE.loads(f, MOVE.element(f, moves, each.index))
                 _cut_move(f, SCALARS[dtype], arena, sources_, move, panel.index, k.index, sweep["depth"])
     f.ret()
     return f
+
+
+def _whole_move(f: Function, scalar: str, arena: Val, sources_: Val, move: dict[str, Val]) -> None:
+    """A move that is apart from others: its whole panels row by row, then what is left in the last one."""
+    units, inner = move["units"], move["inner"]
+    source = f.load("ptr", f.element(sources_, move["source"], "ptr"), 8)
+    source = f.element(source, move["offset"], scalar)
+    place = f.add(f.mul(f.udiv(move["first"], units), move["panel_stride"]), move["destination"])
+    place, panels = f.element(arena, place, scalar), f.udiv(move["width"], units)
+    strides = (move["panel_stride"], move["k_stride"], source, move["k_step"])
+    f.call_defined("void", f"{PANEL}_rows", place, *strides, inner, panels, units)
+    done = f.mul(panels, units)
+    with f.when(f.compare("ult", done, move["fill"])):
+        place = f.element(place, f.mul(panels, move["panel_stride"]), scalar)
+        source = f.element(source, done, scalar)
+        sizes, ends = (inner, f.sub(move["width"], done)), (i64(0), f.sub(move["fill"], done))
+        steps = (move["k_stride"], source, move["k_step"], i64(1))
+        f.call_defined("void", PANEL, place, *steps, *sizes, *ends)
 
 
 def _cut_move(
@@ -246,7 +276,7 @@ def emit_pack_panel(name: str, dtype: str, target: Target) -> list[Function]:
     do not fill a vector, are copied element by element.
     """
     build = _Kernels(name, SCALARS[dtype], ELEMENT_BYTES[dtype], target.lanes(dtype))
-    return [build.elements(), build.copy(), build.transpose(), build.panel()]
+    return [build.elements(), build.copy(), build.transpose(), build.panel(), build.rows()]
 
 
 _PANEL_PARAMETERS = "ptr destination, i64 k_stride, ptr source, i64 k_step, i64 n_step, i64 inner, i64 width"
@@ -315,6 +345,25 @@ class _Kernels:
             pointer = f.element(source, f.mul(k.index, step), self.scalar)
             value = f.load_masked(self.type, pointer, self._below(f, count), self.size)
             self._store(f, value, destination, k.index, k_stride)
+        f.ret()
+        return f
+
+    def rows(self) -> Function:
+        """Copies rows of whole panels, one row after the other. `units` is a number of whole vectors."""
+        sizes = "i64 inner, i64 panels, i64 units"
+        f = define(
+            f"void {self.name}_rows(ptr destination, i64 panel_stride, i64 k_stride, ptr source, i64 k_step, {sizes})"
+        )
+        destination, panel_stride, k_stride, source, k_step, inner, panels, units = f.parameters
+        with f.loop(0, inner) as k:
+            row = f.element(source, f.mul(k.index, k_step), self.scalar)
+            to = f.element(destination, f.mul(k.index, k_stride), self.scalar)
+            with f.loop(0, panels, carried=[row, to]) as panel:
+                start, place = panel.values
+                with f.loop(0, units, self.lanes) as unit:
+                    value = f.load(self.type, f.element(start, unit.index, self.scalar), self.size)
+                    f.store(value, f.element(place, unit.index, self.scalar), self.size)
+                panel.next([f.element(start, units, self.scalar), f.element(place, panel_stride, self.scalar)])
         f.ret()
         return f
 

@@ -14,9 +14,12 @@ BUFFER = Record(
     "ptr suboffsets, ptr internal",
 )
 """CPython's Py_buffer."""
+NDARRAY = Record("ndarray", "ptr data, i32 axes, ptr shape, ptr strides")
+"""The first fields of NumPy's PyArrayObject_fields, which follow the object's header (`records.OBJECT_HEADER`)."""
 STRIDED, CONTIGUOUS = 0x1C, 0x3C
 """PyBUF_STRIDES | PyBUF_FORMAT, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT."""
 
+NONE = Val("ptr", "@_Py_NoneStruct")
 TRUE, FALSE = Val("i1", "true"), Val("i1", "false")
 
 
@@ -70,20 +73,18 @@ _LETTERS = {"float32": "f", "float64": "d"}
 
 
 def emit_new() -> Function:
-    """numpy.empty((a, b, c), dtype), or (b, c) for two axes. Returns null, with an exception set, if it fails."""
-    f = define("ptr rnnc_new(ptr empty, ptr dtype, i64 axes, i64 a, i64 b, i64 c)")
-    empty, dtype, axes, *sizes = f.parameters
+    """numpy.empty(sizes, dtype), of several axes. Returns null, with an exception set, if it fails."""
+    f = define("ptr rnnc_new(ptr empty, ptr dtype, i64 axes, ptr sizes)")
+    empty, dtype, axes, sizes = f.parameters
     result, complete = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1)
     f.store(null(), result, 8)
     f.store(TRUE, complete, 1)
     shape = f.call("ptr", "PyTuple_New", axes)
     with f.when(exists(f, shape)):
-        for position, size in enumerate(sizes):
-            place = f.sub(axes, 3 - position)
-            with f.when(f.value("i1", f"icmp sge {place}, 0")):
-                number = f.call("ptr", "PyLong_FromSsize_t", size)
-                f.call("i32", "PyTuple_SetItem", shape, place, number)  # it takes the reference; an item may be null
-                f.store(f.binary("and", f.load("i1", complete, 1), exists(f, number)), complete, 1)
+        with f.loop(0, axes) as axis:
+            number = f.call("ptr", "PyLong_FromSsize_t", f.load("i64", f.element(sizes, axis.index, "i64"), 8))
+            f.call("i32", "PyTuple_SetItem", shape, axis.index, number)  # it takes the reference; an item may be null
+            f.store(f.binary("and", f.load("i1", complete, 1), exists(f, number)), complete, 1)
         with f.when(f.load("i1", complete, 1)):
             arguments = f.alloca("ptr", 2, 8)
             f.store(shape, arguments, 8)

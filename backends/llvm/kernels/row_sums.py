@@ -45,6 +45,8 @@ UNIT_BLOCK = 1024
 """The largest number of units per block. It bounds the workspace, and is so large that repacking lhs costs nothing."""
 FEW = 4
 """The largest number of k for which nothing is packed: the time is that of writing the result, once."""
+UNPACKED_VECTORS = 4
+"""Vectors per iteration where nothing is packed: for 576 x 192 sums of one product, 44 us instead of 55 for one."""
 PACK_STEPS = 4
 SUMMED_ROWS = 8
 MOST_ROWS = 8
@@ -192,18 +194,23 @@ class _Outer(_Kernel):
         places = [f.add(f.mul(self.arg("lhs_stride"), k), row) for k in range(count)]
         factors = [f.splat(f.load(self.scalar, self.at(self.arg("lhs"), place), self.bytes), lanes) for place in places]
         result = self.at(self.arg("result"), f.mul(self.arg("result_stride"), row))
-        whole = f.binary("and", units, i64(-lanes))
-        for start, stop, masked in ((i64(0), whole, False), (whole, units, True)):
-            with f.loop(start, stop, lanes) as unit:
+        whole, several = (f.binary("and", units, i64(-size)) for size in (lanes, UNPACKED_VECTORS * lanes))
+        spans = ((i64(0), several, UNPACKED_VECTORS, False), (several, whole, 1, False), (whole, units, 1, True))
+        for start, stop, vectors, masked in spans:
+            with f.loop(start, stop, vectors * lanes) as unit:
                 mask = self.mask(0, lanes, f.sub(units, unit.index)) if masked else None
-                total = Val(self.type, "zeroinitializer")
-                for k, factor in enumerate(factors):
-                    line = self.at(self.arg("rhs"), f.add(f.mul(self.arg("rhs_stride"), k), unit.index))
-                    total = f.fma(factor, self.load(self.type, line, mask), total)
-                place = self.at(result, unit.index)
-                if add:
-                    total = f.binary("fadd", self.load(self.type, place, mask), total)
-                self.store(total, place, mask)
+                for v in range(vectors):
+                    self._unpacked_vector(factors, f.add(unit.index, v * lanes), result, mask, add)
+
+    def _unpacked_vector(self, factors: list[Val], unit: Val, result: Val, mask: Val | None, add: bool) -> None:
+        f, total = self.f, Val(self.type, "zeroinitializer")
+        for k, factor in enumerate(factors):
+            line = self.at(self.arg("rhs"), f.add(f.mul(self.arg("rhs_stride"), k), unit))
+            total = f.fma(factor, self.load(self.type, line, mask), total)
+        place = self.at(result, unit)
+        if add:
+            total = f.binary("fadd", self.load(self.type, place, mask), total)
+        self.store(total, place, mask)
 
     def _packed(self) -> None:
         f = self.f

@@ -1,0 +1,165 @@
+"""The native call of a computation with two halves, such as a derivative: two functions as `native_call` has one.
+
+    rnnc_call_first(params, x, state)              -> (output, state, kept)
+    rnnc_call_second(kept, d_output, d_state)      -> (d_params, d_x, d_state)
+
+They decline a call in the same way. `kept` is an array of bytes, with all that the second half reads:
+
+    a context without arrays | packed weights, derived values | scratch memory
+
+The first half packs the weights, because the caller may change them between the halves.
+"""
+
+from __future__ import annotations
+
+from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, null
+from rnnc.backends.llvm.asm.records import OBJECT_HEADER, Record
+from rnnc.backends.llvm.kernels.binding import ARENA_PLACE, BINDING, COPY, FIRST_HALF, SECOND_HALF, SIZES
+from rnnc.backends.llvm.kernels.context import HEADER
+from rnnc.backends.llvm.kernels.native_call import NativeCall
+from rnnc.backends.llvm.kernels.python_objects import BUFFER, FALSE, NDARRAY, exists, negated
+
+HEAD = Record("head", HEADER)
+"""The first fields of every context."""
+LINE = 64
+
+
+def emit_native_halves(module: Module) -> None:
+    """Adds the two functions, and what they call. `native_call` has added the rest."""
+    for function in (_keep(), _pack_weights(), _first(), _second()):
+        module.add(function)
+
+
+def _keep() -> Function:
+    """Takes the memory of a call, and leads a context to it. Returns it; null, with an exception set, if it fails.
+
+    The context must have its sizes, and no arrays yet: the memory begins with a copy of it.
+    """
+    f = define("ptr rnnc_keep(ptr binding, ptr context)")
+    binding, context = f.parameters
+    half, own = BINDING.load(f, binding, "half"), BINDING.load(f, binding, "context_bytes")
+    scratch, arguments, block = f.alloca("i64", 1, 8), f.alloca("ptr", 1, 8), f.alloca("ptr", 1, 8)
+    f.store(f.value("i64", f"call i64 {FIRST_HALF.load(f, half, 'scratch').name}({context})"), scratch, 8)
+    size = f.add(f.add(own, LINE), f.add(FIRST_HALF.load(f, half, "arena_bytes"), f.load("i64", scratch, 8)))
+    number = f.call("ptr", "PyLong_FromSsize_t", size)
+    f.store(null(), block, 8)
+    with f.when(exists(f, number)):
+        f.store(number, arguments, 8)
+        take = FIRST_HALF.load(f, half, "take")
+        f.store(f.call("ptr", "PyObject_Vectorcall", take, arguments, i64(1), null()), block, 8)
+        f.call("void", "Py_DecRef", number)
+    taken = f.load("ptr", block, 8)
+    with f.when(exists(f, taken)):
+        data = _data(f, taken)
+        arena = f.value("i64", f"ptrtoint {f.element(data, own, 'i8')} to i64")
+        arena = f.binary("and", f.add(arena, LINE - 1), i64(-LINE))
+        with f.loop(0, FIRST_HALF.load(f, half, "places")) as each:
+            place = ARENA_PLACE.loads(f, ARENA_PLACE.element(f, FIRST_HALF.load(f, half, "place_records"), each.index))
+            pointer = f.value("ptr", f"inttoptr {f.add(arena, place['skip'])} to ptr")
+            f.store(pointer, f.element(context, place["offset"], "i8"), 8)
+        f.call("void", "llvm.memcpy.p0.p0.i64", data, context, own, FALSE)
+    f.ret(taken)
+    return f
+
+
+def _data(f: Function, array: Val) -> Val:
+    return NDARRAY.load(f, f.element(array, OBJECT_HEADER, "i8"), "data")
+
+
+def _pack_weights() -> Function:
+    """Computes derived values and packs the weights, but those that a call of so few rows reads in place."""
+    f = define("void rnnc_pack_weights(ptr binding, ptr context)")
+    binding, context = f.parameters
+    half = FIRST_HALF.loads(f, BINDING.load(f, binding, "half"))
+    with f.when(exists(f, half["derive"])):
+        given = f.element(context, half["derived_at"], "i8")
+        f.value("i32", f"call i32 {half['derive'].name}({given})")
+    sources = f.element(context, half["sources_at"], "i8")
+    few = f.compare("ule", f.mul(*SIZES.loads(f, context).values()), half["rows_in_place"])
+    f.store(f.select(few, sources, null()), HEAD.place(f, context, "sources"), 8)
+    pairs = (("rest", "sweeps"), ("rest_count", "sweep_count"), ("rest_moves", "moves"))
+    sweeps, count, moves = (f.select(few, half[rest], half[whole]) for rest, whole in pairs)
+    arguments = (HEAD.load(f, context, "weights"), sources, sweeps, count, moves)
+    f.line(f"call void {half['sweep'].name}({', '.join(map(str, arguments))})")
+    f.ret()
+    return f
+
+
+def _first() -> Function:
+    f = define("ptr rnnc_call_first(ptr self, ptr arguments, i64 n)")
+    self_, arguments, count = f.parameters
+    call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
+    context = f.value("ptr", f"alloca i8, {call.bound('context_bytes')}, align 16")
+    with f.when(f.compare("eq", count, call.bound("arguments"))), call.fitting(arguments), call.made():
+        call.begin(context)
+        kept = f.call_defined("ptr", "rnnc_keep", call.binding, context)
+        with f.when(exists(f, kept)):
+            call.place(context)
+            thread = f.call("ptr", "PyEval_SaveThread")
+            f.call_defined("void", "rnnc_pack_weights", call.binding, context)
+            failed = call.run(context)
+            f.call("void", "PyEval_RestoreThread", thread)
+            _end_run(call, failed, kept)
+            f.call("void", "Py_DecRef", kept)
+    return call.end()
+
+
+def _end_run(call: NativeCall, failed: Val, *kept: Val) -> None:
+    f = call.f
+    with f.when(failed):
+        f.call("ptr", "PyErr_NoMemory")
+    with f.when(negated(f, failed)):
+        call.pack(*kept)
+
+
+def _is_kept(call: NativeCall, kept: Val) -> Val:
+    """Whether an object is the memory of a first half: bytes that hold a context, whose weights lie in them, too."""
+    f = call.f
+    found, size = f.alloca("i1", 1, 1), f.alloca("i64", 1, 8)
+    f.store(FALSE, found, 1)
+    type_ = f.call("ptr", "PyObject_Type", kept)
+    f.call("void", "Py_DecRef", type_)
+    with f.when(f.compare("eq", type_, call.bound("ndarray"))):
+        fields = f.element(kept, OBJECT_HEADER, "i8")
+        f.store(i64(0), size, 8)
+        with f.when(f.value("i1", f"icmp eq {NDARRAY.load(f, fields, 'axes')}, 1")):
+            f.store(f.load("i64", NDARRAY.load(f, fields, "shape"), 8), size, 8)
+        bytes_ = f.load("i64", size, 8)
+        with f.when(f.compare("ule", call.bound("context_bytes"), bytes_)):
+            data = _data(f, kept)
+            weights = f.value("i64", f"ptrtoint {HEAD.load(f, data, 'weights')} to i64")
+            aside = f.sub(weights, f.value("i64", f"ptrtoint {data} to i64"))
+            f.store(f.compare("ult", aside, bytes_), found, 1)
+    return f.load("i1", found, 1)
+
+
+def _second() -> Function:
+    f = define("ptr rnnc_call_second(ptr self, ptr arguments, i64 n)")
+    self_, arguments, count = f.parameters
+    call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
+    size = call.bound("context_bytes")
+    context = f.value("ptr", f"alloca i8, {size}, align 16")
+    with f.when(f.compare("eq", count, f.add(call.bound("arguments"), 1))):
+        kept = f.load("ptr", arguments, 8)
+        with f.when(_is_kept(call, kept)):
+            f.call("void", "llvm.memcpy.p0.p0.i64", context, _data(f, kept), size, FALSE)
+            for name, value in SIZES.loads(f, context).items():
+                f.store(value, SIZES.place(f, call.sizes, name), 8)
+            with call.fitting(f.element(arguments, 1, "ptr")), call.made():
+                call.place(context)
+                thread = f.call("ptr", "PyEval_SaveThread")
+                failed = call.run(context)
+                _copy_results(call)
+                f.call("void", "PyEval_RestoreThread", thread)
+                _end_run(call, failed)
+    return call.end()
+
+
+def _copy_results(call: NativeCall) -> None:
+    """Fills the results that are equal to others."""
+    f, half = call.f, SECOND_HALF.loads(call.f, call.bound("half"))
+    with f.loop(0, half["copies"]) as each:
+        numbers = COPY.loads(f, COPY.element(f, half["copy_records"], each.index))
+        source, target = (BUFFER.element(f, call.buffers, number) for number in numbers.values())
+        size, to = BUFFER.load(f, source, "bytes"), BUFFER.load(f, target, "start")
+        f.call("void", "llvm.memcpy.p0.p0.i64", to, BUFFER.load(f, source, "start"), size, FALSE)

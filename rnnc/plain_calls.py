@@ -1,0 +1,135 @@
+"""Plain calls of specs and networks, as a backend's quick call takes them (`rnnc.backends.base.PlainCall`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rnnc.array_names import ArrayNames, Slabs
+from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
+from rnnc.ir import names
+
+if TYPE_CHECKING:
+    from rnnc.backends.arrays import Array
+    from rnnc.checking.networks import Kind
+    from rnnc.graph import Graph
+    from rnnc.specs import Spec
+
+__all__ = ["plain_call", "plain_network_call", "plain_network_vjp", "plain_vjp"]
+
+NOTHING = CallGroup("none", optional=True)
+
+States = Mapping[str, tuple[str, str, int]]
+"""For each state: its initial name, its final name, its width (`rnnc.network_names.state_shapes`)."""
+
+
+def plain_call(spec: Spec) -> PlainCall:
+    """The call of a spec's model, (x, state) -> (output, state)."""
+    called = ArrayNames.of(spec)
+    x = _timed(names.X, spec.input_size, spec.batch_first)
+    output = _timed(names.OUTPUT, spec.output_size, spec.batch_first)
+    return PlainCall(
+        (CallGroup("bare", (x,)), _states(spec, called.initial, optional=True)),
+        (CallGroup("bare", (output,)), _states(spec, called.final)),
+    )
+
+
+def plain_network_call(graph: Graph, states: States, tables: Mapping[str, Array], *, stateful: bool) -> PlainCall:
+    """The call of a network, (x, state) -> (output, state) if it is stateful, otherwise (x, None) -> output.
+
+    tables: the arrays of the embeddings, by the name of the rows that are looked up. Outputs of one kind are columns of
+    one array (`rnnc.Graph.columns`).
+    """
+    x, outputs = _group([_input(graph, name, tables) for name in graph.inputs]), _group(_outputs(graph))
+    if not stateful:
+        return PlainCall((x, NOTHING), (outputs,))
+    initial, final = _network_states(states)
+    return PlainCall((x, CallGroup("dict", initial, optional=True)), (outputs, CallGroup("dict", final)))
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def plain_vjp(spec: Spec, shapes: Shapes) -> tuple[PlainCall, PlainCall]:
+    """The calls of a spec's vjp and of its pullback: (params, x, state) -> (output, state); (d_output, d_state) ->
+    (d_params, d_x, d_state). shapes: those of the parameters.
+    """
+    call, called = plain_call(spec), ArrayNames.of(spec)
+    return _halves(call, shapes, _states(spec, called.initial), _states(spec, called.final, optional=True))
+
+
+def plain_network_vjp(graph: Graph, states: States, shapes: Shapes) -> tuple[PlainCall, PlainCall] | None:
+    """Those of a network, as `plain_vjp`; None if it has tables."""
+    if graph.tables:
+        return None
+    x, outputs = _group([_input(graph, name, {}) for name in graph.inputs]), _group(_outputs(graph, joined=False))
+    initial, final = _network_states(states)
+    call = PlainCall((x, CallGroup("dict", initial, optional=True)), (outputs, CallGroup("dict", final)))
+    return _halves(call, shapes, CallGroup("dict", initial), CallGroup("dict", final, optional=True))
+
+
+def _halves(call: PlainCall, shapes: Shapes, initial: CallGroup, final: CallGroup) -> tuple[PlainCall, PlainCall]:
+    """The two calls of a vjp. call: that of the forward pass, without parameters. Each adjoint is as what it is of."""
+    params = CallGroup("dict", tuple(CallArray(shape, (name,), name) for name, shape in shapes.items()))
+    first = PlainCall((params, *call.arguments), call.results)
+    second = PlainCall(
+        (_adjoint(call.results[0]), _adjoint(final)),
+        (_adjoint(params), _adjoint(call.arguments[0]), _adjoint(initial)),
+    )
+    return first, second
+
+
+def _adjoint(group: CallGroup) -> CallGroup:
+    arrays = (replace(array, names=tuple(map(names.gradient, array.names))) for array in group.arrays)
+    return replace(group, arrays=tuple(arrays))
+
+
+def _network_states(states: States) -> tuple[tuple[CallArray, ...], tuple[CallArray, ...]]:
+    """The arrays of initial and of final states."""
+    initial, final = (
+        tuple(CallArray((BATCH, state[2]), (str(state[moment]),), key) for key, state in states.items())
+        for moment in (0, 1)
+    )
+    return initial, final
+
+
+def _states(spec: Spec, slabs: Slabs, *, optional: bool = False) -> CallGroup:
+    """The states of a spec: one array (layers * directions, B, width) for each state of the cell."""
+    widths = spec.states.values()
+    arrays = tuple(CallArray((len(each), BATCH, width), each) for each, width in zip(slabs, widths, strict=True))
+    return CallGroup("bare" if len(arrays) == 1 else "tuple", arrays, optional)
+
+
+def _input(graph: Graph, name: str, tables: Mapping[str, Array]) -> CallArray:
+    """An input of vectors, or of integers that embeddings read."""
+    if graph.inputs[name]:
+        return _timed(graph.x_names[name], graph.inputs[name], graph.batch_first, name)
+    read = tuple((rows, tables[rows]) for source, rows in graph.tables.values() if source == name)
+    return CallArray(_lead(graph.batch_first), key=name, tables=read)
+
+
+def _outputs(graph: Graph, *, joined: bool = True) -> list[CallArray]:
+    """joined: those of one kind are columns of one array."""
+    kinds = {name: graph.kinds[source] for name, source in graph.outputs.items()}
+    if graph.columns is None or not joined:
+        return [_output(graph, graph.output_names[name], kind.width, kind, name) for name, kind in kinds.items()]
+    first = next(iter(kinds.values()))
+    return [_output(graph, names.OUTPUT, sum(kind.width for kind in kinds.values()), first)]
+
+
+def _output(graph: Graph, name: str, width: int, kind: Kind, key: str = "") -> CallArray:
+    return _timed(name, width, graph.batch_first, key) if kind.timed else CallArray((BATCH, width), (name,), key)
+
+
+def _group(arrays: list[CallArray]) -> CallGroup:
+    """A single array, or several in a dict."""
+    return CallGroup("bare" if len(arrays) == 1 else "dict", tuple(arrays))
+
+
+def _timed(name: str, width: int, batch_first: bool, key: str = "") -> CallArray:
+    return CallArray((*_lead(batch_first), width), (name,), key)
+
+
+def _lead(batch_first: bool) -> tuple[str, str]:
+    return (BATCH, STEPS) if batch_first else (STEPS, BATCH)
