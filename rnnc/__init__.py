@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rnnc.layers import (
         Activation,
         Add,
+        Attention,
         AttentionPooling,
         BatchNorm,
         Concat,
@@ -78,6 +79,7 @@ __all__ = [
     "Add",
     "ArgumentError",
     "ArgumentTypeError",
+    "Attention",
     "AttentionPooling",
     "BackendError",
     "BackendUnavailable",
@@ -147,6 +149,7 @@ __all__ = [
 _LATER = {
     "Activation": "rnnc.layers",
     "Add": "rnnc.layers",
+    "Attention": "rnnc.layers",
     "AttentionPooling": "rnnc.layers",
     "BatchNorm": "rnnc.layers",
     "Beam": "rnnc.decoding",

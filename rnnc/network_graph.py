@@ -14,7 +14,7 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
-from rnnc.checking.networks import PAST, Entry
+from rnnc.checking.networks import MEMORY, PAST, Entry
 from rnnc.ir import names
 from rnnc.ir.equations import Value, greater, select
 from rnnc.ir.errors import IRError
@@ -32,10 +32,20 @@ __all__ = ["Mask", "lower_network", "masks", "state_shapes"]
 
 
 def lower_network(
-    model: Layered, steps: int, *, lengths: bool = False, training: bool = False, joined: bool = False
+    model: Layered,
+    steps: int,
+    *,
+    lengths: bool = False,
+    training: bool = False,
+    joined: bool = False,
+    memory: int = 0,
 ) -> Graph:
-    """Unrolls `steps` steps. joined: the outputs are columns of one, where they can be (`rnnc.Graph.columns`)."""
-    lowering = _Lowering(model, steps, lengths, training)
+    """Unrolls `steps` steps. joined: the outputs are columns of one, where they can be (`rnnc.Graph.columns`).
+
+    memory: the number of states in the memories that layers read; each is an input "layer.memory" with one value per
+    sequence, the states side by side and then 1 for each that the row has, (B, memory * (M + 1)).
+    """
+    lowering = _Lowering(model, steps, lengths, training, memory)
     graph = lowering.run()
     if joined and lowering.model.columns is not None:
         _join_outputs(graph, tuple(lowering.model.output_names.values()))
@@ -81,12 +91,13 @@ class Flow:
 
 
 class _Lowering:
-    def __init__(self, model: Layered, steps: int, lengths: bool, training: bool) -> None:
+    def __init__(self, model: Layered, steps: int, lengths: bool, training: bool, memory: int) -> None:
         self.model = model.graph()
         self.graph = Graph(self.model.dtype, steps, share=False)
         self.depth = 0  # layers with a site of their own so far
         self.masks = {mask.name: mask for mask in masks(model)} if training else {}
-        self.lengths = lengths
+        self.lengths, self.memory = lengths, memory
+        self.memories: dict[str, tuple[Node, ...]] = {}
         self.flows: dict[str, Flow] = {}
 
     @cached_property
@@ -182,12 +193,26 @@ class _Lowering:
         layer = entry.layer
         assert isinstance(layer, Layer)
         noise = {base: self._mask(of_layer(base, name), t) for base in layer.noise(*self.model.widths(name))}
-        given = Names("parameter", values_of(parameters) | noise)
+        given = Names("parameter", values_of(parameters) | noise | self._memory(name, layer, t))
         values = tuple(Value(self.graph, x) for x in xs)
         with located(layer.step):
             returned = layer.step(values[0] if layer.inputs == 1 else values, self._names("state", old), given)
             widths = self.model.widths(name)
             return _checked(layer, returned, values[0], layer.output_width(*widths), layer.states(*widths))
+
+    def _memory(self, name: str, layer: Layer, t: int | None) -> dict[str, Value]:
+        """What a layer reads of an encoder, if it does: all its states, and which of them a row has."""
+        if layer.memory is None:
+            return {}
+        if not self.memory or t is None:
+            raise IRError(f"layer {name!r}: it reads all states of an encoder, which rnnc.Decoder gives to its steps")
+        count, width = self.memory, layer.memory
+        if name not in self.memories:
+            whole = self.graph.input(names.in_layer(name, MEMORY), (BATCH, count * (width + 1)))
+            self.memories[name] = self._over_time(f"{name}:{MEMORY}", Flow(whole))
+        both = Value(self.graph, self.memories[name][t])
+        states, valid = both.split((count * width, count))
+        return {"memory": states.reshape(-1, count, width), "valid": valid > 0.5}
 
     def _initial(self, name: str, state: str, width: int) -> Node:
         return self.graph.input(moments(name, state, "", width)[0], (BATCH, width))

@@ -119,3 +119,31 @@ def step_of(p: Mapping[str, Array]) -> Step:
         return p["step.scores.weight"] @ new + p["step.scores.bias"], new
 
     return step
+
+
+def attention(p: Mapping[str, Array], query: Array, memory: Array) -> Array:
+    """Luong's, over the states (S, M) of one row."""
+    if not len(memory):
+        return np.zeros(memory.shape[1])
+    scores = memory @ (p["step.attend.weight"] @ query if "step.attend.weight" in p else query)
+    powers = np.exp(scores - scores.max())
+    found: Array = powers @ memory / powers.sum()
+    return found
+
+
+def attending_step(p: Mapping[str, Array], memory: Array) -> Step:
+    """The step "table", "gru", "attend", "both", "scores"."""
+
+    def step(h: Any, last: int) -> tuple[Array, Any]:
+        new = gru(p["step.table.weight"][last], h, p, "step.gru")
+        both = np.concatenate([new, attention(p, new, memory)])
+        return p["step.scores.weight"] @ both + p["step.scores.bias"], new
+
+    return step
+
+
+def all_encoded(p: Mapping[str, Array], numbers: Array) -> Array:
+    """All states of the encoder, for one row: (S, M)."""
+    h = np.zeros(p["encoder.gru.weight_hh_l0"].shape[1])
+    found = [h := gru(p["encoder.table.weight"][number], h, p, "encoder.gru") for number in numbers]
+    return np.array(found).reshape(len(found), len(h))

@@ -315,6 +315,74 @@ def test_a_beam_finds_what_greedy_misses() -> None:
     assert (beam.scores > greedy.scores + 0.1).any()
 
 
+# ---- attention
+
+
+def attending(choice: Any = None, score: str = "general", **options: Any) -> rnnc.Decoder:
+    read = rnnc.Graph(
+        {"x": rnnc.NUMBERS},
+        {"table": (rnnc.Embedding(LETTERS, 4), "x"), "gru": (rnnc.GRU(4, 6, **options), "table")},
+        {"all": "gru", "h": "gru.h"},
+    )
+    step = rnnc.Graph(
+        {"last": rnnc.NUMBERS},
+        {
+            "table": (rnnc.Embedding(SOUNDS, 5), "last"),
+            "gru": (rnnc.GRU(5, 6, **options), "table"),
+            "attend": (rnnc.Attention(6, 6, score), "gru"),
+            "both": (rnnc.Concat(), "gru", "attend"),
+            "scores": (rnnc.Linear(12, SOUNDS), "both"),
+        },
+        "scores",
+    )
+    return rnnc.Decoder(
+        step,
+        encoder=read,
+        states={"gru.h": "h"},
+        memory={"attend": "all"},
+        start=START,
+        end=END,
+        steps=STEPS,
+        choice=choice,
+    )
+
+
+@pytest.mark.parametrize(("choice", "score"), [(rnnc.Greedy(), "general"), (rnnc.Beam(3), "dot")])
+@pytest.mark.parametrize("on", BACKENDS)
+def test_attention_is_the_loop(on: str, choice: rnnc.Beam, score: str) -> None:
+    """Of ragged rows, one of them without states; more states need code of another size."""
+    network = attending(choice, score)
+    p = parameters(network)
+    made = network.compile(p, backend=on)
+    double = {name: array.astype(np.float64) for name, array in p.items()}
+    for steps in (6, 11):
+        x, lengths = words(steps=steps)
+        expected = []
+        for b in range(x.shape[1]):
+            memory = oracle.all_encoded(double, x[: lengths[b], b])
+            step = oracle.attending_step(double, memory)
+            first = memory[-1] if len(memory) else np.zeros(6)
+            expected.append(oracle.beam(step, first, START, END, STEPS, choice.hypotheses))
+        check(made(x, lengths=lengths), expected)
+
+
+def test_attention_reads_nothing_of_the_padding() -> None:
+    network = attending(batch_first=True)
+    made = network.compile(parameters(network))
+    x, lengths = words()
+    found = made(x.T, lengths=lengths)
+    for b in (0, 3):
+        alone = made(x[: lengths[b], b][None])
+        np.testing.assert_array_equal(alone.numbers[0], found.numbers[b])
+        np.testing.assert_allclose(alone.scores[0], found.scores[b], rtol=1e-5)
+
+
+def test_attention_needs_a_decoder() -> None:
+    step = attending().step
+    with pytest.raises(rnnc.IRError, match="layer 'attend': it reads all states of an encoder, which rnnc.Decoder"):
+        step.compile(step.init(0))
+
+
 # ---- many random decoders
 
 

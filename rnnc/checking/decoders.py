@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rnnc.checking import checks
 from rnnc.checking.networks import NUMBERS, Kind, unknown
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
-from rnnc.layers import recurrent
+from rnnc.layers import Layer, recurrent
 
 if TYPE_CHECKING:
     from rnnc.decoding.choices import Choice
@@ -93,6 +93,27 @@ def check_states(step: Graph, encoder: Graph | None, states: Mapping[str, str]) 
             raise ShapeError(
                 f"states: {name!r} starts at one vector of size {wanted.width} per sequence; {output!r} is one {kind} "
                 f"of size {came.width}"
+            )
+
+
+def check_memory(step: Graph, encoder: Graph | None, memory: Mapping[str, str]) -> None:
+    """Raises an error unless each layer that reads states of an encoder is given some of its width, and no other."""
+    wanted = {name: entry.layer.memory for name, entry in step.entries.items() if isinstance(entry.layer, Layer)}
+    for name in memory:
+        if wanted.get(name) is None:
+            reading = ", ".join(repr(n) for n, width in wanted.items() if width is not None) or "none"
+            raise ArgumentError(f"memory: {name!r} is no layer of the step that reads states of an encoder: {reading}")
+    for name, width in wanted.items():
+        if width is None:
+            continue
+        if name not in memory:
+            raise ArgumentError(f"memory: layer {name!r} reads states of an encoder; say which output")
+        came = encoder_output("memory", encoder, memory[name])
+        if came != Kind(width, True):
+            kind = "per step" if came.timed else "per sequence"
+            raise ShapeError(
+                f"memory: layer {name!r} reads vectors of size {width}, one per step; {memory[name]!r} is one {kind} of "
+                f"size {came.width}"
             )
 
 

@@ -17,6 +17,8 @@ from rnnc.specs import Spec
 
 PAST = "past"
 """The state of a layer that reads steps before its own: these steps, side by side."""
+MEMORY = "memory"
+"""What the name of the states of an encoder that a layer reads ends in."""
 NUMBERS = "numbers"
 """Given in place of the width of an input that holds integers, which `rnnc.Embedding` layers read."""
 

@@ -30,7 +30,7 @@ import numpy as np
 from rnnc.cells import Shape
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
-from rnnc.checking.decoders import check_agree, check_states, check_step, read_choice, read_names
+from rnnc.checking.decoders import check_agree, check_memory, check_states, check_step, read_choice, read_names
 from rnnc.decoding.choices import Choice, Greedy
 from rnnc.decoding.feedback import Feedback
 from rnnc.graph import Graph
@@ -64,6 +64,8 @@ class Decoder(PlainData):
     encoder: a network that a call runs first, or None.
     states: {"layer.state" of the step: output of the encoder}: what a recurrent layer's state starts at, one value per
         sequence, with all its layers side by side, (B, L * N). Other states start at zeros.
+    memory: {layer of the step: output of the encoder}: the values per step that a layer such as `rnnc.Attention` reads
+        all of, at each step.
     choice: `rnnc.Greedy()`, `rnnc.Sample(temperature, top_k)` or `rnnc.Beam(width)`.
 
     Parameters are named "step.layer.parameter" and "encoder.layer.parameter".
@@ -76,6 +78,7 @@ class Decoder(PlainData):
     steps: int
     encoder: Graph | None
     states: dict[str, str]
+    memory: dict[str, str]
     choice: Choice
 
     @explained
@@ -88,6 +91,7 @@ class Decoder(PlainData):
         steps: int,
         encoder: Layered | None = None,
         states: Mapping[str, str] | None = None,
+        memory: Mapping[str, str] | None = None,
         choice: Choice | None = None,
     ) -> None:
         step = step.graph() if isinstance(step, Layered) else step
@@ -101,9 +105,11 @@ class Decoder(PlainData):
         self._set("end", None if end is None else checks.integer("end", end, 0, scores - 1))
         self._set("steps", checks.integer("steps", steps, 1))
         self._set("choice", read_choice(choice or Greedy(), scores))
-        self._set("states", read_names("states", states or {}))
+        self._set("states", read_names("states", {} if states is None else states))
+        self._set("memory", read_names("memory", {} if memory is None else memory))
         check_agree(step, self.encoder, rows, scores)
         check_states(step, self.encoder, self.states)
+        check_memory(step, self.encoder, self.memory)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -112,7 +118,18 @@ class Decoder(PlainData):
         return f"Decoder({self.step!r}, encoder={self.encoder!r}, choice={self.choice!r}, steps={self.steps})"
 
     def __hash__(self) -> int:
-        return hash((self.step, self.encoder, self.start, self.end, self.steps, self.choice, *self.states.items()))
+        return hash(
+            (
+                self.step,
+                self.encoder,
+                self.start,
+                self.end,
+                self.steps,
+                self.choice,
+                *self.states.items(),
+                *self.memory.items(),
+            )
+        )
 
     @property
     def dtype(self) -> str:
@@ -176,6 +193,7 @@ class Decoder(PlainData):
             "step": self.step.to_dict(),
             "encoder": None if self.encoder is None else self.encoder.to_dict(),
             "states": dict(self.states),
+            "memory": dict(self.memory),
             "choice": self.choice.to_dict(),
             "start": self.start,
             "end": self.end,

@@ -7,12 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rnnc.checking import checks
+from rnnc.checking.arguments import explained
+from rnnc.checking.networks import MEMORY
 from rnnc.checking.parameters import read_parameters
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.copies import Unchanging, on_host
 from rnnc.decoding import feedback as lowered
 from rnnc.decoding.decoder import ENCODER, STEP, Decoder
-from rnnc.decoding.pieces import Decoded, Pieces, States
+from rnnc.decoding.pieces import LEAST_MEMORY, Decoded, Pieces, States, memory_of
 from rnnc.ir import names
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array
+    from rnnc.backends.base import Bound
 
 __all__ = ["Decoding"]
 
@@ -43,13 +46,12 @@ class Decoding(Compiled, Unchanging):
         self.decoder = decoder
         options = CompileOptions.of(backend, threads, matmul)
         given = read_parameters(decoder, params, options.arrays)
-        feedback = decoder.feedback
-        super().__init__(Computation(lambda steps, lengths: lowered.lower_feedback(feedback, steps)), options)
+        super().__init__(_computation(decoder, LEAST_MEMORY if decoder.memory else 0), options)
         self._encoder = None
         if decoder.encoder is not None:
             self._encoder = Network(decoder.encoder, _of_part(ENCODER, given), **options.arguments)
         self._params = {name: self._arrays.keep(array) for name, array in _of_part(STEP, given).items()}
-        self._bound = self._code.bind(self._params)
+        self._bounds = {LEAST_MEMORY if decoder.memory else 0: self._code.bind(self._params)}
         self._starts, self._states = _starts(decoder), States(decoder)
 
     def __repr__(self) -> str:
@@ -69,6 +71,7 @@ class Decoding(Compiled, Unchanging):
         }
         return partial(Decoding, **self._options.arguments), (self.decoder, params)
 
+    @explained
     def __call__(
         self, x: Any = None, *, lengths: ArrayLike | None = None, batch: int | None = None, seed: int = 0
     ) -> Decoded:
@@ -88,7 +91,29 @@ class Decoding(Compiled, Unchanging):
         encoded = self._encoder(x, lengths=lengths)
         outputs = encoded if isinstance(encoded, Mapping) else {self._only_output: encoded}
         starts = {state: outputs[name][:, start:stop] for state, (name, start, stop) in self._starts.items()}
-        return self._decode(starts, self._rows_of(outputs), seed)
+        rows = self._rows_of(outputs)
+        return self._decode(starts, rows, seed, self._memories(outputs, rows, lengths))
+
+    def _memories(self, outputs: Mapping[str, Array], rows: int, lengths: ArrayLike | None) -> dict[str, Array]:
+        """What layers read of the encoder's outputs, by the names of the inputs."""
+        turned = 0 if self.decoder.step.batch_first else 1
+        found = {}
+        for layer, output in self.decoder.memory.items():
+            states = outputs[output].swapaxes(0, turned)  # (B, T, M)
+            counts = self._arrays.xp.full(rows, states.shape[1]) if lengths is None else lengths
+            found[names.in_layer(layer, MEMORY)] = memory_of(states, counts, self._arrays)
+        return found
+
+    def _bound_for(self, memories: Mapping[str, Array]) -> Bound:
+        """The code for the size of the memories, which is compiled when it is first needed."""
+        count = 0
+        for layer in self.decoder.memory:
+            width = self.decoder.step.entries[layer].layer.memory + 1  # type: ignore[union-attr, operator]
+            count = memories[names.in_layer(layer, MEMORY)].shape[1] // width
+        if count not in self._bounds:
+            code = self._options.compile(_computation(self.decoder, count))
+            self._bounds[count] = code.bind(self._params)
+        return self._bounds[count]
 
     @property
     def _only_output(self) -> str:
@@ -102,8 +127,17 @@ class Decoding(Compiled, Unchanging):
         timed = graph.kinds[graph.outputs[name]].timed
         return int(array.shape[1 if timed and not graph.batch_first else 0])
 
-    def _decode(self, starts: Mapping[str, Array], rows: int, seed: int) -> Decoded:
-        return Pieces(self.decoder, self._states, self._bound, self._arrays, starts, rows, seed).run()
+    def _decode(
+        self, starts: Mapping[str, Array], rows: int, seed: int, memories: Mapping[str, Array] | None = None
+    ) -> Decoded:
+        held = dict(memories or {})
+        return Pieces(self.decoder, self._states, self._bound_for(held), self._arrays, starts, held, rows, seed).run()
+
+
+def _computation(decoder: Decoder, memory: int) -> Computation:
+    """The steps. memory: the number of states of the encoder that layers read."""
+    feedback = decoder.feedback
+    return Computation(lambda steps, lengths: lowered.lower_feedback(feedback, steps, memory))
 
 
 def _of_part(part: str, given: Mapping[str, Array]) -> dict[str, Array]:

@@ -79,14 +79,14 @@ def final(field_name: str, number: int) -> str:
     return of_hypothesis(names.final(field_name, ""), number)
 
 
-def lower_feedback(feedback: Feedback, steps: int) -> Graph:
-    """The graph of `steps` steps.
+def lower_feedback(feedback: Feedback, steps: int, memory: int = 0) -> Graph:
+    """The graph of `steps` steps. memory: the number of states of the encoder that layers read.
 
     Inputs: the parameters of the network, the initial states and fields of each hypothesis, and "noise", (B, V) per
     step, for a random choice. Outputs: "numbers" and, of several hypotheses, "parents", (B, hypotheses) per step; the
     final states and fields of each hypothesis.
     """
-    source = lower_network(feedback.step, steps, lengths=feedback.end is not None)
+    source = lower_network(feedback.step, steps, lengths=feedback.end is not None, memory=memory)
     return _Unrolling(feedback, source).run()
 
 

@@ -16,10 +16,14 @@ from rnnc.decoding.gumbel import gumbel
 from rnnc.network_names import state_shapes
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from rnnc.backends.arrays import Array, ArrayLibrary
     from rnnc.backends.base import Bound
     from rnnc.decoding.decoder import Decoder
 
+LEAST_MEMORY = 8
+"""The fewest states that code is compiled for; it is compiled for this number times a power of two."""
 PIECE = 6
 """The most steps between two looks at which rows have ended."""
 
@@ -62,7 +66,8 @@ class States:
 class Pieces:
     """One call: the rows that go on, and what has been decoded so far.
 
-    starts: the first values (B, N) of states of the step, by their names; the others are zeros.
+    starts: the first values (B, N) of states of the step, by their names; the others are zeros. held: inputs that stay
+    the same from piece to piece.
     """
 
     def __init__(
@@ -72,10 +77,12 @@ class Pieces:
         bound: Bound,
         arrays: ArrayLibrary,
         starts: Mapping[str, Array],
+        held: dict[str, Array],
         rows: int,
         seed: int,
     ) -> None:
         self.decoder, self.states, self.bound, self.arrays, self.seed = decoder, states, bound, arrays, seed
+        self.held = held
         self.xp, self.dtype = arrays.xp, decoder.dtype
         self.count, self.steps = decoder.choice.hypotheses, decoder.steps
         self.going = self.xp.arange(rows)
@@ -116,7 +123,7 @@ class Pieces:
         outputs[lowered.NUMBERS] = self._empty((count, rows, self.count))
         if self.parents is not None:
             outputs[lowered.PARENTS] = self._empty((count, rows, self.count))
-        self.bound.start(self.state | self._noise(first, count), outputs, count, rows, None)
+        self.bound.start(self.state | self.held | self._noise(first, count), outputs, count, rows, None)
         self.state = {initial: outputs[final] for initial, final in self.states.finals.items()}
         self.numbers[first : first + count, self.going] = outputs[lowered.NUMBERS]
         if self.parents is not None:
@@ -133,6 +140,7 @@ class Pieces:
             kept = self.xp.asarray(kept)
             self.going = self.going[kept]
             self.state = {name: array[kept] for name, array in self.state.items()}
+            self.held = {name: array[kept] for name, array in self.held.items()}
 
     def _empty(self, shape: tuple[int, ...]) -> Array:
         made: Array = fresh.empty(shape, self.dtype, self.xp)
@@ -165,3 +173,15 @@ class Pieces:
             found[t] = self.xp.take_along_axis(self.numbers[t], place, 1)[:, 0]
             place = self.xp.take_along_axis(self.parents[t], place, 1).astype(np.int64)
         return found
+
+
+def memory_of(states: Array, lengths: ArrayLike, arrays: ArrayLibrary) -> Array:
+    """The states (B, T, M) of an encoder as `rnnc.network_graph.lower_network` reads them, with room for more."""
+    xp, (rows, steps, width) = arrays.xp, states.shape
+    count = LEAST_MEMORY
+    while count < steps:
+        count *= 2
+    found: Array = xp.zeros((rows, count * (width + 1)), states.dtype)
+    found[:, : steps * width] = states.reshape(rows, -1)
+    found[:, count * width :] = xp.arange(count) < xp.asarray(lengths)[:, None]
+    return found

@@ -11,7 +11,7 @@ from rnnc.graph import Graph
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 CHOICES: dict[str, type[Choice]] = {choice.__name__: choice for choice in (Beam, Greedy, Sample)}
-NAMES = ("step", "encoder", "states", "choice", "start", "end", "steps")
+NAMES = ("step", "encoder", "states", "memory", "choice", "start", "end", "steps")
 
 
 def decoder_arguments(data: object, trusted: Collection[str]) -> dict[str, Any]:
