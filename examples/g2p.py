@@ -5,14 +5,14 @@
     python examples/g2p.py --no-timing --stages 20   more of the compiler's stages
 
 The network is the one inside PyPI's g2p_en 2.1.0. One GRU reads the letters of a word, and an end token. Its
-last state is all the second GRU gets to know: from it, and from a start token, that one writes a phoneme a
-step, fed each time the phoneme it wrote last, until it writes the end token.
+last state is all the second GRU gets to know: from it, and from a start token, that one writes a phoneme per
+step, and reads each time the phoneme it wrote last, until it writes the end token.
 
 What this shows of rnnc:
 
-- a spec, trained weights in PyTorch's layout, `rnnc.compile(spec).bind(weights)`: a callable on NumPy arrays;
-- words of different lengths in one batch, in any order (`lengths=`), with h_n each word's own last state;
-- streaming: one call a step, state in and state out, with a batch that shrinks as words end;
+- networks as graphs of layers, with trained weights in PyTorch's layouts;
+- decoding: encoder, choices and end of each word in one call (`rnnc.Decoder`), a callable on NumPy arrays;
+- words of different lengths in one batch, in any order (`lengths=`);
 - every stage between the equations and the machine code as text.
 
 Before the speed is measured, the phonemes are compared with those of the package's own algorithm in plain
@@ -34,7 +34,6 @@ from pathlib import Path
 
 import _g2p_checkpoint as checkpoint
 import numpy as np
-import numpy.typing as npt
 from _g2p_checkpoint import Array, CheckpointError, Weights
 from _g2p_reference import NumpyPhonemizer
 
@@ -49,62 +48,67 @@ ROUNDS = 7
 WIDTH = 100  # longer lines of a stage are cut here
 
 
+def decoder_of(weights: Weights) -> rnnc.Decoder:
+    """The two networks, with the sizes of the checkpoint."""
+    (letters, embedding), (phonemes, hidden) = weights["enc_emb"].shape, weights["fc_w"].shape
+    encoder = rnnc.Graph(
+        inputs={"letters": rnnc.NUMBERS},
+        layers={
+            "table": (rnnc.Embedding(letters, embedding), "letters"),
+            "gru": (rnnc.GRU(embedding, hidden), "table"),
+        },
+        outputs={"word": "gru.h"},
+    )
+    step = rnnc.Graph(
+        inputs={"last": rnnc.NUMBERS},
+        layers={
+            "table": (rnnc.Embedding(phonemes, embedding), "last"),
+            "gru": (rnnc.GRU(embedding, hidden), "table"),
+            "scores": (rnnc.Linear(hidden, phonemes), "gru"),
+        },
+        outputs="scores",
+    )
+    return rnnc.Decoder(
+        step,
+        encoder=encoder,
+        states={"gru.h": "word"},
+        start=checkpoint.SPEECH_START,
+        end=checkpoint.SPEECH_END,
+        steps=checkpoint.MOST_PHONEMES,
+    )
+
+
+def parameters(weights: Weights) -> dict[str, Array]:
+    """The arrays of the checkpoint under the names of the decoder's parameters."""
+    gru = {"weight_ih_l0": "w_ih", "weight_hh_l0": "w_hh", "bias_ih_l0": "b_ih", "bias_hh_l0": "b_hh"}
+    found = {"step.scores.weight": weights["fc_w"], "step.scores.bias": weights["fc_b"]}
+    for part, prefix in (("encoder", "enc"), ("step", "dec")):  # the GRUs have PyTorch's layouts and order of gates
+        found[f"{part}.table.weight"] = weights[f"{prefix}_emb"]
+        found |= {f"{part}.gru.{ours}": weights[f"{prefix}_{theirs}"] for ours, theirs in gru.items()}
+    return found
+
+
 class Phonemizer:
-    """The two GRUs compiled by rnnc, and the embeddings and the output layer around them."""
+    """The network compiled by rnnc: words to phonemes in one call."""
 
     def __init__(self, weights: Weights, backend: str) -> None:
-        self.weights = weights
-        embedding, hidden = weights["enc_emb"].shape[1], weights["fc_w"].shape[1]
-        spec = rnnc.GRU(input_size=embedding, hidden_size=hidden)
-        self.specs = {"encoder": spec, "decoder": spec}
-        self.programs = {name: rnnc.compile(spec, backend=backend) for name, spec in self.specs.items()}
-        self.encoder = self.programs["encoder"].bind(gru_parameters(weights, "enc"))
-        self.decoder = self.programs["decoder"].bind(gru_parameters(weights, "dec"))
-
-    def encode(self, words: Sequence[str]) -> Array:
-        """Read all words (normalised) in one call; the state (1, B, H) each left behind at its own end."""
-        numbers = [checkpoint.letter_numbers(word) for word in words]
-        lengths = np.array([len(word) for word in numbers])
-        padded = np.zeros((lengths.max(), len(words)), np.int64)  # (T, B)
-        for column, word in enumerate(numbers):
-            padded[: len(word), column] = word
-        _, h_n = self.encoder(self.weights["enc_emb"][padded], lengths=lengths)
-        return np.asarray(h_n)
-
-    def decode(self, state: Array) -> npt.NDArray[np.int64]:
-        """Write phonemes greedily, all unfinished words at once; (steps, B), end tokens behind each."""
-        weights, words = self.weights, state.shape[1]
-        spoken = np.full((checkpoint.MOST_PHONEMES, words), checkpoint.SPEECH_END)
-        unfinished = np.arange(words)
-        last = np.full(words, checkpoint.SPEECH_START)
-        for step in range(checkpoint.MOST_PHONEMES):
-            output, h_n = self.decoder(weights["dec_emb"][last][None], state)
-            state = np.asarray(h_n)
-            last = (output[0] @ weights["fc_w"].T + weights["fc_b"]).argmax(axis=1)
-            going = last != checkpoint.SPEECH_END
-            if not going.all():
-                unfinished, last, state = unfinished[going], last[going], state[:, going]
-                if not len(unfinished):
-                    break
-            spoken[step, unfinished] = last
-        return spoken
+        self.decoder, self.parameters = decoder_of(weights), parameters(weights)
+        self.network = self.decoder.compile(self.parameters, backend=backend)
 
     def batch(self, words: Sequence[str]) -> list[list[str]]:
-        """The phonemes of all words, computed together."""
-        spoken = self.decode(self.encode(words))
-        counts = (spoken != checkpoint.SPEECH_END).sum(axis=0)
-        columns = zip(spoken.T.tolist(), counts.tolist(), strict=True)
+        """The phonemes of all words (normalised), computed together."""
+        letters = [checkpoint.letter_numbers(word) for word in words]
+        lengths = np.array([len(word) for word in letters])
+        padded = np.zeros((lengths.max(), len(words)), np.int64)  # (T, B)
+        for column, word in enumerate(letters):
+            padded[: len(word), column] = word
+        spoken = self.network(padded, lengths=lengths if len(words) > 1 else None)
+        columns = zip(spoken.numbers.T.tolist(), spoken.lengths.tolist(), strict=True)
         return [[checkpoint.PHONEMES[number] for number in column[:count]] for column, count in columns]
 
     def one_by_one(self, words: Sequence[str]) -> list[list[str]]:
         """The same, each word on its own."""
         return [self.batch([word])[0] for word in words]
-
-
-def gru_parameters(weights: Weights, prefix: str) -> dict[str, Array]:
-    """A GRU of the checkpoint under PyTorch's names; its layout and gate order (r, z, n) are PyTorch's."""
-    names = {"weight_ih_l0": "w_ih", "weight_hh_l0": "w_hh", "bias_ih_l0": "b_ih", "bias_hh_l0": "b_hh"}
-    return {ours: weights[f"{prefix}_{theirs}"] for ours, theirs in names.items()}
 
 
 @contextmanager
@@ -139,11 +143,10 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int = R
 
 def show_compile_times(phonemizer: Phonemizer, backend: str) -> None:
     print(f"\ncompile time, backend {backend}")
-    for name, spec in phonemizer.specs.items():
-        with empty_cache():
-            cold = seconds(partial(rnnc.compile, spec, backend=backend))
-            again = seconds(partial(rnnc.compile, spec, backend=backend))
-        print(f"  {name}  {cold * 1e3:6.1f} ms, empty cache  {again * 1e3:6.1f} ms, the second time  {spec}")
+    compile_both = partial(phonemizer.decoder.compile, phonemizer.parameters, backend=backend)
+    with empty_cache():
+        cold, again = seconds(compile_both), seconds(compile_both)
+    print(f"  encoder and decoder  {cold * 1e3:6.1f} ms, empty cache  {again * 1e3:6.1f} ms, the second time")
 
 
 def show_words(words: Sequence[str], phonemes: Sequence[Sequence[str]]) -> None:
@@ -181,10 +184,10 @@ def show_speed(words: Sequence[str], phonemizer: Phonemizer, numpy: NumpyPhonemi
         print(f"  {name:47}{len(words) / time_taken:10,.0f}{baseline / time_taken:10.1f}")
 
 
-def show_stages(program: rnnc.Program, lines: int) -> None:
-    print("\nstages of the compiler: program.ir(stage, steps=2)")
-    for stage in program.stages:
-        text = [line for line in program.ir(stage, steps=2).splitlines() if line.strip()]
+def show_stages(network: rnnc.Decoding, lines: int) -> None:
+    print("\nstages of the compiler, of the decoder's steps: network.ir(stage, steps=2)")
+    for stage in network.stages:
+        text = [line for line in network.ir(stage, steps=2).splitlines() if line.strip()]
         print(f"\n  {stage}: {len(text)} lines")
         for line in text[:lines]:
             print("  | " + (line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."))
@@ -257,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.no_timing:
         show_speed(options.timed, phonemizer, numpy)
     if options.stages:
-        show_stages(phonemizer.programs["encoder"], options.stages)
+        show_stages(phonemizer.network, options.stages)
     return 0
 
 

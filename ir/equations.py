@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Value",
     "absolute",
+    "argmax",
     "ceil",
     "clip",
     "concat",
@@ -55,6 +56,7 @@ __all__ = [
     "minimum",
     "mod",
     "not_equal",
+    "one_hot",
     "outer",
     "power",
     "relu",
@@ -252,6 +254,26 @@ def smallest(x: Value) -> Value:
 def mean(x: Value) -> Value:
     """Mean over the last axis, kept with size 1: (B, N) -> (B, 1)."""
     return total(x) * (1.0 / int(x.shape[-1]))
+
+
+def argmax(x: Value) -> Value:
+    """The number, from 0, of the first largest of the last axis, or of the first NaN: (B, N) -> (B, 1), as NumPy's.
+
+    Its gradient is 0. N is at most 2^24, so that the number is exact in float32.
+    """
+    left = int(x.shape[-1]) - iota(x.graph, int(x.shape[-1]))  # the number of elements from each to the last
+    most = where(x >= largest(x), left, where(x >= x, 0.0, left))  # a maximum that is NaN leaves the NaNs alone
+    return int(x.shape[-1]) - largest(most)
+
+
+def one_hot(number: Value, size: int) -> Value:
+    """1 in the column of a number in 0..size-1, 0 elsewhere: (B, 1) -> (B, size). `one_hot(n, V) @ table` is a row."""
+    return where(0.5 > absolute(number - iota(number.graph, size)), 1.0, 0.0)
+
+
+def iota(graph: Graph, size: int) -> Value:
+    """The vector 0, 1, 2, ..., (size,)."""
+    return Value(graph, graph.add("iota", (graph.zeros((size,)),)))
 
 
 def softmax(x: Value) -> Value:

@@ -59,6 +59,13 @@ def group_max(x: Array, *, size: int, inner: int) -> Array:
     return most.reshape(*x.shape[:-1], x.shape[-1] // size)
 
 
+def iota(x: Array) -> Array:
+    """0, 1, 2, ... in the place of the elements of a vector. Of x's library: not np.arange."""
+    ones = (x == x) | (x != x)
+    up_to: Array = ones.astype(x.dtype).cumsum(axis=-1)
+    return up_to - x.dtype.type(1)  # type: ignore[no-any-return]
+
+
 def emit_sum(e: Primitives, *terms: Any) -> Any:
     """The sum of all terms, in their order."""
     result = terms[0]

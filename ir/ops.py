@@ -268,6 +268,8 @@ _TABLE = (
         attrs=("shape",),
         vjp=gradients.reshape,
     ),
+    # A vector without a batch axis: bound beside the parameters, once.
+    Op("iota", Kind.VIEW, 1, shape_rules.iota, meanings.iota),
     # Sums. `reduce_sum` sums over the last axis and keeps it with size 1. `reduce_rows` sums over the first axis of a
     # matrix, and keeps it with size 1 if `keep` is set.
     Op(

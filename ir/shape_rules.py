@@ -13,6 +13,9 @@ from rnnc.ir.errors import IRError
 BATCH = "B"
 """The symbolic batch size, the only dimension that is unknown when a graph is built."""
 
+MOST_EXACT = 1 << 24
+"""The integers up to this one are exact in float32."""
+
 Dim = int | str
 Shape = tuple[Dim, ...]
 AttrValue = int | float | bool | str
@@ -142,6 +145,14 @@ def reshape(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
     if BATCH in shapes[0] or prod(map(int, shapes[0])) != prod(made):
         raise IRError(f"reshape to {attrs['shape']} needs a value without a batch axis, of that size; got {shapes[0]}")
     return made
+
+
+def iota(shapes: Sequence[Shape], attrs: Mapping[str, AttrValue]) -> Shape:
+    if BATCH in shapes[0] or len(shapes[0]) != 1:
+        raise IRError(f"iota counts the elements of a vector without a batch axis; got shape {shapes[0]}")
+    if int(shapes[0][0]) > MOST_EXACT:
+        raise IRError(f"iota of {shapes[0][0]} elements: float32 holds integers up to {MOST_EXACT} exactly")
+    return shapes[0]
 
 
 def numbers_of(attr: AttrValue) -> tuple[int, ...]:

@@ -76,6 +76,11 @@ class Network(Compiled, Unchanging):
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"
 
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """The parameters, by name; they are not to be changed."""
+        return self._params
+
     def explain(self) -> str:
         """Which paths the backend took, and how a plain call gets there."""
         return super().explain() + way_in(self._quick_call)

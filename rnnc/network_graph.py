@@ -15,7 +15,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from rnnc.checking.networks import PAST, Entry
+from rnnc.checking.networks import MEMORY, PAST, Entry
 from rnnc.ir import names
 from rnnc.ir.equations import Value, greater, select
 from rnnc.ir.errors import IRError
@@ -44,12 +44,15 @@ def lower_network(
     training: bool = False,
     joined: bool = False,
     form: Form = WHOLE,
+    memory: int = 0,
 ) -> Graph:
     """Unrolls so many frames.
 
     joined: the outputs are columns of one, where they can be (`rnnc.Graph.columns`).
+    memory: the number of states in the memories that layers read; each is an input "layer.memory" with one value per
+    sequence, the states side by side and then 1 for each that the row has, (B, memory * (M + 1)).
     """
-    lowering = _Lowering(model, frames, lengths, training, form)
+    lowering = _Lowering(model, frames, lengths, training, form, memory)
     graph = lowering.run()
     if joined and lowering.model.columns is not None:
         _join_outputs(graph, lowering.ended)
@@ -67,7 +70,9 @@ def _join_outputs(graph: Graph, parts: Mapping[str, Nodes]) -> None:
 
 
 class _Lowering:
-    def __init__(self, model: Layered, frames: int, lengths: bool, training: bool, form: Form) -> None:
+    def __init__(
+        self, model: Layered, frames: int, lengths: bool, training: bool, form: Form, memory: int
+    ) -> None:
         self.model = model.graph()
         self.timing = self.model.timing(form.streamed)
         self.spanned = form.spanned and self.timing.spanned
@@ -76,6 +81,8 @@ class _Lowering:
         self.codes = SpanCodes(self.graph, self.frames, self.timing)
         self.depth = 0  # layers with a site of their own so far
         self.masks = {mask.name: mask for mask in masks(model)} if training else {}
+        self.memory = memory
+        self.memories: dict[str, tuple[Node, ...]] = {}
         self.flows: dict[str, Flow] = {}
         self.ended: dict[str, Nodes] = {}
 
@@ -244,13 +251,27 @@ class _Lowering:
         layer = entry.layer
         assert isinstance(layer, Layer)
         noise = {base: self._mask(of_layer(base, name), t) for base in layer.noise(*self.model.widths(name))}
-        given = Names("parameter", values_of(parameters) | noise)
+        given = Names("parameter", values_of(parameters) | noise | self._memory(name, layer, t))
         values = tuple(Value(self.graph, x) for x in xs)
         with located(layer.step):
             returned = layer.step(values[0] if layer.inputs == 1 else values, self._names("state", old), given)
             widths = self.model.widths(name)
             width = layer.pace.factor * layer.output_width(*widths)
             return _checked(layer, returned, values[0], width, layer.states(*widths))
+
+    def _memory(self, name: str, layer: Layer, t: int | None) -> dict[str, Value]:
+        """What a layer reads of an encoder, if it does: all its states, and which of them a row has."""
+        if layer.memory is None:
+            return {}
+        if not self.memory or t is None:
+            raise IRError(f"layer {name!r}: it reads all states of an encoder, which rnnc.Decoder gives to its steps")
+        count, width = self.memory, layer.memory
+        if name not in self.memories:
+            whole = self.graph.input(names.in_layer(name, MEMORY), (BATCH, count * (width + 1)))
+            self.memories[name] = self._over_time(f"{name}:{MEMORY}", Flow(whole), 1)
+        both = Value(self.graph, self.memories[name][t])
+        states, valid = both.split((count * width, count))
+        return {"memory": states.reshape(-1, count, width), "valid": valid > 0.5}
 
     def _over_time(self, state: str, flow: Flow, rate: int) -> tuple[Node, ...]:
         """A value at each of `rate` positions of each frame; one per sequence is a state that never changes."""

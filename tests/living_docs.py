@@ -166,6 +166,7 @@ _MEANINGS = {
     "transpose": "`a.T` of a parameter",
     "permute": "`a` of parameters, its axes in another order",
     "reshape": "`a` of parameters, its numbers in another shape",
+    "iota": "0, 1, 2, ... in the place of the elements of a vector without a batch axis",
     "floor": "the largest integer <= a",
     "rint": "the nearest integer, the even one of two",
     "sign": "-1, 0 or 1; NaN of NaN",

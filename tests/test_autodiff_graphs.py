@@ -339,7 +339,7 @@ for _op in OPS.values():
         )
 HELD = tuple(op.name for op in OPS.values() if op.kind is Kind.ELEMENTWISE and op.vjp is None)
 """Masks, steps, and what is held constant."""
-WITHOUT = {"input", "const", "zeros", *HELD}
+WITHOUT = {"input", "const", "zeros", "iota", *HELD}
 """Ops nothing flows through."""
 POSITIVE = {"log", "sqrt", "rsqrt", "div", "power", "log1p"}
 

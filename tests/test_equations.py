@@ -303,6 +303,7 @@ GROUPS: dict[str, list[Part]] = {
     "steps and masks": [
         lambda z, x, p: eq.floor(z * 3) * z + eq.ceil(z) + eq.rint(z) * z + eq.sign(z) * eq.tanh(z),
         lambda z, x, p: z % 0.7 + round(z) * 0.1,
+        lambda z, x, p: eq.one_hot(eq.argmax(z), 8) * z + 0.1 * eq.argmax(x) * z,
         lambda z, x, p: eq.where((z >= 0) & (z <= 1), z, 0.5 * eq.tanh(z)) + (z != 0) * z,
         lambda z, x, p: ((z > 0) ^ (x[:, 0:1] > 0)) * eq.tanh(z) + ~(z > 0) * 0.5,
         lambda z, x, p: eq.where(p.vector > 0, eq.tanh(z), z * 0.1),  # a mask of a parameter

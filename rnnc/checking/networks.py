@@ -22,6 +22,8 @@ PAST, PAST_SPAN = "past", "past_span"
 """States of a layer that reads steps before its own: these steps, side by side, and where they lie of a row's span."""
 LATE = "late"
 """The beginning of the names of states that delay a value until another one is there."""
+MEMORY = "memory"
+"""What the name of the states of an encoder that a layer reads ends in."""
 NUMBERS = "numbers"
 """Given in place of the width of an input that holds integers, which `rnnc.Embedding` layers read."""
 

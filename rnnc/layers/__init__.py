@@ -8,6 +8,7 @@ from typing import Any
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layers.activations import Activation, LogSoftmax, PReLU, Softmax
+from rnnc.layers.attention import Attention
 from rnnc.layers.base import Layer, Noise, Pace, Readout
 from rnnc.layers.basic import Dropout, Embedding, Linear, Regularized
 from rnnc.layers.conv import Conv1d, ConvTranspose1d, Delay
@@ -21,6 +22,7 @@ from rnnc.specs import SPECS, Spec, check_arguments
 __all__ = [
     "Activation",
     "Add",
+    "Attention",
     "AttentionPooling",
     "AvgPool1d",
     "BatchNorm",
@@ -57,9 +59,9 @@ __all__ = [
 LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer
     for layer in (
-        *(Activation, Add, AttentionPooling, AvgPool1d, BatchNorm, Concat, Conv1d, ConvTranspose1d, Delay, Dropout),
-        *(Embedding, First, Last, LayerNorm, Linear, LogSoftmax, Max, MaxPool1d, Mean, Multiply, PReLU, RMSNorm),
-        *(Regularized, Scale, Select, Softmax),
+        *(Activation, Add, Attention, AttentionPooling, AvgPool1d, BatchNorm, Concat, Conv1d, ConvTranspose1d, Delay),
+        *(Dropout, Embedding, First, Last, LayerNorm, Linear, LogSoftmax, Max, MaxPool1d, Mean, Multiply, PReLU),
+        *(RMSNorm, Regularized, Scale, Select, Softmax),
     )
 }
 """rnnc's own layers, by the "type" of their plain data."""

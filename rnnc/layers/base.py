@@ -112,6 +112,14 @@ class Layer:
         """The width of what it reads, where its arguments say; None: any."""
         return None
 
+    @property
+    def memory(self) -> int | None:
+        """The width M of the states of an encoder that it reads all of (`rnnc.Decoder`); None: it reads none.
+
+        `step` reads them as `p.memory`, (B, S, M), and as `p.valid`, (B, S), the mask of those that a row has.
+        """
+        return None
+
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name -> shape of every parameter, as in the state_dict of PyTorch's layer, if it has one."""
         return {}

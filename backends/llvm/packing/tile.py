@@ -98,31 +98,30 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
     sizes = product(range(1, MOST_VECTORS + 1), range(1, MOST_ROWS + 1), range(1, work.accumulators + 1))
     for vectors, rows, group in sizes:
         tile = Tile(lanes, vectors, rows, group)
-        streams = list(_streams(work, tile))
+        passes = list(_streams(work, tile))
         # A pass's accumulators, the operands its loop holds (a broadcast per row or a weight per vector), and one more.
-        registers = group * vectors * rows + max(min(rows, weights) for _, weights in streams) + 1
+        registers = group * vectors * rows + max(min(rows, weights) for loops in passes for _, weights in loops) + 1
         if registers <= target.registers or rows == vectors == group == 1:
-            cost = round(_cost(work, tile, streams, target.vector_bytes), 3)
+            cost = round(_cost(work, tile, passes, target.vector_bytes), 3)
             if (order := (cost, rows * vectors * group, vectors)) < least:
                 best, least = tile, order
     return best
 
 
-def _streams(work: TileWork, tile: Tile) -> Iterator[tuple[int, int]]:
-    """Each loop over k of a full tile: (the size of k, the number of weight vectors read per step of k)."""
+def _streams(work: TileWork, tile: Tile) -> Iterator[list[tuple[int, int]]]:
+    """For each pass of a full tile, its loops over k: (the size of k, the number of weight vectors per step of k)."""
     for group in tile.groups(work.accumulators):
-        for inner, accumulators in work.loops:
-            blocks = sum(accumulator in group for accumulator in accumulators)
-            if blocks:
-                yield inner, blocks * tile.vectors
+        blocks = [(inner, sum(a in group for a in accumulators)) for inner, accumulators in work.loops]
+        yield [(inner, count * tile.vectors) for inner, count in blocks if count]
 
 
-def _cost(work: TileWork, tile: Tile, streams: list[tuple[int, int]], vector_bytes: int) -> float:
+def _cost(work: TileWork, tile: Tile, passes: list[list[tuple[int, int]]], vector_bytes: int) -> float:
     cycles = 0.0
-    for inner, weights in streams:
-        fmas = weights * tile.rows / FMA_PER_CYCLE
-        loads = (weights + tile.rows) / LOADS_PER_CYCLE
-        spills = inner * weights * vector_bytes > L1_BYTES
-        second_level = weights * vector_bytes / L2_BYTES_PER_CYCLE if spills else 0.0
-        cycles += inner * (max(fmas, loads, FMA_LATENCY, second_level) + INTERFERENCE * loads)
+    for loops in passes:
+        spills = sum(inner * weights for inner, weights in loops) * vector_bytes > L1_BYTES
+        for inner, weights in loops:
+            fmas = weights * tile.rows / FMA_PER_CYCLE
+            loads = (weights + tile.rows) / LOADS_PER_CYCLE
+            second_level = weights * vector_bytes / L2_BYTES_PER_CYCLE if spills else 0.0
+            cycles += inner * (max(fmas, loads, FMA_LATENCY, second_level) + INTERFERENCE * loads)
     return cycles * tile.panels(work.width) / (work.width * tile.rows)
