@@ -5,5 +5,5 @@ sizes, values, trace            what can be known of it without a call; ops: the
 recurrent, activations, cells   RNN, GRU and LSTM nodes as specs and cells
 places, building, segment       tensors of any shape in a network of (T, B, N); a part of a file as a rnnc.Graph
 parts, plan, late, foreign      which node runs where
-network                         what the user holds
+network, recent                 what the user holds, and the bound on what it keeps
 """

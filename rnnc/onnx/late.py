@@ -11,6 +11,7 @@ from rnnc.compile import Program, compile
 from rnnc.ir.errors import ArgumentError
 from rnnc.onnx.ops.recurrence import C0, H0, LENGTHS, B, P, R, W, X, recurrence_of
 from rnnc.onnx.ops.table import Given
+from rnnc.onnx.recent import Recent
 from rnnc.onnx.recurrent import Weights, parameters_of, spec_of
 from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
 from rnnc.specs import Spec
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 __all__ = ["LateRecurrence", "is_late"]
+
+MOST_PROGRAMS = 32
+"""Programs that are kept of a node: one per spec, for the shapes of weights may differ from call to call."""
 
 
 def is_late(step: Step) -> bool:
@@ -36,7 +40,7 @@ class LateRecurrence:
         self._step = step
         self._node = recurrence_of(Given(step.node, step.inputs, opset, lambda tensor: None))
         self._options = options
-        self._programs: dict[Spec, Program] = {}
+        self._programs: Recent[Spec, Program] = Recent(MOST_PROGRAMS)
 
     def run(self, values: dict[str, Array]) -> None:
         """Reads its inputs from the values and adds its outputs."""
@@ -45,9 +49,8 @@ class LateRecurrence:
         assert w is not None and r is not None
         weights = Weights(w, r, inputs[B], inputs[P])
         spec = spec_of(self._node, weights)
-        if spec not in self._programs:
-            self._programs[spec] = compile(spec, **self._options)
-        model = self._programs[spec].bind(parameters_of(self._node, spec, weights))
+        program = self._programs.get(spec) or self._programs.put(spec, compile(spec, **self._options))
+        model = program.bind(parameters_of(self._node, spec, weights))
         made = self._outputs(model, spec, inputs)
         values |= {t.name: array for t, array in zip(self._step.outputs, made, strict=False) if t is not None}
 

@@ -14,6 +14,7 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, OnnxErr
 from rnnc.onnx.file import File, ValueType
 from rnnc.onnx.plan import Plan
 from rnnc.onnx.reading import read
+from rnnc.onnx.recent import Recent
 from rnnc.onnx.sizes import NeedsNumber, NeedsValue
 from rnnc.onnx.trace import Facts, traced
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["OnnxNetwork", "from_onnx"]
 
 FALLBACKS = ("error", "onnxruntime")
+
+MOST_PLANS = 32
+"""Compiled forms of a graph that are kept, where it is compiled for each size or number that comes."""
 
 
 @explained
@@ -78,7 +82,8 @@ class OnnxNetwork:
     """What `rnnc.from_onnx` returns: takes and gives the file's own inputs and outputs, as ONNX Runtime would.
 
     A graph that depends on the size of an axis, or on the numbers in an input (a branch is taken by them), is compiled
-    once for each of those, when they first come. Call it from one thread at a time while that happens.
+    once for each of those, when they first come; the `MOST_PLANS` used last are kept. Call it from one thread at a time
+    while that happens.
     """
 
     def __init__(self, file: File, outputs: tuple[str, ...], fallback: str, options: Mapping[str, Any]) -> None:
@@ -89,13 +94,13 @@ class OnnxNetwork:
         self._options = options
         self._symbols: dict[str, tuple[str, int]] = {}  # axis whose number counts -> input, axis
         self._values: list[str] = []  # inputs whose numbers count
-        self._plans: dict[Any, Plan] = {}
+        self._plans: Recent[Any, Plan] = Recent(MOST_PLANS)
         self._places = _axes_of(file)
         self._checks = {name: _Check.of(kind) for name, kind in file.body.inputs.items()}
         names = [size for kind in self.inputs.values() for size in kind.shape or () if isinstance(size, str) and size]
         self._shared = len(names) > len(set(names))
         try:
-            self._plans[()] = self._planned(Facts())
+            self._plans.put((), self._planned(Facts()))
         except NeedsNumber as needed:
             self._ask(needed.symbol)
         except NeedsValue as needed:
@@ -129,11 +134,12 @@ class OnnxNetwork:
         if self._symbols or self._values:
             counts = [f"the size of axis {axis} of {name!r}" for name, axis in self._symbols.values()]
             counts += [f"the numbers in {name!r}" for name in self._values]
-            lines.append(f"compiled for each value of: {', '.join(counts)}")
+            kept = f"{len(self._plans)} kept, at most {self._plans.most}"
+            lines.append(f"compiled for each value of: {', '.join(counts)} ({kept})")
         for key, plan in self._plans.items():
             lines.append(f"for {key}:" if key else "for all sizes:")
             lines += _explained(plan)
-        if not self._plans:
+        if not len(self._plans):
             lines.append("nothing is compiled yet: the first run does it")
         return "\n".join(lines)
 
@@ -142,7 +148,7 @@ class OnnxNetwork:
     @property
     def network(self) -> Network:
         """The compiled network, for a file that is a single one. Raises ArgumentError for others."""
-        plans = list(self._plans.values())
+        plans = [plan for _, plan in self._plans.items()]
         if len(plans) != 1 or len(plans[0].segments) != 1:
             what = "it is compiled at its first run" if not plans else f"it became {len(plans[0].segments)} networks"
             raise ArgumentError(f"{self._file.source}: expected one network for all calls, but {what}; use run")
@@ -168,7 +174,7 @@ class OnnxNetwork:
             facts = Facts({symbol: given[name].shape[axis] for symbol, (name, axis) in self._symbols.items()})
             facts.values = {name: given[name] for name in self._values}
             try:
-                self._plans[key] = self._planned(facts)
+                self._plans.put(key, self._planned(facts))
             except NeedsNumber as needed:
                 self._ask(needed.symbol)
             except NeedsValue as needed:
