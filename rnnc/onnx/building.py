@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.layers import First, Layer, Select
-from rnnc.onnx.ops.table import Left
+from rnnc.onnx.left import Left
 from rnnc.onnx.places import Axes, Placed, Rows
 from rnnc.onnx.values import Filled, Known, Tensor, Value
 from rnnc.specs import Spec
@@ -22,7 +22,21 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Building", "StateFeed"]
+__all__ = ["Building", "StateFeed", "check_places", "zeros"]
+
+
+MOST_PLACES = 256
+"""How often an operator is written out, once per place, before compiling it takes too long."""
+
+
+MOST_RUNS = 1024
+"""Runs of columns that are moved one by one, likewise."""
+
+
+def check_places(count: int, most: int = MOST_PLACES) -> None:
+    """Raises Left if an operator would be written out too often."""
+    if count > most:
+        raise Left(f"it works at {count} places one by one, of which rnnc compiles at most {most}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,8 @@ class Building:
         return self.selected(placed.name, moved)
 
     def selected(self, name: str, columns: Array) -> str:
-        """The name of a value that holds some columns of another."""
+        """The name of a value that holds some columns of another. Raises Left if they lie too far scattered."""
+        check_places(1 + int(np.count_nonzero(np.diff(columns) != 1)), MOST_RUNS)
         return self.layer(f"{name}_columns", Select(tuple(int(column) for column in columns)), name)
 
     # ---- writing

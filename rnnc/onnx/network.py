@@ -201,7 +201,7 @@ class OnnxNetwork:
 
             foreign = foreign_of(self._file, self._options["threads"])
         aliases = tuple((a, facts.root(a)) for a in facts.aliases if a not in facts.numbers)
-        return Plan(graph, self._options, foreign, aliases)
+        return Plan(graph, self._options, foreign, aliases, self._places)
 
     def _fits(self, plan: Plan, given: Mapping[str, Array]) -> bool:
         """Whether axes that were taken for one size have one here; else their numbers count from now on."""

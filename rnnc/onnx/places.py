@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rnnc.onnx.ops.table import Left
+from rnnc.onnx.left import Left
 from rnnc.onnx.sizes import Dim, Dims, NeedsNumber, Size, static
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 __all__ = ["Axes", "Placed", "Rows", "into_rows", "out_of_rows"]
+
+MOST_COLUMNS = 1 << 24
+"""The widest value of a network that is compiled: 64 MB per step and row of float32."""
 
 Role = Literal["T", "B", "1", "C"]
 """Time, batch, an axis of size 1, or columns."""
@@ -69,7 +72,10 @@ class Rows:
         for role, what in (("T", "time"), ("B", "the batch")):
             if roles.count(role) > 1:
                 raise Left(f"a tensor of shape {shape} has {what} twice")
-        return Axes(roles, tuple(int(size) for size, role in zip(shape, roles, strict=True) if role == "C"))
+        axes = Axes(roles, tuple(int(size) for size, role in zip(shape, roles, strict=True) if role == "C"))
+        if axes.width > MOST_COLUMNS:
+            raise Left(f"a tensor of shape {shape} has {axes.width} columns, of which rnnc compiles {MOST_COLUMNS}")
+        return axes
 
     def _role(self, size: Dim) -> Role:
         if static(size) == 1:
@@ -138,6 +144,6 @@ def out_of_rows(axes: Axes, order: Sequence[int], lead: Sequence[str]) -> Any:
     def convert(array: Array) -> Array:
         sizes = [array.shape[number] for number, axis in enumerate(firsts) if axis is not None]
         index = tuple(slice(None) if axis is not None else 0 for axis in firsts)
-        return array[index].reshape(*sizes, *columns).transpose(perm)[spread]
+        return array[index].reshape([*sizes, *columns]).transpose(perm)[spread]
 
     return convert

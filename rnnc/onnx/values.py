@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Filled", "Known", "Step", "Tensor", "Value", "integers", "is_sizes"]
+__all__ = ["Filled", "Known", "Step", "Tensor", "Value", "integers", "is_ready", "is_sizes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,11 @@ class Step:
     def made(self) -> tuple[Tensor, ...]:
         """What it gives."""
         return tuple(output for output in self.outputs if output is not None)
+
+
+def is_ready(value: Value | None) -> TypeGuard[Known | None]:
+    """Whether a value is the same in every call."""
+    return value is None or (isinstance(value, Known) and not is_sizes(value.array))
 
 
 def is_sizes(array: Array) -> bool:

@@ -15,7 +15,7 @@ from rnnc.onnx.ops.shapes import broadcast, meet
 from rnnc.onnx.ops.table import Given, Left, Op, Result, axis_in
 from rnnc.onnx.places import Placed
 from rnnc.onnx.sizes import Dim, Size, same, static
-from rnnc.onnx.values import Known, Step, Tensor
+from rnnc.onnx.values import Known, Step, Tensor, is_ready
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,7 +93,7 @@ def _slice_result(given: Given) -> Sequence[Result]:
 
 
 def _slice_meaning(given: Given) -> Any:
-    if all(value is None or not isinstance(value, Tensor) for value in given.inputs[1:]):
+    if all(map(is_ready, given.inputs[1:])):
         ranges = _ranges(given)
         index = tuple(
             slice(*_bounds(ranges[a])) if a in ranges else slice(None) for a in range(len(given.value(0).shape))
