@@ -142,7 +142,11 @@ def test_constants_that_grow() -> None:
     doubled = [node("Concat", [f"c{n}", f"c{n}"], [f"c{n + 1}"], axis=0) for n in range(45)]
     refused([*doubled, node("ReduceSum", ["c45"], ["y"])], "'c24' .*constants", {"c0": np.ones((1, 3), FLOAT)})
     numbers = {"first": np.array(0), "last": np.array(10**12), "one": np.array(1)}
-    refused([node("Range", ["first", "last", "one"], ["r"]), node("ReduceSum", ["r"], ["y"])], "'r' .*constants that nodes make", numbers)
+    refused(
+        [node("Range", ["first", "last", "one"], ["r"]), node("ReduceSum", ["r"], ["y"])],
+        "'r' .*constants that nodes make",
+        numbers,
+    )
     squared = [node("Mul", [f"s{n}", f"s{n}"], [f"s{n + 1}"]) for n in range(60)]
     refused([node("Shape", ["x"], ["s0"]), *squared, node("ConstantOfShape", ["s60"], ["y"])], "do not fit")
 
@@ -161,6 +165,11 @@ def test_an_output_that_rnnc_does_not_compute() -> None:
     refused(
         [norm, node("Neg", ["mean"], ["y"])], "'n' .*does not compute its output 'mean'", {"scale": np.ones(3, "f")}
     )
+
+
+def test_the_mask_of_a_dropout() -> None:
+    proto = model([node("Dropout", ["x"], ["y", "mask"])], X, ["y", "mask"])
+    assert rnnc.from_onnx(proto).run({"x": np.ones((2, 3), FLOAT)})["mask"].all()
 
 
 def test_graphs_in_graphs() -> None:

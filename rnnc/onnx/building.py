@@ -52,6 +52,7 @@ class StateFeed:
 class Building:
     """rows: what T and B are. inputs, entries, params: of the graph. lengths: the number of steps of each row.
 
+    parts: layer -> the value of which it holds some columns, and which.
     frames: where positions are steps; framed: input -> tensor, width, the way in of what is cut into frames.
     """
 
@@ -65,6 +66,7 @@ class Building:
     lengths: Tensor | None = None
     zeroed: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
+    parts: dict[str, tuple[Placed, tuple[int, ...]]] = field(default_factory=dict)
     frames: Frames | None = None
     framed: dict[str, tuple[Tensor, int, Any]] = field(default_factory=dict)
 
@@ -107,12 +109,24 @@ class Building:
             return placed.name
         numbers = np.arange(placed.axes.width).reshape([placed.axes.size(axis) for axis in placed.order])
         moved = numbers.transpose([placed.order.index(axis) for axis in order]).ravel()
-        return self.selected(placed.name, moved)
+        return self.selected(placed, moved)
 
-    def selected(self, name: str, columns: Array) -> str:
+    def selected(self, placed: Placed, columns: Array) -> str:
         """The name of a value that holds some columns of another. Raises Left if they lie too far scattered."""
         check_places(1 + int(np.count_nonzero(np.diff(columns) != 1)), MOST_RUNS)
-        return self.layer(f"{name}_columns", Select(tuple(int(column) for column in columns)), name)
+        taken = tuple(int(column) for column in columns)
+        name = self.layer(f"{placed.name}_columns", Select(taken), placed.name)
+        self.parts[name] = placed, taken
+        return name
+
+    def whole(self, names: Sequence[str]) -> str | None:
+        """The value that these parts of it, side by side, are again."""
+        sources = {self.parts[name][0].name for name in names if name in self.parts}
+        if len(sources) != 1 or not all(name in self.parts for name in names):
+            return None
+        columns = [column for name in names for column in self.parts[name][1]]
+        source = self.parts[names[0]][0]
+        return source.name if columns == list(range(source.axes.width)) else None
 
     # ---- writing
 

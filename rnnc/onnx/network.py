@@ -11,6 +11,7 @@ import numpy as np
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, OnnxError, ShapeError
+from rnnc.onnx.directions import with_joined_directions
 from rnnc.onnx.file import File, ValueType
 from rnnc.onnx.plan import Plan
 from rnnc.onnx.reading import read
@@ -194,7 +195,7 @@ class OnnxNetwork:
         self._plans.clear()
 
     def _planned(self, facts: Facts) -> Plan:
-        graph = traced(self._file, self._wanted, facts)
+        graph = with_joined_directions(traced(self._file, self._wanted, facts))
         foreign = None
         if self._fallback == "onnxruntime":
             from rnnc.onnx.foreign import foreign_of

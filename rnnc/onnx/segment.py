@@ -15,7 +15,7 @@ from rnnc.onnx.building import Building
 from rnnc.onnx.frames import Frames
 from rnnc.onnx.ops.table import MISFITS, Given, Left
 from rnnc.onnx.parts import op_of
-from rnnc.onnx.places import Rows, into_rows, out_of_rows
+from rnnc.onnx.places import Rows, into_rows, out_of_rows, reversed_rows
 from rnnc.onnx.sizes import Size, static
 from rnnc.onnx.values import Filled, Known, Step, Tensor
 from rnnc.specs import Spec
@@ -107,7 +107,9 @@ class Segment:
         ]
         self._ins += [_In(name, x.name, way, None, 0) for name, (x, _, way) in building.framed.items()]
         self._steps = 1 if building.frames is None else building.frames.steps
-        self._outs = [_Out(name, tensor.name, self._way_out(tensor)) for name, tensor in named.items()]
+        self._outs = [
+            _Out(name, tensor.name, self._way_out(tensor), self._is_reversed(tensor)) for name, tensor in named.items()
+        ]
         self._ends = [_End(keys, tensor.name, self._way_out(tensor)) for tensor, keys in ends.items()]
         self._single = len(named) == 1
         self._zeros = {key: width for key, (_, _, width) in state_shapes(graph).items()}
@@ -121,7 +123,11 @@ class Segment:
         if frames is not None and placed.timed:
             every, count = frames.every[tensor.name], int(tensor.shape[2])
             return lambda array: way(array[::every][:count])
-        return (lambda array: way(array[::-1])) if placed.flipped else way
+        return (lambda array: way(array[::-1])) if placed.flipped and self.building.lengths is None else way
+
+    def _is_reversed(self, tensor: Tensor) -> bool:
+        """Whether a tensor holds the steps of a ragged batch in the other order."""
+        return self.building.lengths is not None and self.building.placed[tensor.name].flipped
 
     def run(self, values: dict[str, Array]) -> None:
         """Reads what it reads from the values, by the file's names, and adds what it gives."""
@@ -135,7 +141,10 @@ class Segment:
             x = given if len(given) > 1 else next(iter(given.values()))
             made = self._call(x, self._state(values, batch), lengths)
         for part in self._outs:
-            values[part.tensor] = part.convert(made[part.name])
+            array = made[part.name]
+            if part.reversed and lengths is not None:
+                array = reversed_rows(array, lengths)
+            values[part.tensor] = part.convert(array)
         for end in self._ends:
             array = made[end.keys[0]] if len(end.keys) == 1 else np.concatenate([made[key] for key in end.keys], -1)
             values[end.tensor] = end.convert(array)
@@ -212,11 +221,12 @@ class _In:
 
 @dataclass(frozen=True)
 class _Out:
-    """An output of the graph."""
+    """An output of the graph. reversed: whether the file has the steps of each row in the other order."""
 
     name: str
     tensor: str
     convert: Any
+    reversed: bool
 
 
 @dataclass(frozen=True)

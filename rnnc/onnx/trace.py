@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Facts", "Traced", "input_shape", "traced"]
+__all__ = ["Facts", "Traced", "input_shape", "needed", "traced"]
 
 
 VIEWS = ("Dropout", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
@@ -106,7 +106,7 @@ class _Trace:
             known[name] = Known(array)
         self._body(body, known)
         found = {name: known[name] for name in outputs}
-        steps = _needed(self.steps, found.values())
+        steps = needed(self.steps, found.values())
         return Traced(inputs, steps, found, self.notes, self.file.opset)
 
     def _input(self, name: str, kind: ValueType) -> Tensor:
@@ -320,7 +320,7 @@ def _filled(number: Array, shape: Dims) -> Value:
     return Filled(number, shape)
 
 
-def _needed(steps: Sequence[Step], outputs: Any) -> list[Step]:
+def needed(steps: Sequence[Step], outputs: Any) -> list[Step]:
     """The steps that an output depends on."""
     wanted = {value.name for value in outputs if isinstance(value, Tensor)}
     found = []

@@ -12,6 +12,7 @@ from rnnc.onnx.ops.movement import MOVEMENT_OPS
 from rnnc.onnx.ops.products import PRODUCT_OPS
 from rnnc.onnx.ops.recurrence import RECURRENCE_OPS
 from rnnc.onnx.ops.reductions import REDUCTION_OPS
+from rnnc.onnx.ops.reversal import REVERSAL_OPS
 from rnnc.onnx.ops.table import Op, check_bytes
 
 __all__ = ["OPS"]
@@ -39,4 +40,5 @@ OPS: dict[tuple[str, str], Op] = {
     **PRODUCT_OPS,
     **RECURRENCE_OPS,
     **REDUCTION_OPS,
+    **REVERSAL_OPS,
 }
