@@ -57,6 +57,17 @@ def convolved() -> Any:
     return model(nodes, {"x": ("float32", ["B", 2, 8])}, ["y"], constants | {"fast": np.array(True)})
 
 
+def scanned() -> Any:
+    inner = [helper.make_tensor_value_info(name, 1, ["B", 3]) for name in ("h", "xt")]
+    nodes = [node("Gemm", ["xt", "w"], ["g"]), node("Add", ["g", "h"], ["a"]), node("Tanh", ["a"], ["h1"])]
+    nodes.append(node("Identity", ["h1"], ["out"]))
+    outputs = [helper.make_empty_tensor_value_info(name) for name in ("h1", "out")]
+    body = helper.make_graph(nodes, "body", inner, outputs)
+    scan = helper.make_node("Scan", ["h0", "x"], ["hn", "ys"], num_scan_inputs=1, scan_input_axes=[0], body=body)
+    kinds: dict[str, Any] = {"x": ("float32", ["T", "B", 3]), "h0": ("float32", ["B", 3])}
+    return model([scan, node("Neg", ["ys"], ["y"])], kinds, ["y", "hn"], {"w": np.ones((3, 3), FLOAT)})
+
+
 def branch(op: str, read: str) -> Any:
     return helper.make_graph([node(op, [read], ["inner"])], op, [], [helper.make_empty_tensor_value_info("inner")])
 
@@ -108,7 +119,7 @@ def opened() -> list[str]:
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", range(100))
-@pytest.mark.parametrize("make", (recurrent, convolved))
+@pytest.mark.parametrize("make", (recurrent, convolved, scanned))
 def test_a_changed_model_gives_a_network_or_an_error_of_rnnc(make: Any, seed: int, tmp_path: Path) -> None:
     rng, proto = random.Random(seed), make()
     for _ in range(rng.randint(1, 3)):

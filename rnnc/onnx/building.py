@@ -41,11 +41,15 @@ def check_places(count: int, most: int = MOST_PLACES) -> None:
 
 @dataclass(frozen=True)
 class StateFeed:
-    """An initial state from outside. value: (D, B, H) as a node's initial_h. keys: the network's, per direction."""
+    """An initial state from outside. value: (D, B, H) as a node's initial_h. keys: the network's, per direction.
+
+    way: of a value of any other shape, the way to (B, N) of its only direction.
+    """
 
     value: Value
     keys: tuple[str, ...]
     batch_axis: int
+    way: Any = None
 
 
 @dataclass
@@ -118,6 +122,10 @@ class Building:
         name = self.layer(f"{placed.name}_columns", Select(taken), placed.name)
         self.parts[name] = placed, taken
         return name
+
+    def columns_of(self, name: str, first: int, width: int) -> str:
+        """The name of a value that holds `width` columns of a layer, from the first one on."""
+        return self.layer(f"{name}_columns", Select(tuple(range(first, first + width))), name)
 
     def whole(self, names: Sequence[str]) -> str | None:
         """The value that these parts of it, side by side, are again."""

@@ -16,8 +16,8 @@ from rnnc.onnx.frames import Frames
 from rnnc.onnx.ops.table import MISFITS, Given, Left
 from rnnc.onnx.parts import op_of
 from rnnc.onnx.places import Rows, into_rows, out_of_rows, reversed_rows
-from rnnc.onnx.sizes import Size, static
-from rnnc.onnx.values import Filled, Known, Step, Tensor
+from rnnc.onnx.sizes import Dim, Size, static
+from rnnc.onnx.values import Filled, Known, Scanned, Step, Tensor
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:
@@ -75,11 +75,22 @@ def _rows(steps: Sequence[Step]) -> Rows:
             assert x is not None
             time, batch = x.shape[1::-1] if step.node.attributes.get("layout") == 1 else x.shape[:2]
             return Rows(*(None if static(size) == 1 else size for size in (time, batch)))
+        if step.scanned is not None:
+            return _rows_of_scan(step.scanned)
     sizes = [size for step in steps for tensor in step.tensors for size in tensor.shape if isinstance(size, Size)]
     unknown = list(dict.fromkeys(size for size in sizes if not size.known))
     if unknown:
         return Rows(unknown[1] if len(unknown) > 1 else None, unknown[0])
     return Rows(None, None)
+
+
+def _rows_of_scan(scanned: Scanned) -> Rows:
+    """T is what is scanned, B the first size in the body that is not known, or else its first axis."""
+    inner = [size for tensor in (*scanned.xs, *scanned.states) for size in tensor.shape]
+    unknown = [size for size in inner if isinstance(size, Size) and not size.known]
+    first: list[Dim] = [tensor.shape[0] for tensor in scanned.xs if len(tensor.shape) > 1]
+    sizes: tuple[Dim, Dim] = scanned.read[0].shape[scanned.axes[0]], (*unknown, *first, 1)[0]
+    return Rows(*(None if static(size) == 1 else size for size in sizes))
 
 
 def _dtype(steps: Sequence[Step]) -> str:
@@ -189,7 +200,9 @@ class Segment:
         found: dict[str, Array] = {}
         for feed in feeds:
             array = values[feed.value.name] if isinstance(feed.value, Tensor) else _array(feed.value, batch)
-            for number, key in enumerate(feed.keys):
+            if feed.way is not None:
+                found[feed.keys[0]] = feed.way(array, (batch,))
+            for number, key in enumerate(feed.keys if feed.way is None else ()):
                 found[key] = array[number] if feed.batch_axis else array[:, number]
         for key, width in self._zeros.items() if len(found) < len(self._zeros) else ():
             if key not in found:

@@ -19,6 +19,7 @@ from rnnc.onnx.file import Body, File, Node, ValueType
 from rnnc.onnx.ops import OPS
 from rnnc.onnx.ops.table import MISFITS, Given, Left, Op, check_bytes, folded
 from rnnc.onnx.order import all_reads
+from rnnc.onnx.scan_form import ScanForm
 from rnnc.onnx.sizes import Dims, NeedsValue, SameSize, Size, static
 from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
 
@@ -143,6 +144,8 @@ class _Trace:
         given = Given(node, inputs, self.file.opset, self._need)
         if node.op == "If" and not node.domain:
             return self._branch(given, known)
+        if node.op == "Scan" and not node.domain:
+            return self._scan(given, known)
         if node.op == "Constant" and not node.domain:
             return [Known(_constant(given))]
         op = OPS.get((node.domain, node.op))
@@ -235,6 +238,29 @@ class _Trace:
         inner = dict(known)
         self._body(body, inner)
         return [inner[name] for name in body.outputs]
+
+    def _scan(self, given: Given, known: Mapping[str, Value]) -> Sequence[Value]:
+        """A Scan whose body rnnc can compile. Raises Left for any other."""
+        scan = ScanForm(given)
+        tensors = [*scan.states(), *scan.xs()]
+        named = dict(zip(scan.body.inputs, tensors, strict=True))
+        source = frozenset[str]().union(*(self.sources[v.name] for v in given.inputs if isinstance(v, Tensor)))
+        self.sources |= dict.fromkeys((tensor.name for tensor in tensors), source)
+        inner: dict[str, Value] = {**known, **named}
+        outer, self.steps = self.steps, []
+        try:
+            self._body(scan.body, inner)
+            steps = tuple(needed(self.steps, (inner[name] for name in scan.body.outputs)))
+        finally:
+            self.steps = outer
+        scanned = scan.scanned(steps, tensors, [inner[name] for name in scan.body.outputs])
+        made = [
+            Tensor(self._unique(name), *result)
+            for name, result in zip(given.node.outputs, scan.results(scanned), strict=False)
+        ]
+        step = Step(given.node, tuple(given.inputs), tuple(v if v.name else None for v in made), scanned=scanned)
+        self._add(step)
+        return made
 
 
 def _check_count(node: Node, made: Sequence[Value], used: AbstractSet[str]) -> None:

@@ -13,6 +13,7 @@ from rnnc.onnx.ops.products import PRODUCT_OPS
 from rnnc.onnx.ops.recurrence import RECURRENCE_OPS
 from rnnc.onnx.ops.reductions import REDUCTION_OPS
 from rnnc.onnx.ops.reversal import REVERSAL_OPS
+from rnnc.onnx.ops.scan import SCAN_OPS
 from rnnc.onnx.ops.table import Op, check_bytes
 
 __all__ = ["OPS"]
@@ -41,4 +42,5 @@ OPS: dict[tuple[str, str], Op] = {
     **RECURRENCE_OPS,
     **REDUCTION_OPS,
     **REVERSAL_OPS,
+    **SCAN_OPS,
 }
