@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.layers import First, Layer, Select
-from rnnc.onnx.ops.table import Left
+from rnnc.onnx.left import Left
 from rnnc.onnx.places import Axes, Placed, Rows
 from rnnc.onnx.values import Filled, Known, Tensor, Value
 from rnnc.specs import Spec
@@ -22,22 +22,41 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Building", "StateFeed"]
+__all__ = ["Building", "StateFeed", "check_places", "zeros"]
+
+
+MOST_PLACES = 256
+"""How often an operator is written out, once per place, before compiling it takes too long."""
+
+
+MOST_RUNS = 1024
+"""Runs of columns that are moved one by one, likewise."""
+
+
+def check_places(count: int, most: int = MOST_PLACES) -> None:
+    """Raises Left if an operator would be written out too often."""
+    if count > most:
+        raise Left(f"it works at {count} places one by one, of which rnnc compiles at most {most}")
 
 
 @dataclass(frozen=True)
 class StateFeed:
-    """An initial state from outside. value: (D, B, H) as a node's initial_h. keys: the network's, per direction."""
+    """An initial state from outside. value: (D, B, H) as a node's initial_h. keys: the network's, per direction.
+
+    way: of a value of any other shape, the way to (B, N) of its only direction.
+    """
 
     value: Value
     keys: tuple[str, ...]
     batch_axis: int
+    way: Any = None
 
 
 @dataclass
 class Building:
     """rows: what T and B are. inputs, entries, params: of the graph. lengths: the number of steps of each row.
 
+    parts: layer -> the value of which it holds some columns, and which.
     frames: where positions are steps; framed: input -> tensor, width, the way in of what is cut into frames.
     """
 
@@ -51,6 +70,7 @@ class Building:
     lengths: Tensor | None = None
     zeroed: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
+    parts: dict[str, tuple[Placed, tuple[int, ...]]] = field(default_factory=dict)
     frames: Frames | None = None
     framed: dict[str, tuple[Tensor, int, Any]] = field(default_factory=dict)
 
@@ -93,11 +113,28 @@ class Building:
             return placed.name
         numbers = np.arange(placed.axes.width).reshape([placed.axes.size(axis) for axis in placed.order])
         moved = numbers.transpose([placed.order.index(axis) for axis in order]).ravel()
-        return self.selected(placed.name, moved)
+        return self.selected(placed, moved)
 
-    def selected(self, name: str, columns: Array) -> str:
-        """The name of a value that holds some columns of another."""
-        return self.layer(f"{name}_columns", Select(tuple(int(column) for column in columns)), name)
+    def selected(self, placed: Placed, columns: Array) -> str:
+        """The name of a value that holds some columns of another. Raises Left if they lie too far scattered."""
+        check_places(1 + int(np.count_nonzero(np.diff(columns) != 1)), MOST_RUNS)
+        taken = tuple(int(column) for column in columns)
+        name = self.layer(f"{placed.name}_columns", Select(taken), placed.name)
+        self.parts[name] = placed, taken
+        return name
+
+    def columns_of(self, name: str, first: int, width: int) -> str:
+        """The name of a value that holds `width` columns of a layer, from the first one on."""
+        return self.layer(f"{name}_columns", Select(tuple(range(first, first + width))), name)
+
+    def whole(self, names: Sequence[str]) -> str | None:
+        """The value that these parts of it, side by side, are again."""
+        sources = {self.parts[name][0].name for name in names if name in self.parts}
+        if len(sources) != 1 or not all(name in self.parts for name in names):
+            return None
+        columns = [column for name in names for column in self.parts[name][1]]
+        source = self.parts[names[0]][0]
+        return source.name if columns == list(range(source.axes.width)) else None
 
     # ---- writing
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnnc.ir.errors import BackendUnavailable, OnnxError
-from rnnc.onnx.file import File
+from rnnc.onnx.file import File, Node
 from rnnc.onnx.sizes import Size
 from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
 
@@ -32,7 +32,7 @@ def foreign_of(file: File, threads: int | None) -> Callable[[Sequence[Step], Seq
 
     model = ModelProto.FromString(file.data)
     nodes = _nodes(model.graph)
-    return lambda steps, wanted: Foreign(model, [nodes[step.node.outputs] for step in steps], steps, wanted, threads)
+    return lambda steps, wanted: Foreign(model, [_proto(step.node, nodes) for step in steps], steps, wanted, threads)
 
 
 def _nodes(graph: GraphProto) -> dict[tuple[str, ...], NodeProto]:
@@ -44,6 +44,17 @@ def _nodes(graph: GraphProto) -> dict[tuple[str, ...], NodeProto]:
             if attribute.HasField("g"):
                 found |= {key: inner for key, inner in _nodes(attribute.g).items() if key not in found}
     return found
+
+
+def _proto(node: Node, nodes: Mapping[tuple[str, ...], NodeProto]) -> NodeProto:
+    """The node as the file has it, or, of one that rnnc wrote in the place of others, as it would have it."""
+    from onnx import helper
+
+    found = nodes.get(node.outputs)
+    if found is not None and tuple(found.input) == node.inputs:
+        return found
+    attributes: dict[str, Any] = dict(node.attributes)
+    return helper.make_node(node.op, node.inputs, node.outputs, node.name, domain=node.domain, **attributes)
 
 
 class Foreign:

@@ -9,10 +9,13 @@ import numpy as np
 
 from rnnc.compile import Program, compile
 from rnnc.ir.errors import ArgumentError
+from rnnc.onnx.building import zeros
 from rnnc.onnx.ops.recurrence import C0, H0, LENGTHS, B, P, R, W, X, recurrence_of
 from rnnc.onnx.ops.table import Given
+from rnnc.onnx.readers import InputAxes, Reader, reader
+from rnnc.onnx.recent import Recent
 from rnnc.onnx.recurrent import Weights, parameters_of, spec_of
-from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
+from rnnc.onnx.values import Filled, Step, Tensor, Value
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 __all__ = ["LateRecurrence", "is_late"]
+
+MOST_PROGRAMS = 32
+"""Programs that are kept of a node: one per spec, for the shapes of weights may differ from call to call."""
 
 
 def is_late(step: Step) -> bool:
@@ -32,22 +38,22 @@ def is_late(step: Step) -> bool:
 class LateRecurrence:
     """What runs such a node."""
 
-    def __init__(self, step: Step, opset: int, options: Mapping[str, Any]) -> None:
+    def __init__(self, step: Step, opset: int, options: Mapping[str, Any], axes: InputAxes) -> None:
         self._step = step
+        self._reads = [_reader(value, axes) for value in step.inputs]
         self._node = recurrence_of(Given(step.node, step.inputs, opset, lambda tensor: None))
         self._options = options
-        self._programs: dict[Spec, Program] = {}
+        self._programs: Recent[Spec, Program] = Recent(MOST_PROGRAMS)
 
     def run(self, values: dict[str, Array]) -> None:
         """Reads its inputs from the values and adds its outputs."""
-        inputs = [_array(value, values) for value in self._step.inputs] + [None] * 8
+        inputs = [read(values) for read in self._reads] + [None] * 8
         w, r = inputs[W], inputs[R]
         assert w is not None and r is not None
         weights = Weights(w, r, inputs[B], inputs[P])
         spec = spec_of(self._node, weights)
-        if spec not in self._programs:
-            self._programs[spec] = compile(spec, **self._options)
-        model = self._programs[spec].bind(parameters_of(self._node, spec, weights))
+        program = self._programs.get(spec) or self._programs.put(spec, compile(spec, **self._options))
+        model = program.bind(parameters_of(self._node, spec, weights))
         made = self._outputs(model, spec, inputs)
         values |= {t.name: array for t, array in zip(self._step.outputs, made, strict=False) if t is not None}
 
@@ -80,12 +86,6 @@ class LateRecurrence:
         return [y.swapaxes(1, 2), *ends]
 
 
-def _array(value: Value | None, values: Mapping[str, Array]) -> Array | None:
-    if value is None:
-        return None
-    if isinstance(value, Tensor):
-        return values[value.name]
-    if isinstance(value, Known):
-        return value.array
-    assert isinstance(value, Filled)
-    return None if not value.number.any() else np.full([int(size) for size in value.shape], value.number)
+def _reader(value: Value | None, axes: InputAxes) -> Reader:
+    """Reads an input; one that is 0 throughout as if it were left out, for its size may not be known."""
+    return reader(None if isinstance(value, Filled) and zeros(value) else value, axes)

@@ -11,9 +11,11 @@ import numpy as np
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, OnnxError, ShapeError
+from rnnc.onnx.directions import with_joined_directions
 from rnnc.onnx.file import File, ValueType
 from rnnc.onnx.plan import Plan
 from rnnc.onnx.reading import read
+from rnnc.onnx.recent import Recent
 from rnnc.onnx.sizes import NeedsNumber, NeedsValue
 from rnnc.onnx.trace import Facts, traced
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["OnnxNetwork", "from_onnx"]
 
 FALLBACKS = ("error", "onnxruntime")
+
+MOST_PLANS = 32
+"""Compiled forms of a graph that are kept, where it is compiled for each size or number that comes."""
 
 
 @explained
@@ -78,7 +83,8 @@ class OnnxNetwork:
     """What `rnnc.from_onnx` returns: takes and gives the file's own inputs and outputs, as ONNX Runtime would.
 
     A graph that depends on the size of an axis, or on the numbers in an input (a branch is taken by them), is compiled
-    once for each of those, when they first come. Call it from one thread at a time while that happens.
+    once for each of those, when they first come; the `MOST_PLANS` used last are kept. Call it from one thread at a time
+    while that happens.
     """
 
     def __init__(self, file: File, outputs: tuple[str, ...], fallback: str, options: Mapping[str, Any]) -> None:
@@ -89,13 +95,13 @@ class OnnxNetwork:
         self._options = options
         self._symbols: dict[str, tuple[str, int]] = {}  # axis whose number counts -> input, axis
         self._values: list[str] = []  # inputs whose numbers count
-        self._plans: dict[Any, Plan] = {}
+        self._plans: Recent[Any, Plan] = Recent(MOST_PLANS)
         self._places = _axes_of(file)
         self._checks = {name: _Check.of(kind) for name, kind in file.body.inputs.items()}
         names = [size for kind in self.inputs.values() for size in kind.shape or () if isinstance(size, str) and size]
         self._shared = len(names) > len(set(names))
         try:
-            self._plans[()] = self._planned(Facts())
+            self._plans.put((), self._planned(Facts()))
         except NeedsNumber as needed:
             self._ask(needed.symbol)
         except NeedsValue as needed:
@@ -129,11 +135,12 @@ class OnnxNetwork:
         if self._symbols or self._values:
             counts = [f"the size of axis {axis} of {name!r}" for name, axis in self._symbols.values()]
             counts += [f"the numbers in {name!r}" for name in self._values]
-            lines.append(f"compiled for each value of: {', '.join(counts)}")
+            kept = f"{len(self._plans)} kept, at most {self._plans.most}"
+            lines.append(f"compiled for each value of: {', '.join(counts)} ({kept})")
         for key, plan in self._plans.items():
             lines.append(f"for {key}:" if key else "for all sizes:")
             lines += _explained(plan)
-        if not self._plans:
+        if not len(self._plans):
             lines.append("nothing is compiled yet: the first run does it")
         return "\n".join(lines)
 
@@ -142,7 +149,7 @@ class OnnxNetwork:
     @property
     def network(self) -> Network:
         """The compiled network, for a file that is a single one. Raises ArgumentError for others."""
-        plans = list(self._plans.values())
+        plans = [plan for _, plan in self._plans.items()]
         if len(plans) != 1 or len(plans[0].segments) != 1:
             what = "it is compiled at its first run" if not plans else f"it became {len(plans[0].segments)} networks"
             raise ArgumentError(f"{self._file.source}: expected one network for all calls, but {what}; use run")
@@ -168,7 +175,7 @@ class OnnxNetwork:
             facts = Facts({symbol: given[name].shape[axis] for symbol, (name, axis) in self._symbols.items()})
             facts.values = {name: given[name] for name in self._values}
             try:
-                self._plans[key] = self._planned(facts)
+                self._plans.put(key, self._planned(facts))
             except NeedsNumber as needed:
                 self._ask(needed.symbol)
             except NeedsValue as needed:
@@ -188,14 +195,14 @@ class OnnxNetwork:
         self._plans.clear()
 
     def _planned(self, facts: Facts) -> Plan:
-        graph = traced(self._file, self._wanted, facts)
+        graph = with_joined_directions(traced(self._file, self._wanted, facts))
         foreign = None
         if self._fallback == "onnxruntime":
             from rnnc.onnx.foreign import foreign_of
 
             foreign = foreign_of(self._file, self._options["threads"])
         aliases = tuple((a, facts.root(a)) for a in facts.aliases if a not in facts.numbers)
-        return Plan(graph, self._options, foreign, aliases)
+        return Plan(graph, self._options, foreign, aliases, self._places)
 
     def _fits(self, plan: Plan, given: Mapping[str, Array]) -> bool:
         """Whether axes that were taken for one size have one here; else their numbers count from now on."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rnnc.onnx.ops.table import Left
+from rnnc.onnx.left import Left
 from rnnc.onnx.sizes import Dim, Dims, NeedsNumber, Size, static
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Axes", "Placed", "Rows", "into_rows", "out_of_rows"]
+__all__ = ["Axes", "Placed", "Rows", "into_rows", "out_of_rows", "reversed_rows"]
+
+MOST_COLUMNS = 1 << 24
+"""The widest value of a network that is compiled: 64 MB per step and row of float32."""
 
 Role = Literal["T", "B", "1", "C"]
 """Time, batch, an axis of size 1, or columns."""
@@ -69,7 +72,10 @@ class Rows:
         for role, what in (("T", "time"), ("B", "the batch")):
             if roles.count(role) > 1:
                 raise Left(f"a tensor of shape {shape} has {what} twice")
-        return Axes(roles, tuple(int(size) for size, role in zip(shape, roles, strict=True) if role == "C"))
+        axes = Axes(roles, tuple(int(size) for size, role in zip(shape, roles, strict=True) if role == "C"))
+        if axes.width > MOST_COLUMNS:
+            raise Left(f"a tensor of shape {shape} has {axes.width} columns, of which rnnc compiles {MOST_COLUMNS}")
+        return axes
 
     def _role(self, size: Dim) -> Role:
         if static(size) == 1:
@@ -97,7 +103,8 @@ class Placed:
     """A tensor as a value of a network.
 
     name: of the input or layer. axes: the tensor's. order: its axes of columns, the outermost first.
-    timed: whether there is a value per step. flipped: step t of the tensor is step T - 1 - t of the value.
+    timed: whether there is a value per step. flipped: step t of the tensor is step T - 1 - t of the value; in a ragged
+        batch L - 1 - t of a row of length L, whose padding stays where it is.
     """
 
     name: str
@@ -138,6 +145,17 @@ def out_of_rows(axes: Axes, order: Sequence[int], lead: Sequence[str]) -> Any:
     def convert(array: Array) -> Array:
         sizes = [array.shape[number] for number, axis in enumerate(firsts) if axis is not None]
         index = tuple(slice(None) if axis is not None else 0 for axis in firsts)
-        return array[index].reshape(*sizes, *columns).transpose(perm)[spread]
+        return array[index].reshape([*sizes, *columns]).transpose(perm)[spread]
 
     return convert
+
+
+def reversed_rows(array: Array, lengths: Array, time: int = 0, batch: int = 1) -> Array:
+    """Each row with its first steps in the other order, as many as its length says. Raises ValueError."""
+    steps = np.arange(array.shape[time])[:, None]
+    ends = np.asarray(lengths).astype(np.int64)
+    if ends.size and not (0 <= ends.min() and ends.max() <= len(steps)):
+        raise ValueError(f"lengths {ends.tolist()} of sequences of {len(steps)} steps")
+    taken = np.where(steps < ends, ends - 1 - steps, steps)
+    rows = np.moveaxis(array, (time, batch), (0, 1))
+    return np.moveaxis(rows[taken, np.arange(rows.shape[1])], (0, 1), (time, batch))

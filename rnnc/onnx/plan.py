@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from rnnc.onnx.frames import Frames, found_frames
 from rnnc.onnx.late import LateRecurrence, is_late
 from rnnc.onnx.ops.table import MISFITS, Given
 from rnnc.onnx.parts import Parts, moved_ends, op_of, partitioned
+from rnnc.onnx.readers import InputAxes, reader
 from rnnc.onnx.segment import CannotCompile, Segment, built
+from rnnc.onnx.sizes import static
 from rnnc.onnx.trace import Traced
-from rnnc.onnx.values import Known, Step, Tensor, Value
+from rnnc.onnx.values import Step, Tensor, is_ready
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Moving", "Plan", "Runner"]
 
 
+MOST_NUMBERS = 1 << 28
+"""The largest tensor of known sizes that a step in NumPy may make: 1 GiB of float32."""
+
+
 class Runner(Protocol):
     """A part of a plan."""
 
@@ -34,27 +41,30 @@ class Runner(Protocol):
 
 
 class Moving:
-    """A step in NumPy."""
+    """A step in NumPy. Raises OnnxError for one that makes more than a call can hold, whatever its inputs are."""
 
-    def __init__(self, step: Step, opset: int) -> None:
+    def __init__(self, step: Step, opset: int, axes: InputAxes) -> None:
         given = Given(step.node, step.inputs, opset, lambda tensor: None)
         meaning = op_of(step).meaning
         assert meaning is not None
         self._function = meaning(given)
         self._label = step.node.label
         self.step = step
-        self._reads = [_reader(value) for value in step.inputs]
+        for tensor in step.made:
+            if (count := prod(static(size) or 1 for size in tensor.shape)) > MOST_NUMBERS:
+                raise OnnxError(f"{self._label}: it gives {count} numbers, of which rnnc moves at most {MOST_NUMBERS}")
+        self._reads = [reader(value, axes) for value in step.inputs]
         self._gives = [tensor.name if tensor is not None else "" for tensor in step.outputs]
         first, *others = step.inputs
-        simple = len(self._gives) == 1 and isinstance(first, Tensor) and all(_ready(value) for value in others)
+        simple = len(self._gives) == 1 and isinstance(first, Tensor) and all(is_ready(value) for value in others)
         self._alone = first.name if simple and isinstance(first, Tensor) else ""  # the quick way of most
-        self._others = [None if value is None else value.array for value in others if simple and _ready(value)]
+        self._others = [None if value is None else value.array for value in others if simple and is_ready(value)]
 
     def run(self, values: dict[str, Array]) -> None:
         """Raises ArgumentError if the inputs of a call do not fit the node."""
         try:
             self._run(values)
-        except MISFITS as error:
+        except (*MISFITS, MemoryError) as error:
             raise ArgumentError(f"{self._label}: its inputs do not fit: {error}") from None
 
     def _run(self, values: dict[str, Array]) -> None:
@@ -69,34 +79,22 @@ class Moving:
                 values[name] = array
 
 
-def _ready(value: Value | None) -> TypeGuard[Known | None]:
-    """Whether a value needs no call."""
-    return value is None or isinstance(value, Known)
-
-
-def _reader(value: Value | None) -> Any:
-    if isinstance(value, Tensor):
-        name = value.name
-        return lambda values: values[name]
-    if isinstance(value, Known):
-        array = value.array
-        return lambda values: array
-    if value is None:
-        return lambda values: None
-    full = np.full([int(size) for size in value.shape], value.number)
-    return lambda values: full
-
-
 class Plan:
-    """notes: what became of each node. aliases: pairs of axes that were taken for one size.
+    """notes: what became of each node. aliases: pairs of axes that were taken for one size. axes: of the inputs.
 
     foreign: makes a runner of steps that rnnc cannot do, and of the tensors that are read of them; or None.
     """
 
     def __init__(
-        self, traced: Traced, options: Mapping[str, Any], foreign: Any, aliases: Sequence[tuple[str, str]]
+        self,
+        traced: Traced,
+        options: Mapping[str, Any],
+        foreign: Any,
+        aliases: Sequence[tuple[str, str]],
+        axes: InputAxes,
     ) -> None:
         self.traced = traced
+        self._axes = axes
         self.aliases = aliases
         self.why: dict[Step, str] = {step: step.why for step in traced.steps if step.why}
         self.notes: dict[Step, str] = {}
@@ -111,7 +109,7 @@ class Plan:
             if depth:
                 self._add_network(depth)
             self._add_outer(steps, foreign)
-        self._outputs = {name: _reader(value) for name, value in traced.outputs.items()}
+        self._outputs = {name: reader(value, axes) for name, value in traced.outputs.items()}
         seen = self._views(traced)
         self._copied = [n for n, v in traced.outputs.items() if not isinstance(v, Tensor) or v.name in seen]
 
@@ -197,10 +195,10 @@ class Plan:
             self._flush(others, foreign)
             if is_late(step):
                 self.notes[step] = "compiled: bound at each call, for its weights come with the call"
-                self.runners.append(LateRecurrence(step, opset, self._options))
+                self.runners.append(LateRecurrence(step, opset, self._options, self._axes))
             else:
                 self.notes[step] = "in NumPy, outside the networks"
-                self.runners.append(Moving(step, opset))
+                self.runners.append(Moving(step, opset, self._axes))
         self._flush(others, foreign)
 
     def _flush(self, others: list[Step], foreign: Any) -> None:

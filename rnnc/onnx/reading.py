@@ -132,7 +132,7 @@ class _Reader:
         nodes = checked_order(self.source, [self.node(node, made) for node in graph.node], known)
         outputs = {value.name: _type_of(value) for value in graph.output}
         for name in outputs:
-            if name not in made:
+            if not name or name not in made:
                 raise OnnxError(f"{self.source}: its output {name!r} is no input, no constant, and of no node")
         return Body(inputs, outputs, constants, nodes)
 

@@ -15,9 +15,9 @@ from rnnc.onnx.building import Building
 from rnnc.onnx.frames import Frames
 from rnnc.onnx.ops.table import MISFITS, Given, Left
 from rnnc.onnx.parts import op_of
-from rnnc.onnx.places import Rows, into_rows, out_of_rows
-from rnnc.onnx.sizes import Size, static
-from rnnc.onnx.values import Filled, Known, Step, Tensor
+from rnnc.onnx.places import Rows, into_rows, out_of_rows, reversed_rows
+from rnnc.onnx.sizes import Dim, Size, static
+from rnnc.onnx.values import Filled, Known, Scanned, Step, Tensor
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:
@@ -75,11 +75,22 @@ def _rows(steps: Sequence[Step]) -> Rows:
             assert x is not None
             time, batch = x.shape[1::-1] if step.node.attributes.get("layout") == 1 else x.shape[:2]
             return Rows(*(None if static(size) == 1 else size for size in (time, batch)))
+        if step.scanned is not None:
+            return _rows_of_scan(step.scanned)
     sizes = [size for step in steps for tensor in step.tensors for size in tensor.shape if isinstance(size, Size)]
     unknown = list(dict.fromkeys(size for size in sizes if not size.known))
     if unknown:
         return Rows(unknown[1] if len(unknown) > 1 else None, unknown[0])
     return Rows(None, None)
+
+
+def _rows_of_scan(scanned: Scanned) -> Rows:
+    """T is what is scanned, B the first size in the body that is not known, or else its first axis."""
+    inner = [size for tensor in (*scanned.xs, *scanned.states) for size in tensor.shape]
+    unknown = [size for size in inner if isinstance(size, Size) and not size.known]
+    first: list[Dim] = [tensor.shape[0] for tensor in scanned.xs if len(tensor.shape) > 1]
+    sizes: tuple[Dim, Dim] = scanned.read[0].shape[scanned.axes[0]], (*unknown, *first, 1)[0]
+    return Rows(*(None if static(size) == 1 else size for size in sizes))
 
 
 def _dtype(steps: Sequence[Step]) -> str:
@@ -107,7 +118,9 @@ class Segment:
         ]
         self._ins += [_In(name, x.name, way, None, 0) for name, (x, _, way) in building.framed.items()]
         self._steps = 1 if building.frames is None else building.frames.steps
-        self._outs = [_Out(name, tensor.name, self._way_out(tensor)) for name, tensor in named.items()]
+        self._outs = [
+            _Out(name, tensor.name, self._way_out(tensor), self._is_reversed(tensor)) for name, tensor in named.items()
+        ]
         self._ends = [_End(keys, tensor.name, self._way_out(tensor)) for tensor, keys in ends.items()]
         self._single = len(named) == 1
         self._zeros = {key: width for key, (_, _, width) in state_shapes(graph).items()}
@@ -121,7 +134,11 @@ class Segment:
         if frames is not None and placed.timed:
             every, count = frames.every[tensor.name], int(tensor.shape[2])
             return lambda array: way(array[::every][:count])
-        return (lambda array: way(array[::-1])) if placed.flipped else way
+        return (lambda array: way(array[::-1])) if placed.flipped and self.building.lengths is None else way
+
+    def _is_reversed(self, tensor: Tensor) -> bool:
+        """Whether a tensor holds the steps of a ragged batch in the other order."""
+        return self.building.lengths is not None and self.building.placed[tensor.name].flipped
 
     def run(self, values: dict[str, Array]) -> None:
         """Reads what it reads from the values, by the file's names, and adds what it gives."""
@@ -135,7 +152,10 @@ class Segment:
             x = given if len(given) > 1 else next(iter(given.values()))
             made = self._call(x, self._state(values, batch), lengths)
         for part in self._outs:
-            values[part.tensor] = part.convert(made[part.name])
+            array = made[part.name]
+            if part.reversed and lengths is not None:
+                array = reversed_rows(array, lengths)
+            values[part.tensor] = part.convert(array)
         for end in self._ends:
             array = made[end.keys[0]] if len(end.keys) == 1 else np.concatenate([made[key] for key in end.keys], -1)
             values[end.tensor] = end.convert(array)
@@ -180,7 +200,9 @@ class Segment:
         found: dict[str, Array] = {}
         for feed in feeds:
             array = values[feed.value.name] if isinstance(feed.value, Tensor) else _array(feed.value, batch)
-            for number, key in enumerate(feed.keys):
+            if feed.way is not None:
+                found[feed.keys[0]] = feed.way(array, (batch,))
+            for number, key in enumerate(feed.keys if feed.way is None else ()):
                 found[key] = array[number] if feed.batch_axis else array[:, number]
         for key, width in self._zeros.items() if len(found) < len(self._zeros) else ():
             if key not in found:
@@ -212,11 +234,12 @@ class _In:
 
 @dataclass(frozen=True)
 class _Out:
-    """An output of the graph."""
+    """An output of the graph. reversed: whether the file has the steps of each row in the other order."""
 
     name: str
     tensor: str
     convert: Any
+    reversed: bool
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ that a call gives (`rnnc.onnx.trace`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -18,6 +18,10 @@ __all__ = ["Dim", "Dims", "NeedsNumber", "NeedsValue", "SameSize", "Size", "prod
 
 Term = tuple[str, ...]
 """A product of names, sorted; () is 1."""
+
+
+MOST_FACTORS = 8
+"""Names in a term beyond which a product is computed with numbers: a file may square a size as often as it likes."""
 
 
 class NeedsNumber(Exception):
@@ -67,9 +71,20 @@ class Size:
         return None
 
     @property
+    def unknown(self) -> set[str]:
+        """The names whose sizes are not known."""
+        return {name for term in self.terms for name in term if name not in self.numbers}
+
+    @property
     def known(self) -> bool:
         """Whether `int` gives a number."""
-        return all(name in self.numbers for term in self.terms for name in term)
+        return not self.unknown
+
+    def at(self, length: Callable[[str], int]) -> int:
+        """The number, where `length` gives those of the names that are not known."""
+        factors = {name: self.numbers.get(name) for term in self.terms for name in term}
+        found = {name: length(name) if number is None else number for name, number in factors.items()}
+        return sum(n * prod(found[name] for name in term) for term, n in self.terms.items())
 
     @property
     def reduced(self) -> Size:
@@ -83,14 +98,7 @@ class Size:
         return Size(found, self.numbers)
 
     def __int__(self) -> int:
-        total = 0
-        for term, n in self.terms.items():
-            for name in term:
-                if name not in self.numbers:
-                    raise NeedsNumber(name)
-                n *= self.numbers[name]
-            total += n
-        return total
+        return self.at(_needed)
 
     __index__ = __int__
 
@@ -119,6 +127,8 @@ class Size:
         terms = self._coerced(other)
         if terms is None:
             return NotImplemented
+        if max(map(len, (*self.terms, *terms))) > MOST_FACTORS:
+            return int(self) * int(other)  # type: ignore[call-overload]
         found: dict[Term, int] = {}
         for a, n in self.terms.items():
             for b, m in terms.items():
@@ -174,6 +184,10 @@ class Size:
     def __repr__(self) -> str:
         shown = ["*".join([*([] if n == 1 and term else [str(n)]), *term]) for term, n in self.terms.items()]
         return "+".join(shown) or "0"
+
+
+def _needed(name: str) -> int:
+    raise NeedsNumber(name)
 
 
 Dim = int | Size

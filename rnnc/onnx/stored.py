@@ -26,7 +26,7 @@ class Folder:
         self.path = path
 
     def bytes_of(self, label: str, name: str, offset: int, length: int) -> bytes:
-        """A part of a file beside the model. length < 0: to its end. Raises OnnxError for a file elsewhere."""
+        """A part of a file beside the model. Raises OnnxError for a file elsewhere, and for one that is too short."""
         if self.path is None:
             raise OnnxError(f"{label}: its data lies in the file {name!r}; give from_onnx the path of the model")
         home = self.path.resolve()
@@ -34,6 +34,8 @@ class Folder:
         if not name or not path.is_relative_to(home) or not path.is_file():
             expected = f"expected a file in the model's own folder, {home}"
             raise OnnxError(f"{label}: its data should lie in {name!r}; {expected}")
+        if offset + length > path.stat().st_size:
+            raise OnnxError(f"{label}: expected {length} bytes in {name!r} at {offset}, it has {path.stat().st_size}")
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(length)
@@ -67,6 +69,4 @@ def _external(tensor: TensorProto, label: str, folder: Folder) -> Array:
     if min(shape, default=0) < 0 or offset < 0 or length != size:
         raise OnnxError(f"{label}: expected {size} bytes of data for shape {shape}, the file says {length} at {offset}")
     data = folder.bytes_of(label, place.get("location", ""), offset, length)
-    if len(data) != size:
-        raise OnnxError(f"{label}: expected {size} bytes in {place['location']!r} at {offset}, found {len(data)}")
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))

@@ -6,7 +6,9 @@ on the numbers in an input, and those are not known, NeedsNumber or NeedsValue s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,9 @@ import numpy as np
 from rnnc.ir.errors import OnnxError, RnncError
 from rnnc.onnx.file import Body, File, Node, ValueType
 from rnnc.onnx.ops import OPS
-from rnnc.onnx.ops.table import MISFITS, Given, Left, Op, folded
+from rnnc.onnx.ops.table import MISFITS, Given, Left, Op, check_bytes, folded
 from rnnc.onnx.order import all_reads
+from rnnc.onnx.scan_form import ScanForm
 from rnnc.onnx.sizes import Dims, NeedsValue, SameSize, Size, static
 from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
 
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Facts", "Traced", "input_shape", "traced"]
+__all__ = ["Facts", "Traced", "input_shape", "needed", "traced"]
+
+
+VIEWS = ("Dropout", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that as a rule take no memory of their own for what they make of a constant."""
 
 
 @dataclass
@@ -89,6 +96,8 @@ class _Trace:
         self.notes: list[tuple[Node, str]] = []
         self.sources: dict[str, frozenset[str]] = {}
         self.taken: set[str] = set()
+        self._bytes_read = sum(array.nbytes for array in file.body.constants.values())
+        self._bytes = 0  # of constants that nodes make of others
 
     def run(self, outputs: Sequence[str]) -> Traced:
         body = self.file.body
@@ -98,7 +107,7 @@ class _Trace:
             known[name] = Known(array)
         self._body(body, known)
         found = {name: known[name] for name in outputs}
-        steps = _needed(self.steps, found.values())
+        steps = needed(self.steps, found.values())
         return Traced(inputs, steps, found, self.notes, self.file.opset)
 
     def _input(self, name: str, kind: ValueType) -> Tensor:
@@ -110,21 +119,21 @@ class _Trace:
 
     def _body(self, body: Body, known: dict[str, Value]) -> None:
         """Reads the nodes of a graph; known: values by name, to which its own are added."""
+        used = {*body.outputs, *(name for node in body.nodes for name in all_reads(node))}
         for name, array in body.constants.items():
             known[name] = Known(array)
         for node in body.nodes:
             inputs = tuple(known[name] if name else None for name in node.inputs)
             try:
                 made = self._node(node, inputs, known)
+                _check_count(node, made, used)
             except Left as reason:
                 made = self._unknown(node, inputs, known, str(reason))
             except RnncError as error:
                 raise self._named(error) from None
             except MISFITS as error:
                 raise OnnxError(f"{self.file.source}: {node.label}: its inputs do not fit: {error}") from None
-            for name, value in zip(node.outputs, made, strict=False):
-                if name:
-                    known[name] = value
+            known |= {name: value for name, value in zip(node.outputs, made, strict=False) if name}
 
     def _named(self, error: RnncError) -> RnncError:
         """An error that names the file."""
@@ -135,6 +144,8 @@ class _Trace:
         given = Given(node, inputs, self.file.opset, self._need)
         if node.op == "If" and not node.domain:
             return self._branch(given, known)
+        if node.op == "Scan" and not node.domain:
+            return self._scan(given, known)
         if node.op == "Constant" and not node.domain:
             return [Known(_constant(given))]
         op = OPS.get((node.domain, node.op))
@@ -147,6 +158,7 @@ class _Trace:
             self.notes.append((node, "folded: its result is known from shapes"))
             return special
         if op.meaning and all(value is None or isinstance(value, Known) for value in inputs):
+            self._count_bytes(given, op)
             self.notes.append((node, "folded: its inputs are constants"))
             return self._folded(given, op.meaning(given))
         if _is_copy(given):
@@ -158,6 +170,13 @@ class _Trace:
                     self._need(value)
             raise Left("rnnc knows it for constants only")
         return self._left_to_do(given, op.infer(given))
+
+    def _count_bytes(self, given: Given, op: Op) -> None:
+        """Raises Left if the constants made so far would take too much memory: a small file can ask for any amount."""
+        if op.infer is None or given.node.op in VIEWS:
+            return
+        self._bytes += sum(math.prod(map(int, shape)) * np.dtype(dtype).itemsize for dtype, shape in op.infer(given))
+        check_bytes(self._bytes, 8 * self._bytes_read)
 
     def _folded(self, given: Given, function: Any) -> Sequence[Value]:
         arrays = [value.array if isinstance(value, Known) else None for value in given.inputs]
@@ -219,6 +238,36 @@ class _Trace:
         inner = dict(known)
         self._body(body, inner)
         return [inner[name] for name in body.outputs]
+
+    def _scan(self, given: Given, known: Mapping[str, Value]) -> Sequence[Value]:
+        """A Scan whose body rnnc can compile. Raises Left for any other."""
+        scan = ScanForm(given)
+        tensors = [*scan.states(), *scan.xs()]
+        named = dict(zip(scan.body.inputs, tensors, strict=True))
+        source = frozenset[str]().union(*(self.sources[v.name] for v in given.inputs if isinstance(v, Tensor)))
+        self.sources |= dict.fromkeys((tensor.name for tensor in tensors), source)
+        inner: dict[str, Value] = {**known, **named}
+        outer, self.steps = self.steps, []
+        try:
+            self._body(scan.body, inner)
+            steps = tuple(needed(self.steps, (inner[name] for name in scan.body.outputs)))
+        finally:
+            self.steps = outer
+        scanned = scan.scanned(steps, tensors, [inner[name] for name in scan.body.outputs])
+        made = [
+            Tensor(self._unique(name), *result)
+            for name, result in zip(given.node.outputs, scan.results(scanned), strict=False)
+        ]
+        step = Step(given.node, tuple(given.inputs), tuple(v if v.name else None for v in made), scanned=scanned)
+        self._add(step)
+        return made
+
+
+def _check_count(node: Node, made: Sequence[Value], used: AbstractSet[str]) -> None:
+    """Raises Left if an output is used that rnnc does not compute, such as the mean that a norm may give."""
+    for name in node.outputs[len(made) :]:
+        if name in used:
+            raise Left(f"rnnc does not compute its output {name!r}")
 
 
 def _constant(given: Given) -> Array:
@@ -297,7 +346,7 @@ def _filled(number: Array, shape: Dims) -> Value:
     return Filled(number, shape)
 
 
-def _needed(steps: Sequence[Step], outputs: Any) -> list[Step]:
+def needed(steps: Sequence[Step], outputs: Any) -> list[Step]:
     """The steps that an output depends on."""
     wanted = {value.name for value in outputs if isinstance(value, Tensor)}
     found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Filled", "Known", "Step", "Tensor", "Value", "integers", "is_sizes"]
+__all__ = ["Filled", "Known", "Scanned", "Step", "Tensor", "Value", "integers", "is_ready", "is_sizes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +67,32 @@ Value = Known | Filled | Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class Scanned:
+    """What a Scan does at each step, and how it cuts what it reads and joins what it gives.
+
+    states, xs: what the body reads. nexts, outputs: the states that it gives, and its further results. read: the
+    tensors that are scanned, along these axes. out_axes: of the results. backward: whether the last step comes first.
+    turned: for each result, whether its steps lie in the other order than those of what is scanned.
+    """
+
+    steps: tuple[Step, ...]
+    states: tuple[Tensor, ...]
+    xs: tuple[Tensor, ...]
+    nexts: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    read: tuple[Tensor, ...]
+    axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    backward: bool
+    turned: tuple[bool, ...]
+    opset: int
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """A node that is left to do in a call: it reads at least one tensor. None: an input or output left out.
 
-    captured: tensors that its branches read. why: for a node that rnnc cannot compile, the reason.
+    captured: tensors that its branches read. why: for a node that rnnc cannot compile, the reason. scanned: of a Scan.
     """
 
     node: Node
@@ -78,6 +100,7 @@ class Step:
     outputs: tuple[Tensor | None, ...]
     captured: tuple[Tensor, ...] = ()
     why: str = ""
+    scanned: Scanned | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -88,6 +111,11 @@ class Step:
     def made(self) -> tuple[Tensor, ...]:
         """What it gives."""
         return tuple(output for output in self.outputs if output is not None)
+
+
+def is_ready(value: Value | None) -> TypeGuard[Known | None]:
+    """Whether a value is the same in every call."""
+    return value is None or (isinstance(value, Known) and not is_sizes(value.array))
 
 
 def is_sizes(array: Array) -> bool:

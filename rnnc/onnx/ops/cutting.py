@@ -15,14 +15,14 @@ from rnnc.onnx.ops.shapes import broadcast, meet
 from rnnc.onnx.ops.table import Given, Left, Op, Result, axis_in
 from rnnc.onnx.places import Placed
 from rnnc.onnx.sizes import Dim, Size, same, static
-from rnnc.onnx.values import Known, Step, Tensor
+from rnnc.onnx.values import Known, Step, Tensor, is_ready
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-__all__ = ["CUTTING_OPS"]
+__all__ = ["CUTTING_OPS", "is_reversing", "slice_ranges"]
 
 FAR = 2**31 - 1
 """A number in a Slice that means the end."""
@@ -42,16 +42,18 @@ def chosen(building: Building, step: Step, axis: int, taken: Array, y: Tensor, d
         numbers = numbers.take(taken, order.index(axis))
     name = placed.name
     if not np.array_equal(numbers.ravel(), np.arange(placed.axes.width)):
-        name = building.selected(placed.name, numbers.ravel())
+        name = building.selected(placed, numbers.ravel())
     kept = [a for a in order if not (a == axis and gone)]
     new = [a - (drop and a > axis) for a in kept]
     building.put(y, name, new, timed=placed.timed, flipped=placed.flipped)
+    if x.name in building.zeroed:
+        building.zeroed.add(y.name)
 
 
 # ---- Slice
 
 
-def _ranges(given: Given) -> dict[int, tuple[int, int, int]]:
+def slice_ranges(given: Given) -> dict[int, tuple[int, int, int]]:
     """axis -> (start, stop, step), as the node says."""
     shape = given.value(0).shape
     if given.opset < 10:
@@ -68,6 +70,12 @@ def _ranges(given: Given) -> dict[int, tuple[int, int, int]]:
     return {axis_in(given, axis, len(shape)): (start, stop, step) for axis, start, stop, step in parts}
 
 
+def is_reversing(part: tuple[int, int, int]) -> bool:
+    """Whether a slice takes all places of an axis, the last one first."""
+    start, stop, step = part
+    return step == -1 and (start >= FAR or start == -1) and stop < -FAR
+
+
 def _cut_size(size: Dim, start: int, stop: int, step: int) -> Dim:
     """How many places a slice takes of an axis."""
     if step == 1 and 0 <= start and stop >= FAR and static(size) is None:
@@ -75,7 +83,7 @@ def _cut_size(size: Dim, start: int, stop: int, step: int) -> Dim:
     if step == 1 and start == 0 and stop < 0 and static(size) is None:
         left: Dim = size + stop
         return left
-    if step == -1 and (start >= FAR or start == -1) and stop < -FAR:
+    if is_reversing((start, stop, step)):
         return size
     if step == 1 and -FAR < start < 0 and stop >= FAR and static(size) is None:
         return -start
@@ -87,14 +95,14 @@ def _cut_size(size: Dim, start: int, stop: int, step: int) -> Dim:
 def _slice_result(given: Given) -> Sequence[Result]:
     x = given.value(0)
     shape = list(x.shape)
-    for axis, (start, stop, step) in _ranges(given).items():
+    for axis, (start, stop, step) in slice_ranges(given).items():
         shape[axis] = _cut_size(shape[axis], start, stop, step)
     return [(x.dtype, tuple(1 if static(size) == 1 else size for size in shape))]
 
 
 def _slice_meaning(given: Given) -> Any:
-    if all(value is None or not isinstance(value, Tensor) for value in given.inputs[1:]):
-        ranges = _ranges(given)
+    if all(map(is_ready, given.inputs[1:])):
+        ranges = slice_ranges(given)
         index = tuple(
             slice(*_bounds(ranges[a])) if a in ranges else slice(None) for a in range(len(given.value(0).shape))
         )
@@ -118,7 +126,7 @@ def _bounds(part: tuple[int, int, int]) -> tuple[int | None, int | None, int]:
 
 def _slice(building: Building, step: Step, given: Given) -> None:
     (x,), (y,) = step.tensors, step.made
-    ranges = _ranges(given)
+    ranges = slice_ranges(given)
     changed = {axis: part for axis, part in ranges.items() if not _whole(x.shape[axis], part)}
     if not changed:
         return _same_columns(building, step, building.place(x), y)
@@ -153,7 +161,7 @@ def _same_columns(building: Building, step: Step, placed: Placed, y: Tensor) -> 
 def _slice_time(building: Building, placed: Placed, y: Tensor, axis: int, part: tuple[int, int, int]) -> None:
     """Backwards is a matter of words; the last step and the first one are readouts."""
     start, stop, step = part
-    if step == -1 and (start >= FAR or start == -1) and stop < -FAR:
+    if is_reversing(part):
         if building.lengths is not None:
             raise Left("it reverses a ragged batch", later=True)
         return building.put(y, placed.name, placed.order, timed=True, flipped=not placed.flipped)
@@ -298,7 +306,7 @@ def _concat(building: Building, step: Step, given: Given) -> None:
         raise Left("it joins a sequence with a reversed one")
     order = [axis, *(a for a in axes.columns if a != axis)]
     names = [building.reordered(place, [a for a in order if place.axes.roles[a] == "C"]) for place in placed]
-    name = building.layer(y.name, Concat(), *names) if len(names) > 1 else names[0]
+    name = building.whole(names) or (building.layer(y.name, Concat(), *names) if len(names) > 1 else names[0])
     building.put(
         y,
         name,

@@ -218,7 +218,7 @@ def _spread(building: Building, placed: Placed, axes: Axes, order: Sequence[int]
     numbers = numbers.transpose([placed.order.index(axis) for axis in own])
     present = tuple(slice(None) if axis - shift in own else None for axis in order)
     wide = np.broadcast_to(numbers[present], [axes.size(axis) for axis in order])
-    return building.selected(placed.name, wide.ravel())
+    return building.selected(placed, wide.ravel())
 
 
 def _constant(value: Value, axes: Axes, order: Sequence[int]) -> Array:

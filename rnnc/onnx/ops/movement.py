@@ -43,6 +43,13 @@ def _identity_result(given: Given) -> Sequence[Result]:
     return [(x.dtype, x.shape), ("bool", x.shape)]
 
 
+def _dropout_meaning(given: Given) -> Any:
+    """Nothing is dropped; the mask, if it is asked for, says so."""
+    if len(given.node.outputs) > 1:
+        return lambda x, *_: (x, np.ones(x.shape, bool))
+    return lambda x, *_: x
+
+
 def _identity(building: Building, step: Step, given: Given) -> None:
     moved(building, step, range(len(step.tensors[0].shape)))
 
@@ -244,7 +251,7 @@ def _shown(shape: Sequence[Dim]) -> str:
 
 MOVEMENT_OPS: dict[tuple[str, str], Op] = {
     ("", "Identity"): Op(lambda given: lambda x: x, _identity_result, _identity, moves=True),
-    ("", "Dropout"): Op(lambda given: lambda x, *_: x, _identity_result, _identity, moves=True),
+    ("", "Dropout"): Op(_dropout_meaning, _identity_result, _identity, moves=True),
     ("", "Cast"): Op(_cast_meaning, _cast_result, _cast, moves=True),
     ("", "Transpose"): Op(_transpose_meaning, _transpose_result, _transpose, moves=True),
     ("", "Squeeze"): Op(_squeeze_meaning, _squeeze_result, _squeeze, moves=True),

@@ -9,7 +9,7 @@ import numpy as np
 
 from rnnc.ir.errors import OnnxError
 from rnnc.layers import Conv1d, First, Linear
-from rnnc.onnx.building import Building
+from rnnc.onnx.building import Building, check_places
 from rnnc.onnx.layers import PositionConv, PositionLinear
 from rnnc.onnx.ops.shapes import broadcast, meet
 from rnnc.onnx.ops.table import Given, Left, Op, Result, one_dtype
@@ -69,6 +69,7 @@ def linear(building: Building, x: Tensor, y: Tensor, weight: Array, bias: Array 
     name = building.columns(x, [*kept, *([last] if axes.roles[last] == "C" else [])])
     positions = axes.width // axes.size(last)
     out, inner = weight.shape
+    check_places(positions)
     layer: Any = PositionLinear(positions, inner, out, bias is not None)
     if positions == 1:
         layer = Linear(inner, out, bias=bias is not None)
@@ -180,9 +181,12 @@ def _conv(building: Building, step: Step, given: Given) -> None:
         return building.put(y, name, [1] if sizes[1] > 1 else [], flipped=placed.flipped)
     if axes.roles[2] not in "C1":
         raise Left("it convolves over the batch")
+    if max(before, after) > conv.span:
+        raise Left("some of its places lie in the padding alone")
     layer = PositionConv(
         *sizes, axes.size(2), conv.stride, before, after, conv.dilation, conv.groups, bias=bias is not None
     )
+    check_places(layer.out_length)
     name = building.columns(x, [axis for axis in (2, 1) if axes.roles[axis] == "C"])
     name = building.layer(y.name, layer, name, params=params)
     made = building.axes(y)

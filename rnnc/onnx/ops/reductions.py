@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.layers import LayerNorm, Max, Mean
-from rnnc.onnx.building import Building
+from rnnc.onnx.building import Building, check_places
 from rnnc.onnx.layers import Blocks
 from rnnc.onnx.ops.elementwise import combined
 from rnnc.onnx.ops.products import constant
@@ -78,6 +78,7 @@ def _reduce(building: Building, step: Step, given: Given) -> None:
     for axis in axes:
         count //= placed.axes.size(axis)
     if axes or step.node.op in ("ReduceL2", "ReduceSumSquare"):
+        check_places(count)
         name = building.layer(y.name, Blocks(step.node.op, count), name)
     kept = [_shifted(axis, gone) for axis in order if axis not in axes]
     return building.put(y, name, kept, timed=placed.timed, flipped=placed.flipped)
@@ -116,6 +117,7 @@ def _softmax(building: Building, step: Step, given: Given) -> None:
     count = placed.axes.width
     for axis in axes:
         count //= placed.axes.size(axis)
+    check_places(count)
     name = building.layer(y.name, Blocks(step.node.op, count), building.reordered(placed, order))
     building.put(y, name, order, timed=placed.timed, flipped=placed.flipped)
 

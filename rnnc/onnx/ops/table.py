@@ -15,6 +15,7 @@ import numpy as np
 from rnnc.ir.errors import OnnxError
 from rnnc.onnx.attributes import Attributes
 from rnnc.onnx.file import Node
+from rnnc.onnx.left import Left
 from rnnc.onnx.sizes import Dim, Dims
 from rnnc.onnx.values import Filled, Known, Tensor, Value, integers
 
@@ -26,15 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["MISFITS", "Given", "Left", "Op", "Result", "axis_in", "one_dtype"]
-
-
-class Left(Exception):
-    """A node cannot be compiled. Its text says why. later: only not in the network of what it reads."""
-
-    def __init__(self, why: str, later: bool = False) -> None:
-        super().__init__(why)
-        self.later = later
+__all__ = ["MISFITS", "Given", "Left", "Op", "Result", "axis_in", "check_bytes", "one_dtype"]
 
 
 MISFITS = (ValueError, TypeError, LookupError, ArithmeticError)
@@ -109,6 +102,16 @@ class Op:
     infer: Callable[[Given], Sequence[Result]] | None = None
     lower: Callable[[Building, Step, Given], None] | None = None
     moves: bool = False
+
+
+MOST_BYTES = 1 << 28
+"""Memory for constants that nodes make of others while a file is read, beyond a multiple of its own constants."""
+
+
+def check_bytes(size: int, more: int = 0) -> None:
+    """Raises Left if constants of this size are over the limit. more: by how much it is higher."""
+    if size > MOST_BYTES + more:
+        raise Left(f"with it the constants that nodes make of others take {size} bytes, over {MOST_BYTES + more}")
 
 
 def axis_in(given: Given, axis: int, rank: int) -> int:
