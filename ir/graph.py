@@ -38,7 +38,7 @@ class Site:
         return replace(self, marks=(*self.marks, mark))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Node:
     """One value. Immutable, and equal only to itself.
 
@@ -54,6 +54,22 @@ class Node:
     dtype: str
     step: int | None
     site: Site | None
+
+    def __init__(
+        self,
+        index: int,
+        op: str,
+        inputs: tuple[Node, ...],
+        attrs: Attrs,
+        shape: Shape,
+        dtype: str,
+        step: int | None,
+        site: Site | None,
+    ) -> None:
+        """Written out, because a frozen dataclass's own takes three times as long, and each pass makes every node."""
+        fields = self.__dict__
+        fields["index"], fields["op"], fields["inputs"], fields["attrs"] = index, op, inputs, attrs
+        fields["shape"], fields["dtype"], fields["step"], fields["site"] = shape, dtype, step, site
 
     @property
     def spec(self) -> Op:
@@ -76,6 +92,8 @@ class _Auto(Enum):
 
 
 _JOIN = _Auto.JOIN
+
+_STATE_OPS = frozenset(name for name, row in OPS.items() if row.kind is Kind.CARRY)
 
 Output = Node | tuple[Node, ...]
 """A graph output: one value, or one value per step."""
@@ -183,12 +201,15 @@ class Graph:
         return self._append(node.op, tuple(inputs), node.attrs, node.shape, node.dtype, node.step)
 
     def _join(self, op: str, inputs: Sequence[Node]) -> int | None:
-        steps = {n.step for n in inputs} - {None}
-        if len(steps) > 1:
-            raise IRError(
-                f"{op} reads several time steps ({', '.join(map(str, inputs))}); only a carry may read another step"
-            )
-        return steps.pop() if steps else None
+        found: int | None = None
+        for node in inputs:
+            if node.step is None or node.step == found:
+                continue
+            if found is not None:
+                read = ", ".join(map(str, inputs))
+                raise IRError(f"{op} reads several time steps ({read}); only a carry may read another step")
+            found = node.step
+        return found
 
     def _append(
         self, op: str, inputs: tuple[Node, ...], attrs: Attrs, shape: Shape, dtype: str, step: int | None
@@ -197,12 +218,12 @@ class Graph:
         if len(operands) > 1 and OPS[op].commutative:
             operands.sort()
         key = (op, tuple(operands), _exact(attrs) if op == "const" else attrs, shape, dtype, step)
-        known = self._numbers.get(key)
-        if known is not None and (self.share or not inputs):
-            return known
-        node = Node(len(self.nodes), op, inputs, attrs, shape, dtype, step, self.site)
+        if self.share or not inputs:
+            known = self._numbers.get(key)
+            if known is not None:
+                return known
+        node = self._numbers[key] = Node(len(self.nodes), op, inputs, attrs, shape, dtype, step, self.site)
         self.nodes.append(node)
-        self._numbers[key] = node
         return node
 
     def roots(self) -> Iterator[Node]:
@@ -218,18 +239,19 @@ class Graph:
         """
         states: dict[str, list[Node]] = {}
         for node in self.nodes:
-            if node.spec.kind is Kind.CARRY:
+            if node.op in _STATE_OPS:
                 states.setdefault(node.attr("state"), []).append(node)
-        seen: set[Node] = set()
-        todo = list(self.roots())
+        seen = set(self.roots())
+        todo = list(seen)
         while todo:
             node = todo.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            todo += node.inputs
-            if node.spec.kind is Kind.CARRY:
-                todo += states[node.attr("state")]
+            reads = node.inputs
+            if node.op in _STATE_OPS:  # a state is seen through the first of its nodes, and has no more to add
+                reads = (*reads, *states.pop(node.attr("state"), ()))
+            for read in reads:
+                if read not in seen:
+                    seen.add(read)
+                    todo.append(read)
         return seen
 
     def users(self) -> dict[Node, int]:

@@ -23,7 +23,10 @@ AttrValue = int | float | bool | str
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
     """The shape that the given shapes broadcast to by NumPy's rule; they may contain the symbolic batch size."""
-    rank = max((len(s) for s in shapes), default=0)
+    first = shapes[0] if shapes else ()
+    if all(shape == first for shape in shapes):
+        return first
+    rank = max(map(len, shapes))
     result: list[Dim] = []
     for axis in range(-rank, 0):
         sizes = {s[axis] for s in shapes if len(s) >= -axis} - {1}

@@ -16,7 +16,9 @@ import tempfile
 import pytest
 from hypothesis import settings
 
+from rnnc.ir import pipeline
 from tests import effort, golden
+from tests.remembered import remembering
 
 # Tests neither read nor fill the user's cache; among themselves they share one, as processes of one user do.
 CACHE = os.environ.setdefault("RNNC_TESTS_CACHE", tempfile.mkdtemp(prefix="rnnc-tests-"))
@@ -47,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     golden.update = config.getoption("--update-golden")
+    pipeline.optimize = remembering(pipeline.optimize)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -56,7 +59,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", metafunc.config.getoption("--backends").split(","), scope="session")
+        names = metafunc.config.getoption("--backends").split(",")
+        metafunc.parametrize("backend", names, scope="module")  # "session" would part the uses of one graph
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

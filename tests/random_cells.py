@@ -116,6 +116,8 @@ def softmax(a: Value) -> Value:
 
 Recipe = tuple[str, int, int, int]
 """What to make, from which two values so far, and a size."""
+Cook = Callable[[int, str, Value, Value, int, int, Parameter], Value]
+"""The number and kind of a recipe, its two values, its size, a number to choose by -> what it makes."""
 
 
 def recipes_of(*names: str) -> st.SearchStrategy[Recipe]:
@@ -146,12 +148,16 @@ class RandomCell:
 
     def equations(self, x: Value, state: SimpleNamespace, p: Parameter) -> Sequence[Value]:
         """The new states, then the output."""
-        pool = cooked(self.recipes, [x, *(getattr(state, name) for name in self.widths)], p)
+        pool = cooked(self.recipes, [x, *(getattr(state, name) for name in self.widths)], p, self._cook)
         wanted = [*self.widths.values(), self.output_size]
         return [
             self._fit(f"fit{n}", pool[-1 - pick % len(pool)], width, pick % 2 == 0, p)
             for n, (pick, width) in enumerate(zip(self.picks, wanted, strict=True))
         ]
+
+    def _cook(self, number: int, what: str, a: Value, b: Value, size: int, kind: int, p: Parameter) -> Value:
+        """What a recipe makes; `tests.fuzz.cells` knows more recipes."""
+        return cook(number, what, a, b, size, kind, p)
 
     def _fit(self, name: str, value: Value, width: int, bounded: bool, p: Parameter) -> Value:
         if value.shape[-1] != width:
@@ -159,16 +165,17 @@ class RandomCell:
         return tanh(value) if bounded else value
 
 
-def cooked(recipes: Sequence[Recipe], given: Sequence[Value], p: Parameter) -> list[Value]:
+def cooked(recipes: Sequence[Recipe], given: Sequence[Value], p: Parameter, cook: Cook) -> list[Value]:
     """The values given, and what the recipes make of them."""
     pool = list(given)
     for number, (what, i, j, size) in enumerate(recipes):
         a, b = pool[-1 - i % len(pool)], pool[-1 - j % len(pool)]
-        pool.append(_cook(number, what, a, b, size, i + 3 * j, p))
+        pool.append(cook(number, what, a, b, size, i + 3 * j, p))
     return pool
 
 
-def _cook(number: int, what: str, a: Value, b: Value, size: int, kind: int, p: Parameter) -> Value:
+def cook(number: int, what: str, a: Value, b: Value, size: int, kind: int, p: Parameter) -> Value:
+    """The value of a recipe, the `number`th of a cell."""
     width, other = int(a.shape[-1]), int(b.shape[-1])
     if what in UNARY:
         return UNARY[what](a)

@@ -52,13 +52,13 @@ CALLS = {
 }
 
 
-@settings(max_examples=14)
+@settings(max_examples=10)
 @given(**CALLS)
 def test_reverse_mode(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
     check("vjp", stack, steps, rows, ragged, seed)
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(**CALLS | {"stack": stacks(recipe=GRID_RECIPES)})
 def test_reverse_mode_of_several_axes(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
     check("vjp", stack, steps, rows, ragged, seed)

@@ -112,7 +112,7 @@ each_graph = pytest.mark.parametrize(
 Network = tuple[int, bool, bool]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @each_graph
 def test_it_verifies_prints_optimises_and_rolls(cell: str, name: str, network: Network) -> None:
     """Valid after each pass, and rolled from three template steps or four it is the same program."""

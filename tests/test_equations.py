@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rnnc
@@ -125,6 +125,7 @@ NUMBERS = st.floats(-9, 9, width=32) | st.sampled_from(
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", SPELLINGS)
+@settings(max_examples=40)
 @given(numbers=st.lists(NUMBERS, min_size=4 * N, max_size=4 * N))
 def test_what_numpy_means_is_what_values_mean(text: str, numbers: list[float]) -> None:
     v, w = np.array(numbers).reshape(2, 2, N)

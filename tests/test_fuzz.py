@@ -10,6 +10,7 @@ import pytest
 from tests.fuzz import writing
 from tests.fuzz.__main__ import main
 from tests.fuzz.campaign import Campaign, Limits, Worker
+from tests.fuzz.cells import PRODUCTS, RecipeCell
 from tests.fuzz.shrinking import Failing, shrink
 from tests.fuzz.source import Source
 from tests.fuzz.subjects import SUBJECTS, module_of, source_of
@@ -35,6 +36,13 @@ def test_the_text_of_a_case_is_the_case_and_its_seed_is_enough(name: str) -> Non
     for seed in range(20):
         case, again = (module_of(name).draw(source_of(name, seed)) for _ in range(2))
         assert case == again == eval(repr(case), {key: vars(module_of(name))[key] for key in module_of(name).__all__})
+
+
+@pytest.mark.parametrize("what", PRODUCTS)
+def test_its_cells_have_products_of_their_own(what: str) -> None:
+    """A kind of recipe that nobody knows would only scale a value by a vector."""
+    shapes = RecipeCell(((what, 0, 0, 2),), (("h", 4),), 2, (0, 0)).parameters(4, 4, True)
+    assert not any(name.startswith("vector") for name in shapes)
 
 
 @pytest.mark.rare

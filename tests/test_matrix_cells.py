@@ -232,6 +232,7 @@ def double(case: MatrixCase) -> MatrixCase:
     return replace(case, dtype="float64")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize(("number", "case"), list(enumerate(DERIVATIVES)), ids=str)
 def test_gradients(number: int, case: MatrixCase, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +242,7 @@ def test_gradients(number: int, case: MatrixCase, name: str, monkeypatch: pytest
     assert_points_agree(found, expected, 4 * TOLERANCE[case.dtype], case.dtype)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize(("number", "case"), list(enumerate(DERIVATIVES))[::3], ids=str)
 def test_forward_mode_and_second_order(

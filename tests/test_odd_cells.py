@@ -1,169 +1,40 @@
-"""Cells whose values go round the usual paths: states that only move, outputs that are views, concats of anything.
+"""Every property of a cell, for each odd cell: results, plans, gradients, and kernels of a GPU.
 
-Each is held against the reference backend, which the pipeline's own tests hold against the unrolled equations.
+Results are held against the reference backend, which the pipeline's own tests hold against the unrolled equations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 import rnnc
 from rnnc.backends.cuda.emulator import find_compiler
-from rnnc.ir.equations import Value, concat, greater, linear, mean, select, sigmoid, stop_gradient, tanh
+from rnnc.ir.equations import Value, linear, stop_gradient, tanh
+from tests.cases import error
+from tests.derivative_oracles import Point, difference, inner, size_of_terms
+from tests.odd_cells import HELD, ODD, Odd
+from tests.whole_plans import assert_plan_is_complete
 
-Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, dict[str, Value]]]
-
-
-@dataclass(frozen=True)
-class Odd(rnnc.Cell):
-    """A cell made of one function.
-
-    Each has the weights ih (H, I), hh and v (H, H), a wide one (H, I + H) and a narrow one (H, H / 2).
-    """
-
-    name: ClassVar[str] = "odd"
-    function: Step
-    state_names: tuple[str, ...] = ("h",)
-    output_parts: tuple[int, int] = (1, 1)  # output width = H * first / second
-
-    def parameters(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
-        square = (hidden_size, hidden_size)
-        wide = (hidden_size, input_size + hidden_size)
-        narrow = (hidden_size, hidden_size // 2)
-        return {"ih": (hidden_size, input_size), "hh": square, "v": square, "wide": wide, "narrow": narrow}
-
-    def states(self, hidden_size: int) -> dict[str, int]:
-        return dict.fromkeys(self.state_names, hidden_size)
-
-    def output_size(self, hidden_size: int) -> int:
-        return hidden_size * self.output_parts[0] // self.output_parts[1]
-
-    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, Mapping[str, Value]]:
-        return self.function(x, state, p)
-
-
-def elman(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> Value:
-    return tanh(linear(x, p.ih) + linear(s.h, p.hh))
-
-
-def one_wide_weight(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    h = tanh(linear(concat(x, s.h), p.wide))
-    return h, {"h": h}
-
-
-def two_products_of_one_state(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    h = tanh(linear(x, p.ih) + linear(s.h, p.hh) + linear(s.h, p.v))
-    return h, {"h": h}
-
-
-def halves_exchanged(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    a, b = elman(x, s, p).split(2)
-    h = sigmoid(linear(concat(b, a), p.v))
-    return h, {"h": h}
-
-
-def delay_line(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    h = tanh(linear(x, p.ih) + linear(s.h, p.hh) + 0.5 * s.c)
-    return h, {"h": h, "c": s.h}
-
-
-def state_that_stays(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    h = tanh(linear(x, p.ih) + linear(s.h, p.hh) * s.c)
-    return h, {"h": h, "c": s.c}
-
-
-def old_state_out(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    return s.h, {"h": elman(x, s, p)}
-
-
-def product_of_old_state_out(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    return linear(s.h, p.v), {"h": elman(x, s, p)}
-
-
-def shift_in_time(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    u = linear(x, p.ih)
-    return tanh(u + linear(s.h, p.hh)), {"h": u}
-
-
-def half_out(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    h = elman(x, s, p)
-    return h.split(2)[1], {"h": h}
-
-
-def new_and_old_out(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    h = elman(x, s, p)
-    return concat(h, s.h), {"h": h}
-
-
-def mean_of_an_older_state(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    h = tanh(linear(x, p.ih) + linear(s.h - mean(s.c), p.hh))
-    return h, {"h": h, "c": s.h}
-
-
-def first_unit_leads(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    """Every unit reads the old value of one that another part of the step overwrites."""
-    units = s.h.shape[-1]
-    assert isinstance(units, int)
-    h = tanh(linear(x, p.ih) + 0.5 * s.h - 0.7 * s.h.split(units)[0])
-    return h, {"h": h}
-
-
-def mask_across_matmuls(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    v = linear(x, p.ih) + linear(s.h, p.hh)
-    mask = greater(v, mean(v))
-    u = linear(select(mask, v, 0.0), p.v)
-    h = select(mask, tanh(u), 0.5 * mean(x) * u)
-    return h, {"h": h}
-
-
-def a_row_and_its_first_half(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    """Two products in one phase whose left operands begin at the same column, and end elsewhere."""
-    h = tanh(linear(x, p.ih) + linear(s.h, p.hh)) * tanh(linear(s.h.split(2)[0], p.narrow))
-    return h, {"h": h}
-
-
-def a_first_half_and_its_row(x: Value, s: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
-    """As above, and the shorter one comes first."""
-    h = tanh(linear(s.h.split(2)[0], p.narrow)) * tanh(linear(x, p.ih) + linear(s.h, p.hh))
-    return h, {"h": h}
-
-
-CELLS = [
-    Odd(mask_across_matmuls),
-    Odd(one_wide_weight),
-    Odd(two_products_of_one_state),
-    Odd(halves_exchanged),
-    Odd(delay_line, ("h", "c")),
-    Odd(state_that_stays, ("h", "c")),
-    Odd(old_state_out),
-    Odd(product_of_old_state_out),
-    Odd(shift_in_time),
-    Odd(half_out, output_parts=(1, 2)),
-    Odd(new_and_old_out, output_parts=(2, 1)),
-    Odd(mean_of_an_older_state, ("h", "c")),
-    Odd(first_unit_leads),
-    Odd(a_row_and_its_first_half),
-    Odd(a_first_half_and_its_row),
-]
+each_cell = pytest.mark.parametrize("cell", ODD, ids=str)
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.function.__name__)
+@each_cell
 def test_odd_cells_agree_with_the_reference(cell: Odd) -> None:
-    for hidden, layers, bidirectional in ((4, 1, False), (4, 2, True), (18, 1, True), (18, 2, False)):
+    for hidden, layers, bidirectional in ((4, 1, False), (18, 2, True)):
         spec = rnnc.Recurrent(cell, 7, hidden, num_layers=layers, bidirectional=bidirectional)
+        assert_plan_is_complete(spec.stack())
         assert_agrees(spec, "llvm", ((1, 1, False), (6, 5, False), (6, 5, True)))
 
 
 @pytest.mark.rare
 @pytest.mark.skipif(find_compiler() is None, reason="emulating CUDA needs a C++ compiler")
-@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.function.__name__)
+@each_cell
 def test_odd_cells_on_an_emulated_gpu(cell: Odd) -> None:
     assert_agrees(rnnc.Recurrent(cell, 7, 18, bidirectional=True), "cuda-emulated", ((6, 5, False), (6, 5, True)))
 
@@ -187,6 +58,75 @@ def assert_agrees(spec: rnnc.Recurrent, backend: str, calls: tuple[tuple[int, in
 
 def as_tuple(state: object) -> tuple[object, ...]:
     return state if isinstance(state, tuple) else (state,)
+
+
+# ------------------------------------------------------------------------------------------ gradients
+
+H = 4
+
+
+def call_of(cell: Odd, num_layers: int) -> tuple[rnnc.Recurrent, tuple[Any, Any, Any], tuple[Any, Any]]:
+    """A spec in float64, the arguments of a call of 4 steps and 2 rows, and adjoints of its results."""
+    spec = rnnc.Recurrent(cell, 3, H, num_layers, bidirectional=True, dtype="float64")
+    rng, widths = np.random.default_rng(2), list(spec.states.values())
+    state, d_state = (tuple(rng.standard_normal((2 * num_layers, 2, w)) for w in widths) for _ in range(2))
+    d_output = rng.standard_normal((4, 2, spec.output_size))
+    return spec, (spec.init(seed=1), rng.standard_normal((4, 2, 3)), given(state)), (d_output, given(d_state))
+
+
+def given(states: tuple[Any, ...]) -> Any:
+    """States as a caller gives them."""
+    return states if len(states) > 1 else states[0]
+
+
+@pytest.mark.sampled(6)
+@each_cell
+def test_gradients_are_slopes(cell: Odd, backend: str) -> None:
+    """Along a random direction of the parameters, of x and of the states; of a rectangular and of a ragged batch."""
+    spec, (params, x, state), (d_output, d_state) = call_of(cell, 2)
+    f, model = rnnc.vjp(spec, backend=backend), rnnc.compile(spec, backend="reference")
+    names = list(spec.states)
+    for lengths in (None, (1, 4)):
+        d_params, d_x, d_states = f(params, x, state, lengths=lengths)[1](d_output, d_state)
+        found = d_params | {"x": d_x} | dict(zip(names, as_tuple(d_states), strict=True))
+
+        def loss(point: Point, lengths: Any = lengths) -> Point:
+            bound = model.bind({name: point[name] for name in params})
+            output, last = bound(point["x"], given(tuple(point[n] for n in names)), lengths=lengths)
+            pairs = zip(as_tuple(last), as_tuple(d_state), strict=True)
+            return {"": np.sum(output * d_output) + sum(np.sum(a * b) for a, b in pairs)}
+
+        at = params | {"x": x} | dict(zip(names, as_tuple(state), strict=True))
+        rng = np.random.default_rng(3)
+        for group in (list(params), ["x"], names):
+            along = {n: rng.standard_normal(v.shape) * (n in group) for n, v in at.items()}
+            size = np.sqrt(sum(np.sum(v**2) for v in along.values()))
+            along = {n: v / size for n, v in along.items()}
+            off = abs(difference(loss, at, along)[""] - inner(found, along))
+            assert off <= 1e-9 * size_of_terms(found, along), group
+
+
+@pytest.mark.parametrize("lengths", (None, (1, 4)))
+@pytest.mark.parametrize("cell", HELD, ids=str)
+def test_nothing_flows_through_what_is_held_constant(cell: Odd, lengths: Any, backend: str) -> None:
+    cut = cell is HELD[0]
+    spec, (params, x, state), (d_output, _) = call_of(cell, 1)
+    d_output = np.ones_like(d_output)
+    (output, _), pullback = rnnc.vjp(spec, backend=backend)(params, x, state, lengths=lengths)
+    d_params, d_x, d_states = pullback(d_output)
+    assert not any(d[:, np.array(lengths or (4, 4)) > 0].any() for d in d_states)
+    valid = np.arange(4)[:, None, None] < np.array(lengths or (4, 4))[None, :, None]
+    for d, suffix in enumerate(("_l0", "_l0_reverse")):
+        through = np.where(valid, 1 - output[..., d * H : (d + 1) * H] ** 2, 0) * cut
+        expected = np.einsum("tbh,tbi->hi", through, x)
+        assert error(d_params["ih" + suffix], expected) <= 1e-13
+        d_x = d_x - through @ params["ih" + suffix]
+    assert np.max(np.abs(d_x)) <= 1e-13
+    f = rnnc.jvp(spec, backend=backend)
+    for first in (0, 1, 2):
+        tangents = tuple(part if n == first else None for n, part in enumerate((params, x, state)))
+        (_, _), (moved, _) = f((params, x, state), tangents, lengths=lengths)
+        assert moved.any() == (cut and first < 2)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import rnnc
 from rnnc import losses, optimizers, train
 from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.ir.equations import Value, absolute, exp, greater, log, maximum, relu, rsqrt, select, sigmoid, tanh, total
-from tests.random_cells import BINARY, RECIPES, UNARY, Recipe, cooked
+from tests.random_cells import BINARY, RECIPES, UNARY, Recipe, cook, cooked
 
 X, SIZE = 2, 3
 MODEL = rnnc.Sequential(rnnc.RNN(X, 4, dtype="float64"), rnnc.Linear(4, SIZE))
@@ -139,7 +139,7 @@ def test_random_losses(recipes: list[Recipe], pick: int) -> None:
 
     def row(output: Value, target: Value) -> Value:
         plain = [recipe for recipe in recipes if recipe[0] in {*UNARY, *BINARY, "half", "first"}]
-        pool = cooked(plain, [output, target], lambda *_: output.split(SIZE)[0])
+        pool = cooked(plain, [output, target], lambda *_: output.split(SIZE)[0], cook)
         return ENDS[pick % len(ENDS)](total(tanh(pool[-1 - pick % len(pool)])))
 
     assert_same(row, ("reference", "llvm"))

@@ -76,7 +76,7 @@ OTHERS = other_cases()
 # ------------------------------------------------------------------------------------------ hvp
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", TORCH[::3], ids=str)
 def test_hvp_is_pytorchs_double_backward(case: Case, backend: str) -> None:
     """With changing adjoints: H v + J' t, where v is the direction and t the adjoints' tangent."""

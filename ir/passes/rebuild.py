@@ -21,7 +21,8 @@ def rebuild(graph: Graph, rule: Rule, *, share: bool = True) -> Graph:
     new: Mapping = {}
     live = graph.live()
     timed = _time_dependent(graph)
-    for node in sorted(live, key=lambda n: (n in timed, n.index)):
+    nodes = [node for node in graph.nodes if node in live]
+    for node in sorted(nodes, key=timed.__contains__):  # a stable sort: otherwise in the order of the graph
         result.site = node.site
         replacement = rule(result, node, new)
         new[node] = replacement if replacement is not None else result.copy_node(node, [new[i] for i in node.inputs])
@@ -33,6 +34,6 @@ def _time_dependent(graph: Graph) -> set[Node]:
     """The nodes that have a step, and all nodes that depend on one."""
     timed: set[Node] = set()
     for node in graph.nodes:
-        if node.step is not None or any(i in timed for i in node.inputs):
+        if node.step is not None or not timed.isdisjoint(node.inputs):
             timed.add(node)
     return timed

@@ -28,9 +28,9 @@ PRODUCTS = ("overlap", "overlap_sum", "beside", "scaled_weight", "column_weight"
 class _Mixed(RandomCell):
     """A random cell with more kinds of products."""
 
-    def _cook(self, number: int, what: str, a: Value, b: Value, size: int, p: Parameter) -> Value:
+    def _cook(self, number: int, what: str, a: Value, b: Value, size: int, kind: int, p: Parameter) -> Value:
         if what not in PRODUCTS:
-            return super()._cook(number, what, a, b, size, p)
+            return super()._cook(number, what, a, b, size, kind, p)
         width = int(a.shape[-1])
         parts = next(n for n in (2, 3, 5, 1) if width % n == 0)
         match what:
