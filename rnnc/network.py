@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from rnnc.backends.arrays import NUMPY
 from rnnc.backends.base import Bound
 from rnnc.checking import checks
-from rnnc.checking.network_calls import Inputs, NetworkSignature, parts
+from rnnc.checking.network_calls import Inputs, NetworkSignature
 from rnnc.checking.parameters import bind_parameters, read_parameters
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.network_quick import fits_in_frames, in_frames, parted
 from rnnc.network_timing import WHOLE, Form
 from rnnc.plain_calls import plain_network_call
 from rnnc.quick import quick_first, way_in
@@ -67,11 +68,12 @@ class Network(Compiled, Unchanging):
     def _quick(self, *, stateful: bool) -> Any:
         """The way of plain calls into machine code, if there is one."""
         graph, columns = self._graph, self._graph.columns
-        if not graph.even:
+        if not graph.even and not fits_in_frames(graph):
             return None
-        call = plain_network_call(graph, self._signature.states, self._tables, stateful=stateful)
-        quick = self._bound.quick(call)
-        return quick if quick is None or columns is None else _parted(quick, columns, stateful)
+        quick = self._bound.quick(plain_network_call(graph, self._signature.states, self._tables, stateful=stateful))
+        if quick is not None and not graph.even:
+            quick = in_frames(quick, graph, stateful)
+        return quick if quick is None or columns is None else parted(quick, columns, stateful)
 
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"
@@ -189,20 +191,6 @@ class Network(Compiled, Unchanging):
     @cached_property
     def _streamed_signature(self) -> NetworkSignature:
         return NetworkSignature(self.model, self._arrays, streamed=True)
-
-
-def _parted(
-    quick: Callable[[object, object], Any], columns: Mapping[str, tuple[int, int]], stateful: bool
-) -> Callable[[object, object], Any]:
-    """A quick call that returns several outputs."""
-
-    def call(x: object, state: object) -> Any:
-        found = quick(x, state)
-        if found is None:
-            return None
-        return (parts(found[0], columns), found[1]) if stateful else parts(found, columns)
-
-    return call
 
 
 def read_all(model: Layered, params: object, arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:

@@ -12,7 +12,6 @@ from rnnc.ir import names
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
-    from rnnc.checking.networks import Kind
     from rnnc.graph import Graph
     from rnnc.specs import Spec
 
@@ -39,7 +38,7 @@ def plain_network_call(graph: Graph, states: States, tables: Mapping[str, Array]
     """The call of a network, (x, state) -> (output, state) if it is stateful, otherwise (x, None) -> output.
 
     tables: the arrays of the embeddings, by the name of the rows that are looked up. Outputs of one kind are columns of
-    one array (`rnnc.Graph.columns`).
+    one array (`rnnc.Graph.columns`). The arrays are in frames (`rnnc.network_timing`): the steps of one side by side.
     """
     x, outputs = _group([_input(graph, name, tables) for name in graph.inputs]), _group(_outputs(graph))
     if not stateful:
@@ -104,22 +103,26 @@ def _states(spec: Spec, slabs: Slabs, *, optional: bool = False) -> CallGroup:
 def _input(graph: Graph, name: str, tables: Mapping[str, Array]) -> CallArray:
     """An input of vectors, or of integers that embeddings read."""
     if graph.inputs[name]:
-        return _timed(graph.x_names[name], graph.inputs[name], graph.batch_first, name)
+        return _timed(graph.x_names[name], graph.inputs[name] * graph.frame, graph.batch_first, name)
     read = tuple((rows, tables[rows]) for source, rows in graph.tables.values() if source == name)
     return CallArray(_lead(graph.batch_first), key=name, tables=read)
 
 
 def _outputs(graph: Graph, *, joined: bool = True) -> list[CallArray]:
     """joined: those of one kind are columns of one array."""
-    kinds = {name: graph.kinds[source] for name, source in graph.outputs.items()}
+    widths = {name: graph.kinds[source].width for name, source in graph.outputs.items()}
     if graph.columns is None or not joined:
-        return [_output(graph, graph.output_names[name], kind.width, kind, name) for name, kind in kinds.items()]
-    first = next(iter(kinds.values()))
-    return [_output(graph, names.OUTPUT, sum(kind.width for kind in kinds.values()), first)]
+        return [
+            _output(graph, graph.output_names[name], width, graph.outputs[name], name) for name, width in widths.items()
+        ]
+    first = next(iter(graph.outputs.values()))
+    return [_output(graph, names.OUTPUT, sum(widths.values()), first)]
 
 
-def _output(graph: Graph, name: str, width: int, kind: Kind, key: str = "") -> CallArray:
-    return _timed(name, width, graph.batch_first, key) if kind.timed else CallArray((BATCH, width), (name,), key)
+def _output(graph: Graph, name: str, width: int, source: str, key: str = "") -> CallArray:
+    if not graph.kinds[source].timed:
+        return CallArray((BATCH, width), (name,), key)
+    return _timed(name, width * graph.timing(False).positions(source), graph.batch_first, key)
 
 
 def _group(arrays: list[CallArray]) -> CallGroup:

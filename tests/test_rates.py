@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.ir.errors import ArgumentError, ShapeError
+from rnnc.ir.errors import ArgumentError, DtypeError, ShapeError
 from tests.refusals import raises_saying
 from tests.test_layer_graphs import Smoothed, chain
 
@@ -224,6 +224,31 @@ def test_gradients_are_finite_differences(name: str, backend: str) -> None:
     ahead, behind = ({k: a + s * turn[k] for k, a in params.items()} for s in (step, -step))
     numeric = (loss(ahead, x) - loss(behind, x)) / (2 * step)
     np.testing.assert_allclose(sum((d_params[k] * turn[k]).sum() for k in params), numeric, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch_first", (False, True))
+def test_plain_calls_enter_machine_code_in_frames(batch_first: bool) -> None:
+    layers = {
+        "down": (rnnc.Conv1d(4, 6, 4, padding=(1, 2), stride=2), "x"),
+        "even": (rnnc.AvgPool1d(2), "x"),
+        "high": (rnnc.ConvTranspose1d(6, 5, 4, stride=2), "down"),
+    }
+    for outputs in ("down", "high", ("down", "even")):
+        net = rnnc.Graph({"x": 4}, layers, outputs, dtype="float64", batch_first=batch_first)
+        network = net.compile(net.init(0))
+        assert network._quick_call is not None
+        rows = 2 if batch_first else 1
+        x = series(12, rows).swapaxes(0, int(batch_first))
+        checked = named(network(x, lengths=[12] * rows))
+        for given in (np.ascontiguousarray(x), x[::-1][::-1], np.asfortranarray(x)):
+            for y, expected in zip(named(network(given)).values(), checked.values(), strict=True):
+                np.testing.assert_allclose(y, expected, atol=1e-12)
+        with raises_saying(ShapeError, "x", "at least one time step"):
+            network(x[:, :0] if batch_first else x[:0])
+        with raises_saying(ShapeError, "x", "I = 4", "8"):
+            network(np.zeros((2, 1, 8) if not batch_first else (1, 2, 8)))
+        with raises_saying(DtypeError, "x", "float32"):
+            network(x.astype("float32"))
 
 
 def test_what_does_not_fit_is_refused() -> None:
