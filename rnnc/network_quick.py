@@ -34,7 +34,7 @@ def fits_in_frames(graph: Graph) -> bool:
     """
     one = len(graph.inputs) == 1 and not graph.tables and (len(graph.outputs) == 1 or graph.columns is not None)
     paces = {pace for kind in graph.kinds.values() for pace in kind.paces}
-    return one and all(pace.fewer == pace.more == 0 for pace in paces)
+    return one and all(0 <= pace.fewer < pace.stride and not pace.more for pace in paces)
 
 
 def in_frames(quick: Quick, graph: Graph, stateful: bool) -> Quick:
