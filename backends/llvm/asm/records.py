@@ -38,11 +38,22 @@ def address(array: Array | None) -> int:
 
 
 # A call needs dozens of addresses. NumPy's C interface guarantees that the data pointer follows the object's header.
-# Reading it there takes a seventh of the time of __array_interface__.
+# Reading it there takes a seventh of the time of __array_interface__. Generated code reads the shape and the strides,
+# too (`rnnc.backends.llvm.kernels.python_objects.NDARRAY`).
 _pointer = ctypes.c_void_p.from_address
 OBJECT_HEADER = object.__basicsize__
-_sample = np.zeros(1)
-if address(_sample) != _sample.__array_interface__["data"][0]:
+
+
+def _is_laid_out_as_known() -> bool:
+    sample = np.zeros((2, 3))
+    if address(sample) != sample.__array_interface__["data"][0]:
+        return False
+    fields = (ctypes.c_int64 * 4).from_address(id(sample) + OBJECT_HEADER)  # data, number of axes, shape, strides
+    shape, strides = ((ctypes.c_int64 * 2).from_address(fields[number]) for number in (2, 3))
+    return (tuple(shape), tuple(strides)) == (sample.shape, sample.strides)
+
+
+if not _is_laid_out_as_known():
     raise ImportError(f"this NumPy, {np.__version__}, lays out arrays as none before it; please tell rnnc's authors")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, null
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
 from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KINDS, SIZES
 from rnnc.backends.llvm.kernels.python_objects import (
@@ -131,7 +131,7 @@ def _holds_as_many(f: Function, binding: Val, object_: Val, group: Val) -> Val:
 
 
 def _group_fits() -> Function:
-    f = define("i1 rnnc_group_fits(ptr binding, ptr object, ptr group, ptr sizes, ptr buffers)")
+    f = define("i1 rnnc_group_fits(ptr binding, ptr object, ptr group, ptr sizes, ptr buffers)", COLD)
     binding, object_, group, sizes, buffers = f.parameters
     fits = f.alloca("i1", 1, 1)
     missing = f.compare("eq", object_, NONE)
@@ -152,7 +152,7 @@ def _group_fits() -> Function:
 
 
 def _arguments_fit() -> Function:
-    f = define("i1 rnnc_arguments_fit(ptr binding, ptr arguments, ptr sizes, ptr buffers)")
+    f = define("i1 rnnc_arguments_fit(ptr binding, ptr arguments, ptr sizes, ptr buffers)", COLD)
     binding, arguments, sizes, buffers = f.parameters
     fits = f.alloca("i1", 1, 1)
     f.store(TRUE, fits, 1)

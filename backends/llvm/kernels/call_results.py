@@ -5,7 +5,7 @@ An object that cannot be made leaves an exception set, MemoryError for one.
 
 from __future__ import annotations
 
-from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, null
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
 from rnnc.backends.llvm.asm.records import OBJECT_HEADER
 from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, TIMED
@@ -90,7 +90,7 @@ def _place(dtype: str) -> Function:
 
 def _add() -> Function:
     """Adds an array to a container. Returns whether it could."""
-    f = define("i1 rnnc_add(ptr container, ptr group, i64 number, ptr key, ptr object)")
+    f = define("i1 rnnc_add(ptr container, ptr group, i64 number, ptr key, ptr object)", COLD)
     container, group, number, key, object_ = f.parameters
     status = f.alloca("i32", 1, 4)
     f.store(Val("i32", "0"), status, 4)
@@ -105,7 +105,7 @@ def _add() -> Function:
 
 def _pack_group() -> Function:
     """A result: its container, or its only array, with a reference of its own; null without memory."""
-    f = define("ptr rnnc_pack_group(ptr binding, ptr group, ptr made)")
+    f = define("ptr rnnc_pack_group(ptr binding, ptr group, ptr made)", COLD)
     binding, group, made = f.parameters
     result = f.alloca("ptr", 1, 8)
     f.store(null(), result, 8)
@@ -137,7 +137,7 @@ def _pack() -> Function:
 
     kept: an object that comes behind the results in a tuple, or null.
     """
-    f = define("ptr rnnc_pack(ptr binding, ptr made, ptr kept)")
+    f = define("ptr rnnc_pack(ptr binding, ptr made, ptr kept)", COLD)
     binding, made, kept = f.parameters
     result = f.alloca("ptr", 1, 8)
     count, groups = BINDING.load(f, binding, "results"), BINDING.load(f, binding, "groups")

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, null
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
 from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, SIZES, TABLE, TIMED
 from rnnc.backends.llvm.kernels.call_arguments import emit_arguments, strides_of
@@ -64,7 +64,7 @@ def _look_up(dtype: str) -> Function:
 
 def _look_up_tables(dtype: str) -> Function:
     """Looks up the rows of all tables, one after the other in `memory`. Returns whether all the rows are there."""
-    f = define("i1 rnnc_look_up_tables(ptr binding, ptr buffers, ptr context, ptr memory)")
+    f = define("i1 rnnc_look_up_tables(ptr binding, ptr buffers, ptr context, ptr memory)", COLD)
     binding, buffers, context, memory = f.parameters
     plain, place = f.alloca("i1", 1, 1), f.alloca("ptr", 1, 8)
     f.store(TRUE, plain, 1)
@@ -88,7 +88,7 @@ def _look_up_tables(dtype: str) -> Function:
 
 
 def _call(dtype: str) -> Function:
-    f = define("ptr rnnc_call(ptr self, ptr arguments, i64 n)")
+    f = define("ptr rnnc_call(ptr self, ptr arguments, i64 n)", COLD)
     self_, arguments, count = f.parameters
     call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
     context = f.value("ptr", f"alloca i8, {call.bound('context_bytes')}, align 16")

@@ -12,7 +12,7 @@ The first half packs the weights, because the caller may change them between the
 
 from __future__ import annotations
 
-from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, null
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.records import OBJECT_HEADER, Record
 from rnnc.backends.llvm.kernels.binding import ARENA_PLACE, BINDING, COPY, FIRST_HALF, SECOND_HALF, SIZES
 from rnnc.backends.llvm.kernels.context import HEADER
@@ -35,7 +35,7 @@ def _keep() -> Function:
 
     The context must have its sizes, and no arrays yet: the memory begins with a copy of it.
     """
-    f = define("ptr rnnc_keep(ptr binding, ptr context)")
+    f = define("ptr rnnc_keep(ptr binding, ptr context)", COLD)
     binding, context = f.parameters
     half, own = BINDING.load(f, binding, "half"), BINDING.load(f, binding, "context_bytes")
     scratch, arguments, block = f.alloca("i64", 1, 8), f.alloca("ptr", 1, 8), f.alloca("ptr", 1, 8)
@@ -68,7 +68,7 @@ def _data(f: Function, array: Val) -> Val:
 
 def _pack_weights() -> Function:
     """Computes derived values and packs the weights, but those that a call of so few rows reads in place."""
-    f = define("void rnnc_pack_weights(ptr binding, ptr context)")
+    f = define("void rnnc_pack_weights(ptr binding, ptr context)", COLD)
     binding, context = f.parameters
     half = FIRST_HALF.loads(f, BINDING.load(f, binding, "half"))
     with f.when(exists(f, half["derive"])):
@@ -86,7 +86,7 @@ def _pack_weights() -> Function:
 
 
 def _first() -> Function:
-    f = define("ptr rnnc_call_first(ptr self, ptr arguments, i64 n)")
+    f = define("ptr rnnc_call_first(ptr self, ptr arguments, i64 n)", COLD)
     self_, arguments, count = f.parameters
     call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
     context = f.value("ptr", f"alloca i8, {call.bound('context_bytes')}, align 16")
@@ -134,7 +134,7 @@ def _is_kept(call: NativeCall, kept: Val) -> Val:
 
 
 def _second() -> Function:
-    f = define("ptr rnnc_call_second(ptr self, ptr arguments, i64 n)")
+    f = define("ptr rnnc_call_second(ptr self, ptr arguments, i64 n)", COLD)
     self_, arguments, count = f.parameters
     call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
     size = call.bound("context_bytes")

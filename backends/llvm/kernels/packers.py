@@ -7,7 +7,7 @@ A **move** is one rectangle of a caller's array, with two strides, and its place
 for k < inner, n = first + m, m < width. A vector is a weight of one row. A **sweep** is all moves that write to the
 same cache lines, such as the gates of a feed that one loop over k reads together. They are done panel by panel, so that
 each line is written while it is in the cache. For a feed larger than the cache, this is three times as fast as block
-after block.
+after block. Moves that share no lines and copy rows are done row by row instead, as fast as memory is copied.
 
 The moves of a plan are a table that one function walks, so the code does not depend on the network.
 """
