@@ -25,6 +25,7 @@ from rnnc.ir.lower import Direction, Names, check_returned, lower_direction, val
 from rnnc.ir.shape_rules import BATCH
 from rnnc.layered import Layered
 from rnnc.layers import Embedding, Layer, Readout, recurrent
+from rnnc.layers.base import EVEN
 from rnnc.network_flows import Column, Flow, Nodes, framed
 from rnnc.network_lines import FrameStates
 from rnnc.network_names import moments, output_state, reads_directions, state_shapes
@@ -212,11 +213,10 @@ class _Lowering:
         timed = next(flow for flow in flows if flow.timed)
         rate = len(timed.listed) // self.graph.steps
         reading = self.timing.reading(name)
-        if reading == HERE:
+        if reading == HERE and layer.pace == EVEN:
             each = [self._over_time(f"{name}:{i}", flow, rate) for i, flow in enumerate(flows)]
             return [list(xs) for xs in zip(*each, strict=True)]
-        nodes = self._zeroed(timed) if layer.window != (0, 0) else timed.listed
-        line = self.frames.line(name, PAST, nodes, reading.past, reading.ahead)
+        line = self.frames.line(name, PAST, self._zeroed(timed), reading.past, reading.ahead)
         calls = [(t, reading.at(c)) for t in range(self.graph.steps) for c in range(rate // layer.pace.stride)]
         return [[line.read(t, *window)] for t, window in calls]
 

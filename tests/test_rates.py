@@ -28,6 +28,8 @@ LAYERS: dict[str, tuple[Any, ...]] = {
     "max, dilated": (rnnc.MaxPool1d(2, 1, dilation=2),),
     "mean": (rnnc.AvgPool1d(4, 2, padding=(2, 2)),),
     "mean of the own": (rnnc.AvgPool1d(3, 2, padding=(1, 1), count_include_pad=False),),
+    "past the end of a pool": (rnnc.MaxPool1d(2), rnnc.Conv1d(4, 4, 1, padding=(0, 1))),
+    "longer than a pool": (rnnc.AvgPool1d(2), rnnc.ConvTranspose1d(4, 6, 2, padding=(0, -1), stride=2)),
     "down, down, up": (
         rnnc.Conv1d(4, 5, 4, padding=(1, 2), stride=2),
         rnnc.PReLU(5),

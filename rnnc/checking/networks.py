@@ -279,6 +279,8 @@ def _check_pace(who: str, layer: Layer) -> None:
         raise ArgumentTypeError(f"{who}: expected a rnnc.Pace as its pace, got {checks.came(pace)}")
     for name, number, least in zip(pace._fields, pace, (1, 1, -MOST, -MOST), strict=True):
         checks.integer(f"{who}: pace.{name}", number, least, MOST)
+    if pace != EVEN and layer.inputs != 1:
+        raise ArgumentError(f"{who}: its pace is that of one value, but its `inputs` is {layer.inputs}")
     if isinstance(layer, Readout) and pace != EVEN:
         raise ArgumentError(f"{who}: a readout gives no steps, but its pace is {pace}")
 

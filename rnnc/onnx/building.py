@@ -94,6 +94,8 @@ class Building:
         if tensor.dtype != self.dtype:
             raise Left(f"it reads {tensor.dtype}, where the network computes in {self.dtype}")
         axes = self.axes(tensor)
+        if self.frames is None and (time := axes.of("T")) is not None and not self.rows.is_first(tensor.shape[time]):
+            raise Left("it reads steps of another number than the network does", later=True)
         placed = Placed(self.name_of(tensor.name), axes, tuple(order), timed=True)
         self.inputs[placed.name] = tensor, placed
         if self.rows.time is not None and axes.of("T") is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.onnx.ops.products import Convolution
+from rnnc.onnx.ops.sliding import Convolution
 from rnnc.onnx.ops.table import Given, Left
 from rnnc.onnx.sizes import static
 from rnnc.onnx.values import Known, Step, Tensor

@@ -61,10 +61,22 @@ class Axes:
 
 @dataclass(frozen=True)
 class Rows:
-    """What T and B are in a network: sizes of ONNX's axes; None where there is no such axis but one of size 1."""
+    """What T and B are in a network: sizes of ONNX's axes; None where there is no such axis but one of size 1.
+
+    others: the numbers of steps behind operators that change it.
+    """
 
     time: Dim | None
     batch: Dim | None
+    others: tuple[Dim, ...] = ()
+
+    def is_time(self, size: Dim) -> bool:
+        """Whether it is the size of an axis of steps."""
+        return any(_is(size, time) for time in (self.time, *self.others) if time is not None)
+
+    def is_first(self, size: Dim) -> bool:
+        """Whether it is the number of steps that the network reads."""
+        return self.time is not None and _is(size, self.time)
 
     def axes(self, shape: Dims) -> Axes:
         """The axes of a tensor. Raises Left for one that is no value of a network, NeedsNumber for columns without."""
@@ -80,7 +92,7 @@ class Rows:
     def _role(self, size: Dim) -> Role:
         if static(size) == 1:
             return "1"
-        if self.time is not None and _is(size, self.time):
+        if self.is_time(size):
             return "T"
         if self.batch is not None and _is(size, self.batch):
             return "B"

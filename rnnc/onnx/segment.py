@@ -13,6 +13,7 @@ from rnnc.network import Network
 from rnnc.network_names import state_shapes
 from rnnc.onnx.building import Building
 from rnnc.onnx.frames import Frames
+from rnnc.onnx.ops.sliding import SLIDING
 from rnnc.onnx.ops.table import MISFITS, Given, Left
 from rnnc.onnx.parts import op_of
 from rnnc.onnx.places import Rows, into_rows, out_of_rows, reversed_rows
@@ -68,19 +69,46 @@ def _check_ends(building: Building, step: Step) -> None:
 
 
 def _rows(steps: Sequence[Step]) -> Rows:
+    """T and B, and the numbers of steps behind operators that change T."""
+    rows = _first_rows(steps)
+    if rows.time is None:
+        return rows
+    slides = [(s.tensors[0].shape[2], s.made[0].shape[2]) for s in steps if s.node.op in SLIDING and _is_along(s)]
+    time, others = rows.time, list[Dim]()
+    for before, after in reversed(slides):
+        if Rows(after, None).is_time(time) and not Rows(before, None).is_time(time):
+            others.append(time)
+            time = before
+    for before, after in slides:
+        known = Rows(time, None, tuple(others))
+        if known.is_time(before) and not known.is_time(after):
+            others.append(after)
+    return Rows(time, rows.batch, tuple(others))
+
+
+def _is_along(step: Step) -> bool:
+    """Whether a step slides over one axis, which is longer than 1."""
+    shapes = [tensor.shape for tensor in (*step.tensors[:1], *step.made[:1])]
+    return len(shapes) == 2 and all(len(shape) == 3 and static(shape[2]) != 1 for shape in shapes)
+
+
+def _first_rows(steps: Sequence[Step]) -> Rows:
     """T and B: of the first recurrent node, or else of the first sizes that are not known."""
     for step in steps:
         if step.node.op in ("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM"):
             x = step.inputs[0]
             assert x is not None
             time, batch = x.shape[1::-1] if step.node.attributes.get("layout") == 1 else x.shape[:2]
-            return Rows(*(None if static(size) == 1 else size for size in (time, batch)))
+            return Rows(_longer(time), _longer(batch))
         if step.scanned is not None:
             return _rows_of_scan(step.scanned)
     sizes = [size for step in steps for tensor in step.tensors for size in tensor.shape if isinstance(size, Size)]
     unknown = list(dict.fromkeys(size for size in sizes if not size.known))
     if unknown:
         return Rows(unknown[1] if len(unknown) > 1 else None, unknown[0])
+    for step in steps:
+        if step.node.op in ("ConvTranspose", "MaxPool", "AveragePool") and _is_along(step):  # over time or not at all
+            return Rows(_longer(step.tensors[0].shape[2]), _longer(step.tensors[0].shape[0]))
     return Rows(None, None)
 
 
@@ -90,7 +118,12 @@ def _rows_of_scan(scanned: Scanned) -> Rows:
     unknown = [size for size in inner if isinstance(size, Size) and not size.known]
     first: list[Dim] = [tensor.shape[0] for tensor in scanned.xs if len(tensor.shape) > 1]
     sizes: tuple[Dim, Dim] = scanned.read[0].shape[scanned.axes[0]], (*unknown, *first, 1)[0]
-    return Rows(*(None if static(size) == 1 else size for size in sizes))
+    return Rows(_longer(sizes[0]), _longer(sizes[1]))
+
+
+def _longer(size: Dim) -> Dim | None:
+    """The size of an axis, if it is not 1."""
+    return None if static(size) == 1 else size
 
 
 def _dtype(steps: Sequence[Step]) -> str:
@@ -124,7 +157,7 @@ class Segment:
         self._ends = [_End(keys, tensor.name, self._way_out(tensor)) for tensor, keys in ends.items()]
         self._single = len(named) == 1
         self._zeros = {key: width for key, (_, _, width) in state_shapes(graph).items()}
-        self._quick = building.lengths is None and graph.causal
+        self._quick = building.lengths is None and graph.causal and graph.even
         self._plain = building.lengths is None and not building.feeds and not self._ends
 
     def _way_out(self, tensor: Tensor) -> Any:

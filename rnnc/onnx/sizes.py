@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
-__all__ = ["Dim", "Dims", "NeedsNumber", "NeedsValue", "SameSize", "Size", "product", "same", "static"]
+__all__ = ["Dim", "Dims", "NeedsNumber", "NeedsValue", "SameSize", "Size", "product", "rounded_down", "same", "static"]
 
 Term = tuple[str, ...]
 """A product of names, sorted; () is 1."""
@@ -48,6 +48,20 @@ class SameSize(Exception):
         self.names = first, second
 
 
+class Floor(str):
+    """The name of a quotient, rounded down: of the steps behind a stride, for example."""
+
+    numerator: Size
+    divisor: int
+
+    @classmethod
+    def of(cls, numerator: Size, divisor: int) -> Floor:
+        """The name of floor(numerator / divisor)."""
+        made = cls(f"floor(({numerator})/{divisor})")
+        made.numerator, made.divisor = numerator, divisor
+        return made
+
+
 class Size:
     """A polynomial with integer coefficients. numbers: the sizes of names that are known."""
 
@@ -66,14 +80,17 @@ class Size:
     def symbol(self) -> str | None:
         """The name, if it is nothing but the size of one axis."""
         match list(self.terms.items()):
-            case [((name,), 1)]:
+            case [((name,), 1)] if not isinstance(name, Floor):
                 return name
         return None
 
     @property
     def unknown(self) -> set[str]:
         """The names whose sizes are not known."""
-        return {name for term in self.terms for name in term if name not in self.numbers}
+        found: set[str] = set()
+        for name in (name for term in self.terms for name in term):
+            found |= name.numerator.unknown if isinstance(name, Floor) else {name} - set(self.numbers)
+        return found
 
     @property
     def known(self) -> bool:
@@ -82,18 +99,23 @@ class Size:
 
     def at(self, length: Callable[[str], int]) -> int:
         """The number, where `length` gives those of the names that are not known."""
-        factors = {name: self.numbers.get(name) for term in self.terms for name in term}
-        found = {name: length(name) if number is None else number for name, number in factors.items()}
-        return sum(n * prod(found[name] for name in term) for term, n in self.terms.items())
+
+        def number(name: str) -> int:
+            if isinstance(name, Floor):
+                return name.numerator.at(length) // name.divisor
+            found = self.numbers.get(name)
+            return length(name) if found is None else found
+
+        return sum(n * prod(map(number, term)) for term, n in self.terms.items())
 
     @property
     def reduced(self) -> Size:
         """The same, with numbers in place of the names that have one."""
         found: dict[Term, int] = {}
         for term, n in self.terms.items():
-            rest = tuple(name for name in term if name not in self.numbers)
-            for name in term:
-                n *= self.numbers.get(name, 1)
+            known = [name for name in term if Size.of(name, self.numbers).known]
+            rest = tuple(name for name in term if name not in known)
+            n *= prod(int(Size.of(name, self.numbers)) for name in known)
             found[rest] = found.get(rest, 0) + n
         return Size(found, self.numbers)
 
@@ -232,6 +254,14 @@ def _below(number: Dim, size: Dim) -> bool:
     if not isinstance(size, Size) or isinstance(number, Size):
         return False
     return min(size.terms.values()) >= 0 and number < size.terms.get((), 0)
+
+
+def rounded_down(size: Dim, divisor: int) -> Dim:
+    """floor(size / divisor), by a name of its own where that is no polynomial."""
+    if not isinstance(size, Size):
+        return size // divisor
+    exact = _quotient(size.terms, {(): divisor})
+    return Size({(Floor.of(size, divisor),): 1}, size.numbers) if exact is None else size._made(exact)
 
 
 def static(size: Dim) -> int | None:

@@ -14,6 +14,7 @@ from rnnc.onnx.ops.recurrence import RECURRENCE_OPS
 from rnnc.onnx.ops.reductions import REDUCTION_OPS
 from rnnc.onnx.ops.reversal import REVERSAL_OPS
 from rnnc.onnx.ops.scan import SCAN_OPS
+from rnnc.onnx.ops.sliding import SLIDING_OPS
 from rnnc.onnx.ops.table import Op, check_bytes
 
 __all__ = ["OPS"]
@@ -43,4 +44,5 @@ OPS: dict[tuple[str, str], Op] = {
     **REDUCTION_OPS,
     **REVERSAL_OPS,
     **SCAN_OPS,
+    **SLIDING_OPS,
 }

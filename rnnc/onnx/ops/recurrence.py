@@ -10,7 +10,7 @@ import numpy as np
 from rnnc.ir.errors import OnnxError
 from rnnc.onnx.building import Building, StateFeed, zeros
 from rnnc.onnx.ops.table import Given, Left, Op, Result
-from rnnc.onnx.places import Axes, Rows
+from rnnc.onnx.places import Axes
 from rnnc.onnx.recurrent import Recurrence, Weights, parameters_of, read_recurrence, spec_of
 from rnnc.onnx.sizes import same, static
 from rnnc.onnx.values import Known, Step, Tensor, Value
@@ -130,8 +130,9 @@ def node_name(step: Step) -> str:
 
 def _check_rows(building: Building, node: Recurrence, x: Tensor) -> None:
     sizes = x.shape[1::-1] if node.batch_first else x.shape[:2]
-    own = Rows(*(None if static(size) == 1 else size for size in sizes))
-    if own != building.rows:
+    time, batch = (None if static(size) == 1 else size for size in sizes)
+    rows = building.rows
+    if batch != rows.batch or (time != rows.time if time is None else not rows.is_time(time)):
         raise Left("its time or batch is another one than in the network before", later=True)
 
 
@@ -142,6 +143,8 @@ def _use_lengths(building: Building, given: Given) -> None:
         raise Left("its sequence_lens are constants")
     if building.made and lengths is not building.lengths:
         raise Left("its sequence_lens are others than in the network before", later=True)
+    if lengths is not None and building.rows.others:
+        raise Left("its sequence_lens count the steps behind an operator that changes their number", later=True)
     if lengths is not None and not building.made:
         assert isinstance(lengths, Tensor)
         building.lengths = lengths

@@ -11,8 +11,7 @@ from rnnc.layers import LayerNorm, Max, Mean
 from rnnc.onnx.building import Building, check_places
 from rnnc.onnx.layers import Blocks
 from rnnc.onnx.ops.elementwise import combined
-from rnnc.onnx.ops.products import constant
-from rnnc.onnx.ops.table import Given, Left, Op, Result, axis_in
+from rnnc.onnx.ops.table import Given, Left, Op, Result, axis_in, constant
 from rnnc.onnx.places import Placed
 from rnnc.onnx.sizes import static
 from rnnc.onnx.values import Known, Step, Tensor

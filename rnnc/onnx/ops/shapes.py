@@ -26,7 +26,7 @@ def _unify(a: Size, b: Size) -> None:
     if a.known and b.known and int(a) != int(b):
         return
     if a.known != b.known:
-        raise NeedsNumber(next(n for size in (a, b) for term in size.terms for n in term if n not in size.numbers))
+        raise NeedsNumber(min(a.unknown | b.unknown))
     if a.symbol and b.symbol:
         raise SameSize(a.symbol, b.symbol)
 

@@ -114,6 +114,15 @@ def check_bytes(size: int, more: int = 0) -> None:
         raise Left(f"with it the constants that nodes make of others take {size} bytes, over {MOST_BYTES + more}")
 
 
+def constant(value: Value | None, what: str) -> Array | None:
+    """A constant operand, None if it is left out. Raises Left if it comes with the call."""
+    if isinstance(value, Tensor):
+        raise Left(f"{what} {value.name!r} is no constant")
+    if isinstance(value, Filled):
+        raise Left(f"{what} has sizes that are not known")
+    return None if value is None else value.array
+
+
 def axis_in(given: Given, axis: int, rank: int) -> int:
     """An axis counted from the front."""
     if not -rank <= axis < rank:
