@@ -87,8 +87,7 @@ def each_row(p: dict[str, Array], x: Array, lengths: Array, run: Callable[[Any, 
 # ---- argmax and one_hot
 
 
-@pytest.mark.parametrize("on", BACKENDS)
-@pytest.mark.parametrize("size", [1, 2, 9, 33])
+@pytest.mark.parametrize(("on", "size"), [*((on, n) for on in BACKENDS[:2] for n in (1, 2, 9, 33)), (BACKENDS[2], 9)])
 def test_argmax_is_numpys(on: str, size: int) -> None:
     """Ties, NaN and infinities included."""
     rng = np.random.default_rng(size)
@@ -189,8 +188,7 @@ def test_no_rows() -> None:
     assert found.numbers.shape == (STEPS, 0) and found.lengths.shape == found.scores.shape == (0,)
 
 
-@pytest.mark.parametrize("choice", [rnnc.Greedy(), rnnc.Beam(2)])
-@pytest.mark.parametrize("on", ["llvm", "reference"])
+@pytest.mark.parametrize(("on", "choice"), [("llvm", rnnc.Greedy()), ("reference", rnnc.Beam(2))])
 def test_layers_states_and_layouts(on: str, choice: rnnc.Beam) -> None:
     """An LSTM of two layers starts at both states of the encoder's; a layer with a window keeps its past."""
     read = rnnc.Graph({"x": 3}, {"lstm": (rnnc.LSTM(3, 4, 2, batch_first=True), "x")}, {"h": "lstm.h", "c": "lstm.c"})
@@ -227,6 +225,32 @@ def test_layers_states_and_layouts(on: str, choice: rnnc.Beam) -> None:
         row = oracle.beam(advance, state, 7, 1, 9, width)
         assert found.numbers[b, : found.lengths[b]].tolist() == row.numbers
         np.testing.assert_allclose(found.scores[b], row.score, atol=1e-4)
+
+
+def test_a_torch_module_decodes_the_same() -> None:
+    """The state_dict of a module with the layers as attributes binds as it is."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+
+    def part(**layers: Any) -> Any:
+        module = torch.nn.Module()
+        for name, layer in layers.items():
+            module.add_module(name, layer)
+        return module
+
+    read = part(table=torch.nn.Embedding(LETTERS, 4), gru=torch.nn.GRU(4, 6))
+    write = part(table=torch.nn.Embedding(SOUNDS, 5), gru=torch.nn.GRU(5, 6), scores=torch.nn.Linear(6, SOUNDS))
+    module = part(encoder=read, step=write)
+    x, _ = words(20)
+    with torch.no_grad():
+        _, h = read.gru(read.table(torch.from_numpy(x)))
+        last, expected = torch.full((20,), START), []
+        for _ in range(STEPS):
+            y, h = write.gru(write.table(last)[None], h)
+            last = write.scores(y[0]).argmax(-1)
+            expected.append(last.numpy())
+    found = decoder(end=None).compile(module.state_dict())(x)
+    np.testing.assert_array_equal(found.numbers, np.array(expected))
 
 
 # ---- sampling
@@ -282,8 +306,10 @@ def test_the_frequencies_are_the_probabilities() -> None:
 # ---- beam
 
 
-@pytest.mark.parametrize("on", BACKENDS)
-@pytest.mark.parametrize(("width", "penalty"), [(2, 0.0), (3, 1.0), (5, 0.6)])
+@pytest.mark.parametrize(
+    ("on", "width", "penalty"),
+    [("reference", 3, 1.0), ("reference", 5, 0.0), ("llvm", 2, 0.0), ("llvm", 4, 0.6), ("cuda-emulated", 2, 0.6)],
+)
 def test_beam_is_the_search_in_plain_python(on: str, width: int, penalty: float) -> None:
     network = decoder(rnnc.Beam(width, penalty))
     p, (x, lengths) = parameters(network), words()
@@ -300,16 +326,16 @@ def test_a_beam_of_one_is_greedy(on: str) -> None:
 
 
 def test_a_beam_may_be_wider_than_what_can_be_chosen() -> None:
-    network = rnnc.Decoder(step_network(2), start=0, end=1, steps=4, choice=rnnc.Beam(6))
+    network = rnnc.Decoder(step_network(2), start=0, end=1, steps=4, choice=rnnc.Beam(5))
     p = {name: array.astype(np.float32) for name, array in network.init(3).items()}
     found = network.compile(p)(batch=2)
     double = {name: array.astype(np.float64) for name, array in p.items()}
-    row = oracle.beam(oracle.step_of(double), np.zeros(6), 0, 1, 4, 6)
+    row = oracle.beam(oracle.step_of(double), np.zeros(6), 0, 1, 4, 5)
     check(found, [row, row], 1)
 
 
 def test_a_beam_finds_what_greedy_misses() -> None:
-    network = decoder(rnnc.Beam(5))
+    network = decoder(rnnc.Beam(3))
     p, (x, lengths) = parameters(network, seed=8), words(40)
     beam, greedy = network.compile(p)(x, lengths=lengths), decoder().compile(p)(x, lengths=lengths)
     assert (beam.scores > greedy.scores + 0.1).any()
@@ -347,8 +373,15 @@ def attending(choice: Any = None, score: str = "general", **options: Any) -> rnn
     )
 
 
-@pytest.mark.parametrize(("choice", "score"), [(rnnc.Greedy(), "general"), (rnnc.Beam(3), "dot")])
-@pytest.mark.parametrize("on", BACKENDS)
+@pytest.mark.parametrize(
+    ("on", "choice", "score"),
+    [
+        ("reference", rnnc.Beam(3), "dot"),
+        ("llvm", rnnc.Greedy(), "general"),
+        ("llvm", rnnc.Beam(2), "dot"),
+        ("cuda-emulated", rnnc.Greedy(), "general"),
+    ],
+)
 def test_attention_is_the_loop(on: str, choice: rnnc.Beam, score: str) -> None:
     """Of ragged rows, one of them without states; more states need code of another size."""
     network = attending(choice, score)
