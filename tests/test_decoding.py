@@ -253,6 +253,18 @@ def test_a_torch_module_decodes_the_same() -> None:
     np.testing.assert_array_equal(found.numbers, np.array(expected))
 
 
+@pytest.mark.parametrize("on", ["llvm", "reference"])
+def test_going_on_from_a_prompt(on: str) -> None:
+    """What comes after half of a sequence is its other half."""
+    network = rnnc.Decoder(step_network(), start=START, end=END, steps=STEPS)
+    p = {n: a for n, a in parameters(decoder(), end=-1e3).items() if n[:5] == "step."}
+    made = network.compile(p, backend=on)
+    whole = made(batch=3).numbers
+    prompt = np.concatenate([np.full((1, 3), START), whole[:6]])
+    _, state = network.step.compile({n[5:]: a for n, a in p.items()}, backend=on).advance(prompt[:-1])
+    np.testing.assert_array_equal(made(last=prompt[-1], state=state).numbers[: STEPS - 6], whole[6:])
+
+
 # ---- sampling
 
 
