@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import rnnc
+from rnnc.decoding import pieces
 from rnnc.decoding.gumbel import gumbel
 from rnnc.ir.equations import argmax, one_hot
 from tests import decoding_oracle as oracle
@@ -180,6 +181,18 @@ def test_a_single_number_to_choose(choice: rnnc.Beam) -> None:
     network = rnnc.Decoder(step_network(1), start=0, end=None, steps=4, choice=choice)
     found = network.compile(network.init(0))(batch=2)
     assert (found.numbers == 0).all() and (found.lengths == 4).all() and (found.scores == 0).all()
+
+
+@pytest.mark.parametrize("piece", [1, 4, 100])
+def test_how_many_steps_run_at_once_changes_no_result(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for choice in (rnnc.Greedy(), rnnc.Sample(), rnnc.Beam(2)):
+        network = decoder(choice, steps=40)
+        made, (x, lengths) = network.compile(parameters(network)), words()
+        expected = made(x, lengths=lengths)
+        with monkeypatch.context() as patch:
+            patch.setattr(pieces, "PIECE", piece)
+            found = made(x, lengths=lengths)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_no_rows() -> None:
