@@ -89,7 +89,7 @@ class Decoding(Compiled, Unchanging):
         x, lengths: as in a call of the encoder (`rnnc.Network.__call__`).
         last, state: only without an encoder, to go on from a prompt: (B,) integers that the first step reads instead of
             `start`, and the state that `rnnc.Network.advance` of the step's network returned for what comes before.
-        seed: of `rnnc.Sample`: the same seed gives the same numbers, whatever the number of threads. Others ignore it.
+        seed: of `rnnc.Sample`: it alone decides the random numbers, whatever the number of threads. Others ignore it.
         Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """
         seed = checks.integer("seed", seed, 0, 2**64 - 1)

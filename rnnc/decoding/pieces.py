@@ -1,6 +1,7 @@
 """A call of a decoder: some steps at a time, so that it ends soon after its last row has.
 
-Rows that have ended are left out of the next piece. Rows are independent, so a piece changes no result.
+Rows that have ended are left out of the next piece. Rows are independent, so this changes no result but for rounding:
+sums of blocks of one or two rows may differ in their last bits.
 """
 
 from __future__ import annotations
