@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 import rnnc
 from rnnc.decoding import pieces
 from rnnc.decoding.gumbel import gumbel
+from rnnc.ir import equations as eq
 from rnnc.ir.equations import argmax, one_hot
 from tests import decoding_oracle as oracle
 
@@ -418,7 +420,7 @@ def test_attention_is_the_loop(on: str, choice: rnnc.Beam, score: str) -> None:
         expected = []
         for b in range(x.shape[1]):
             memory = oracle.all_encoded(double, x[: lengths[b], b])
-            step = oracle.attending_step(double, memory)
+            step = oracle.attending_step(double, partial(oracle.attention, double, memory))
             first = memory[-1] if len(memory) else np.zeros(6)
             expected.append(oracle.beam(step, first, START, END, STEPS, choice.hypotheses))
         check(made(x, lengths=lengths), expected)
@@ -433,6 +435,59 @@ def test_attention_reads_nothing_of_the_padding() -> None:
         alone = made(x[: lengths[b], b][None])
         np.testing.assert_array_equal(alone.numbers[0], found.numbers[b])
         np.testing.assert_allclose(alone.scores[0], found.scores[b], rtol=1e-5)
+
+
+class _Mean(rnnc.Layer):
+    """The mean of the row's states, and how many steps it has been read for; a state that follows from the memory."""
+
+    memory = 6
+
+    def output_width(self, *widths: int) -> int:
+        return 6
+
+    def states(self, *widths: int) -> dict[str, int]:
+        return {"count": 1}
+
+    def step(self, x: Any, state: Any, p: Any) -> Any:
+        count = eq.total(p.valid.as_numbers())
+        return eq.vecmat(p.valid.as_numbers(), p.memory) / eq.maximum(count, 1.0) + 0 * state.count, {"count": count}
+
+
+def _same(value: Array, _: Array) -> Array:
+    return value
+
+
+@pytest.mark.parametrize("on", ["llvm", "reference"])
+def test_a_layer_of_ones_own_reads_a_memory(on: str) -> None:
+    good = attending()
+    layers = {name: (e.layer, *e.inputs) for name, e in good.step.entries.items()} | {"attend": (_Mean(), "gru")}
+    step = rnnc.Graph({"last": rnnc.NUMBERS}, layers, "scores")
+    for choice in (rnnc.Greedy(), rnnc.Beam(2)):
+        network = rnnc.Decoder(
+            step, encoder=good.encoder, memory={"attend": "all"}, start=START, end=END, steps=STEPS, choice=choice
+        )
+        p, (x, lengths) = parameters(network), words()
+        double = {name: array.astype(np.float64) for name, array in p.items()}
+        expected = []
+        for b in range(x.shape[1]):
+            states = oracle.all_encoded(double, x[: lengths[b], b])
+            mean = states.sum(axis=0) / max(len(states), 1)
+            step_of_row = oracle.attending_step(double, partial(_same, mean))
+            expected.append(oracle.beam(step_of_row, np.zeros(6), START, END, STEPS, choice.hypotheses))
+        check(network.compile(p, backend=on)(x, lengths=lengths), expected)
+
+
+def test_a_sequential_is_a_step() -> None:
+    """A language model of characters, as `rnnc.train` trains it."""
+    model = rnnc.Sequential(rnnc.Embedding(8, 4), rnnc.LSTM(4, 6), rnnc.Dropout(0.1), rnnc.Linear(6, 8))
+    p = {name: 3 * array for name, array in model.init(0).items()}
+    network = rnnc.Decoder(model, start=5, end=None, steps=7)
+    found = network.compile({f"step.{name}": array for name, array in p.items()})(batch=1)
+    made, state, last = model.compile(p), None, 5
+    for t in range(7):
+        y, state = made.advance(np.array([[last]]), state)
+        last = int(y.argmax())
+        assert found.numbers[t, 0] == last
 
 
 def test_attention_needs_a_decoder() -> None:
