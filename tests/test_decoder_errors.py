@@ -137,3 +137,28 @@ def test_calls() -> None:
 def test_plain_data_that_is_no_decoder(message: str, change: dict[str, Any]) -> None:
     with pytest.raises((rnnc.ArgumentError, rnnc.ArgumentTypeError), match=message):
         rnnc.Decoder.from_dict(decoder().to_dict() | change)
+
+
+class Reader(rnnc.Layer):
+    def __init__(self, memory: Any, **shapes: Any) -> None:
+        self.size, self.shapes = memory, shapes
+
+    @property
+    def memory(self) -> Any:
+        return self.size
+
+    def parameter_shapes(self) -> Any:
+        return self.shapes
+
+
+@pytest.mark.parametrize(
+    ("message", "layer"),
+    [
+        ("layer 'read', Reader: memory: expected an integer >= 1, got 0", Reader(0)),
+        ("layer 'read', Reader: memory: expected an integer >= 1, got 'h'", Reader("h")),
+        ("layer 'read', Reader: 'valid' is what its equations read the states", Reader(3, valid=(4,))),
+    ],
+)
+def test_a_layer_that_declares_its_memory_wrongly(message: str, layer: Reader) -> None:
+    with pytest.raises((rnnc.ArgumentError, rnnc.ArgumentTypeError), match=message):
+        rnnc.Graph({"x": 4}, {"read": (layer, "x")}, "read")
