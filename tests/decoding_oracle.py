@@ -121,7 +121,7 @@ def step_of(p: Mapping[str, Array]) -> Step:
     return step
 
 
-def attention(p: Mapping[str, Array], query: Array, memory: Array) -> Array:
+def attention(p: Mapping[str, Array], memory: Array, query: Array) -> Array:
     """Luong's, over the states (S, M) of one row."""
     if not len(memory):
         return np.zeros(memory.shape[1])
@@ -131,12 +131,12 @@ def attention(p: Mapping[str, Array], query: Array, memory: Array) -> Array:
     return found
 
 
-def attending_step(p: Mapping[str, Array], memory: Array) -> Step:
-    """The step "table", "gru", "attend", "both", "scores"."""
+def attending_step(p: Mapping[str, Array], context: Callable[[Array], Array]) -> Step:
+    """The step "table", "gru", "attend", "both", "scores". context: what "attend" makes of the state of "gru"."""
 
     def step(h: Any, last: int) -> tuple[Array, Any]:
         new = gru(p["step.table.weight"][last], h, p, "step.gru")
-        both = np.concatenate([new, attention(p, new, memory)])
+        both = np.concatenate([new, context(new)])
         return p["step.scores.weight"] @ both + p["step.scores.bias"], new
 
     return step

@@ -104,6 +104,10 @@ class FakeArray:
         return lambda self, other: FakeArray(np.asarray(getattr(self._host, name)(_host_of(other))))
 
     __sub__, __gt__, __rtruediv__ = _binary("__sub__"), _binary("__gt__"), _binary("__rtruediv__")
+    __radd__, __add__, __lt__ = _binary("__radd__"), _binary("__add__"), _binary("__lt__")
+
+    def reshape(self, *shape: int) -> FakeArray:
+        return FakeArray(self._host.reshape(*shape), self.device.id)
 
     def swapaxes(self, a: int, b: int) -> FakeArray:
         return FakeArray(self._host.swapaxes(a, b), self.device.id)
@@ -150,7 +154,19 @@ def _from_dlpack(value: Any) -> FakeArray:
     return FakeArray(value.__dlpack__(stream=1), device)
 
 
-LIFTED = ("empty", "zeros", "full", "zeros_like", "empty_like", "broadcast_to", "ascontiguousarray", "where", "maximum")
+LIFTED = (
+    "arange",
+    "take_along_axis",
+    "empty",
+    "zeros",
+    "full",
+    "zeros_like",
+    "empty_like",
+    "broadcast_to",
+    "ascontiguousarray",
+    "where",
+    "maximum",
+)
 cupy = SimpleNamespace(
     ndarray=FakeArray,
     asarray=_asarray,

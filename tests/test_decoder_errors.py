@@ -104,14 +104,22 @@ def test_calls() -> None:
     x = np.zeros((3, 2), int)
     for message, call in {
         "x: expected numbers of rows of the embedding, 0..8": lambda: made(x + 9),
-        "batch: the encoder's x has the rows; leave it out": lambda: made(x, batch=2),
+        "batch, last, state: the encoder's x has the rows": lambda: made(x, batch=2),
+        "last: expected integers, got float64": lambda: single(last=np.zeros(2)),
+        "last: expected one number per row, .B,., got shape .3, 2.": lambda: single(last=x),
+        "last: expected numbers of rows of the step's table, 0..10": lambda: single(last=x[0] + 11),
+        "batch: last has 2 rows, got 3": lambda: single(last=x[0], batch=3),
+        "state: expected None or what an earlier call returned, a dict of 'gru.h_l0'": lambda: single(batch=2, state=3),
+        "state.'gru.h_l0'.: expected shape .2, 6.": lambda: single(
+            batch=2, state={"gru.h_l0": np.zeros((3, 6), "float32")}
+        ),
         "seed: expected an integer >= 0": lambda: made(x, seed=-1),
         "lengths": lambda: made(x, lengths=[4, 1]),
-        "the decoder has no encoder that reads them; give batch=": lambda: single(x),
+        "the decoder has no encoder that reads them; give batch= or last=": lambda: single(x),
         "batch: expected an integer >= 0, got None": lambda: single(),
         "Decoding takes no argument 'length'": lambda: made(x, length=3),  # type: ignore[call-arg]
     }.items():
-        with pytest.raises((rnnc.ArgumentError, rnnc.ArgumentTypeError, rnnc.LengthError), match=message):
+        with pytest.raises(rnnc.RnncError, match=message):
             call()
     with pytest.raises(rnnc.ParameterError, match="missing 'encoder.table.weight'"):
         network.compile(alone.init(0))
@@ -129,3 +137,28 @@ def test_calls() -> None:
 def test_plain_data_that_is_no_decoder(message: str, change: dict[str, Any]) -> None:
     with pytest.raises((rnnc.ArgumentError, rnnc.ArgumentTypeError), match=message):
         rnnc.Decoder.from_dict(decoder().to_dict() | change)
+
+
+class Reader(rnnc.Layer):
+    def __init__(self, memory: Any, **shapes: Any) -> None:
+        self.size, self.shapes = memory, shapes
+
+    @property
+    def memory(self) -> Any:
+        return self.size
+
+    def parameter_shapes(self) -> Any:
+        return self.shapes
+
+
+@pytest.mark.parametrize(
+    ("message", "layer"),
+    [
+        ("layer 'read', Reader: memory: expected an integer >= 1, got 0", Reader(0)),
+        ("layer 'read', Reader: memory: expected an integer >= 1, got 'h'", Reader("h")),
+        ("layer 'read', Reader: 'valid' is what its equations read the states", Reader(3, valid=(4,))),
+    ],
+)
+def test_a_layer_that_declares_its_memory_wrongly(message: str, layer: Reader) -> None:
+    with pytest.raises((rnnc.ArgumentError, rnnc.ArgumentTypeError), match=message):
+        rnnc.Graph({"x": 4}, {"read": (layer, "x")}, "read")

@@ -18,7 +18,7 @@ import rnnc
 from rnnc import backends
 from rnnc.backends.arrays import NUMPY, CuPyArrays
 from rnnc.checking.arrays import as_array
-from tests import fake_device
+from tests import fake_device, test_decoding
 from tests.cases import CELLS, Case
 from tests.fake_device import FakeArray, FakeTensor
 from tests.refusals import raises_saying
@@ -438,3 +438,13 @@ def test_to_the_host_and_back(library: Any) -> None:
     copy = library.keep(array)
     assert not library.share_memory(array, copy) and library.share_memory(array, array[1:])
     assert not library.share_memory(array[:0], array)
+
+
+@pytest.mark.parametrize("choice", [rnnc.Greedy(), rnnc.Sample(), rnnc.Beam(2)])
+def test_a_decoder_on_the_device(choice: Any) -> None:
+    network = test_decoding.attending(choice)
+    p, (x, lengths) = test_decoding.parameters(network), test_decoding.words()
+    expected = network.compile(p, backend="reference")(x, lengths=lengths)
+    made = network.compile(p, backend="fake")
+    assert_same(tuple(made(FakeArray(x), lengths=lengths)), tuple(expected))
+    assert_same(tuple(made(FakeArray(x), lengths=FakeArray(lengths))), tuple(expected))

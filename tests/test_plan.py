@@ -13,7 +13,7 @@ from rnnc.backends.llvm import compile
 from rnnc.backends.llvm.asm.target import ISAS, legalized
 from rnnc.backends.llvm.kernels import plan_memory
 from rnnc.backends.llvm.packing.layout import Layout
-from rnnc.backends.llvm.packing.tile import Tile, blocks_of, choose_tile
+from rnnc.backends.llvm.packing.tile import Tile, TileWork, _best, blocks_of, choose_tile
 from rnnc.backends.planning.plan import Phase, Space
 from rnnc.backends.planning.planner import plan
 from rnnc.backends.planning.reading import Reading
@@ -104,6 +104,12 @@ def test_tiles_fit_the_registers(isa: str) -> None:
             held = min(tile.rows, tile.group * tile.vectors) + 1
             assert tile.group * tile.vectors * tile.rows + held <= target.registers
             assert tile.panels(hidden) * tile.units >= hidden > (tile.panels(hidden) - 1) * tile.units
+
+
+def test_a_tile_counts_the_weights_of_all_feeds_of_a_pass() -> None:
+    """Two products of k = 256 into four accumulators: a pass over all four would read 48 KiB of weights."""
+    both = TileWork(256, 4, ((256, (0, 1, 2)), (256, (0, 1, 3))))
+    assert _best(both, legalized("avx2"), 8).group < 4
 
 
 @pytest.mark.parametrize("tile", [Tile(8, 1, 6, 2), Tile(4, 2, 3, 1), Tile(16, 1, 6, 4), Tile(8, 3, 4, 3)])

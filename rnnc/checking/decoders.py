@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rnnc.checking import checks
+from rnnc.checking.arrays import as_array
 from rnnc.checking.networks import NUMBERS, Kind, unknown
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.layers import Layer, recurrent
 
 if TYPE_CHECKING:
+    from rnnc.backends.arrays import Array, ArrayLibrary
     from rnnc.decoding.choices import Choice
     from rnnc.graph import Graph
 
@@ -112,8 +114,8 @@ def check_memory(step: Graph, encoder: Graph | None, memory: Mapping[str, str]) 
         if came != Kind(width, True):
             kind = "per step" if came.timed else "per sequence"
             raise ShapeError(
-                f"memory: layer {name!r} reads vectors of size {width} per step; {memory[name]!r} is one {kind}, of "
-                f"size {came.width}"
+                f"memory: layer {name!r} reads vectors of size {width}, one per step; {memory[name]!r} is one {kind} "
+                f"of size {came.width}"
             )
 
 
@@ -138,3 +140,17 @@ def _state_width(step: Graph, name: str) -> int:
         known = ", ".join(repr(f"{layer}.{s}") for s in spec.states) if spec else "none that can be set"
         raise ArgumentError(f"states: {name!r} is no state of layer {layer!r}, which has {known}")
     return spec.num_layers * spec.num_directions * spec.states[state]
+
+
+def check_last(last: object, rows: int, arrays: ArrayLibrary) -> Array:
+    """The numbers (B,) that the first step of each row reads, each in 0..rows-1; on a device they are clipped."""
+    array = arrays.aligned("last", as_array("last", last, arrays))
+    if array.dtype.kind not in "iu":
+        raise ArgumentTypeError(f"last: expected integers, got {array.dtype}")
+    if array.ndim != 1:
+        raise ShapeError(f"last: expected one number per row, (B,), got shape {array.shape}")
+    if not arrays.on_host:
+        return array.clip(0, rows - 1)
+    if array.size and not (0 <= int(array.min()) and int(array.max()) < rows):
+        raise ArgumentError(f"last: expected numbers of rows of the step's table, 0..{rows - 1}")
+    return array

@@ -264,6 +264,10 @@ def _check_declared(who: str, layer: Layer, width: object, widths: tuple[int, ..
         check_name(who, name)
         if name in shapes:
             raise ArgumentError(f"{who}: {name!r} is the name of a parameter and of its noise")
+    if layer.memory is not None:
+        checks.integer(f"{who}: memory", layer.memory, 1)
+        if taken := {"memory", "valid"} & {*shapes, *noise}:
+            raise ArgumentError(f"{who}: {min(taken)!r} is what its equations read the states of an encoder as, too")
     before, after = (checks.integer(f"{who}: window", steps, 0) for steps in layer.window)
     for state in states:
         if state in (PAST, PAST_SPAN) or state.partition("_")[0] == LATE:

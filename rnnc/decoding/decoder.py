@@ -96,10 +96,10 @@ class Decoder(PlainData):
     ) -> None:
         step = step.graph() if isinstance(step, Layered) else step
         scores = check_step(step)
-        rows = min(step.parameter_shapes()[step.table_of(name)][0] for name in step.tables)
         if encoder is not None and not isinstance(encoder, Layered):
             raise ArgumentTypeError(f"encoder: expected a Graph, a Sequential or None, got {checks.came(encoder)}")
         self._set("step", step)
+        rows = self.rows
         self._set("encoder", None if encoder is None else encoder.graph())
         self._set("start", checks.integer("start", start, 0, rows - 1))
         self._set("end", None if end is None else checks.integer("end", end, 0, scores - 1))
@@ -135,6 +135,12 @@ class Decoder(PlainData):
     def dtype(self) -> str:
         """ "float32" or "float64", of all parameters and all arithmetic."""
         return self.step.dtype
+
+    @property
+    def rows(self) -> int:
+        """How many numbers the step can read: the rows of its table."""
+        shapes = self.step.parameter_shapes()
+        return min(shapes[self.step.table_of(name)][0] for name in self.step.tables)
 
     @property
     def parts(self) -> dict[str, Graph]:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
+from rnnc.checking.decoders import check_last
+from rnnc.checking.network_calls import NetworkSignature
 from rnnc.checking.networks import MEMORY
 from rnnc.checking.parameters import read_parameters
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.copies import Unchanging, on_host
 from rnnc.decoding import feedback as lowered
 from rnnc.decoding.decoder import ENCODER, STEP, Decoder
-from rnnc.decoding.pieces import LEAST_MEMORY, Decoded, Pieces, States, memory_of
+from rnnc.decoding.pieces import LEAST_MEMORY, Decoded, Pieces, Start, States, memory_of, memory_size
 from rnnc.ir import names
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError
@@ -73,65 +75,73 @@ class Decoding(Compiled, Unchanging):
 
     @explained
     def __call__(
-        self, x: Any = None, *, lengths: ArrayLike | None = None, batch: int | None = None, seed: int = 0
+        self,
+        x: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        batch: int | None = None,
+        last: Any = None,
+        state: Mapping[str, Array] | None = None,
+        seed: int = 0,
     ) -> Decoded:
-        """Decodes each row of x, or `batch` rows where there is no encoder.
+        """Decodes each row of x; without an encoder, `batch` rows, or those of `last`.
 
         x, lengths: as in a call of the encoder (`rnnc.Network.__call__`).
-        seed: of `rnnc.Sample`: the same seed gives the same numbers, whatever the number of threads. Others ignore it.
+        last, state: only without an encoder, to go on from a prompt: (B,) integers that the first step reads instead of
+            `start`, and the state that `rnnc.Network.advance` of the step's network returned for what comes before.
+        seed: of `rnnc.Sample`: it alone decides the random numbers, whatever the number of threads. Others ignore it.
         Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """
         seed = checks.integer("seed", seed, 0, 2**64 - 1)
         if self._encoder is None:
             if x is not None or lengths is not None:
-                raise ArgumentError("x, lengths: the decoder has no encoder that reads them; give batch=")
-            return self._decode({}, checks.integer("batch", batch, 0), seed)
-        if batch is not None:
-            raise ArgumentError("batch: the encoder's x has the rows; leave it out")
-        encoded = self._encoder(x, lengths=lengths)
-        outputs = encoded if isinstance(encoded, Mapping) else {self._only_output: encoded}
-        starts = {state: outputs[name][:, start:stop] for state, (name, start, stop) in self._starts.items()}
-        rows = self._rows_of(outputs)
-        return self._decode(starts, rows, seed, self._memories(outputs, rows, lengths))
+                raise ArgumentError("x, lengths: the decoder has no encoder that reads them; give batch= or last=")
+            start = self._prompted(batch, last, state)
+        elif batch is not None or last is not None or state is not None:
+            raise ArgumentError("batch, last, state: the encoder's x has the rows, and says what they start from")
+        else:
+            start = self._encoded(self._encoder, x, lengths)
+        bound = self._bound_for(start.memory)
+        return Pieces(self.decoder, self._states, bound, self._arrays, start, seed).run()
 
-    def _memories(self, outputs: Mapping[str, Array], rows: int, lengths: ArrayLike | None) -> dict[str, Array]:
-        """What layers read of the encoder's outputs, by the names of the inputs."""
-        turned = 0 if self.decoder.step.batch_first else 1
-        found = {}
-        for layer, output in self.decoder.memory.items():
-            states = outputs[output].swapaxes(0, turned)  # (B, T, M)
-            counts = self._arrays.xp.full(rows, states.shape[1]) if lengths is None else lengths
-            found[names.in_layer(layer, MEMORY)] = memory_of(states, counts, self._arrays)
-        return found
+    # ---- what rows start from
 
-    def _bound_for(self, memories: Mapping[str, Array]) -> Bound:
-        """The code for the size of the memories, which is compiled when it is first needed."""
-        count = 0
-        for layer in self.decoder.memory:
-            width = self.decoder.step.entries[layer].layer.memory + 1  # type: ignore[union-attr, operator]
-            count = memories[names.in_layer(layer, MEMORY)].shape[1] // width
-        if count not in self._bounds:
-            code = self._options.compile(_computation(self.decoder, count))
-            self._bounds[count] = code.bind(self._params)
-        return self._bounds[count]
+    def _prompted(self, batch: object, last: object, state: object) -> Start:
+        """Without an encoder: from a prompt, or from `Decoder.start` and zeros."""
+        if last is None:
+            rows = checks.integer("batch", batch, 0)
+            numbers = self._arrays.xp.full(rows, self.decoder.start)
+        else:
+            numbers = check_last(last, self.decoder.rows, self._arrays)
+            rows = len(numbers)
+            if batch is not None and checks.integer("batch", batch, 0) != rows:
+                raise ArgumentError(f"batch: last has {rows} rows, got {batch}")
+        states = NetworkSignature(self.decoder.step, self._arrays).state("state", state, rows)
+        return Start(numbers, {} if states is None else states)
 
-    @property
-    def _only_output(self) -> str:
-        (name,) = self._encoder.model.graph().outputs  # type: ignore[union-attr]
-        return name
+    def _encoded(self, encoder: Network, x: Any, lengths: ArrayLike | None) -> Start:
+        """From the outputs of the encoder."""
+        graph = encoder.model.graph()
+        found = encoder(x, lengths=lengths)
+        outputs = found if isinstance(found, Mapping) else dict.fromkeys(graph.outputs, found)
+        if graph.batch_first:  # steps first
+            outputs = {name: y.swapaxes(0, 1) if y.ndim == 3 else y for name, y in outputs.items()}
+        rows = next(iter(outputs.values())).shape[-2]
+        states = {state: outputs[name][:, a:b] for state, (name, a, b) in self._starts.items()}
+        memories = {layer: outputs[name] for layer, name in self.decoder.memory.items()}
+        size = max((memory_size(len(memory)) for memory in memories.values()), default=0)
+        held = {
+            names.in_layer(layer, MEMORY): memory_of(memory, lengths, size, self._arrays)
+            for layer, memory in memories.items()
+        }
+        return Start(self._arrays.xp.full(rows, self.decoder.start), states, held, size)
 
-    def _rows_of(self, outputs: Mapping[str, Array]) -> int:
-        """The number of rows of the encoder's outputs."""
-        graph = self._encoder.model.graph()  # type: ignore[union-attr]
-        name, array = next(iter(outputs.items()))
-        timed = graph.kinds[graph.outputs[name]].timed
-        return int(array.shape[1 if timed and not graph.batch_first else 0])
-
-    def _decode(
-        self, starts: Mapping[str, Array], rows: int, seed: int, memories: Mapping[str, Array] | None = None
-    ) -> Decoded:
-        held = dict(memories or {})
-        return Pieces(self.decoder, self._states, self._bound_for(held), self._arrays, starts, held, rows, seed).run()
+    def _bound_for(self, memory: int) -> Bound:
+        """The code for a number of states of the encoder, which is compiled when it is first needed."""
+        if memory not in self._bounds:
+            code = self._options.compile(_computation(self.decoder, memory))
+            self._bounds[memory] = code.bind(self._params)
+        return self._bounds[memory]
 
 
 def _computation(decoder: Decoder, memory: int) -> Computation:

@@ -141,6 +141,10 @@ class _Unrolling:
     def _of(self, copy: _Copy, node: Node) -> Node:
         return self.common[node] if node in self.same else copy.made[node]
 
+    def _later(self, copy: _Copy, node: Node) -> Node:
+        """A value as the step after it reads it."""
+        return copy.moved[node] if node in copy.moved else self._of(copy, node)
+
     def _copy_step(self, t: int, old: Sequence[Hypothesis]) -> None:
         for node in self.source.nodes:
             if node.step != t:
@@ -160,8 +164,7 @@ class _Unrolling:
             if made := self._product_of_rows(table, node, old):
                 return made
         if node.op == "carry":
-            before = node.inputs[0]
-            source = copy.moved[before] if before in copy.moved else self._of(copy, before)
+            source = self._later(copy, node.inputs[0])
             return self.graph.carry(source, of_hypothesis(node.attr("state"), k), 1, int(node.step or 0))
         if node.op != "input":
             return self.graph.copy_node(node, [self._of(copy, i) for i in node.inputs])
@@ -242,7 +245,9 @@ class _Unrolling:
                 continue
             for k, copy in enumerate(self.copies):
                 state = of_hypothesis(node.attr("state"), k)
-                self.graph.outputs[of_hypothesis(name, k)] = self.graph.exit(copy.moved[node.inputs[0]], state, 1)
+                self.graph.outputs[of_hypothesis(name, k)] = self.graph.exit(
+                    self._later(copy, node.inputs[0]), state, 1
+                )
         for k, hypothesis in enumerate(fields):
             for name, value in zip(FIELDS, hypothesis, strict=True):
                 self.graph.outputs[final(name, k)] = self.graph.exit(value.node, of_hypothesis(name, k), 1)

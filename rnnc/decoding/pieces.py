@@ -1,6 +1,7 @@
 """A call of a decoder: some steps at a time, so that it ends soon after its last row has.
 
-Rows that have ended are left out of the next piece. Rows are independent, so a piece changes no result.
+Rows that have ended are left out of the next piece. Rows are independent, so this changes no result but for rounding:
+sums of blocks of one or two rows may differ in their last bits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 LEAST_MEMORY = 8
 """The fewest states that code is compiled for; it is compiled for this number times a power of two."""
 PIECE = 6
-"""The most steps between two looks at which rows have ended."""
+"""How many steps run before the call looks which rows have ended; a fourth of the steps so far, if that is more.
+
+In the demo, whose rows end after 7 steps on average, 4 to 8 make no difference of more than 5 %.
+"""
 
 
 class Decoded(NamedTuple):
@@ -63,12 +67,21 @@ class States:
         self.finals |= {lowered.initial(name, k): lowered.final(name, k) for name in lowered.FIELDS for k in each}
 
 
-class Pieces:
-    """One call: the rows that go on, and what has been decoded so far.
+class Start(NamedTuple):
+    """What the rows of a call start from.
 
-    starts: the first values (B, N) of states of the step, by their names; the others are zeros. held: inputs that stay
-    the same from piece to piece.
+    last: (B,) the numbers that the first step reads. states: (B, N) by the states' names; others are zeros. held:
+    inputs that stay the same from piece to piece. memory: the number of states of the encoder that they have room for.
     """
+
+    last: Array
+    states: Mapping[str, Array]
+    held: dict[str, Array] = {}
+    memory: int = 0
+
+
+class Pieces:
+    """One call: the rows that go on, and what has been decoded so far."""
 
     def __init__(
         self,
@@ -76,17 +89,15 @@ class Pieces:
         states: States,
         bound: Bound,
         arrays: ArrayLibrary,
-        starts: Mapping[str, Array],
-        held: dict[str, Array],
-        rows: int,
+        start: Start,
         seed: int,
     ) -> None:
         self.decoder, self.states, self.bound, self.arrays, self.seed = decoder, states, bound, arrays, seed
-        self.held = held
+        self.held, rows = start.held, len(start.last)
         self.xp, self.dtype = arrays.xp, decoder.dtype
         self.count, self.steps = decoder.choice.hypotheses, decoder.steps
         self.going = self.xp.arange(rows)
-        self.state = self._first(starts, rows)
+        self.state = self._first(start)
         end = 0 if decoder.end is None else decoder.end
         self.numbers = self.xp.full((self.steps, rows, self.count), end, self.dtype)
         own = self.xp.arange(self.count).astype(self.dtype)
@@ -95,15 +106,18 @@ class Pieces:
 
     # ---- the states of the rows that go on
 
-    def _first(self, starts: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    def _first(self, start: Start) -> dict[str, Array]:
+        rows = len(start.last)
         found: dict[str, Array] = {}
         for name, (initials, width) in self.states.first.items():
-            given = starts.get(name)
+            given = start.states.get(name)
             array = self.xp.zeros((rows, width), self.dtype) if given is None else self.arrays.compact(name, given)
             found |= dict.fromkeys(initials, array)
+        last = start.last.astype(self.dtype).reshape(rows, 1)
         for k in range(self.count):  # all hypotheses but the first have no number yet, and a probability of 0
-            values = {"last": self.decoder.start, "ended": k > 0, "score": -np.inf if k else 0.0, "length": 0}
+            values = {"ended": k > 0, "score": -np.inf if k else 0.0, "length": 0}
             found |= {lowered.initial(n, k): self.xp.full((rows, 1), v, self.dtype) for n, v in values.items()}
+            found[lowered.initial("last", k)] = last
         return found
 
     # ---- the pieces
@@ -112,7 +126,7 @@ class Pieces:
         """What is decoded in all steps."""
         first = 0
         while first < self.steps and len(self.going):
-            count = min(PIECE, self.steps - first)
+            count = min(max(PIECE, first // 4), self.steps - first)
             self._piece(first, count)
             first += count
         return self._decoded()
@@ -175,13 +189,19 @@ class Pieces:
         return found
 
 
-def memory_of(states: Array, lengths: ArrayLike, arrays: ArrayLibrary) -> Array:
-    """The states (B, T, M) of an encoder as `rnnc.network_graph.lower_network` reads them, with room for more."""
-    xp, (rows, steps, width) = arrays.xp, states.shape
-    count = LEAST_MEMORY
-    while count < steps:
-        count *= 2
-    found: Array = xp.zeros((rows, count * (width + 1)), states.dtype)
-    found[:, : steps * width] = states.reshape(rows, -1)
-    found[:, count * width :] = xp.arange(count) < xp.asarray(lengths)[:, None]
+def memory_size(steps: int) -> int:
+    """The number of states that code is compiled for, for at most so many."""
+    size = LEAST_MEMORY
+    while size < steps:
+        size *= 2
+    return size
+
+
+def memory_of(states: Array, lengths: ArrayLike | None, size: int, arrays: ArrayLibrary) -> Array:
+    """The states (T, B, M) of an encoder as `rnnc.network_graph.lower_network` reads them, with room for `size`."""
+    xp, (steps, rows, width) = arrays.xp, states.shape
+    found: Array = xp.zeros((rows, size * (width + 1)), states.dtype)
+    found[:, : steps * width] = states.swapaxes(0, 1).reshape(rows, -1)
+    counts = xp.full((1, 1), steps) if lengths is None else xp.asarray(lengths)[:, None]
+    found[:, size * width :] = xp.arange(size) < counts
     return found
