@@ -16,6 +16,7 @@ from rnnc.onnx.file import File, ValueType
 from rnnc.onnx.plan import Plan
 from rnnc.onnx.reading import read
 from rnnc.onnx.recent import Recent
+from rnnc.onnx.rolling import with_rolled_steps
 from rnnc.onnx.sizes import NeedsNumber, NeedsValue
 from rnnc.onnx.trace import Facts, traced
 
@@ -196,12 +197,18 @@ class OnnxNetwork:
 
     def _planned(self, facts: Facts) -> Plan:
         graph = with_joined_directions(traced(self._file, self._wanted, facts))
+        rolled = with_rolled_steps(graph)
         foreign = None
         if self._fallback == "onnxruntime":
             from rnnc.onnx.foreign import foreign_of
 
             foreign = foreign_of(self._file, self._options["threads"])
         aliases = tuple((a, facts.root(a)) for a in facts.aliases if a not in facts.numbers)
+        if rolled is not graph:
+            try:
+                return Plan(rolled, self._options, foreign, aliases, self._places)
+            except OnnxError:  # it cannot be one loop after all: then it stays as the file has it
+                pass
         return Plan(graph, self._options, foreign, aliases, self._places)
 
     def _fits(self, plan: Plan, given: Mapping[str, Array]) -> bool:
