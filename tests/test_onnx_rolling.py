@@ -131,3 +131,22 @@ def test_a_position_that_is_not_read() -> None:
     network = rnnc.from_onnx(proto)
     assert "(Scan)" not in network.explain()
     agree(network, proto, {"x": x(6, 3, SIZE).numpy(), "start": x(3, HIDDEN).numpy()})
+
+
+def test_a_body_that_rnnc_cannot_compile_stays_as_it_is() -> None:
+    """Each step is a recurrent node of its own, which is no equation of a cell. explain() says so."""
+    nodes, state = [], "start"
+    for t in range(4):
+        nodes.append(node("Gather", ["x", f"at{t}"], [f"g{t}"], axis=0))
+        nodes.append(node("Unsqueeze", [f"g{t}", "zero"], [f"u{t}"]))
+        nodes.append(node("RNN", [f"u{t}", "W", "R", "", "", state], ["", f"h{t}"], hidden_size=HIDDEN))
+        state = f"h{t}"
+    rng = np.random.default_rng(0)
+    constants: dict[str, Any] = {f"at{t}": np.array(t) for t in range(4)} | {"zero": np.array([0])}
+    constants["W"] = rng.standard_normal((1, HIDDEN, SIZE)).astype(np.float32)
+    constants["R"] = rng.standard_normal((1, HIDDEN, HIDDEN)).astype(np.float32)
+    kinds: dict[str, Any] = {"x": ("float32", [4, "B", SIZE]), "start": ("float32", [1, "B", HIDDEN])}
+    proto = model(nodes, kinds, ["h3"], constants)
+    network = rnnc.from_onnx(proto)
+    assert "not rolled, its steps are compiled one by one: " in network.explain()
+    agree(network, proto, {"x": x(4, 3, SIZE).numpy(), "start": x(1, 3, HIDDEN).numpy()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -207,8 +207,10 @@ class OnnxNetwork:
         if rolled is not graph:
             try:
                 return Plan(rolled, self._options, foreign, aliases, self._places)
-            except OnnxError:  # it cannot be one loop after all: then it stays as the file has it
-                pass
+            except OnnxError as error:  # the steps stay as the file has them, and explain() says why
+                scans = [step.node for step in rolled.steps if step not in graph.steps and step.scanned is not None]
+                notes = [(node, f"not rolled, its steps are compiled one by one: {error}") for node in scans]
+                graph = replace(graph, notes=[*graph.notes, *notes])
         return Plan(graph, self._options, foreign, aliases, self._places)
 
     def _fits(self, plan: Plan, given: Mapping[str, Array]) -> bool:
