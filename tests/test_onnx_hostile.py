@@ -178,6 +178,11 @@ def test_an_output_that_rnnc_does_not_compute() -> None:
     )
 
 
+def test_a_batch_norm_in_training_mode() -> None:
+    norm = node("BatchNormalization", ["x", "s", "s", "s", "s"], ["y"], name="bn", training_mode=1)
+    refused([norm], "'bn' .*training_mode is 1: it takes the statistics of the batch", {"s": np.ones(3, FLOAT)})
+
+
 def test_the_mask_of_a_dropout() -> None:
     proto = model([node("Dropout", ["x"], ["y", "mask"])], X, ["y", "mask"])
     assert rnnc.from_onnx(proto).run({"x": np.ones((2, 3), FLOAT)})["mask"].all()

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["with_joined_directions"]
 
+GONE = {
+    "Slice": "folded: the recurrent node behind it runs in the other direction",
+    "ReverseSequence": "folded: the recurrent node behind it runs in the other direction",
+    "Cast": "folded: it only makes other integers of lengths",
+}
+"""Operators that this file makes superfluous, and what explain() says of them."""
+
 TURNED = {"forward": "reverse", "reverse": "forward"}
 
 
@@ -41,8 +48,8 @@ def with_joined_directions(traced: Traced) -> Traced:
     steps = _joined(_turned(_of_plain_lengths(traced.steps), traced.opset))
     kept = needed(steps, traced.outputs.values())
     names = {step.node.name for step in kept}
-    gone = [step.node for step in traced.steps if step.node.name not in names and step.node.op not in RECURRENT]
-    notes = [(node, "folded: the recurrent node behind it runs in the other direction") for node in gone]
+    gone = [step.node for step in traced.steps if step.node.name not in names and step.node.op in GONE]
+    notes = [(node, GONE[node.op]) for node in gone]
     return replace(traced, steps=kept, notes=[*traced.notes, *notes])
 
 

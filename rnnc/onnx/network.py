@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from rnnc.onnx.file import File, ValueType
 from rnnc.onnx.plan import Plan
 from rnnc.onnx.reading import read
 from rnnc.onnx.recent import Recent
+from rnnc.onnx.rolling import with_rolled_steps
 from rnnc.onnx.sizes import NeedsNumber, NeedsValue
 from rnnc.onnx.trace import Facts, traced
 
@@ -196,12 +197,20 @@ class OnnxNetwork:
 
     def _planned(self, facts: Facts) -> Plan:
         graph = with_joined_directions(traced(self._file, self._wanted, facts))
+        rolled = with_rolled_steps(graph)
         foreign = None
         if self._fallback == "onnxruntime":
             from rnnc.onnx.foreign import foreign_of
 
             foreign = foreign_of(self._file, self._options["threads"])
         aliases = tuple((a, facts.root(a)) for a in facts.aliases if a not in facts.numbers)
+        if rolled is not graph:
+            try:
+                return Plan(rolled, self._options, foreign, aliases, self._places)
+            except OnnxError as error:  # the steps stay as the file has them, and explain() says why
+                scans = [step.node for step in rolled.steps if step not in graph.steps and step.scanned is not None]
+                notes = [(node, f"not rolled, its steps are compiled one by one: {error}") for node in scans]
+                graph = replace(graph, notes=[*graph.notes, *notes])
         return Plan(graph, self._options, foreign, aliases, self._places)
 
     def _fits(self, plan: Plan, given: Mapping[str, Array]) -> bool:

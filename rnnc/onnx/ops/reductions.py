@@ -131,7 +131,7 @@ def _same(given: Given) -> Sequence[Result]:
 def _batch_norm(building: Building, step: Step, given: Given) -> None:
     """x * scale + shift, with the statistics of training."""
     if given.attributes.integer("training_mode", 0):
-        raise Left("it is in training mode")
+        raise Left("training_mode is 1: it takes the statistics of the batch; export the model for inference")
     x = given.value(0)
     scale, bias, mean, variance = (constant(given.value(n), "a parameter") for n in (1, 2, 3, 4))
     assert scale is not None and bias is not None and mean is not None and variance is not None
