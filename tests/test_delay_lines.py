@@ -10,7 +10,7 @@ import pytest
 import rnnc
 from rnnc.backends.planning.plan import Plan, Space
 from rnnc.backends.planning.planner import plan
-from rnnc.computations import forward
+from rnnc.computations import forward, vjp
 from rnnc.ir.equations import Value, total
 from rnnc.ir.program import Program
 
@@ -170,6 +170,29 @@ def test_gradients_are_those_of_loops(name: str) -> None:
         agree(result, expected)
         seeds = [_like(part, random) for part in result]
         agree(pullback(*seeds), other(*seeds))
+
+
+CONVOLUTIONS = ("of the input", "dilated", "depthwise", "in groups", "gated, with a residual", "of a delay")
+
+
+@pytest.mark.parametrize("name", (*CONVOLUTIONS, "ahead", "ahead, twice"))
+def test_nothing_is_shifted_in_the_derivative_of_a_convolution(name: str) -> None:
+    computation = vjp((CAUSAL | AHEAD)[name])
+    program = computation.program()
+    made = plan(program, computation.late)
+    assert all(loop.line is not None for loop in program.loops())
+    assert not any(region.states or region.steps for region in made.regions)
+    assert {line.late for line in made.lines} == {False, True}
+
+
+def test_a_register_that_adds_is_a_sum_of_lines_and_so_is_its_last_value() -> None:
+    computation = vjp(CAUSAL["dilated"])
+    text = computation.program().text()
+    assert text.count("a delay line of") == 4  # of x, and of what each tap of an earlier step sends back
+    made = plan(vjp(CAUSAL["of the input"]).program(), vjp(CAUSAL["of the input"]).late)
+    late = [line for line in made.lines if line.late]
+    assert [(line.steps, line.shifts, line.initial) for line in late] == [(2, (-2,), "d:y.past.n"), (1, (-1,), None)]
+    assert all(line.kept is not None and not line.finals for line in late)
 
 
 def _like(value: Any, random: Any) -> Any:
