@@ -81,7 +81,7 @@ def _register(cycle: set[Family], following: Readers, outputs: set[Family]) -> R
         return None
     carry = carries[0]
     visible = _visible(cycle, carry, following, outputs)
-    for width in _widths(carry):
+    for width in _widths(cycle, carry):
         entering = _entering(cycle, carry, width)
         if entering is None:
             continue
@@ -95,20 +95,17 @@ def _register(cycle: set[Family], following: Readers, outputs: set[Family]) -> R
 
 def _visible(cycle: set[Family], carry: Family, following: Readers, outputs: set[Family]) -> list[Family]:
     """The values of the loop that others read, and the slices of the state outside it."""
-    inside = [f for f in cycle if f in outputs or any(r not in cycle and r.op != "exit" for r in following[f])]
-    slices = [r for r in following[carry] if r not in cycle and r.op == "slice"]
-    others = [r for r in following[carry] if r not in cycle and r.op != "slice"]
-    return [f for f in inside if f is not carry or f in outputs or others] + slices
+    outside = {f: [r for r in following[f] if r not in cycle and r.op != "exit"] for f in cycle}
+    slices = [r for r in outside[carry] if r.op == "slice"]
+    inside = [f for f in cycle if f in outputs or any(r not in slices for r in outside[f])]
+    return sorted([*inside, *slices], key=lambda f: f.index)
 
 
-def _widths(carry: Family) -> list[int]:
-    """The widths that a slot may have: those of the values side by side in the new state."""
-    new = carry.source
-    while new is not None and new.op == "slice":
-        new = new.inputs[0]
+def _widths(cycle: set[Family], carry: Family) -> list[int]:
+    """The widths that a slot may have: those of values that the loop puts side by side."""
     whole = int(carry.shape[-1])
-    parts = new.inputs if new is not None and new.op == "concat" else ()
-    return sorted({int(p.shape[-1]) for p in parts if whole % int(p.shape[-1]) == 0})
+    widths = {int(part.shape[-1]) for f in cycle if f.op == "concat" for part in f.inputs}
+    return sorted(width for width in widths if whole % width == 0)
 
 
 def _entering(cycle: set[Family], carry: Family, width: int) -> dict[int, tuple[Term, ...]] | None:
@@ -185,6 +182,8 @@ class _Split:
             size = int(family.shape[-1])
             read = [part for t in terms for part in self._read(t, size, lines)]
             family.op, family.attrs, family.inputs = "add", (), tuple(read)
+            if len(read) == 1 and read[0].op == "slice":
+                family.op, family.attrs, family.inputs = "slice", read[0].attrs, read[0].inputs
         if self.last is not None:
             self._finish(self.last, lines)
         return list(lines.values())
@@ -221,6 +220,11 @@ class _Split:
 
     def _finish(self, last: Family, lines: Mapping[int, Family]) -> None:
         """The last value of the state becomes the sum of those of the lines, each from the slot on where it entered."""
+        if len(lines) == 1:
+            line = lines[self.register.first]
+            assert line.source is not None
+            last.attrs, last.inputs = line.attrs, (line.source,)
+            return
         whole, backward, terms = int(last.shape[-1]), self.register.carry.attr("delta") < 0, []
         for line in lines.values():
             assert line.source is not None

@@ -197,7 +197,10 @@ def _joined(pieces: Iterable[Piece], lines: Mapping[Family, DelayLine]) -> list[
 
 
 def split_products(members: list[Family], lines: Iterable[DelayLine], outputs: set[Family]) -> None:
-    """Replaces each product of several steps of delay lines by the sum of the products of each step."""
+    """Replaces each product of several steps of delay lines by the sum of the products of each step.
+
+    A sum over time of such products, the gradient of a weight, becomes those of each step, side by side.
+    """
     by_carry = {line.carry: line for line in lines}
     split = _Splitter(members, by_carry, outputs)
     for family in members:
@@ -206,6 +209,10 @@ def split_products(members: list[Family], lines: Iterable[DelayLine], outputs: s
             simple = len(pieces) == 1 and is_slice_of_state(family.inputs[0])
             if not simple and any(p.base in by_carry for p in pieces):
                 split.split(family, pieces)
+        elif family.op == "tsum" and [i.op for i in family.inputs] == ["outer"]:
+            pieces = pieces_of(family.inputs[0].inputs[1], by_carry)
+            if len(pieces) > 1 and any(p.base in by_carry for p in pieces):
+                split.split_sum(family, pieces)
 
 
 class _Splitter:
@@ -225,6 +232,17 @@ class _Splitter:
         for view in views:
             start, stop = view.attr("start"), view.attr("stop")
             self._becomes_sum(view, [self._slice(term, -1, start, stop) for term in terms])
+
+    def split_sum(self, total: Family, pieces: Sequence[Piece]) -> None:
+        """Makes a sum over time of each piece, and puts them side by side in the place of the whole one."""
+        (product,) = total.inputs
+        parts = []
+        for piece in pieces:
+            part = self._slice(piece.base, -1, piece.start, piece.stop)
+            shape = (total.shape[0], piece.width)
+            made = replace(self._new(product, (product.inputs[0], part)), shape=shape)
+            parts.append(replace(self._new(total, (made,)), shape=shape))
+        total.op, total.attrs, total.inputs = "concat", (("axis", -1),), tuple(parts)
 
     def _terms(self, product: Family, pieces: Sequence[Piece]) -> list[Family]:
         lhs, rhs = product.inputs

@@ -7,8 +7,9 @@
 
 1. `families` proves that the steps are equal up to a shift of time.
 2. A cycle through carries (a strongly connected component) becomes a loop. So does a carry on no cycle, which is a
-   shift in time: nothing moves into such a delay line (`rnnc.ir.delay_lines`). All else is computed for all steps at
-   once: weight hoisting is a consequence, not a rewrite.
+   shift in time: nothing moves into such a delay line (`rnnc.ir.delay_lines`). A register that adds to what it shifts
+   is a sum of those (`rnnc.ir.adding_registers`). All else is computed for all steps at once: weight hoisting is a
+   consequence, not a rewrite.
 3. An elementwise value moves into the one loop that reads it or that it is made from, where it needs no buffer. A cheap
    value that several loops read is computed in each of them (`rnnc.ir.recompute`).
 4. Statements are put in a stable topological order.

@@ -10,7 +10,7 @@ import pytest
 import rnnc
 from rnnc.backends.planning.plan import Plan, Space
 from rnnc.backends.planning.planner import plan
-from rnnc.computations import forward
+from rnnc.computations import forward, vjp
 from rnnc.ir.equations import Value, total
 from rnnc.ir.program import Program
 
@@ -127,35 +127,39 @@ def agree(found: Any, expected: Any) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("rows", (1, ROWS))
 @pytest.mark.parametrize("name", CAUSAL | AHEAD)
-def test_whole_and_ragged_calls_are_those_of_a_loop(name: str, rows: int) -> None:
-    net, x = (CAUSAL | AHEAD)[name], series(rows=rows)
+def test_whole_and_ragged_calls_are_those_of_a_loop(name: str) -> None:
+    net = (CAUSAL | AHEAD)[name]
     params = net.init(1)
     compiled, oracle = net.compile(params, backend="llvm"), net.compile(params, backend="reference")
-    agree(compiled(x), oracle(x))
-    agree(compiled(x[:2]), oracle(x[:2]))
-    for lengths in ([STEPS, 4, 0], [1, 2, STEPS], [7, 7, 7]):
-        padded = x.copy()
-        for row, length in enumerate(lengths[:rows]):
-            padded[length:, row] = np.nan
-        agree(compiled(padded, lengths=lengths[:rows]), oracle(padded, lengths=lengths[:rows]))
+    for rows in (1, ROWS):
+        x = series(rows=rows)
+        agree(compiled(x), oracle(x))
+        agree(compiled(x[:2]), oracle(x[:2]))
+        for lengths in ([STEPS, 4, 0], [1, 2, STEPS], [7, 7, 7]):
+            padded = x.copy()
+            for row, length in enumerate(lengths[:rows]):
+                padded[length:, row] = np.nan
+            agree(compiled(padded, lengths=lengths[:rows]), oracle(padded, lengths=lengths[:rows]))
 
 
-@pytest.mark.parametrize("rows", (1, ROWS))
+PIECES = ((0, 1, None), (1, 3, [2, 0, 1]), (3, 4, None), (4, 11, [3, 7, 0]), (11, 12, None))
+"""Shorter than what a state holds, and longer, and ragged: first step, last step, lengths."""
+
+
 @pytest.mark.parametrize("name", CAUSAL)
-def test_pieces_are_those_of_a_loop(name: str, rows: int) -> None:
-    """Pieces that are shorter than what the state holds, and longer, and ragged ones."""
-    net, x = CAUSAL[name], series(rows=rows)
+def test_pieces_are_those_of_a_loop(name: str) -> None:
+    net = CAUSAL[name]
     params = net.init(1)
     compiled, oracle = net.compile(params, backend="llvm"), net.compile(params, backend="reference")
-    state, expected = None, None
-    for start, stop, lengths in ((0, 1, None), (1, 3, [2, 0, 1]), (3, 4, None), (4, 11, [3, 7, 0]), (11, 12, None)):
-        given = {} if lengths is None else {"lengths": lengths[:rows]}
-        mine, state = compiled.advance(x[start:stop], state, **given)
-        other, expected = oracle.advance(x[start:stop], expected, **given)
-        agree(mine, other)
-        agree(state, expected)
+    for rows in (1, ROWS):
+        x, state, expected = series(rows=rows), None, None
+        for start, stop, lengths in PIECES:
+            given = {} if lengths is None else {"lengths": lengths[:rows]}
+            mine, state = compiled.advance(x[start:stop], state, **given)
+            other, expected = oracle.advance(x[start:stop], expected, **given)
+            agree(mine, other)
+            agree(state, expected)
 
 
 @pytest.mark.parametrize("name", CAUSAL | AHEAD)
@@ -170,6 +174,29 @@ def test_gradients_are_those_of_loops(name: str) -> None:
         agree(result, expected)
         seeds = [_like(part, random) for part in result]
         agree(pullback(*seeds), other(*seeds))
+
+
+CONVOLUTIONS = ("of the input", "dilated", "depthwise", "in groups", "gated, with a residual", "of a delay")
+
+
+@pytest.mark.parametrize("name", (*CONVOLUTIONS, "ahead", "ahead, twice"))
+def test_nothing_is_shifted_in_the_derivative_of_a_convolution(name: str) -> None:
+    computation = vjp((CAUSAL | AHEAD)[name])
+    program = computation.program()
+    made = plan(program, computation.late)
+    assert all(loop.line is not None for loop in program.loops())
+    assert not any(region.states or region.steps for region in made.regions)
+    assert {line.late for line in made.lines} == {False, True}
+
+
+def test_a_register_that_adds_is_a_sum_of_lines_and_so_is_its_last_value() -> None:
+    computation = vjp(CAUSAL["dilated"])
+    text = computation.program().text()
+    assert text.count("a delay line of") == 4  # of x, and of what each tap of an earlier step sends back
+    made = plan(vjp(CAUSAL["of the input"]).program(), vjp(CAUSAL["of the input"]).late)
+    late = [line for line in made.lines if line.late]
+    assert [(line.steps, line.shifts, line.initial) for line in late] == [(2, (-2,), "d:y.past.n"), (1, (-1,), None)]
+    assert all(line.kept is not None and not line.finals for line in late)
 
 
 def _like(value: Any, random: Any) -> Any:
