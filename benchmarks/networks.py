@@ -23,6 +23,7 @@ from tests import real_models
 
 CHANNELS, UNITS, STEPS = 40, 64, 200
 DILATIONS, WIDTH, SAMPLES, PIECE = tuple(2**n for n in range(10)), 32, 1000, 64
+MELS, HIDDEN, FRAMES = 80, 128, 400
 CHUNK, CONTEXT, CHUNKS = 512, 64, 200
 
 
@@ -34,6 +35,24 @@ def session_of(model: Any) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def peers(module: Any, given: Any) -> dict[str, Any]:
+    """Calls of a torch module, and of the ONNX file that it is exported to. given: (T, 1, N)."""
+    import torch
+
+    torch.set_num_threads(1)
+    module, file, x = module.eval(), io.BytesIO(), given.numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (given,), file, input_names=["x"], dynamic_axes={"x": {0: "T"}}, dynamo=False)
+    session = session_of(file.getvalue())
+
+    def torch_call() -> Any:
+        with torch.no_grad():
+            return module(given)
+
+    return {"onnxruntime": lambda: session.run(None, {"x": x})[0], "torch": torch_call}
 
 
 def convolution() -> dict[str, Contestant]:
@@ -49,26 +68,47 @@ def convolution() -> dict[str, Contestant]:
             padded = torch.nn.functional.pad(x.permute(1, 2, 0), (2, 0))
             return self.gru(torch.relu(self.conv(padded)).permute(2, 0, 1))[0]
 
-    torch.set_num_threads(1)
-    peer, file = Peer().eval(), io.BytesIO()
-    given = torch.randn(STEPS, 1, CHANNELS, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(peer, (given,), file, input_names=["x"], dynamic_axes={"x": {0: "T"}}, dynamo=False)
-    session, x = session_of(file.getvalue()), given.numpy()
+    peer, given = Peer(), torch.randn(STEPS, 1, CHANNELS, generator=torch.Generator().manual_seed(0))
+    others, x = peers(peer, given), given.numpy()
     net = rnnc.Sequential(rnnc.Conv1d(CHANNELS, UNITS, 3), rnnc.Activation("relu"), rnnc.GRU(UNITS, UNITS))
     names = {"conv": "0", "gru": "2"}
     params = {f"{names[k.partition('.')[0]]}.{k.partition('.')[2]}": v for k, v in peer.state_dict().items()}
     network: Any = net.compile(params, threads=1)
-    np.testing.assert_allclose(network(x), session.run(None, {"x": x})[0], atol=1e-5)
+    np.testing.assert_allclose(network(x), others["onnxruntime"](), atol=1e-5)
     _, state = network.advance(x[:1])
-
-    def torch_call() -> Any:
-        with torch.no_grad():
-            return peer(given)
-
-    calls = {"rnnc": lambda: network(x), "onnxruntime": lambda: session.run(None, {"x": x}), "torch": torch_call}
+    calls = {"rnnc": lambda: network(x), **others}
     calls["rnnc, a streamed step"] = lambda: network.advance(x[:1], state)
+    return {name: Contestant(call) for name, call in calls.items()}
+
+
+def subsampled() -> dict[str, Contestant]:
+    """Two convolutions of stride 2, each with a relu, a GRU over a fourth of the steps; a streamed frame."""
+    import torch
+
+    class Peer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Conv1d(MELS, HIDDEN, 3, stride=2)
+            self.second = torch.nn.Conv1d(HIDDEN, HIDDEN, 3, stride=2)
+            self.gru = torch.nn.GRU(HIDDEN, HIDDEN)
+
+        def forward(self, x: Any) -> Any:
+            y = x.permute(1, 2, 0)
+            for layer in (self.first, self.second):
+                y = torch.relu(layer(torch.nn.functional.pad(y, (2, 0))))
+            return self.gru(y.permute(2, 0, 1))[0]
+
+    peer, given = Peer(), torch.randn(FRAMES, 1, MELS, generator=torch.Generator().manual_seed(0))
+    others, x = peers(peer, given), given.numpy()
+    first, second = rnnc.Conv1d(MELS, HIDDEN, 3, stride=2), rnnc.Conv1d(HIDDEN, HIDDEN, 3, stride=2)
+    relu = rnnc.Activation("relu")
+    net = rnnc.Sequential(first, relu, second, relu, rnnc.GRU(HIDDEN, HIDDEN))
+    names = {"first": "0", "second": "2", "gru": "4"}
+    params = {f"{names[k.partition('.')[0]]}.{k.partition('.')[2]}": v for k, v in peer.state_dict().items()}
+    network: Any = net.compile(params, threads=1)
+    np.testing.assert_allclose(network(x), others["onnxruntime"](), atol=1e-5)
+    _, state = network.advance(x[:4])
+    calls = {"rnnc": lambda: network(x), **others, "rnnc, a streamed frame": lambda: network.advance(x[:4], state)}
     return {name: Contestant(call) for name, call in calls.items()}
 
 
@@ -87,13 +127,8 @@ def dilated() -> dict[str, Contestant]:
                 y = torch.relu(layer(torch.nn.functional.pad(y, (dilation, 0))))
             return y.permute(2, 0, 1)
 
-    torch.set_num_threads(1)
-    peer, file = Peer().eval(), io.BytesIO()
-    given = torch.randn(SAMPLES, 1, WIDTH, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(peer, (given,), file, input_names=["x"], dynamic_axes={"x": {0: "T"}}, dynamo=False)
-    session, x = session_of(file.getvalue()), given.numpy()
+    peer, given = Peer(), torch.randn(SAMPLES, 1, WIDTH, generator=torch.Generator().manual_seed(0))
+    others, x = peers(peer, given), given.numpy()
     pairs = ((rnnc.Conv1d(WIDTH, WIDTH, 2, dilation=d), rnnc.Activation("relu")) for d in DILATIONS)
     net = rnnc.Sequential(*(layer for pair in pairs for layer in pair))
     params = {}
@@ -101,14 +136,9 @@ def dilated() -> dict[str, Contestant]:
         _, number, parameter = name.split(".")
         params[f"{2 * int(number)}.{parameter}"] = value
     network: Any = net.compile(params, threads=1)
-    np.testing.assert_allclose(network(x), session.run(None, {"x": x})[0], atol=1e-5)
+    np.testing.assert_allclose(network(x), others["onnxruntime"](), atol=1e-5)
     _, state = network.advance(x)
-
-    def torch_call() -> Any:
-        with torch.no_grad():
-            return peer(given)
-
-    calls = {"rnnc": lambda: network(x), "onnxruntime": lambda: session.run(None, {"x": x}), "torch": torch_call}
+    calls = {"rnnc": lambda: network(x), **others}
     calls["rnnc, a streamed step"] = lambda: network.advance(x[:1], state)
     calls[f"rnnc, a piece of {PIECE} steps"] = lambda: network.advance(x[:PIECE], state)
     return {name: Contestant(call) for name, call in calls.items()}
@@ -168,6 +198,8 @@ def main() -> None:
     report(f"conv1d {CHANNELS}/{UNITS}, relu, GRU {UNITS}, T = {STEPS}, us", convolution(), rounds)
     title = f"conv1d {WIDTH}/{WIDTH} of 2 taps and relu, dilated 1, 2, 4, ... {DILATIONS[-1]}, T = {SAMPLES}, us"
     report(title, dilated(), rounds)
+    title = f"two conv1d of stride 2 and relu, {MELS}/{HIDDEN}, GRU {HIDDEN}, T = {FRAMES}, us"
+    report(title, subsampled(), rounds)
     if real_models.REAL.exists():
         report("RNNoise, us", denoiser(), rounds)
     else:

@@ -35,7 +35,7 @@ def chosen(cases: Sequence[C], effort: str) -> list[C]:
 
 
 def _is_fast(case: Case) -> bool:
-    """Not rare, and one of n, by its parameters: tests of one matrix take the same cases, and share what is compiled."""
+    """Not rare, and one of n, by its parameters: tests of one matrix take the same cases, and share compiled code."""
     every = case.get_closest_marker("sampled")
     parameters = case.nodeid.partition("[")[2]
     sampled = every is None or crc32(parameters.encode()) % every.args[0] == 0

@@ -106,9 +106,11 @@ def _first_rows(steps: Sequence[Step]) -> Rows:
     unknown = list(dict.fromkeys(size for size in sizes if not size.known))
     if unknown:
         return Rows(unknown[1] if len(unknown) > 1 else None, unknown[0])
-    for step in steps:
-        if step.node.op in ("ConvTranspose", "MaxPool", "AveragePool") and _is_along(step):  # over time or not at all
-            return Rows(_longer(step.tensors[0].shape[2]), _longer(step.tensors[0].shape[0]))
+    slides = [step for step in steps if step.node.op in SLIDING and len(step.tensors[0].shape) == 3]
+    timed = [step for step in slides if step.node.op != "Conv"]  # over time or not at all
+    for step in (*timed, *slides):
+        batch, _, time = step.tensors[0].shape
+        return Rows(_longer(time) if timed else None, _longer(batch))
     return Rows(None, None)
 
 

@@ -22,6 +22,12 @@ SLIDING = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 """Operators that may change the number of steps."""
 
 
+MOST_STRIDE = 16
+"""The largest stride over time. A larger one cuts a chunk of samples into frames, and its size is asked for
+(`rnnc.onnx.frames`): as steps, the samples of a frame would be unrolled.
+"""
+
+
 class Window:
     """The attributes of an operator that slides over one axis: Conv, ConvTranspose, MaxPool, AveragePool."""
 
@@ -53,6 +59,8 @@ class Window:
     def length(self, size: Dim, label: str) -> Dim:
         """How many places there are along an axis of this size."""
         before, after = self.pads(size)
+        if self.stride > MOST_STRIDE:
+            size = int(size)
         length = rounded_down(size + (before + after - self.span - 1), self.stride) + 1
         if isinstance(length, int) and length < 1:
             raise OnnxError(f"{label}: an axis of size {size} is shorter than the kernel")
