@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 
 from rnnc.ir.delay_lines import shifting
 from rnnc.ir.families import Family
+from rnnc.ir.ops import Attrs
 from rnnc.ir.ordering import readers
-from rnnc.ir.shape_rules import BATCH
+from rnnc.ir.shape_rules import BATCH, Shape
 
 Readers = Mapping[Family, Sequence[Family]]
 
@@ -255,8 +256,7 @@ class _Split:
         made.timed = False
         return made
 
-    def _new(self, like: Family, op: str, inputs: tuple[Family, ...], attrs: object, shape: object) -> Family:
+    def _new(self, like: Family, op: str, inputs: tuple[Family, ...], attrs: Attrs, shape: Shape) -> Family:
         """A new family with the dtype, site and steps of another one."""
-        made = replace(like, index=next(self.numbers), inputs=inputs, members={}, initial=None, source=None)
-        made.op, made.attrs, made.shape = op, attrs, shape  # type: ignore[assignment]
-        return made
+        made = replace(like, index=next(self.numbers), members={}, initial=None, source=None)
+        return replace(made, op=op, inputs=inputs, attrs=attrs, shape=shape)

@@ -75,10 +75,10 @@ def chained(chain: list[Link], recurrent: bool, seed: int, sizes: tuple[int | st
     return model(nodes, {"x": ("float32", [sizes[0], 4, sizes[1]])}, outputs, constants, opset=17)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=6)
 @given(st.lists(links(), min_size=1, max_size=3), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_chains_give_what_onnxruntime_gives(chain: list[Link], recurrent: bool, named: bool, seed: int) -> None:
-    steps = (31, 26) if named else (31,)
+    steps = (31, 26) if named else (31,)  # one of them is no multiple of any frame
     file = chained(chain, recurrent, seed, ("B", "T") if named else (2, 31))
     try:
         network = rnnc.from_onnx(file)

@@ -147,9 +147,8 @@ class _Placer:
         """
         source = line.source
         for other, buffer in self.storage.lines.items():
-            if self.reading.lines[other].source is source and not (
-                buffer.before if line.direction > 0 else buffer.after
-            ):
+            taken = buffer.before if line.direction > 0 else buffer.after
+            if self.reading.lines[other].source is source and not taken:
                 return buffer
         new = self.storage.buffer(str(line.carry.attr("state")), Space.LINE, line.width)
         if not self.reading.computed(source):

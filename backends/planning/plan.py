@@ -201,8 +201,7 @@ class Plan:
 
     inputs, outputs: name -> buffer, of arrays with one value per step. row_inputs, row_outputs: names and places of
     arrays with one value per sequence. lines: the delay lines. sums: the sums over rows, computed at the end of each
-    half. late: names of the
-    second half's inputs and outputs.
+    half. late: names of the second half's inputs and outputs.
     """
 
     program: Program
