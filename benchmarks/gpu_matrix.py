@@ -61,6 +61,9 @@ class CarriedBound:
     def quick(self, call: object) -> None:
         """Every call is checked."""
 
+    def quick_halves(self, first: object, second: object) -> None:
+        """Every call is checked."""
+
     def start(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], steps: int, batch: int, lengths: Array | None
     ) -> CarriedTape:
