@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NUMBERS", "Graph"]
 
+MOST_STEPS = 1024
+"""The longest frame of a network."""
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class Graph(Layered):
@@ -95,6 +98,9 @@ class Graph(Layered):
         self._set("dtype", agreed(self.entries, "dtype", None if dtype is None else checks.dtype("dtype", dtype)))
         given = None if batch_first is None else checks.flag("batch_first", batch_first)
         self._set("batch_first", bool(agreed(self.entries, "batch_first", given)))
+        if self.frame > MOST_STEPS:
+            what = f"the strides of the layers make frames of {self.frame} steps, which are unrolled"
+            raise ArgumentError(f"layers: {what}; expected at most {MOST_STEPS}")
         for name, source in self.outputs.items():
             if source not in self.kinds:
                 raise ArgumentError(f"outputs: {unknown(source, self.kinds)}")

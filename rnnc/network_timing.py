@@ -111,7 +111,11 @@ class Timing:
 
     def positions(self, source: str) -> int:
         """The number of positions in a frame of an input, or of a layer's output."""
-        return int(self.graph.kinds[source].rate * self.frame)
+        return self._positions[source]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {name: int(kind.rate * self.frame) for name, kind in self._timed.items()}
 
     def frames(self, steps: int) -> int:
         """The number of frames in which every value has room for its steps, for so many steps of the inputs."""
@@ -123,7 +127,7 @@ class Timing:
         frames = self.frames(steps)
         return all(kind.steps(steps) == frames * self.positions(name) for name, kind in self._timed.items())
 
-    @property
+    @cached_property
     def _timed(self) -> dict[str, Kind]:
         return {name: kind for name, kind in self.graph.kinds.items() if kind.timed}
 

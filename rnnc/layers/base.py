@@ -64,8 +64,8 @@ class Pace(NamedTuple):
 
     def steps(self, n: Any) -> Any:
         """The number of steps that it makes of n, an integer or an array of them."""
-        calls = np.maximum(-(-(n - self.fewer) // self.stride), 0)
-        return np.maximum(calls * self.factor + self.more, 0)
+        most = max if isinstance(n, int) else np.maximum
+        return most(most(-(-(n - self.fewer) // self.stride), 0) * self.factor + self.more, 0)
 
 
 MOST = 2**20

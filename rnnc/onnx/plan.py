@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from rnnc.ir.errors import ArgumentError, OnnxError
+from rnnc.ir.errors import ArgumentError, OnnxError, ShapeError
 from rnnc.onnx.frames import Frames, found_frames
 from rnnc.onnx.late import LateRecurrence, is_late
 from rnnc.onnx.ops.table import MISFITS, Given
@@ -179,7 +179,10 @@ class Plan:
 
     def _add_network(self, depth: int) -> None:
         building, outputs = self._buildings[depth - 1]
-        segment = Segment(building, outputs, self._options)
+        try:
+            segment = Segment(building, outputs, self._options)
+        except (ArgumentError, ShapeError) as error:
+            raise OnnxError(f"its nodes make no network of rnnc: {error}") from error
         self.segments.append(segment)
         self.runners.append(segment)
         for step in self._parts.networks[depth - 1]:
