@@ -13,18 +13,18 @@ from rnnc.specs import Spec
 
 if TYPE_CHECKING:
     from rnnc.layered import Layered
-    from rnnc.network_timing import Form
+    from rnnc.networks.timing import Form
 
 
 def forward(model: Spec | Layered, form: Form | None = None) -> Computation:
     """The forward pass of a recurrent spec or of a network (`rnnc.Graph`, `rnnc.Sequential`).
 
-    form: of a network; default: that of whole sequences whose frames are full (`rnnc.network_timing`).
+    form: of a network; default: that of whole sequences whose frames are full (`rnnc.networks.timing`).
     """
     if isinstance(model, Spec):
         return Computation.of_stack(model.stack())
-    from rnnc.network_graph import lower_network
-    from rnnc.network_timing import WHOLE
+    from rnnc.networks.lowering import lower_network
+    from rnnc.networks.timing import WHOLE
 
     def build(frames: int, lengths: bool) -> Graph:
         return lower_network(model, frames, lengths=lengths, joined=True, form=form or WHOLE)
@@ -75,8 +75,8 @@ def _reverse(model: Spec | Layered, names: Names, steps: int, lengths: bool) -> 
 def _lowered(model: Spec | Layered, steps: int, lengths: bool) -> Graph:
     if isinstance(model, Spec):
         return lower(model.stack(), steps, lengths=lengths)
-    from rnnc.network_graph import lower_network
-    from rnnc.network_timing import Form
+    from rnnc.networks.lowering import lower_network
+    from rnnc.networks.timing import Form
 
     return lower_network(model, steps, lengths=lengths, form=Form(spanned=True))
 
@@ -85,7 +85,7 @@ def _names_of(model: Spec | Layered) -> Names:
     """The names in a model's graphs of the arrays of its calls."""
     if isinstance(model, Spec):
         return ArrayNames.of(model)
-    from rnnc.network_names import network_names
+    from rnnc.networks.names import network_names
 
     return network_names(model)
 

@@ -135,9 +135,9 @@ def hvp(
 
 def _of_networks() -> ModuleType:
     """The module of networks' derivatives. It is imported when needed, so that users of specs alone do not load it."""
-    from rnnc import network_derivatives
+    from rnnc.networks import derivatives
 
-    return network_derivatives
+    return derivatives
 
 
 class Derivative(Compiled, Unchanging):

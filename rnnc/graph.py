@@ -44,7 +44,7 @@ from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layered import Layered
 from rnnc.layers import Embedding, Layer, layer_from_dict, recurrent
-from rnnc.network_timing import Timing, runs_backward
+from rnnc.networks.timing import Timing, runs_backward
 from rnnc.references import check_trusted
 
 if TYPE_CHECKING:

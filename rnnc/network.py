@@ -17,8 +17,8 @@ from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
-from rnnc.network_quick import fits_in_frames, in_frames, parted
-from rnnc.network_timing import WHOLE, Form
+from rnnc.networks.quick import fits_in_frames, in_frames, parted
+from rnnc.networks.timing import WHOLE, Form
 from rnnc.plain_calls import plain_network_call
 from rnnc.quick import quick_first, way_in
 

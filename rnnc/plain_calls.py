@@ -20,7 +20,7 @@ __all__ = ["plain_call", "plain_network_call", "plain_network_vjp", "plain_vjp"]
 NOTHING = CallGroup("none", optional=True)
 
 States = Mapping[str, tuple[str, str, int]]
-"""For each state: its initial name, its final name, its width (`rnnc.network_names.state_shapes`)."""
+"""For each state: its initial name, its final name, its width (`rnnc.networks.names.state_shapes`)."""
 
 
 def plain_call(spec: Spec) -> PlainCall:
@@ -38,7 +38,7 @@ def plain_network_call(graph: Graph, states: States, tables: Mapping[str, Array]
     """The call of a network, (x, state) -> (output, state) if it is stateful, otherwise (x, None) -> output.
 
     tables: the arrays of the embeddings, by the name of the rows that are looked up. Outputs of one kind are columns of
-    one array (`rnnc.Graph.columns`). The arrays are in frames (`rnnc.network_timing`): the steps of one side by side.
+    one array (`rnnc.Graph.columns`). The arrays are in frames (`rnnc.networks.timing`): the steps of one side by side.
     """
     x, outputs = _group([_input(graph, name, tables) for name in graph.inputs]), _group(_outputs(graph))
     if not stateful:

@@ -17,7 +17,7 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, LengthE
 from rnnc.ir.ragged import check_rows_end
 from rnnc.ir.text import parse_graph, print_graph
 from rnnc.ir.verify import verify
-from rnnc.network_graph import lower_network, masks
+from rnnc.networks.lowering import lower_network, masks
 from tests.refusals import raises_saying
 from tests.training_data import CLASSES, WORDS, tagger
 

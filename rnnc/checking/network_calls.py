@@ -1,7 +1,7 @@
 """The arguments of a network's call: every check, with its message, and the arrays the backend reads and fills.
 
 Calls of a `rnnc.Network` and of the derivatives of one take the same arguments. Arrays go by their names in the lowered
-graph, in frames (`rnnc.network_timing`), (frames, B, positions * N); or they are "shown": in the user's layout.
+graph, in frames (`rnnc.networks.timing`), (frames, B, positions * N); or they are "shown": in the user's layout.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rnnc.checking.calls import check_lengths
 from rnnc.checking.networks import Kind
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
-from rnnc.network_names import state_shapes
-from rnnc.network_timing import AFTER, DURING
+from rnnc.networks.names import state_shapes
+from rnnc.networks.timing import AFTER, DURING
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array, ArrayLibrary

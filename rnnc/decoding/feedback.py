@@ -1,6 +1,7 @@
 """Lowering a decoder: the steps of a network, unrolled, each of which reads the number chosen at the step before.
 
-The network is lowered as any (`rnnc.network_graph`), with a mask of valid rows; its steps are then copied one by one:
+The network is lowered as any (`rnnc.networks.lowering`), with a mask of valid rows; its steps are then copied one by
+one:
 
     %x = input "x" t=1           ->  one_hot(number of t=0) @ table
     %v = input "valid" t=1       ->  the row has not chosen the end symbol before
@@ -22,7 +23,7 @@ from rnnc.ir import names
 from rnnc.ir.equations import Value, concat, maximum, one_hot, where
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.shape_rules import BATCH
-from rnnc.network_graph import lower_network
+from rnnc.networks.lowering import lower_network
 
 if TYPE_CHECKING:
     from rnnc.graph import Graph as Network

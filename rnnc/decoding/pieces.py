@@ -14,7 +14,7 @@ import numpy as np
 from rnnc.backends import fresh
 from rnnc.decoding import feedback as lowered
 from rnnc.decoding.gumbel import gumbel
-from rnnc.network_names import state_shapes
+from rnnc.networks.names import state_shapes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -198,7 +198,7 @@ def memory_size(steps: int) -> int:
 
 
 def memory_of(states: Array, lengths: ArrayLike | None, size: int, arrays: ArrayLibrary) -> Array:
-    """The states (T, B, M) of an encoder as `rnnc.network_graph.lower_network` reads them, with room for `size`."""
+    """The states (T, B, M) of an encoder as `rnnc.networks.lowering.lower_network` reads them, with room for `size`."""
     xp, (steps, rows, width) = arrays.xp, states.shape
     found: Array = xp.zeros((rows, size * (width + 1)), states.dtype)
     found[:, : steps * width] = states.swapaxes(0, 1).reshape(rows, -1)

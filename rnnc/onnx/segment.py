@@ -10,7 +10,7 @@ import numpy as np
 
 from rnnc.graph import Graph
 from rnnc.network import Network
-from rnnc.network_names import state_shapes
+from rnnc.networks.names import state_shapes
 from rnnc.onnx.building import Building
 from rnnc.onnx.frames import Frames
 from rnnc.onnx.ops.sliding import SLIDING

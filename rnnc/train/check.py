@@ -20,7 +20,7 @@ from rnnc.checking.arrays import as_array, check_dtype, check_shape
 from rnnc.checking.calls import check_lengths
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ParameterError, ShapeError
 from rnnc.layers import Layer
-from rnnc.network_names import state_shapes
+from rnnc.networks.names import state_shapes
 from rnnc.sequential import Sequential
 from rnnc.train.batch import Batch, inside
 

@@ -23,7 +23,7 @@ from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, RnncError
 from rnnc.losses import Loss, add_loss, check_loss
 from rnnc.network import read_all
-from rnnc.network_graph import Mask, lower_network, masks, state_shapes
+from rnnc.networks.lowering import Mask, lower_network, masks, state_shapes
 from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
 from rnnc.references import reference
 from rnnc.train.batch import Batch

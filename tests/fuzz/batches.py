@@ -16,7 +16,7 @@ import numpy as np
 import rnnc
 from rnnc import train
 from rnnc.ir.errors import RnncError
-from rnnc.network_graph import state_shapes
+from rnnc.networks.lowering import state_shapes
 from rnnc.optimizers import SGD
 from tests.fuzz.agreement import error
 from tests.fuzz.arguments import FLOATS, LENGTHS, NAMED_STATES, NUMBERS, PARAMS, Change, expected

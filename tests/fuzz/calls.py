@@ -207,7 +207,7 @@ class _NetworkTarget:
         else:
             found["x"] = rng.standard_normal((*sizes, self.spec.input_size)).astype("float32").astype(dtype)
         if data.initial:
-            widths = rnnc.network_graph.state_shapes(self.spec)
+            widths = rnnc.networks.lowering.state_shapes(self.spec)
             found["states"] = {
                 name: rng.standard_normal((data.rows, width)).astype("float32").astype(dtype)
                 for name, (_, _, width) in widths.items()

@@ -14,7 +14,7 @@ from rnnc.ir.shape_rules import BATCH
 from rnnc.layered import Layered
 from rnnc.layers import Layer, recurrent
 from rnnc.layers.readouts import Last
-from rnnc.network_timing import LATE_OUTPUT
+from rnnc.networks.timing import LATE_OUTPUT
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def state_shapes(model: Layered, *, streamed: bool = False) -> dict[str, tuple[str, str, int]]:
     """For each state that goes on to the next piece of a sequence: its initial name, its final name, its width.
 
-    streamed: of the network that waits for later steps instead of reading them (`rnnc.network_timing`).
+    streamed: of the network that waits for later steps instead of reading them (`rnnc.networks.timing`).
     """
     graph = model.graph()
     timing = graph.timing(streamed)

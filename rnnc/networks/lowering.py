@@ -2,10 +2,10 @@
 
 Inputs: those of the network at each step ("x", or "x:name" where there are several; rows of an embedding are looked up
 outside), the parameters by their names, initial states "lstm.h.0_l0", "pool.sum.0", ..., in training the masks of
-`rnnc.network_noise`, with lengths "valid", and "span" in the form that has it. Outputs: "output" (or "output:name"),
+`rnnc.networks.noise`, with lengths "valid", and "span" in the form that has it. Outputs: "output" (or "output:name"),
 one value per step or per sequence, and the last states.
 
-A step of the graph is a frame of one or more steps of the inputs, which lie side by side (`rnnc.network_timing`).
+A step of the graph is a frame of one or more steps of the inputs, which lie side by side (`rnnc.networks.timing`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from rnnc.ir.shape_rules import BATCH
 from rnnc.layered import Layered
 from rnnc.layers import Embedding, Layer, Readout, recurrent
 from rnnc.layers.base import EVEN
-from rnnc.network_flows import Column, Flow, Nodes, framed
-from rnnc.network_lines import FrameStates
-from rnnc.network_names import moments, output_state, reads_directions, state_shapes
-from rnnc.network_noise import Mask, States, between, masks, noise_of, of_layer, with_masked_products
-from rnnc.network_spans import INSIDE, SpanCodes, Spans
-from rnnc.network_timing import HERE, LATE_OUTPUT, LATE_SPAN, WHOLE, Form, late
+from rnnc.networks.flows import Column, Flow, Nodes, framed
+from rnnc.networks.lines import FrameStates
+from rnnc.networks.names import moments, output_state, reads_directions, state_shapes
+from rnnc.networks.noise import Mask, States, between, masks, noise_of, of_layer, with_masked_products
+from rnnc.networks.spans import INSIDE, SpanCodes, Spans
+from rnnc.networks.timing import HERE, LATE_OUTPUT, LATE_SPAN, WHOLE, Form, late
 from rnnc.specs import Spec
 
 __all__ = ["Mask", "lower_network", "masks", "state_shapes"]

@@ -9,7 +9,7 @@ from functools import cached_property
 from rnnc.ir import names
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.shape_rules import BATCH
-from rnnc.network_names import moments
+from rnnc.networks.names import moments
 
 
 @dataclass(frozen=True)

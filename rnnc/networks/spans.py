@@ -1,6 +1,6 @@
 """Where the steps of a network's values lie: before a row's own steps, on one of them, or past its end.
 
-Each position has a code, BEFORE, DURING or AFTER (`rnnc.network_timing`), which goes from layer to layer beside the
+Each position has a code, BEFORE, DURING or AFTER (`rnnc.networks.timing`), which goes from layer to layer beside the
 values. A call of a layer has begun where the position of its own step has; it is past the end where the position is
 that its `Pace` says.
 """
@@ -15,9 +15,9 @@ from rnnc.checking.networks import PAST_SPAN
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.shape_rules import BATCH
 from rnnc.layers import Layer
-from rnnc.network_flows import Flow
-from rnnc.network_lines import FrameStates, Line
-from rnnc.network_timing import AFTER, BEFORE, DURING, Timing
+from rnnc.networks.flows import Flow
+from rnnc.networks.lines import FrameStates, Line
+from rnnc.networks.timing import AFTER, BEFORE, DURING, Timing
 
 
 @dataclass(frozen=True)
