@@ -127,6 +127,7 @@ def agree(found: Any, expected: Any) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CAUSAL | AHEAD)
 def test_whole_and_ragged_calls_are_those_of_a_loop(name: str) -> None:
     net = (CAUSAL | AHEAD)[name]
@@ -147,6 +148,7 @@ PIECES = ((0, 1, None), (1, 3, [2, 0, 1]), (3, 4, None), (4, 11, [3, 7, 0]), (11
 """Shorter than what a state holds, and longer, and ragged: first step, last step, lengths."""
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CAUSAL)
 def test_pieces_are_those_of_a_loop(name: str) -> None:
     net = CAUSAL[name]
@@ -162,6 +164,7 @@ def test_pieces_are_those_of_a_loop(name: str) -> None:
             agree(state, expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CAUSAL | AHEAD)
 def test_gradients_are_those_of_loops(name: str) -> None:
     net, x, random = (CAUSAL | AHEAD)[name], series(), np.random.default_rng(3)
@@ -223,6 +226,7 @@ def test_kernels_for_a_gpu_look_ahead() -> None:
     agree(net.compile(params, backend="cuda-emulated")(x), net.compile(params, backend="reference")(x))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [name for name in CAUSAL | AHEAD if name != "all of it read at once"])
 def test_a_network_of_delay_lines_has_no_loop_that_shifts(name: str) -> None:
     net = (CAUSAL | AHEAD)[name]

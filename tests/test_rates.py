@@ -76,6 +76,7 @@ def expected(net: rnnc.Graph, params: dict[str, Any], x: Any) -> Any:
     return y.permute(2, 0, 1).numpy()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_pytorchs(name: str, backend: str) -> None:
     net = chain(*LAYERS[name], width=4)
@@ -142,6 +143,7 @@ def lengths_of(net: rnnc.Graph, own: int) -> dict[str, Any]:
     return {name: net.kinds[source].steps(own) for name, source in net.outputs.items() if net.kinds[source].timed}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", RATED)
 def test_a_ragged_batch_is_each_row_alone(name: str, backend: str) -> None:
     net = RATED[name]
@@ -163,6 +165,7 @@ def test_a_ragged_batch_is_each_row_alone(name: str, backend: str) -> None:
             assert not y[steps:, row].any()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [name for name, net in RATED.items() if net.streams])
 def test_a_stream_and_its_end_are_the_whole(name: str, backend: str) -> None:
     net = RATED[name]
@@ -203,6 +206,7 @@ def test_rows_of_a_stream_may_pause(backend: str) -> None:
         np.testing.assert_allclose(left[output][:, 1], whole[output][-net.latency :, 0], atol=1e-12)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", RATED)
 def test_gradients_are_finite_differences(name: str, backend: str) -> None:
     net = RATED[name]
