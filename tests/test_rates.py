@@ -193,6 +193,20 @@ def test_a_stream_and_its_end_are_the_whole(name: str, backend: str) -> None:
             np.testing.assert_allclose(got[late:] if kind.timed else got, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ("a stride, both sides", "look-ahead beside a recurrence", "mean of the own"))
+def test_kernels_for_a_gpu_do_the_same(name: str) -> None:
+    net, x = RATED[name], series()
+    ours, theirs = (net.compile(net.init(1), backend=backend) for backend in ("cuda-emulated", "reference"))
+    for lengths in (None, OWN):
+        expected = named(theirs(x, lengths=lengths))
+        for output, y in named(ours(x, lengths=lengths)).items():
+            np.testing.assert_allclose(y, expected[output], atol=1e-12)
+    piece = x[: 2 * net.frame]
+    ends = [named(network.finish(network.advance(piece)[1])) for network in (ours, theirs)]
+    for output, y in ends[0].items():
+        np.testing.assert_allclose(y, ends[1][output], atol=1e-12)
+
+
 def test_rows_of_a_stream_may_pause(backend: str) -> None:
     net = RATED["look-ahead beside a recurrence"]
     network = net.compile(net.init(1), backend=backend)
