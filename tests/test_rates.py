@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import rnnc
+from rnnc.checking.networks import Kind
 from rnnc.ir.errors import ArgumentError, DtypeError, ShapeError
 from tests.refusals import raises_saying
 from tests.test_layer_graphs import Smoothed, chain
@@ -139,16 +142,8 @@ def named(output: Any) -> dict[str, Any]:
     return output if isinstance(output, dict) else {"": output}
 
 
-def lengths_of(net: rnnc.Graph, own: int) -> dict[str, Any]:
-    return {name: net.kinds[source].steps(own) for name, source in net.outputs.items() if net.kinds[source].timed}
-
-
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("name", RATED)
-def test_a_ragged_batch_is_each_row_alone(name: str, backend: str) -> None:
-    net = RATED[name]
+def assert_rows_are_as_if_alone(net: rnnc.Graph, own: tuple[int, ...], backend: str) -> None:
     network = net.compile(net.init(1), backend=backend)
-    own = (12, 8, 4) if name == "rates that meet again" else OWN
     x = series(own[0])
     for row, length in enumerate(own):
         x[length:, row] = np.nan
@@ -165,32 +160,99 @@ def test_a_ragged_batch_is_each_row_alone(name: str, backend: str) -> None:
             assert not y[steps:, row].any()
 
 
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("name", [name for name, net in RATED.items() if net.streams])
-def test_a_stream_and_its_end_are_the_whole(name: str, backend: str) -> None:
-    net = RATED[name]
+def assert_streams_are_whole(net: rnnc.Graph, frames: int, sizes: tuple[int, ...], backend: str) -> None:
+    """sizes: of pieces, in frames."""
     network = net.compile(net.init(1), backend=backend)
-    x = series(4 * net.frame * 3)
+    x = series(frames * net.frame)
     whole = named(network(x))
-    for size in (net.frame, 3 * net.frame):
+    for size in (net.frame * size for size in sizes):
         pieces: dict[str, list[Any]] = {output: [] for output in net.outputs}
         state = None
         for start in range(0, len(x), size):
             y, state = network.advance(x[start : start + size], state)
-            for output, piece in zip(pieces.values(), named(y).values(), strict=True):
-                output.append(piece)
-        assert state is not None
+            for found, piece in zip(pieces.values(), named(y).values(), strict=True):
+                found.append(piece)
         if state:  # else there is nothing to finish
-            for output, piece in zip(pieces.values(), named(network.finish(state)).values(), strict=True):
-                output.append(piece)
-        for (_, expected), found, source in zip(whole.items(), pieces.values(), net.outputs.values(), strict=True):
+            for found, piece in zip(pieces.values(), named(network.finish(state)).values(), strict=True):
+                found.append(piece)
+        for expected, found, source in zip(whole.values(), pieces.values(), net.outputs.values(), strict=True):
             kind = net.kinds[source]
-            late = int(net.latency * kind.rate)
-            got = np.concatenate(found) if kind.timed else found[-1]
-            if kind.timed:
-                assert not got[:late].any()
-                assert len(got) - late == len(expected)
-            np.testing.assert_allclose(got[late:] if kind.timed else got, expected, atol=1e-12)
+            if not kind.timed:
+                np.testing.assert_allclose(found[-1], expected, atol=1e-12)
+                continue
+            late, streamed = int(net.latency * kind.rate), np.concatenate(found)
+            assert not streamed[:late].any()
+            np.testing.assert_allclose(streamed[late:], expected, atol=1e-12)
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("name", RATED)
+def test_a_ragged_batch_is_each_row_alone(name: str, backend: str) -> None:
+    assert_rows_are_as_if_alone(RATED[name], (12, 8, 4) if name == "rates that meet again" else OWN, backend)
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("name", [name for name, net in RATED.items() if net.streams])
+def test_a_stream_and_its_end_are_the_whole(name: str, backend: str) -> None:
+    assert_streams_are_whole(RATED[name], 12, (1, 3), backend)
+
+
+@st.composite
+def layers(draw: Any, size: int) -> Any:
+    """A layer that reads vectors of a size."""
+    kernel, stride, dilation = (
+        draw(st.integers(1, 4)),
+        draw(st.sampled_from((1, 1, 2, 3))),
+        draw(st.sampled_from((1, 2))),
+    )
+    span, wide = (kernel - 1) * dilation, draw(st.integers(1, 4))
+    most = st.integers(0, span + 2)
+    padding = draw(st.one_of(st.sampled_from(("causal", "same", "valid")), st.tuples(most, most)))
+    cut = draw(st.tuples(st.integers(0, span // 2), st.integers(-2, span // 2)))
+    return draw(
+        st.sampled_from(
+            (
+                rnnc.Conv1d(size, wide, kernel, padding, dilation, stride=stride),
+                rnnc.ConvTranspose1d(size, wide, kernel, cut, dilation, stride=stride),
+                rnnc.MaxPool1d(kernel, stride, padding, dilation),
+                rnnc.AvgPool1d(kernel, stride, padding, draw(st.booleans())),
+                rnnc.GRU(size, wide, dtype="float64"),
+                Smoothed(),
+                rnnc.Delay(kernel),
+                rnnc.Scale(size, bias=True),
+            )
+        )
+    )
+
+
+@st.composite
+def networks(draw: Any) -> rnnc.Graph:
+    """Layers of any pace, some of which read what an earlier one gives beside the last."""
+    entries: dict[str, Any] = {}
+    kinds = {"x": Kind(4, True)}
+    last = "x"
+    for number in range(draw(st.integers(1, 4))):
+        entries[name := f"l{number}"] = draw(layers(kinds[last].width)), last
+        kinds = dict(rnnc.Graph({"x": 4}, entries, name, dtype="float64").kinds)
+        alike = [
+            other for other, kind in kinds.items() if other != name and kind == kinds[name]._replace(width=kind.width)
+        ]
+        last = name
+        if alike and draw(st.booleans()):
+            entries[last := f"j{number}"] = rnnc.Concat(), name, draw(st.sampled_from(alike))
+            kinds = dict(rnnc.Graph({"x": 4}, entries, last, dtype="float64").kinds)
+    return rnnc.Graph(
+        {"x": 4}, entries, tuple(draw(st.sets(st.sampled_from(sorted(entries)), max_size=1)) | {last}), dtype="float64"
+    )
+
+
+@settings(max_examples=5)
+@given(networks(), st.integers(8, 20), st.integers(1, 3))
+def test_any_network_is_ragged_and_streamed(net: rnnc.Graph, steps: int, size: int) -> None:
+    assume(net.frame <= 12)
+    assert_rows_are_as_if_alone(net, (steps, steps // 2, 3), "llvm")
+    if net.streams:
+        assert_streams_are_whole(net, max(4, -(-8 // net.frame)), (size,), "llvm")
 
 
 @pytest.mark.parametrize("name", ("a stride, both sides", "look-ahead beside a recurrence", "mean of the own"))
@@ -231,6 +293,7 @@ def test_gradients_are_finite_differences(name: str, backend: str) -> None:
     (y, _), pullback = f(params, x, None, own)
     seeds = {key: rng.standard_normal(array.shape) for key, array in named(y).items()}
     d_params, d_x, _ = pullback(seeds if len(net.outputs) > 1 else seeds[""])
+
     def loss(params: Any, x: Any) -> float:
         network = net.compile(params, backend="reference")
         found = named(network(x, lengths=own))
@@ -252,16 +315,17 @@ def test_plain_calls_enter_machine_code_in_frames(batch_first: bool) -> None:
         "down": (rnnc.Conv1d(4, 6, 4, padding=(1, 2), stride=2), "x"),
         "even": (rnnc.Conv1d(4, 2, 2, padding=(0, 1), stride=2), "x"),
         "high": (rnnc.ConvTranspose1d(6, 5, 4, stride=2), "down"),
+        "mean": (rnnc.Mean(), "high"),
     }
-    for outputs in ("down", "high", ("down", "even")):
+    for outputs in ("down", "high", ("down", "even"), "mean"):
         net = rnnc.Graph({"x": 4}, layers, outputs, dtype="float64", batch_first=batch_first)
         network = net.compile(net.init(0))
         assert network._quick_call is not None
         rows = 2 if batch_first else 1
         x = series(12, rows).swapaxes(0, int(batch_first))
         checked = named(network(x, lengths=[12] * rows))
-        for given in (np.ascontiguousarray(x), x[::-1][::-1], np.asfortranarray(x)):
-            for y, expected in zip(named(network(given)).values(), checked.values(), strict=True):
+        for array in (np.ascontiguousarray(x), x[::-1][::-1], np.asfortranarray(x)):
+            for y, expected in zip(named(network(array)).values(), checked.values(), strict=True):
                 np.testing.assert_allclose(y, expected, atol=1e-12)
         with raises_saying(ShapeError, "x", "at least one time step"):
             network(x[:, :0] if batch_first else x[:0])

@@ -41,7 +41,7 @@ def in_frames(quick: Quick, graph: Graph, stateful: bool) -> Quick:
     """A quick call of steps, given one of frames. x is C-contiguous; if time is its first axis, it has one row."""
     size, batch_first = graph.frame, graph.batch_first
     source = next(iter(graph.outputs.values()))
-    timed, positions = graph.kinds[source].timed, graph.timing(False).positions(source)
+    positions = graph.timing(False).positions(source) if graph.kinds[source].timed else 1
 
     def call(x: Any, state: object) -> Any:
         if type(x) is not np.ndarray or x.ndim != 3 or not x.flags.c_contiguous:
@@ -54,7 +54,7 @@ def in_frames(quick: Quick, graph: Graph, stateful: bool) -> Quick:
         else:
             return None
         found = quick(framed, state)
-        if found is None or not timed or positions == 1:
+        if found is None or positions == 1:
             return found
         output = found[0] if stateful else found
         lead = (first, -1) if batch_first else (-1, 1)
