@@ -62,15 +62,21 @@ class Network(Compiled, Unchanging):
         self._fixed = {name: array for name, array in given.items() if name not in read_as_table}
         self._bound = self._code.bind(self._fixed)
         self._forms = {WHOLE: self._bound}  # and those that a call needs, compiled by the first one
-        self._quick_call = self._quick(stateful=False)
-        self._quick_advance = self._quick(stateful=True) if graph.causal else None
+        self._quick_call = self._quick(self._bound, self._signature, stateful=False)
 
-    def _quick(self, *, stateful: bool) -> Any:
+    @cached_property
+    def _quick_advance(self) -> Any:
+        """The way of plain pieces of streams into machine code, made by the first of them."""
+        if not self._graph.streams:
+            return None
+        return self._quick(self._form(Form(streamed=True)), self._streamed_signature, stateful=True)
+
+    def _quick(self, bound: Bound, signature: NetworkSignature, *, stateful: bool) -> Any:
         """The way of plain calls into machine code, if there is one."""
         graph, columns = self._graph, self._graph.columns
-        if not graph.even and not fits_in_frames(graph):
+        if not graph.even and not fits_in_frames(graph, pieces=stateful):
             return None
-        quick = self._bound.quick(plain_network_call(graph, self._signature.states, self._tables, stateful=stateful))
+        quick = bound.quick(plain_network_call(graph, signature.states, self._tables, stateful=stateful))
         if quick is not None and not graph.even:
             quick = in_frames(quick, graph, stateful)
         return quick if quick is None or columns is None else parted(quick, columns, stateful)

@@ -300,6 +300,25 @@ def test_zeros_that_give_a_shape_or_a_step_stay(reader: str) -> None:
     check_unchanged(fold_constants, made(VECTOR + reader))
 
 
+def test_a_mask_is_not_computed_before_it_is_broadcast() -> None:
+    """Zeros cannot be added to truth values."""
+    check_unchanged(
+        fold_constants,
+        made(
+            """
+            %0 = const 1.0 : float64[]
+            %1 = zeros() : float64[B, 1] @ t=0
+            %2 = add(%0, %1) : float64[B, 1] @ t=0
+            %3 = const 0.5 : float64[]
+            %4 = greater(%2, %3) : bool[B, 1] @ t=0
+            %5 = input "x" : float64[B, 1] @ t=0
+            %6 = select(%4, %5, %3) : float64[B, 1] @ t=0
+            output "y" = [%6]
+            """
+        ),
+    )
+
+
 def test_what_has_no_step_is_computed_before_it_is_broadcast() -> None:
     """Through two broadcasts, too: over units, at a step; over rows."""
     text = """

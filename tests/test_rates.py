@@ -269,6 +269,12 @@ def test_kernels_for_a_gpu_do_the_same(name: str) -> None:
         np.testing.assert_allclose(y, ends[1][output], atol=1e-12)
 
 
+def test_plain_pieces_enter_machine_code() -> None:
+    for name in ("look-ahead beside a recurrence", "valid", "a recurrence below and above a stride"):
+        network = RATED[name].compile(RATED[name].init(1))
+        assert network._quick_advance is not None
+
+
 def test_rows_of_a_stream_may_pause(backend: str) -> None:
     net = RATED["look-ahead beside a recurrence"]
     network = net.compile(net.init(1), backend=backend)

@@ -56,7 +56,12 @@ def _unspread(node: Node, operands: list[Node]) -> list[Node]:
 
 
 def _before_spread(graph: Graph, node: Node, operands: list[Node]) -> Node | None:
-    """The value computed before its operands are broadcast, then broadcast; None if they have a step or rows."""
+    """The value computed before its operands are broadcast, then broadcast; None if they have a step or rows.
+
+    A mask is none: zeros cannot be added to it.
+    """
+    if node.spec.boolean:
+        return None
     small = [_least(operand) for operand in operands]
     if node.op == "add":
         small = [i for i in small if i.op != "zeros"]

@@ -67,7 +67,7 @@ class NetworkSignature:
         """spanned: all calls say where the steps of each frame lie, also those for which it is plain."""
         self.graph: Graph = model.graph()
         self.timing = self.graph.timing(streamed)
-        self.always = self.timing.spanned and (spanned or any(self.timing.delays.values()))
+        self.always = spanned
         self.arrays = arrays
         self.states = state_shapes(model, streamed=streamed)
 

@@ -31,7 +31,7 @@ from rnnc.networks.lines import FrameStates
 from rnnc.networks.names import moments, output_state, reads_directions, state_shapes
 from rnnc.networks.noise import Mask, States, between, masks, noise_of, of_layer, with_masked_products
 from rnnc.networks.spans import INSIDE, SpanCodes, Spans
-from rnnc.networks.timing import HERE, LATE_OUTPUT, LATE_SPAN, WHOLE, Form, late
+from rnnc.networks.timing import DURING, HERE, LATE_OUTPUT, LATE_SPAN, WHOLE, Form, late
 from rnnc.specs import Spec
 
 __all__ = ["Mask", "lower_network", "masks", "state_shapes"]
@@ -89,7 +89,7 @@ class _Lowering:
 
     def run(self) -> Graph:
         """All layers, one after the other, each at all steps."""
-        spans = self._positions(names.SPAN, 1) if self.spanned else None
+        spans = self._spans_of_inputs()
         for name, width in self.model.inputs.items():
             if width:
                 self.flows[name] = self._input(self.model.x_names[name], width, spans)
@@ -103,6 +103,14 @@ class _Lowering:
             steps = framed(self.graph, nodes) if isinstance(nodes, tuple) else nodes
             self.graph.outputs[self.model.output_names[name]] = steps
         return self.graph
+
+    def _spans_of_inputs(self) -> tuple[Node, ...] | None:
+        if self.spanned:
+            return self._positions(names.SPAN, 1)
+        if not any(self.timing.delays.values()):
+            return None
+        each = [self.graph.spread(self.graph.const(DURING), (BATCH, 1), t) for t in range(self.graph.steps)]
+        return tuple(node for node in each for _ in range(self.timing.frame))
 
     def _input(self, name: str, width: int, spans: tuple[Node, ...] | None) -> Flow:
         flow = Flow(self._positions(name, width), spans)

@@ -28,13 +28,13 @@ def parted(quick: Quick, columns: Mapping[str, tuple[int, int]], stateful: bool)
     return call
 
 
-def fits_in_frames(graph: Graph) -> bool:
-    """Whether a view of x in frames is an argument of the code: one input of vectors, whose full frames are full of
-    steps of all values.
+def fits_in_frames(graph: Graph, *, pieces: bool) -> bool:
+    """Whether a view of x in frames is an argument of the code: of one input of vectors, whose full frames are full of
+    steps of all values. pieces: of a stream, which are full in any case.
     """
     one = len(graph.inputs) == 1 and not graph.tables and (len(graph.outputs) == 1 or graph.columns is not None)
     paces = {pace for kind in graph.kinds.values() for pace in kind.paces}
-    return one and all(0 <= pace.fewer < pace.stride and not pace.more for pace in paces)
+    return one and (pieces or all(0 <= pace.fewer < pace.stride and not pace.more for pace in paces))
 
 
 def in_frames(quick: Quick, graph: Graph, stateful: bool) -> Quick:

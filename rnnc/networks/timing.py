@@ -40,8 +40,8 @@ def late(number: int) -> str:
 class Form(NamedTuple):
     """The form in which a network is lowered.
 
-    spanned: it reads where the steps of each frame lie, because some are none of the row's own. streamed: its layers
-    wait for later steps instead of reading them.
+    spanned: it reads where the steps of each frame lie; else all of them are the row's own. streamed: its layers wait
+    for later steps instead of reading them.
     """
 
     spanned: bool = False
