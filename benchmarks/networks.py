@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import time
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -184,6 +188,17 @@ def detector(name: str) -> dict[str, Contestant]:
     return {"rnnc": Contestant(lambda: streamed(ours)), "onnxruntime": Contestant(lambda: streamed(theirs))}
 
 
+def compile_seconds(frame: int) -> float:
+    """Of a front end of two convolutions before a GRU, whose strides make frames of so many steps, uncached."""
+    first, second = rnnc.Conv1d(1, 16, 4, stride=2), rnnc.Conv1d(16, 32, frame, stride=frame // 2)
+    net = rnnc.Sequential(first, rnnc.PReLU(16), second, rnnc.GRU(32, 32))
+    params = net.init(0)
+    with TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"RNNC_CACHE_DIR": folder}):
+        start = time.perf_counter()
+        net.compile(params)
+        return time.perf_counter() - start
+
+
 def report(title: str, contestants: dict[str, Contestant], rounds: int, per: int = 1) -> None:
     """Microseconds per call, or per one of `per` parts of it."""
     times = race(contestants, rounds, clock_for(1))
@@ -195,6 +210,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
+    seconds = ", ".join(f"{frame} steps {compile_seconds(frame):.1f}" for frame in (16, 64, 160))
+    print(f"compile of two conv1d and a GRU, s, by their frame: {seconds}")
     report(f"conv1d {CHANNELS}/{UNITS}, relu, GRU {UNITS}, T = {STEPS}, us", convolution(), rounds)
     title = f"conv1d {WIDTH}/{WIDTH} of 2 taps and relu, dilated 1, 2, 4, ... {DILATIONS[-1]}, T = {SAMPLES}, us"
     report(title, dilated(), rounds)

@@ -11,6 +11,7 @@ import numpy as np
 from rnnc.backends.arrays import NUMPY
 from rnnc.backends.base import Bound
 from rnnc.checking import checks
+from rnnc.checking.arguments import explained
 from rnnc.checking.network_calls import Inputs, NetworkSignature
 from rnnc.checking.parameters import bind_parameters, read_parameters
 from rnnc.compiled import Compiled, CompileOptions
@@ -90,8 +91,17 @@ class Network(Compiled, Unchanging):
         return self._params
 
     def explain(self) -> str:
-        """Which paths the backend took, and how a plain call gets there."""
-        return super().explain() + way_in(self._quick_call)
+        """Which paths the backend took, and how plain calls and pieces of streams get there."""
+        found = super().explain() + way_in(self._quick_call, f"plain calls{self._framed(self._quick_call)}")
+        if not self._graph.streams:
+            return found
+        return found + way_in(self._quick_advance, f"plain pieces{self._framed(self._quick_advance)}")
+
+    def _framed(self, quick: object) -> str:
+        """Which of the plain calls a quick call takes, if it views x in frames."""
+        if quick is None or self._graph.even:
+            return ""
+        return " of whole frames" if self._graph.batch_first else " of whole frames of one row"
 
     def __reduce__(self) -> tuple[Any, ...]:
         params = on_host(self._params, self._arrays)
@@ -127,12 +137,14 @@ class Network(Compiled, Unchanging):
         self._check_streams("advance")
         return self.run(x, state, lengths, piece=True)
 
+    @explained
     def finish(self, state: State) -> Arrays:
         """What is left of an output when a stream ends: its last steps, which waited for later ones.
 
         state: what the last `advance` returned; every row ends there. The pieces of a stream and this, one behind the
         other, are what a call of the whole gives, `latency` steps late.
-        Returns as `advance` does, a number of steps that depends on the network alone; 0 of one without a latency.
+        Returns as `advance` does, a number of steps that depends on the network alone; 0 of one without a latency. A
+        state without arrays tells no number of rows: of it the result has one row.
         Raises ArgumentError for a network that cannot take pieces, ArgumentTypeError or ShapeError.
         """
         self._check_streams("finish")

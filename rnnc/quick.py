@@ -14,10 +14,10 @@ from rnnc.checking.arguments import misfit
 from rnnc.ir.errors import ArgumentTypeError
 
 
-def way_in(quick: object) -> str:
+def way_in(quick: object, calls: str = "plain calls") -> str:
     """A line for `explain` that says how plain calls are made. quick: the value of the attribute of `quick_first`."""
     entered = "enter machine code directly" if quick is not None else "are checked in Python first, as all others"
-    return f"plain calls, without lengths and other options, {entered}\n"
+    return f"{calls}, without lengths and other options, {entered}\n"
 
 
 MISSING = object()

@@ -341,6 +341,27 @@ def test_plain_calls_enter_machine_code_in_frames(batch_first: bool) -> None:
             network(x.astype("float32"))
 
 
+def beside(layers: dict[str, Any], last: str) -> Any:
+    """A network that adds what layers give to x."""
+    net = rnnc.Graph({"x": 4}, layers | {"sum": (rnnc.Add(), "x", last)}, "sum", dtype="float64")
+    return net.compile(net.init(0))
+
+
+def test_pieces_may_be_shorter_than_what_layers_take_off() -> None:
+    layers = {
+        "short": (rnnc.Conv1d(4, 4, 6, padding="valid"), "x"),
+        "long": (rnnc.ConvTranspose1d(4, 4, 6, padding=(0, 0)), "short"),
+    }
+    network, x = beside(layers, "long"), series(12)
+    state, pieces = None, []
+    for t in range(12):
+        y, state = network.advance(x[t : t + 1], state)
+        pieces.append(y)
+    streamed = np.concatenate([*pieces, network.finish(state)])[network.latency :]
+    np.testing.assert_allclose(streamed, network(x), atol=1e-12)
+    assert "plain pieces of whole frames of one row, without lengths and other options, enter" in network.explain()
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with raises_saying(ShapeError, "layer 'sum'", "'x': 1", "'down': 1/2"):
         rnnc.Graph({"x": 4}, {"down": (rnnc.MaxPool1d(2), "x"), "sum": (rnnc.Add(), "x", "down")}, "sum")
@@ -352,6 +373,8 @@ def test_what_does_not_fit_is_refused() -> None:
         network.advance(series(3))
     with raises_saying(ArgumentError, "padding", "'same'"):
         rnnc.ConvTranspose1d(4, 4, 3, padding="same")
+    with raises_saying(ShapeError, "layer 'sum'", "as many steps"):
+        beside({"short": (rnnc.Conv1d(4, 4, 3, padding="valid"), "x")}, "short").advance(series(4))
     down = rnnc.Sequential(rnnc.Conv1d(4, 4, 2, stride=2))
     with raises_saying(ArgumentError, "model", "strides"):
         rnnc.train.TrainingStep(down, "mse", rnnc.optimizers.SGD(0.1))

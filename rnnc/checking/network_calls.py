@@ -20,7 +20,7 @@ from rnnc.checking.networks import Kind
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.networks.names import state_shapes
-from rnnc.networks.timing import AFTER, DURING
+from rnnc.networks.timing import AFTER, DURING, LONG
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array, ArrayLibrary
@@ -114,10 +114,10 @@ class NetworkSignature:
 
     def _ends(self, own: Array | None, times: Times) -> tuple[Array | None, Named]:
         """The frames that each row has, and where its steps lie, if that is not the same for all values."""
-        if own is not None:
-            self._check_joins(own)
+        if times.piece:  # what its values' steps add up to, not those of the piece
+            self._check_joins(LONG * self.timing.frame)
         else:
-            self._check_joins(times.steps)
+            self._check_joins(times.steps if own is None else own)
         if not self.timing.spanned:
             return own, {}
         if own is None and not self.always and (times.piece or self._fills(times)):

@@ -50,17 +50,11 @@ class Conv1d(Sliding):
     stride: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "output_size", "kernel_size", "dilation", "groups", "stride"):
-            size(self, name)
-        self._set("bias", checks.flag("bias", self.bias))
-        _check_groups(self)
+        _check_sizes(self)
         self._set("padding", padding(self.padding))
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        inner = self.input_size // self.groups
-        uniform = Uniform(-((inner * self.kernel_size) ** -0.5), (inner * self.kernel_size) ** -0.5)
-        shapes: dict[str, Shape] = {"weight": Parameter((self.output_size, inner, self.kernel_size), uniform)}
-        return shapes | ({"bias": Parameter((self.output_size,), uniform)} if self.bias else {})
+        return _shapes(self, (self.output_size, self.input_size // self.groups, self.kernel_size))
 
     @property
     def width(self) -> int | None:
@@ -94,7 +88,7 @@ class Conv1d(Sliding):
                 continue
             columns = slice(number * inner, (number + 1) * inner)
             terms = zip(taps, rows.split(taken, axis=1), strict=True)
-            parts.append(_sum([linear(tap[:, columns], matrix) for tap, matrix in terms]))
+            parts.append(_sum([linear(tap[:, columns], part) for tap, part in terms]))
         return concat(parts)
 
 
@@ -125,10 +119,7 @@ class ConvTranspose1d(Layer):
     stride: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "output_size", "kernel_size", "dilation", "groups", "stride"):
-            size(self, name)
-        self._set("bias", checks.flag("bias", self.bias))
-        _check_groups(self)
+        _check_sizes(self)
         cut = padding(self.padding, -MOST)
         if cut in ("same", "valid"):
             raise ArgumentError(f"padding: expected 'causal' or (before, after), got {cut!r}")
@@ -137,15 +128,18 @@ class ConvTranspose1d(Layer):
         self._set("padding", cut)
 
     @property
+    def _longer(self) -> int:
+        """By how many steps the uncut result is longer than T * stride."""
+        return (self.kernel_size - 1) * self.dilation + 1 - self.stride
+
+    @property
     def _cut(self) -> tuple[int, int]:
         """Steps that are cut off, (before, after)."""
-        longer = (self.kernel_size - 1) * self.dilation + 1 - self.stride
-        return self.padding if isinstance(self.padding, tuple) else (0, longer)
+        return self.padding if isinstance(self.padding, tuple) else (0, self._longer)
 
     @property
     def pace(self) -> Pace:
-        longer = (self.kernel_size - 1) * self.dilation + 1 - self.stride
-        return Pace(factor=self.stride, more=longer - sum(self._cut))
+        return Pace(factor=self.stride, more=self._longer - sum(self._cut))
 
     @property
     def _places(self) -> list[list[tuple[int, int]]]:
@@ -162,10 +156,7 @@ class ConvTranspose1d(Layer):
         return max(0, -min(read, default=0)), max(0, *read, 0)
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        outer = self.output_size // self.groups
-        uniform = Uniform(-((outer * self.kernel_size) ** -0.5), (outer * self.kernel_size) ** -0.5)
-        shapes: dict[str, Shape] = {"weight": Parameter((self.input_size, outer, self.kernel_size), uniform)}
-        return shapes | ({"bias": Parameter((self.output_size,), uniform)} if self.bias else {})
+        return _shapes(self, (self.input_size, self.output_size // self.groups, self.kernel_size))
 
     @property
     def width(self) -> int | None:
@@ -208,10 +199,21 @@ class Delay(Layer):
         return x[:, : int(x.shape[-1]) // (self.steps + 1)]
 
 
-def _check_groups(layer: Conv1d | ConvTranspose1d) -> None:
+def _check_sizes(layer: Conv1d | ConvTranspose1d) -> None:
+    """Checks all arguments but the padding. Raises ArgumentError or ArgumentTypeError."""
+    for name in ("input_size", "output_size", "kernel_size", "dilation", "groups", "stride"):
+        size(layer, name)
+    layer._set("bias", checks.flag("bias", layer.bias))
     for name in ("input_size", "output_size"):
         if getattr(layer, name) % layer.groups:
             raise ArgumentError(f"groups: expected a divisor of {name} = {getattr(layer, name)}, got {layer.groups}")
+
+
+def _shapes(layer: Conv1d | ConvTranspose1d, weight: tuple[int, int, int]) -> dict[str, Shape]:
+    """The parameters, which start as PyTorch's do: within 1 / sqrt(the last two sizes of the weight)."""
+    bound = (weight[1] * weight[2]) ** -0.5
+    shapes: dict[str, Shape] = {"weight": Parameter(weight, Uniform(-bound, bound))}
+    return shapes | ({"bias": Parameter((layer.output_size,), Uniform(-bound, bound))} if layer.bias else {})
 
 
 def _sum(terms: list[Value]) -> Value:

@@ -59,9 +59,9 @@ class SpanCodes:
         line = self.frames.line(name, PAST_SPAN, codes, reading.past, reading.ahead, AFTER)
         each = list(product(range(self.graph.steps), range(calls)))
         inside = [self._inside(line, t, timing.reading(name).at(c)) for t, c in each] if layer.sees_padding else []
-        if timed.spans is None:
+        if timed.spans is None:  # all steps are the row's own; the line hands its state on
             return Spans(None, None, inside)
-        start, pace = timing.start(name), layer.pace
+        start, pace = timing.here(name), layer.pace
         ends = [start + pace.fewer, *(timing.end(name, phase) for phase in range(pace.factor))]
         coded = [self._codes(line, t, c * pace.stride, start, ends) for t, c in each]
         return Spans(self.during([call for call, *_ in coded]), tuple(n for _, *after in coded for n in after), inside)

@@ -85,7 +85,8 @@ class Register(NamedTuple):
     places: int
 
 
-_LONG = 2**32
+LONG = 2**32
+"""Frames of a stream that is so long that the differences at its ends are as in any other."""
 HERE = Reading(0, 0)
 """A call reads its own step alone."""
 
@@ -138,11 +139,9 @@ class Timing:
         """How many positions late each value per step is."""
         found = dict.fromkeys(self.graph.inputs, 0)
         for name, entry in self.graph.entries.items():
-            if not self.graph.kinds[name].timed or not self.streamed:
-                found[name] = 0
-                continue
             factor = entry.layer.pace.factor if isinstance(entry.layer, Layer) else 1
-            found[name] = self._calls_late(entry, self._joined(entry, found)) * factor
+            timed = self.graph.kinds[name].timed
+            found[name] = self._calls_late(entry, self._joined(entry, found)) * factor if timed else 0
         return found
 
     def joined(self, name: str) -> int:
@@ -154,8 +153,10 @@ class Timing:
 
     def _calls_late(self, entry: Entry, delay: int) -> int:
         """How many calls late a layer runs: the fewest for which it reads no later frame."""
-        if not self.streamed or not isinstance(entry.layer, Layer):
-            return delay if self.streamed else 0
+        if not self.streamed:
+            return 0
+        if not isinstance(entry.layer, Layer):
+            return delay
         pace = entry.layer.pace
         return max(0, -(-(_looks_ahead(entry.layer) + delay - pace.stride + 1) // pace.stride))
 
@@ -190,8 +191,8 @@ class Timing:
         return max(0, self._left(source, int(self.latency * self.graph.kinds[source].rate)))
 
     def _left(self, source: str, delay: int) -> int:
-        long = _LONG * self.frame  # a stream in which the differences at its ends are as in any other
-        return int(self.graph.kinds[source].steps(long)) - _LONG * self.positions(source) + delay
+        steps = int(self.graph.kinds[source].steps(LONG * self.frame))
+        return steps - LONG * self.positions(source) + delay
 
     @property
     def _outputs(self) -> list[str]:
@@ -204,7 +205,7 @@ class Timing:
         entry = self.graph.entries[name]
         assert isinstance(entry.layer, Layer)
         before, after = entry.layer.window
-        here = self._here(name)
+        here = self.here(name)
         return Reading(here - before, here + after, entry.layer.pace.stride)
 
     def span_reading(self, name: str) -> Reading:
@@ -213,24 +214,20 @@ class Timing:
         assert isinstance(entry.layer, Layer)
         pace = entry.layer.pace
         ends = [self.end(name, phase) for phase in range(pace.factor)]
-        found = Reading(min(self._here(name), *ends), max(self._here(name), *ends), pace.stride)
+        found = Reading(min(self.here(name), *ends), max(self.here(name), *ends), pace.stride)
         if entry.layer.sees_padding:
             window = self.reading(name)
             found = Reading(min(found.low, window.low), max(found.high, window.high), pace.stride)
         return found
-
-    def start(self, name: str) -> int:
-        """The position, relative to a call, from which on the call has begun: a step of the row's own, or behind it."""
-        return self._here(name)
 
     def end(self, name: str, phase: int) -> int:
         """The position, relative to a call, from which on its output number `phase` is past the row's end."""
         entry = self.graph.entries[name]
         assert isinstance(entry.layer, Layer)
         pace = entry.layer.pace
-        return self._here(name) + _end(pace, phase)
+        return self.here(name) + _end(pace, phase)
 
-    def _here(self, name: str) -> int:
+    def here(self, name: str) -> int:
         """The position, relative to call u at u * stride, of the step that the call belongs to."""
         entry = self.graph.entries[name]
         delay = self.joined(name)
