@@ -341,6 +341,19 @@ def test_plain_calls_enter_machine_code_in_frames(batch_first: bool) -> None:
             network(x.astype("float32"))
 
 
+@pytest.mark.parametrize("lengths", (None, OWN))
+def test_both_directions_visit_each_step_of_a_frame(lengths: Any, backend: str) -> None:
+    """Below a stride there are several steps in a frame; the layers apart have one."""
+    layers = rnnc.GRU(4, 3, bidirectional=True, dtype="float64"), rnnc.Conv1d(6, 2, 3, padding="valid", stride=3)
+    whole, x = chain(*layers, width=4), series()
+    params = whole.init(2)
+    own = ({k.replace("1.", "0."): a for k, a in params.items() if k.startswith(f"{n}.")} for n in (0, 1))
+    apart = [chain(layer, width=size) for layer, size in zip(layers, (4, 6), strict=True)]
+    first, second = (net.compile(given, backend=backend) for net, given in zip(apart, own, strict=True))
+    y = whole.compile(params, backend=backend)(x, lengths=lengths)
+    np.testing.assert_allclose(y, second(first(x, lengths=lengths), lengths=lengths), atol=1e-12)
+
+
 def beside(layers: dict[str, Any], last: str) -> Any:
     """A network that adds what layers give to x."""
     net = rnnc.Graph({"x": 4}, layers | {"sum": (rnnc.Add(), "x", last)}, "sum", dtype="float64")
