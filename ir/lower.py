@@ -8,7 +8,7 @@ one concat node a step, which the next layer reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from rnnc.ir import names
@@ -51,6 +51,7 @@ class Direction:
     optional: base names the equations may ask for that are absent here.
     states: base name -> width.
     step: the cell's equations.
+    tied: base name -> full name, of parameters that are another layer's.
     """
 
     suffix: str
@@ -60,6 +61,7 @@ class Direction:
     reverse: bool
     step: Step
     optional: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def lower_direction(
 def _parameters(graph: Graph, layer: Direction) -> Names:
     named: dict[str, Value | None] = dict.fromkeys(layer.optional)
     for base, shape in layer.parameters.items():
-        named[base] = Value(graph, graph.input(base + layer.suffix, shape))
+        named[base] = Value(graph, graph.input(layer.tied.get(base, base + layer.suffix), shape))
     return Names("parameter", named)
 
 

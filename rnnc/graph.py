@@ -33,8 +33,10 @@ from rnnc.checking.networks import (
     Entry,
     Kind,
     agreed,
+    check_ties,
     in_order,
     kind_of,
+    own_parameters,
     read_entries,
     read_inputs,
     read_outputs,
@@ -65,8 +67,9 @@ class Graph(Layered):
     inputs: name -> width of a value per step, or "numbers" for integers that `Embedding` layers read.
     layers: name -> (layer, *names of what it reads), in any order. What is read is an input, a layer, or "layer.state",
         the last values of a recurrent layer's state, all layers and directions side by side, (B, L * D * N). In place
-        of a layer, the name of another one stands for that layer with its parameters (tied weights). A dict at the end
-        of the tuple names the values that the states of a recurrent layer start at: {"h": "encoder.h"}.
+        of a layer, the name of another one stands for that layer with its parameters. A dict at the end of the tuple
+        names the values that the states of a recurrent layer start at, {"h": "encoder.h"}, and parameters of other
+        layers that stand in the place of its own, {"weight": "table.weight"}.
     outputs: the name of a layer, several, or {name in the results: layer}.
     dtype, batch_first: as in `rnnc.LSTM`; default: those of the recurrent layers, which agree.
 
@@ -94,6 +97,7 @@ class Graph(Layered):
         entries = read_entries(layers)
         self._set("inputs", read_inputs(inputs, entries))
         self._set("entries", in_order(self.inputs, entries))
+        check_ties(self.entries)
         self._set("outputs", read_outputs(outputs))
         self._set("dtype", agreed(self.entries, "dtype", None if dtype is None else checks.dtype("dtype", dtype)))
         given = None if batch_first is None else checks.flag("batch_first", batch_first)
@@ -240,18 +244,19 @@ class Graph(Layered):
 
     def table_of(self, name: str) -> str:
         """The parameter that an `Embedding` looks rows up in, by its layer's name."""
-        return names.in_layer(self.entries[name].shares, "weight")
+        return self.entries[name].parameter("weight")
+
+    @cached_property
+    def read_whole(self) -> frozenset[str]:
+        """The parameters that layers read as arrays; of the others, which are tables alone, rows are looked up."""
+        entries = [entry for entry in self.entries.values() if not isinstance(entry.layer, Embedding)]
+        return frozenset(entry.parameter(base) for entry in entries for base in entry.layer.parameter_shapes())
 
     # ---- parameters
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name -> shape of every parameter: "dense.weight", "vad.weight_ih_l0", ..."""
-        return {
-            names.in_layer(name, base): tuple(shape)
-            for name, entry in self.entries.items()
-            if entry.shares == name
-            for base, shape in entry.layer.parameter_shapes().items()
-        }
+        return own_parameters(self.entries)
 
     def init(self, seed: int | np.random.Generator = 0) -> dict[str, Array]:
         """New parameters, each layer's from its own distribution. The same seed gives the same."""
@@ -263,8 +268,9 @@ class Graph(Layered):
             if entry.shares != name:
                 continue
             with enough_memory(f"the parameters of layer {name}, {entry.layer!r}"):
-                made = entry.layer.init(rng).items()
-                found |= {names.in_layer(name, base): array.astype(self.dtype) for base, array in made}
+                tied, made = dict(entry.ties), entry.layer.init(rng).items()
+                own = {entry.parameter(base): array for base, array in made if base not in tied}
+                found |= {full: array.astype(self.dtype) for full, array in own.items()}
         return found
 
     # ---- plain data
@@ -303,14 +309,20 @@ class Graph(Layered):
 def _entry_data(name: str, entry: Entry) -> dict[str, Any]:
     layer = entry.layer.to_dict() if entry.shares == name else entry.shares
     data = {"layer": layer, "inputs": list(entry.inputs)}
-    return data | ({"states": dict(entry.states)} if entry.states else {})
+    further = {"states": dict(entry.states), "ties": dict(entry.ties) if entry.shares == name else {}}
+    return data | {key: value for key, value in further.items() if value}
 
 
 def _entry_of(name: str, data: object, trusted: Collection[str]) -> tuple[Any, ...]:
-    fits = isinstance(data, Mapping) and set(data) <= {"layer", "inputs", "states"} and {"layer", "inputs"} <= set(data)
+    needed, known = {"layer", "inputs"}, {"layer", "inputs", "states", "ties"}
+    fits = isinstance(data, Mapping) and needed <= set(data) <= known
     if not fits or not isinstance(data, Mapping) or not isinstance(data["inputs"], (list, tuple)):
-        expected = "expected layer, inputs and perhaps states"
+        expected = "expected layer, inputs and perhaps states and ties"
         raise ArgumentTypeError(f"layer {checks.shown(name)}: {expected}, got {checks.came(data)}")
     layer = data["layer"] if isinstance(data["layer"], str) else layer_from_dict(data["layer"], trusted)
-    states = data.get("states", {})
-    return (layer, *data["inputs"], *([states] if states else []))
+    further = [data.get(key, {}) for key in ("states", "ties")]
+    for key, value in zip(("states", "ties"), further, strict=True):
+        if not isinstance(value, Mapping):
+            raise ArgumentTypeError(f"layer {checks.shown(name)}: {key}: expected a mapping, got {checks.came(value)}")
+    both = {**further[0], **further[1]}
+    return (layer, *data["inputs"], *([both] if both else []))

@@ -57,10 +57,9 @@ class Network(Compiled, Unchanging):
         given = bind_parameters(model, params, options.arrays)  # what is wrong with them is said before it takes long
         super().__init__(forward(model), options)
         self._tables = {rows: given[graph.table_of(name)] for name, (_, rows) in graph.tables.items()}
-        read_as_table = set(map(graph.table_of, graph.tables))
         self._params = given
         self._signature = NetworkSignature(model, self._arrays)
-        self._fixed = {name: array for name, array in given.items() if name not in read_as_table}
+        self._fixed = {name: array for name, array in given.items() if name in graph.read_whole}
         self._bound = self._code.bind(self._fixed)
         self._forms = {WHOLE: self._bound}  # and those that a call needs, compiled by the first one
         self._quick_call = self._quick(self._bound, self._signature, stateful=False)

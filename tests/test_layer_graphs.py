@@ -97,12 +97,17 @@ STREAMED: dict[str, rnnc.Graph] = {
 }
 WHOLE = STREAMED | {
     "looking ahead": chain(rnnc.Conv1d(4, 4, 3, padding="same"), rnnc.BatchNorm(4), rnnc.Softmax(), width=4),
-    "a value per sequence at every step": rnnc.Graph(
+    "a value per sequence at every step, tied directions": rnnc.Graph(
         {"x": 4},
         {
             "mean": (rnnc.Mean(), "x"),
             "all": (rnnc.Concat(), "x", "mean"),
-            "again": (rnnc.LSTM(8, 3, bidirectional=True, dtype="float64"), "all"),
+            "lstm": (
+                rnnc.LSTM(8, 3, bidirectional=True, dtype="float64"),
+                "all",
+                {"weight_hh_l0": "lstm.weight_hh_l0_reverse"},
+            ),
+            "again": ("lstm", "all"),
             "last": (rnnc.Last(), "again"),
         },
         ("again", "last"),
@@ -195,6 +200,12 @@ REFUSED: tuple[tuple[Any, type[Exception], tuple[str, ...]], ...] = (
     ({"s": (rnnc.Select((0, 1)), "x"), "out": (rnnc.Add(), "x", "s")}, ShapeError, ("'out'", "4, 2")),
     ({"out": (rnnc.Select((4,)), "x")}, ShapeError, ("'out'", "column 4", "size 4")),
     ({"other": (GRU, "x")}, ArgumentError, ("outputs", "'out'")),
+    ({"g": (GRU, "x"), "out": (GRU, "x", {"bias": "g.h"})}, ArgumentError, ("'out'", "'bias'", "bias_ih_l0")),
+    ({"g": (GRU, "x"), "out": (GRU, "x", {"bias_ih_l0": "g.bias"})}, ArgumentError, ("'out'", "'g.bias'", "holds")),
+    ({"g": (GRU, "x"), "out": (GRU, "x", {"bias_ih_l0": "out.bias_hh_l0", "bias_hh_l0": "out.bias_ih_l0"})},
+        ArgumentError, ("'out'", "tied", "holds itself")),
+    ({"g": (GRU, "x"), "out": (GRU, "x", {"bias_ih_l0": "g.weight_ih_l0"})}, ShapeError, ("(12,)", "(12, 4)")),
+    ({"g": (GRU, "x"), "out": ("g", "x", {"bias_ih_l0": "g.bias_hh_l0"})}, ArgumentError, ("'out'", "'g'", "tie")),
 )  # fmt: skip
 
 
@@ -237,7 +248,7 @@ def test_calls_with_wrong_inputs_are_refused() -> None:
     for call in (network, lambda x: rnnc.vjp(net)({}, x)):
         with raises_saying(ShapeError, "as many steps", "'a': (5, 2, 2)", "'b': (4, 2, 3)"):
             call({"a": a, "b": b[1:]})
-    late = WHOLE["a value per sequence at every step"]
+    late = WHOLE["a value per sequence at every step, tied directions"]
     one_way = rnnc.Graph({"x": 4}, {"m": (rnnc.Mean(), "x"), "out": (rnnc.Concat(), "x", "m")}, "out", dtype="float64")
     for waiting in (late, one_way):
         with raises_saying(ArgumentError, "advance", "a value per sequence"):

@@ -13,7 +13,7 @@ from tests.derivative_oracles import TRANSFORMS
 
 WORDS = 9
 NETWORKS: dict[str, rnnc.Graph] = {
-    "an encoder and a decoder that share a table": rnnc.Graph(
+    "an encoder and a decoder that share a table, which is a matrix, too": rnnc.Graph(
         inputs={"src": rnnc.NUMBERS, "dst": rnnc.NUMBERS},
         layers={
             "table": (rnnc.Embedding(WORDS, 3), "src"),
@@ -24,8 +24,9 @@ NETWORKS: dict[str, rnnc.Graph] = {
             "out": (rnnc.Linear(4, 3), "dec"),
             "pool": (rnnc.AttentionPooling(3), "out"),
             "largest": (rnnc.Max(), "out"),
+            "scores": (rnnc.Linear(3, WORDS), "out", {"weight": "table.weight"}),
         },
-        outputs=("out", "pool", "largest"),
+        outputs=("out", "pool", "largest", "scores"),
     ),
     "convolutions, norms and a residual": rnnc.Graph(
         inputs={"x": 4},
@@ -35,7 +36,7 @@ NETWORKS: dict[str, rnnc.Graph] = {
             "act": (rnnc.PReLU(6), "norm"),
             "same": (rnnc.Conv1d(6, 4, 2, padding="same"), "act"),
             "sum": (rnnc.Add(), "same", "x"),
-            "lstm": (rnnc.LSTM(4, 3, dtype="float64", batch_first=True), "sum"),
+            "lstm": (rnnc.LSTM(4, 3, dtype="float64", batch_first=True), "sum", {"bias_ih_l0": "lstm.bias_hh_l0"}),
             "own": (rnnc.Conv1d(3, 3, 3, groups=3), "lstm"),
             "mean": (rnnc.Mean(), "own"),
         },

@@ -11,8 +11,10 @@ from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
+from rnnc.cells import Shape
 from rnnc.checking import checks
 from rnnc.checking.declarations import check_name, check_shapes
+from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError, ShapeError
 from rnnc.layers import Embedding, Layer, Readout, is_layer, recurrent
 from rnnc.layers.base import EVEN, MOST, Pace
@@ -34,12 +36,18 @@ class Entry(NamedTuple):
     shares: the name of the layer whose parameters it uses; usually its own.
     inputs: the names of the values that it reads.
     states: (state, name of its initial value), for each state that does not start at zeros.
+    ties: (parameter, full name of the parameter of another layer that is used in its place).
     """
 
     layer: Layer | Spec
     shares: str
     inputs: tuple[str, ...]
     states: tuple[tuple[str, str], ...] = ()
+    ties: tuple[tuple[str, str], ...] = ()
+
+    def parameter(self, base: str) -> str:
+        """The full name of the layer's parameter."""
+        return dict(self.ties).get(base) or names.in_layer(self.shares, base)
 
     def reads(self) -> tuple[str, ...]:
         """The names of all values that it reads, including initial states."""
@@ -80,7 +88,7 @@ def _entry(name: str, given: object, layers: Mapping[str, Any]) -> Entry:
     if not isinstance(given, tuple) or len(given) < 2:
         raise ArgumentTypeError(f"layer {name!r}: expected (layer, *names of what it reads), got {checks.came(given)}")
     first, *sources = given
-    states: object = sources.pop() if isinstance(sources[-1], Mapping) else {}
+    further: object = sources.pop() if isinstance(sources[-1], Mapping) else {}
     layer, shares = first, name
     if isinstance(first, str):
         other = layers.get(first)
@@ -96,20 +104,61 @@ def _entry(name: str, given: object, layers: Mapping[str, Any]) -> Entry:
     wanted = 1 if isinstance(layer, Spec) else layer.inputs
     if len(sources) != wanted and (wanted is not None or not sources):
         raise ArgumentError(f"layer {name!r}: {_type(layer)} reads {wanted or 'some'} values, got {len(sources)}")
-    return Entry(layer, shares, tuple(sources), _states(name, layer, states))
+    states, ties = _states_and_ties(name, layer, further)
+    if shares != name:
+        if ties:
+            what = f"its parameters are those of {shares!r}; tie {ties[0][0]!r} there"
+            raise ArgumentError(f"layer {name!r}: {what}")
+        ties = _entry(shares, layers[shares], layers).ties
+    return Entry(layer, shares, tuple(sources), states, ties)
 
 
-def _states(name: str, layer: Layer | Spec, given: object) -> tuple[tuple[str, str], ...]:
+Pairs = tuple[tuple[str, str], ...]
+
+
+def _states_and_ties(name: str, layer: Layer | Spec, given: object) -> tuple[Pairs, Pairs]:
+    """The dict at the end of an entry: what states start at, and which parameters are another layer's."""
     assert isinstance(given, Mapping)
     spec = recurrent(layer)
-    for state, source in given.items():
-        if spec is None or state not in spec.states:
-            known = ", ".join(spec.states) if spec else "none that can be set"
-            what = f"{checks.shown(state)} is not a state of {_type(layer)}; it has {known}"
-            raise ArgumentError(f"layer {name!r}: {what}")
+    states = spec.states if spec else {}
+    parameters = layer.parameter_shapes()
+    for key, source in given.items():
+        if key not in states and key not in parameters:
+            known = ", ".join(states) or "no states that can be set"
+            what = f"{checks.shown(key)} is no state and no parameter of {_type(layer)}"
+            held = ", ".join(parameters) or "no parameters"
+            raise ArgumentError(f"layer {name!r}: {what}; it has {known}, and {held}")
         if not isinstance(source, str):
-            raise ArgumentTypeError(f"layer {name!r}: state {state!r} starts at {checks.came(source)}; expected a name")
-    return tuple(given.items())
+            what = "starts at" if key in states else "is tied to"
+            raise ArgumentTypeError(f"layer {name!r}: {key!r} {what} {checks.came(source)}; expected a name")
+    pairs = tuple(given.items())
+    return tuple(p for p in pairs if p[0] in states), tuple(p for p in pairs if p[0] not in states)
+
+
+def check_ties(entries: Mapping[str, Entry]) -> None:
+    """Raises ArgumentError or ShapeError unless ties name parameters of other layers, of the same shape."""
+    shapes = own_parameters(entries)
+    for name, entry in entries.items():
+        mine = entry.layer.parameter_shapes()
+        for base, other in entry.ties:
+            if other not in shapes:
+                hint = checks.suggestion(other, shapes)
+                what = f"{checks.shown(other)} is no parameter that a layer holds itself{hint}"
+                raise ArgumentError(f"layer {name!r}: {base!r} is tied to a parameter, and {what}")
+            if tuple(shapes[other]) != tuple(mine[base]):
+                what = f"{base!r} has shape {tuple(mine[base])}, {other!r} has {tuple(shapes[other])}"
+                raise ShapeError(f"layer {name!r}: {what}; tied parameters are one array")
+
+
+def own_parameters(entries: Mapping[str, Entry]) -> dict[str, Shape]:
+    """The shapes of all parameters by their full names: of each layer those that are not another's."""
+    return {
+        entry.parameter(base): tuple(shape)
+        for name, entry in entries.items()
+        if entry.shares == name
+        for base, shape in entry.layer.parameter_shapes().items()
+        if base not in dict(entry.ties)
+    }
 
 
 def read_inputs(inputs: object, entries: Mapping[str, Entry]) -> dict[str, int]:

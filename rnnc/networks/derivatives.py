@@ -52,6 +52,7 @@ class _OfNetwork(Derivative):
     def __init__(self, model: Layered, options: CompileOptions) -> None:
         graph = model.graph()
         self._tables = {rows: graph.table_of(name) for name, (_, rows) in graph.tables.items()}
+        self._read_whole = graph.read_whole
         Derivative.__init__(self, model, options)
         self._of = NetworkSignature(model, self._arrays, spanned=True)
 
@@ -73,8 +74,7 @@ class _OfNetwork(Derivative):
 
     def _looked_up(self, given: Named, call: Any, prefix: str = "") -> Named:
         """Parameters, or tangents of them: of a table, the rows that a call looks up."""
-        tables = self._tables.values()
-        named = {prefix + name: array for name, array in given.items() if name not in tables}
+        named = {prefix + name: array for name, array in given.items() if name in self._read_whole}
         looked_up = ((rows, self._of.rows(given[self._tables[rows]], n)) for rows, n in call.numbers.items())
         return named | {prefix + rows: array for rows, array in looked_up}
 
@@ -94,14 +94,13 @@ class _OfNetwork(Derivative):
         return dict(call.outputs)
 
     def _gradients(self, call: Any, prefix: str) -> Any:
-        tables = self._tables.values()
         params = {
-            name: self._arrays.xp.zeros(shape, self.spec.dtype) if name in tables else self._of.empty(shape)
+            name: self._of.empty(shape) if name in self._read_whole else self._arrays.xp.zeros(shape, self.spec.dtype)
             for name, shape in self._shapes.items()
         }
         xs, d_x = self._of.new_inputs(call.times)
         state = self._of.new_state(call.times.batch)
-        found = {name: array for name, array in params.items() if name not in tables} | xs
+        found = {name: array for name, array in params.items() if name in self._read_whole} | xs
         for rows, numbers in call.numbers.items():
             frames, batch, positions = numbers.shape
             found[rows] = self._of.empty((frames, batch, positions * self._shapes[self._tables[rows]][1]))

@@ -30,6 +30,7 @@ from rnnc.networks.flows import Column, Flow, Nodes, framed
 from rnnc.networks.lines import FrameStates
 from rnnc.networks.names import moments, output_state, reads_directions, state_shapes
 from rnnc.networks.noise import Mask, States, between, masks, noise_of, of_layer, with_masked_products
+from rnnc.networks.returned import checked
 from rnnc.networks.spans import INSIDE, SpanCodes, Spans
 from rnnc.networks.timing import DURING, HERE, LATE_OUTPUT, LATE_SPAN, WHOLE, Form, late
 from rnnc.specs import Spec
@@ -246,7 +247,7 @@ class _Lowering:
 
     def _parameters(self, entry: Entry) -> Names:
         shapes = entry.layer.parameter_shapes()
-        made = {base: self.graph.input(names.in_layer(entry.shares, base), tuple(s)) for base, s in shapes.items()}
+        made = {base: self.graph.input(entry.parameter(base), tuple(s)) for base, s in shapes.items()}
         return self._names("parameter", made)
 
     def _names(self, what: str, nodes: Mapping[str, Node]) -> Names:
@@ -265,7 +266,7 @@ class _Lowering:
             returned = layer.step(values[0] if layer.inputs == 1 else values, self._names("state", old), given)
             widths = self.model.widths(name)
             width = layer.pace.factor * layer.output_width(*widths)
-            return _checked(layer, returned, values[0], width, layer.states(*widths))
+            return checked(layer, returned, values[0], width, layer.states(*widths))
 
     def _memory(self, name: str, layer: Layer, t: int | None) -> dict[str, Value]:
         """What a layer reads of an encoder, if it does: all its states, and which of them a row has."""
@@ -354,6 +355,7 @@ class _Lowering:
         return replace(
             direction,
             parameters=named(direction.parameters, entry.shares),
+            tied=named(_tied(entry, direction), entry.shares),
             states=named(direction.states, name),
             optional=(),
             step=step,
@@ -419,30 +421,7 @@ class _Lowering:
         return self.graph.exit(value, state, delta)
 
 
-def _checked(
-    layer: Layer, returned: object, x: Value, width: int, states: Mapping[str, int]
-) -> tuple[Node, dict[str, Node]]:
-    """What a layer's equations return, if it is what the layer declares. Raises IRError."""
-    if isinstance(layer, Readout):
-        output, new = x, returned
-    elif isinstance(returned, Value):
-        output, new = returned, {}
-    elif isinstance(returned, tuple) and len(returned) == 2:
-        output, new = returned
-        _expect(layer, "its output", output, width)
-    else:
-        raise IRError(f"{type(layer).__name__} must return a value, or (value, {{state: new value}}); got {returned!r}")
-    if not isinstance(new, Mapping) or set(new) != set(states):
-        came = sorted(new) if isinstance(new, Mapping) else new
-        raise IRError(f"{type(layer).__name__} returned the states {came}, it declared {sorted(states)}")
-    if isinstance(returned, Value):
-        _expect(layer, "its output", output, width)
-    for state, size in states.items():
-        _expect(layer, f"state {state!r}", new[state], size)
-    return output.as_numbers().node, {state: new[state].as_numbers().node for state in states}
-
-
-def _expect(layer: Layer, what: str, value: object, width: int) -> None:
-    if not isinstance(value, Value) or value.as_numbers().shape != (BATCH, width):
-        came = f"shape {value.shape}" if isinstance(value, Value) else repr(value)
-        raise IRError(f"{type(layer).__name__} returned {what} as {came}; it declared ('B', {width})")
+def _tied(entry: Entry, direction: Direction) -> dict[str, str]:
+    """The parameters of a direction that are another layer's: base name -> full name."""
+    ties = dict(entry.ties)
+    return {base: ties[full] for base in direction.parameters if (full := base + direction.suffix) in ties}

@@ -61,12 +61,11 @@ class NetworkNames(NamedTuple):
 
 
 def network_names(model: Layered) -> NetworkNames:
-    """Those of a network. A table is none of the inputs: its rows are."""
+    """Those of a network. A table is none of the inputs, unless a layer reads it whole: its rows are."""
     graph, states = model.graph(), state_shapes(model).values()
-    tables = set(map(graph.table_of, graph.tables))
     xs = [graph.x_names[name] for name, width in graph.inputs.items() if width]
     rows = [rows for _, rows in graph.tables.values()]
-    inputs = [name for name in graph.parameter_shapes() if name not in tables]
+    inputs = [name for name in graph.parameter_shapes() if name in graph.read_whole]
     inputs += [*xs, *rows, *(initial for initial, _, _ in states)]
     return NetworkNames(tuple(inputs), (*graph.output_names.values(), *(final for _, final, _ in states)))
 
