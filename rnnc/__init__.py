@@ -37,6 +37,7 @@ from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
 if TYPE_CHECKING:
     from rnnc import losses, optimizers, schedules, train
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
+    from rnnc.drawing import draw
     from rnnc.graph import NUMBERS, Graph
     from rnnc.layers import (
         Activation,
@@ -142,6 +143,7 @@ __all__ = [
     "Spec",
     "cells",
     "compile",
+    "draw",
     "from_onnx",
     "hvp",
     "initializers",
@@ -196,6 +198,7 @@ _LATER = {
     "Select": "rnnc.layers",
     "Sequential": "rnnc.sequential",
     "Softmax": "rnnc.layers",
+    "draw": "rnnc.drawing",
     "from_onnx": "rnnc.onnx.network",
     "losses": "",
     "optimizers": "",
