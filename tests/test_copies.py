@@ -91,7 +91,7 @@ def test_networks_and_evaluations(backend: str) -> None:
     params = NET.init(3)
     network, evaluation = NET.compile(params, backend=backend), Evaluation(NET, "cross_entropy", backend=backend)
     trained = Trained(NET, NET.init(3), (), 5, backend)
-    batch = Batch(x=WORDS.T, target=np.zeros((3, 1), np.float32), lengths=None, terms=3)
+    batch = Batch({"x": WORDS.T}, {"output": np.zeros((3, 1), np.float32)}, None, {"output": 3})
     expected, loss = network(WORDS), evaluation(params, batch)
     for other in (copy.copy(network), copy.deepcopy(network), *round_trips(network)):
         check_same(other(WORDS, lengths=[4, 4, 4]), expected)

@@ -15,7 +15,7 @@ from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.backends.reference import training
 from rnnc.backends.training.noise import Where
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer, update_graph
-from tests.training_data import noisy, overflowing, same, series, steps, tagged, tagger
+from tests.training_data import changed, noisy, overflowing, same, series, steps, tagged, tagger
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="emulating CUDA needs a C++ compiler")
 
@@ -53,7 +53,7 @@ def test_a_step_that_overflows_changes_nothing() -> None:
     step = train.TrainingStep(model, "mse", Adam(0.01), on_nonfinite="skip", **EMULATED)
     step.step(fitting)
     before = {name: array.copy() for name, array in (step.slots | {"p": step.flat}).items()}
-    outcome, _ = step.step(wild._replace(target=wild.target * 1e5))
+    outcome, _ = step.step(changed(wild, target=wild.target * 1e5))
     assert not np.isfinite(outcome).all()
     step.step(wild, 1e10)
     assert (step.updates, step.skipped) == (1, 2)

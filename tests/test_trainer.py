@@ -17,7 +17,7 @@ from rnnc.backends.training.composed import ComposedTrainer
 from rnnc.ir.equations import Value, linear, tanh
 from rnnc.losses import cross_entropy
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer
-from tests.training_data import LENGTHS, WORDS, noisy, same, series, steps, tagged, tagger
+from tests.training_data import LENGTHS, WORDS, changed, noisy, same, series, steps, tagged, tagger
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def test_a_row_that_the_table_lacks_is_refused_and_nothing_changes() -> None:
         wrong = batch.x.copy()
         wrong[0, 3] = number
         with pytest.raises(IndexError, match=f"{WORDS}, 4"):
-            step._take([batch._replace(x=wrong)], 0.1, None)
+            step._take([changed(batch, x=wrong)], 0.1, None)
         np.testing.assert_array_equal(step.flat, before)
     assert step.updates == 0
     step.step(batch)

@@ -17,7 +17,7 @@ from rnnc.backends.llvm.training.trainer import LlvmTrainer
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ParameterError, RnncError, ShapeError
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer
 from tests.refusals import raises_saying
-from tests.training_data import CLASSES, WORDS, overflowing, series, tagged, tagger
+from tests.training_data import CLASSES, WORDS, changed, overflowing, series, tagged, tagger
 
 Draw = Callable[..., Any]
 
@@ -131,14 +131,15 @@ def damaged_array(draw: Draw, array: Any) -> Any:
 
 
 def damaged_batch(draw: Draw, batch: train.Batch) -> Any:
-    field = draw(st.sampled_from((*train.Batch._fields, "x", "target", "lengths", "all", "several")))
+    parts = ("x", "target", "count", "lengths")
+    field = draw(st.sampled_from((*train.Batch._fields, *parts, *parts[:2], "all", "several")))
     if field == "all":
         return draw(st.sampled_from(((), [], None, tuple(batch), batch._asdict(), "batch", [None], [tuple(batch)])))
     if field == "several":
         return [batch, damaged_batch(draw, batch)]
-    value = getattr(batch, field)
+    value = getattr(batch, field, None)
     is_array = field in ("x", "target", "lengths")
-    return batch._replace(**{field: damaged_array(draw, value) if is_array else draw(st.sampled_from(PLAIN))})
+    return changed(batch, **{field: damaged_array(draw, value) if is_array else draw(st.sampled_from(PLAIN))})
 
 
 def damaged_state(draw: Draw, state: dict[str, Any]) -> Any:
@@ -214,14 +215,14 @@ def _numbers(value: Any) -> list[Any]:
         ({"target": np.zeros((7, 4, 1), np.float32)}, TypeError, ("batch.target", "float64", "float32")),
         ({"lengths": np.array([8, 1, 1, 1])}, rnnc.LengthError, ("lengths", "T = 7", "8")),
         ({"lengths": np.array([1.0, 1, 1, 1])}, TypeError, ("lengths", "integers")),
-        ({"terms": 1}, ArgumentError, ("batch.terms", "15", "1")),
+        ({"count": 1}, ArgumentError, ("batch.terms", "15", "1")),
     ),
 )
 def test_a_batch_that_does_not_fit_is_named(change: Any, error: type[Exception], words: tuple[str, ...]) -> None:
     case = setup("words")
     step, batch = case.steps[0], case.batches[0]
     with raises_saying(error, *words):
-        step.step(batch._replace(**change))
+        step.step(changed(batch, **change))
     unchanged(step, case.start)
 
 
@@ -338,7 +339,7 @@ def test_a_step_that_overflows_changes_nothing(
         with raises_saying(NonFiniteError, "norm", "overflow", "learning rate", "clip="):
             step.step(wild, 1e10)
         unchanged(step, before)
-    infinite = wild._replace(target=wild.target * np.array(1e5, dtype))
+    infinite = changed(wild, target=wild.target * np.array(1e5, dtype))
     for batch in (infinite, [fitting, infinite], [infinite, fitting]):
         with raises_saying(NonFiniteError, "overflow"):
             step.step(batch)
@@ -392,7 +393,7 @@ def test_the_message_tells_data_from_states_parameters_and_overflow() -> None:
     x, target = batch.x.copy(), batch.target.copy()
     x[1, 0, 2] = np.nan
     target[0, 3, 1] = np.inf
-    for damaged, word in ((batch._replace(x=x), "batch.x"), (batch._replace(target=target), "batch.target")):
+    for damaged, word in ((changed(batch, x=x), "batch.x"), (changed(batch, target=target), "batch.target")):
         with raises_saying(NonFiniteError, word, "the data is not finite"):
             step.step(damaged)
     with raises_saying(NonFiniteError, "state['0.c_l0']", "inf"):

@@ -52,6 +52,15 @@ def noisy(dtype: str = "float64", padding: int | None = None) -> Any:
     )
 
 
+def changed(batch: train.Batch, **fields: Any) -> train.Batch:
+    """A batch with other fields. x, target, count: of its only input and output."""
+    plain = {"x": ("inputs", batch.inputs), "target": ("targets", batch.targets), "count": ("terms", batch.terms)}
+    for name in [name for name in fields if name in plain]:
+        field, old = plain[name]
+        fields[field] = dict.fromkeys(old, fields.pop(name))
+    return batch._replace(**fields)
+
+
 def steps(model: Any, optimizer: Optimizer, pairs: Any, *, count: int = 4, **options: Any) -> Any:
     """A TrainingStep after some updates, and what they reported."""
     step = train.TrainingStep(model, "cross_entropy", optimizer, seed=5, **options)

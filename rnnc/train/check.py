@@ -6,9 +6,9 @@ Batches that `fit` makes of checked data are not checked again (`TrainingStep._t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
@@ -27,20 +27,25 @@ from rnnc.train.batch import Batch, inside
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rnnc.checking.networks import Kind
+    from rnnc.graph import Graph
+    from rnnc.layered import Layered
     from rnnc.losses import Loss
+    from rnnc.train.batch import Rows
 
     Array = NDArray[Any]
     State = dict[str, Array]
 
 
 class Rules:
-    """The checks of batches and states for one network and loss."""
+    """The checks of batches and states for one network and the losses of its outputs, by name."""
 
-    def __init__(self, model: Sequential, loss: Loss) -> None:
-        self._model, self._loss = model, loss
+    def __init__(self, model: Layered, losses: Mapping[str, Loss], weighted: bool = False) -> None:
+        """weighted: whether batches may have weights."""
+        self._graph, self._losses, self._weighted = model.graph(), losses, weighted
         self._dtype = np.dtype(model.dtype)
         self._states = {name: width for name, (_, _, width) in state_shapes(model).items()}
-        self._width = loss.target_width(model.output_size)
+        self._heights = _heights(self._graph)
 
     def batches(self, value: object) -> list[Batch]:
         """The batches of one update. value: a Batch, or a sequence of several."""
@@ -56,24 +61,29 @@ class Rules:
             raise ArgumentTypeError(
                 f"{name}: expected a rnnc.train.Batch, such as Sequences.batch(rows) makes, got {checks.came(value)}"
             )
-        x = self._x(f"{name}.x", value.x)
-        steps, rows = x.shape[:2]
-        lengths = None
-        if value.lengths is not None:
-            lengths = check_lengths(value.lengths, steps, rows, True)
-        there = inside(steps, lengths)
-        if self._model.embedding is not None:
-            x = self._numbers(f"{name}.x", x, there)
-        target = self._target(f"{name}.target", value.target, (steps, rows), there)
-        timed = self._model.timed
-        counted = self._loss.counted(target)
-        count = int((counted if there is None or not timed else counted[there]).sum())
-        terms = checks.integer(f"{name}.terms", value.terms, 0, 2**63 - 1)
-        if terms != count:
-            raise ArgumentError(f"{name}.terms: the targets of the batch are {count} terms of the mean, got {terms}")
+        inputs = self._inputs(name, value.inputs)
+        steps, rows = value._replace(inputs=inputs).sizes
+        lengths = None if value.lengths is None else check_lengths(value.lengths, steps, rows, True)
+        for source, height in self._heights.items():
+            inputs[source] = _numbers(_label(name, "inputs", source, inputs), inputs[source], height, lengths)
+        _named(f"{name}.targets", value.targets, self._losses)
+        if _named(f"{name}.weights", value.weights, self._losses, some=True) and not self._weighted:
+            raise ArgumentError(f"{name}.weights: the losses read none; compile them with weighted=True")
+        _named(f"{name}.terms", value.terms, self._losses)
+        targets, weights, terms = {}, {}, {}
+        for output, loss in self._losses.items():
+            there = self._there(output, steps, rows, lengths)
+            label = _label(name, "targets", output, self._losses)
+            targets[output] = self._target(label, value.targets[output], loss, output, there)
+            if output in value.weights:
+                label = f"{name}.weights[{output!r}]"
+                weights[output] = self._weights(label, value.weights[output], there)
+            count = counted(loss, targets[output], weights.get(output), there.inside)
+            label = _label(name, "terms", output, self._losses)
+            terms[output] = _terms(label, value.terms[output], count, output in weights)
         row = checks.integer(f"{name}.row", value.row, 0, LOW - rows)
         start = checks.integer(f"{name}.start", value.start, 0, LOW - steps)
-        return Batch(x, target, lengths, terms, row, start)
+        return Batch(inputs, targets, lengths, terms, weights, row, start)
 
     def state(self, value: object, rows: int) -> State | None:
         """The states to start from, name -> (rows, width). None stays None: the states start at zero."""
@@ -94,43 +104,135 @@ class Rules:
             found[name] = NUMPY.compact(label, array)
         return found
 
-    def _x(self, name: str, value: object) -> Array:
-        x = as_array(name, value)
-        if self._model.embedding is not None:
-            if x.dtype.kind not in "iu":
-                raise ArgumentTypeError(f"{name}: the first layer is an Embedding, which takes integers; got {x.dtype}")
-            if x.ndim != 2:
-                raise ShapeError(f"{name}: expected integers (T, B), got shape {x.shape}")
-        else:
-            check_dtype(name, x, self._dtype)
-            if x.ndim != 3 or x.shape[-1] != self._model.input_size:
-                raise ShapeError(f"{name}: expected (T, B, {self._model.input_size}), got shape {x.shape}")
-        if not x.shape[0]:
-            raise ShapeError(f"{name}: expected at least one time step, got shape {x.shape}")
-        return NUMPY.compact(name, x)
+    # ---- inputs
 
-    def _numbers(self, name: str, x: Array, there: Array | None) -> Array:
-        """x as numbers of rows of the table. Numbers in the padding that are out of range become 0."""
-        embedding = self._model.embedding
-        assert embedding is not None
-        last = embedding.num_embeddings - 1
-        if x.size and not (0 <= int(x.min()) and int(x.max()) <= last):
-            bad = (x < 0) | (x > last)
-            if there is None or (bad & there).any():
-                raise ArgumentError(f"{name}: expected numbers of rows of the embedding, 0..{last}")
-            x = np.where(bad, 0, x)
-        return np.ascontiguousarray(x, np.int64)
+    def _inputs(self, name: str, value: object) -> dict[str, Array]:
+        kinds = {source: self._graph.kinds[source] for source in self._graph.inputs}
+        given = _named(f"{name}.inputs", value, kinds)
+        found = {s: self._input(_label(name, "inputs", s, kinds), given[s], kind) for s, kind in kinds.items()}
+        shapes = {s: array.shape[:2] if kinds[s].timed else array.shape[:1] for s, array in found.items()}
+        sizes = next(shape for source, shape in shapes.items() if kinds[source].timed)
+        if any(shape != sizes[-len(shape) :] for shape in shapes.values()):
+            came = ", ".join(f"{source!r}: {array.shape}" for source, array in found.items())
+            raise ShapeError(f"{name}.inputs: expected arrays of as many steps and rows each, got {came}")
+        return found
 
-    def _target(self, name: str, value: object, sizes: tuple[int, int], there: Array | None) -> Array:
-        target = as_array(name, value)
-        check_dtype(name, target, self._dtype)
-        if self._model.timed:
-            check_shape(name, target, (*sizes, self._width), "(T, B, width)")
+    def _input(self, label: str, value: object, kind: Kind) -> Array:
+        array = as_array(label, value)
+        if not kind.width:
+            if array.dtype.kind not in "iu":
+                raise ArgumentTypeError(f"{label}: an Embedding reads it, which takes integers; got {array.dtype}")
+            if array.ndim != 2:
+                raise ShapeError(f"{label}: expected integers (T, B), got shape {array.shape}")
         else:
-            check_shape(name, target, (sizes[1], self._width), "(B, width)")
-            there = None
-        self._loss.check(name, target if there is None else target[there], self._model.output_size)
-        return NUMPY.compact(name, target)
+            check_dtype(label, array, self._dtype)
+            axes = ("T", "B", kind.width) if kind.timed else ("B", kind.width)
+            if array.ndim != len(axes) or array.shape[-1] != kind.width:
+                raise ShapeError(f"{label}: expected ({', '.join(map(str, axes))}), got shape {array.shape}")
+        if kind.timed and not array.shape[0]:
+            raise ShapeError(f"{label}: expected at least one time step, got shape {array.shape}")
+        return NUMPY.compact(label, array)
+
+    # ---- targets
+
+    def _there(self, output: str, steps: int, rows: int, lengths: Rows | None) -> _There:
+        kind = self._graph.kinds[self._graph.outputs[output]]
+        if not kind.timed:
+            return _There((rows,), None)
+        steps = kind.steps(steps)
+        return _There((steps, rows), inside(steps, None if lengths is None else kind.steps(lengths)))
+
+    def _target(self, label: str, value: object, loss: Loss, output: str, there: _There) -> Array:
+        target = as_array(label, value)
+        check_dtype(label, target, self._dtype)
+        size = self._graph.kinds[self._graph.outputs[output]].width
+        check_shape(label, target, (*there.sizes, loss.target_width(size)), there.meaning)
+        loss.check(label, target if there.inside is None else target[there.inside], size)
+        return NUMPY.compact(label, target)
+
+    def _weights(self, label: str, value: object, there: _There) -> Array:
+        """The weights, one for each target."""
+        weights = as_array(label, value)
+        check_dtype(label, weights, self._dtype)
+        if weights.shape != there.sizes[-1:]:
+            check_shape(label, weights, there.sizes, there.meaning.removesuffix(", width)") + ")")
+        if there.sizes != weights.shape:
+            weights = np.broadcast_to(weights, there.sizes)
+        used = weights if there.inside is None else weights[there.inside]
+        bad = ~((used >= 0) & np.isfinite(used))
+        if bad.any():
+            raise ArgumentError(f"{label}: expected finite numbers >= 0, got {used[bad][0]}")
+        return NUMPY.compact(label, weights)
+
+
+class _There(NamedTuple):
+    """Where an output has targets. sizes: (T', B), or (B,). inside: which of them are of a row's own steps; None: all.
+    """
+
+    sizes: tuple[int, ...]
+    inside: Array | None
+
+    @property
+    def meaning(self) -> str:
+        """The names of a target's axes."""
+        return "(T, B, width)" if len(self.sizes) == 2 else "(B, width)"
+
+
+def counted(loss: Loss, target: Array, weights: Array | None, there: Array | None) -> float:
+    """What the summed loss of an output is divided by: its targets that count, each times its weight.
+
+    target: as the loss encodes it, (T, B, W) or (B, W). weights: (T, B) or (B,), or None: all are 1. there: the mask of
+    the targets that are not padding, (T, B), or None: all of them.
+    """
+    terms = loss.counted(target)
+    if weights is not None:
+        terms = terms * weights.astype(np.float64)
+    return float((terms if there is None else terms[there]).sum())
+
+
+def _terms(label: str, value: object, count: float, weighted: bool) -> float:
+    """The terms that a batch gives, if they are those of its targets: to the bit, if there are no weights."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ArgumentTypeError(f"{label}: expected a number, got {checks.came(value)}")
+    if not abs(value - count) <= (1e-5 * count if weighted else 0):
+        raise ArgumentError(f"{label}: the targets of the batch are {count:.9g} terms of the mean, got {value}")
+    return float(value)
+
+
+def _named(label: str, value: object, names: Collection[str], *, some: bool = False) -> Mapping[str, Any]:
+    """A mapping with these names as its keys; some: or with some of them."""
+    fits = isinstance(value, Mapping) and (set(value) <= set(names) if some else set(value) == set(names))
+    if not fits or not isinstance(value, Mapping):
+        came = f"the names {', '.join(map(repr, value))}" if isinstance(value, Mapping) else checks.came(value)
+        raise ArgumentTypeError(f"{label}: expected a mapping of {', '.join(map(repr, names))}, got {came}")
+    return value
+
+
+def _label(batch: str, field: str, name: str, names: Collection[str]) -> str:
+    """What messages call one array of a batch: batch.x and batch.target, where there is one of a kind."""
+    if len(names) > 1:
+        return f"{batch}.{field}[{name!r}]"
+    return f"{batch}.{ {'inputs': 'x', 'targets': 'target'}.get(field, field)}"
+
+
+def _heights(graph: Graph) -> dict[str, int]:
+    """Input of integers -> the number of rows of the smallest table that reads it."""
+    found: dict[str, int] = {}
+    shapes = graph.parameter_shapes()
+    for name, (source, _) in graph.tables.items():
+        height = shapes[graph.table_of(name)][0]
+        found[source] = min(height, found.get(source, height))
+    return found
+
+
+def _numbers(label: str, x: Array, height: int, lengths: Rows | None) -> Array:
+    """x as numbers of rows of a table. Numbers in the padding that are out of range become 0."""
+    if x.size and not (0 <= int(x.min()) and int(x.max()) < height):
+        bad, there = (x < 0) | (x >= height), inside(len(x), lengths)
+        if there is None or (bad & there).any():
+            raise ArgumentError(f"{label}: expected numbers of rows of the embedding, 0..{height - 1}")
+        x = np.where(bad, 0, x)
+    return np.ascontiguousarray(x, np.int64)
 
 
 def check_model(model: object) -> Sequential:
@@ -183,13 +285,14 @@ def reason(batches: Sequence[Batch], state: Mapping[str, Array] | None, params: 
 
 
 def _floats(batch: Batch) -> Iterator[tuple[str, Array]]:
-    """The floating-point arrays of a batch by name, with zeros in the padding."""
+    """The floating-point arrays of a batch by their labels, with zeros in the padding."""
     steps, _ = batch.sizes
-    there = inside(steps, batch.lengths)
-    for name, array in (("x", batch.x), ("target", batch.target)):
-        if array.dtype.kind == "f":
-            timed = array.ndim == 3 and there is not None
-            yield name, np.where(there[..., None], array, 0) if timed and there is not None else array
+    for field, arrays in (("inputs", batch.inputs), ("targets", batch.targets)):
+        for name, array in arrays.items():
+            if array.dtype.kind == "f":
+                there = inside(steps, batch.lengths) if array.ndim == 3 else None
+                label = _label("", field, name, arrays)[1:]
+                yield label, array if there is None else np.where(there[..., None], array, 0)
 
 
 def _first(array: Array) -> tuple[int, ...] | None:

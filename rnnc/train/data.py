@@ -51,7 +51,8 @@ class Sequences:
         if not isinstance(pairs, Sequence) or len(pairs) == 0:
             raise ArgumentTypeError(f"{name}: expected a sequence of pairs (x, target), got {checks.came(pairs)}")
         self.timed = model.timed
-        self._rules = Rules(model, self.loss)
+        (self._input,), (self._output,) = model.graph().inputs, model.graph().outputs
+        self._rules = Rules(model, {self._output: self.loss})
         xs, targets = zip(*(_pair(name, number, pair) for number, pair in enumerate(pairs)), strict=True)
         self._check_shapes(name, xs, targets)
         self.lengths = np.array([len(x) for x in xs], dtype=np.int64)
@@ -139,7 +140,12 @@ class Sequences:
             count = int(counts[there].sum())
         else:
             target, count = self.target[rows], int(self.counts[rows].sum())
-        return Batch(x, target, None if full else lengths, count, checks.integer("first", first, 0))
+        row = checks.integer("first", first, 0)
+        return self._made(x, target, None if full else lengths, count, row, 0)
+
+    def _made(self, x: Array, target: Array, lengths: Rows | None, terms: int, row: int, start: int) -> Batch:
+        output = self._output
+        return Batch({self._input: x}, {output: target}, lengths, {output: terms}, row=row, start=start)
 
     def windows(self, batch: Batch, size: int | None) -> Iterator[Batch]:
         """The batch cut into pieces of at most `size` steps, in the order of time. If size is None, there is one piece.
@@ -164,7 +170,7 @@ class Sequences:
             target = batch.target[start:stop]
             count = int(self.loss.counted(target)[there].sum())
             ragged = None if bool((left == stop - start).all()) else left
-            yield Batch(batch.x[start:stop], target, ragged, count, batch.row, batch.start + start)
+            yield self._made(batch.x[start:stop], target, ragged, count, batch.row, batch.start + start)
 
 
 def batches(lengths: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]:

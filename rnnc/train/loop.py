@@ -291,7 +291,7 @@ class _Fit:
                 if not all(np.isfinite(array).all() for array in state.values()):
                     break  # the next piece would start from states that are not finite
                 continue
-            targets = sum(part.terms for part in parts)
+            targets = sum(count_of(part) for part in parts)
             loss += outcome.loss * targets
             count += targets
         return loss, count
@@ -320,7 +320,7 @@ class _Fit:
             batch = self.held_out.batch(rows)
             loss, output = self.evaluation._of(self.step.params, batch)
             total += loss
-            count += batch.terms
+            count += count_of(batch)
             if isinstance(self.loss, CrossEntropy):
                 hits += right(output, batch)
         accuracy = hits / max(count, 1) if isinstance(self.loss, CrossEntropy) else None
@@ -379,11 +379,17 @@ class _Fit:
         self.best, self.place, self.history = record.best, record.place, record.history
 
 
+def count_of(batch: Batch) -> int:
+    """The number of targets of the only output that count in the mean loss."""
+    (terms,) = batch.terms.values()
+    return int(terms)
+
+
 def right(output: Array, batch: Batch) -> int:
     """The number of targets of a batch for which the class with the highest score is right.
 
     output: scores (T, B, C), or (B, C) after a readout, as `Evaluation` returns them. Targets that do not count in the
-    loss, and the padding, are left out. Divided by `batch.terms`, the result is the accuracy.
+    loss, and the padding, are left out. Divided by `batch.terms["output"]`, the result is the accuracy.
     Raises ShapeError or ArgumentTypeError.
     """
     if not isinstance(batch, Batch):

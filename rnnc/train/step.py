@@ -59,7 +59,8 @@ class _OfBatches(Compiled):
     def __init__(self, model: Sequential, loss: Loss | str, options: CompileOptions) -> None:
         self.model = check_model(model)
         self.loss = check_loss(loss)
-        self._rules = Rules(model, self.loss)
+        (self._input,), (self._output,) = self.model.graph().inputs, self.model.graph().outputs
+        self._rules = Rules(model, {self._output: self.loss})
         self.layout = FlatLayout.of(model)
         self._states = state_shapes(model)
         self._zeros = np.zeros(0, self.layout.dtype)
@@ -349,7 +350,7 @@ class TrainingStep(_OfBatches):
 
     def _take(self, parts: Sequence[Batch], rate: float, state: State | None) -> tuple[Outcome, State]:
         """`step` with checked arguments."""
-        count = sum(part.terms for part in parts)
+        count = sum(part.terms[self._output] for part in parts)
         if not count:
             return Outcome(0.0, 0.0), self._passed(parts, state)
         parts = [part for part in parts if part.sizes[1]]
@@ -390,20 +391,21 @@ class TrainingStep(_OfBatches):
         batch = self._rules.batch("batch", batch)
         state = self._rules.state(state, batch.sizes[1])
         shapes = self.layout.places.items()
-        if not batch.terms:
+        count = batch.terms[self._output]
+        if not count:
             return 0.0, {name: np.zeros(shape, self.layout.dtype) for name, (_, shape) in shapes}
-        report, _ = self._run(batch, batch.terms, state, first=True, change=None)
+        report, _ = self._run(batch, count, state, first=True, change=None)
         result = {name: array.copy() for name, array in self.layout.views(self._trainer.gradient).items()}
         if (table := self.model.table) is not None:
             rows, values = self._trainer.rows()
             result[table] = np.zeros(self.layout.places[table][1], self.layout.dtype)
             result[table][rows] = values
-        return report.loss / batch.terms, result
+        return report.loss / count, result
 
     # ---- parts of a step
 
     def _run(
-        self, batch: Batch, count: int, state: State | None, *, first: bool, change: Change | None
+        self, batch: Batch, count: float, state: State | None, *, first: bool, change: Change | None
     ) -> tuple[Report, State]:
         """Adds the gradients of the summed loss / count to those of earlier batches, and then makes the change, if any.
 

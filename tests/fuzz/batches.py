@@ -250,12 +250,13 @@ def _arguments(model: str, call: Call, dtype: str) -> dict[str, Any]:
 
 
 def _with_batch(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    from rnnc.train.data import Batch
-
     a = dict(arguments)
     x = a["x"] if "x" in a else a["numbers"]
     target = a["target"] if "target" in a else a["classes"]
-    return a | {"batch": Batch(x, target, a["lengths"], a["terms"], a["row"], a["start"])}
+    batch = train.Batch(
+        {"x": x}, {"output": target}, a["lengths"], {"output": a["terms"]}, row=a["row"], start=a["start"]
+    )
+    return a | {"batch": batch}
 
 
 @cache
