@@ -65,6 +65,12 @@ class ArrayNames(NamedTuple):
         return tuple(map(names.gradient, (names.OUTPUT, *(name for slabs in self.final for name in slabs))))
 
 
+def state_names(spec: Spec) -> Slabs:
+    """The names that pieces of streams give to the slabs of states: "h_l0", "h_l1", ... for each state of the cell."""
+    stack = spec.stack()
+    return tuple(tuple(state + layer.suffix for layer in stack.flat) for state in stack.states)
+
+
 def by_name(slabs: Slabs, arrays: Sequence[Array], prefix: str = "") -> dict[str, Array]:
     """The slabs of states' arrays (layers * directions, B, width), by name with a prefix."""
     return {

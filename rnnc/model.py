@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rnnc.array_names import ArrayNames, by_name
+import numpy as np
+
+from rnnc.array_names import ArrayNames, by_name, state_names
+from rnnc.checking import checks
+from rnnc.checking.arrays import as_array, check_dtype, check_shape
 from rnnc.checking.calls import Signature
 from rnnc.compiled import Compiled
 from rnnc.copies import Unchanging, on_host
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.ir.names import OUTPUT, X
-from rnnc.plain_calls import plain_call
+from rnnc.plain_calls import plain_call, plain_piece
 from rnnc.quick import quick_first, way_in
 
 if TYPE_CHECKING:
@@ -54,8 +60,14 @@ class Model(Compiled, Unchanging):
         return f"Model({self.spec!r}, backend={self.backend!r})"
 
     def explain(self) -> str:
-        """A text that says which paths the backend took, and how a plain call reaches them."""
-        return super().explain() + way_in(self._quick)
+        """A text that says which paths the backend took, and how plain calls and pieces of streams reach them."""
+        found = super().explain() + way_in(self._quick)
+        return found if self.spec.reads_ahead else found + way_in(self._quick_advance, "plain pieces")
+
+    @cached_property
+    def _quick_advance(self) -> Any:
+        """The way of plain pieces of streams into machine code, made by the first of them."""
+        return None if self.spec.reads_ahead else self._bound.quick(plain_piece(self.spec))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bound, (self._program, on_host(self._params, self._arrays))
@@ -97,6 +109,44 @@ class Model(Compiled, Unchanging):
             outputs = {OUTPUT: call.output} | by_name(self._names.final, call.finals)
             self._bound.start(inputs, outputs, steps, batch, call.lengths)
         return call.result
+
+    @quick_first("_quick_advance")
+    def advance(
+        self, x: Array, state: Mapping[str, Array] | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """(output, state) of the next piece of sequences, with a state as `rnnc.Network.advance` has it.
+
+        x, lengths: see `__call__`; x has a batch axis. state: name -> (B, width) for each layer, "h_l0", "h_l1", ...
+        (LSTM: "c_l0", ..., too): what the call before returned; None starts sequences at zeros.
+        Raises what `__call__` raises, and ArgumentError for a spec that reads later steps.
+        """
+        if self.spec.reads_ahead:
+            raise ArgumentError("advance: a bidirectional network reads a sequence from its end; call the model")
+        if len(shape := np.shape(x)) != 3:
+            layout = "(B, T, I)" if self.spec.batch_first else "(T, B, I)"
+            raise ShapeError(f"x: pieces of streams have a batch axis, {layout}; got shape {shape}")
+        output, final = self(x, self._slabs(state, shape[not self.spec.batch_first]), lengths=lengths)
+        finals = final if isinstance(final, tuple) else (final,)
+        return output, by_name(state_names(self.spec), finals)
+
+    def _slabs(self, state: object, batch: int) -> State | None:
+        """The states in the form of `__call__`."""
+        if state is None:
+            return None
+        keys = state_names(self.spec)
+        expected = [key for names in keys for key in names]
+        if not isinstance(state, Mapping) or set(state) != set(expected):
+            came = f"a dict of {', '.join(map(repr, state))}" if isinstance(state, Mapping) else checks.came(state)
+            what = f"what an earlier call returned, a dict of {', '.join(map(repr, expected))}"
+            raise ArgumentTypeError(f"state: expected None or {what}; got {came}")
+        slabs = []
+        for names, width in zip(keys, self.spec.states.values(), strict=True):
+            each = {f"state[{key!r}]": as_array(f"state[{key!r}]", state[key], self._arrays) for key in names}
+            for label, array in each.items():
+                check_dtype(label, array, self._signature.dtype)
+                check_shape(label, array, (batch, width), "(B, width)")
+            slabs.append(self._arrays.xp.stack(list(each.values())))
+        return tuple(slabs) if len(slabs) > 1 else slabs[0]
 
 
 def _bound(program: Program, params: Mapping[str, Array]) -> Model:

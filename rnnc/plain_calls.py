@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rnnc.array_names import ArrayNames, Slabs
+from rnnc.array_names import ArrayNames, Slabs, state_names
 from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.ir import names
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rnnc.graph import Graph
     from rnnc.specs import Spec
 
-__all__ = ["plain_call", "plain_network_call", "plain_network_vjp", "plain_vjp"]
+__all__ = ["plain_call", "plain_network_call", "plain_network_vjp", "plain_piece", "plain_vjp"]
 
 NOTHING = CallGroup("none", optional=True)
 
@@ -32,6 +32,22 @@ def plain_call(spec: Spec) -> PlainCall:
         (CallGroup("bare", (x,)), _states(spec, called.initial, optional=True)),
         (CallGroup("bare", (output,)), _states(spec, called.final)),
     )
+
+
+def plain_piece(spec: Spec) -> PlainCall:
+    """The call of a piece of a stream, (x, state) -> (output, state), where a state is a dict of its slabs."""
+    call, called, keys = plain_call(spec), ArrayNames.of(spec), state_names(spec)
+
+    def named(slabs: Slabs) -> tuple[CallArray, ...]:
+        each = zip(spec.states.values(), slabs, keys, strict=True)
+        return tuple(
+            CallArray((BATCH, width), (name,), key)
+            for width, names_, keys_ in each
+            for name, key in zip(names_, keys_, strict=True)
+        )
+
+    initial = CallGroup("dict", named(called.initial), optional=True)
+    return PlainCall((call.arguments[0], initial), (call.results[0], CallGroup("dict", named(called.final))))
 
 
 def plain_network_call(graph: Graph, states: States, tables: Mapping[str, Array], *, stateful: bool) -> PlainCall:
