@@ -24,6 +24,8 @@ SPAN = "span"
 """Where the steps of a frame lie, in networks whose values have other numbers of steps than x: `BEFORE`, ..."""
 TARGET = "target"
 """The target of a loss, compared with the output."""
+WEIGHT = "weight"
+"""The factor of each row's loss."""
 LOSS = "loss"
 """The loss summed over rows and steps."""
 

@@ -27,7 +27,7 @@ def graph_of(loss: losses.Loss, size: int, dtype: str, steps: int, lengths: bool
         valid = [graph.input(VALID, (BATCH, 1), t, dtype="bool") for t in range(steps)]
         z = [graph.add("select", (v, n, graph.const(0.0))) for v, n in zip(valid, z, strict=True)]
     graph.outputs["output"] = tuple(z)
-    losses.add_loss(graph, loss, losses.Roles(weight="weight" if weighted else None))
+    losses.add_loss(graph, loss, losses.Roles(weighted=weighted))
     graph = vjp(graph, ["z"], {"loss": "d:loss"})
     graph.outputs.pop("output")
     return graph

@@ -11,10 +11,12 @@ import pytest
 
 from rnnc import losses
 from rnnc.backends.cuda.emulator import find_compiler
+from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.equations import absolute, total
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph
 from rnnc.ir.shape_rules import BATCH
+from rnnc.ir.verify import verify
 from tests.compiled_losses import evaluate
 from tests.refusals import raises_saying
 
@@ -104,6 +106,20 @@ def test_large_scores_make_no_nan() -> None:
     assert value == pytest.approx(expected, rel=1e-6) and np.isfinite(gradient).all()
 
 
+def test_positions_of_a_frame_are_steps() -> None:
+    """Three steps, in frames of two of which the last is not there."""
+    loss, z = losses.ctc(longest=3), scores()[:3]
+    graph = Graph("float64", 2, share=False)
+    graph.outputs["output"] = tuple(graph.input("z", (BATCH, 2 * CLASSES), t) for t in range(2))
+    losses.add_loss(graph, loss, losses.Roles(positions=2, inside="inside"))
+    padded = np.concatenate([z, np.zeros_like(z[:1])]).reshape(2, 2, -1, CLASSES).swapaxes(1, 2)
+    inside = np.tile(np.array([[[1.0, 1.0]], [[1.0, 0.0]]]), (1, len(LABELS), 1))
+    target, _ = loss.encode([row[-2:] for row in labels()], CLASSES, "float64")
+    found = run_graph(verify(graph), {"z": padded.reshape(2, len(LABELS), -1), "target": target, "inside": inside})
+    expected = brute_force(z, [row[-2:] for row in labels()], [3] * len(LABELS), 0)
+    assert found["loss"][0] / len(LABELS) == pytest.approx(expected, rel=1e-13)
+
+
 def test_weights_are_factors_of_rows() -> None:
     """A row of weight 2 counts as two rows."""
     repeats = np.array([2, 0, 1, 1, 0])
@@ -139,7 +155,7 @@ def test_what_cannot_be_labels_is_refused() -> None:
 
 @dataclass(frozen=True)
 class SumsTo(losses.SequenceLoss):
-    """The distance of the sum of all outputs of a row from the target, and what a step returns in the place of states."""
+    """The distance of the sum of all outputs of a row from the target. returned: by a step, in the place of states."""
 
     returned: tuple[tuple[str, Any], ...] = ()
     name = "sums to"

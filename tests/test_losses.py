@@ -223,21 +223,33 @@ def test_what_cannot_be_a_loss_is_refused() -> None:
         losses.mae("drop")
 
 
-def test_two_losses_share_equal_constants_and_keep_others_apart() -> None:
+def test_losses_of_several_outputs_have_constants_of_their_own() -> None:
     graph = Graph("float64", 1, share=False)
-    for name, size in (("a", 2), ("b", 2), ("c", 3)):
-        graph.outputs[name] = (graph.input(name, (BATCH, size), 0),)
-    given = {"a": (1.0, 2.0), "b": (1.0, 2.0), "c": (1.0, 2.0, 3.0)}
-    weighted = [losses.cross_entropy(class_weights=weights) for weights in given.values()]
-    roles = [losses.Roles(name, f"target:{name}", f"loss:{name}") for name in given]
-    losses.add_losses(graph, list(zip(weighted, roles, strict=True)))
-    constants = losses.constants([(loss, len(loss.class_weights or ())) for loss in weighted], "float64")
-    assert len(constants) == 2
-    feeds = {name: np.zeros((1, 1, len(weights))) for name, weights in given.items()}
-    feeds |= {f"target:{name}": np.ones((1, 1, 1)) for name in given}
-    found = run_graph(verify(graph), feeds | constants)
-    for name, size in (("a", 2), ("b", 2), ("c", 3)):
-        np.testing.assert_allclose(found[f"loss:{name}"], 2 * np.log(size))
+    given = {"a": (1.0, 2.0), "b": (3.0, 4.0), "c": (1.0, 2.0, 3.0)}
+    feeds: dict[str, Any] = {}
+    for name, weights in given.items():
+        size = len(weights)
+        graph.outputs[name] = (graph.input(f"z:{name}", (BATCH, size), 0),)
+        loss = losses.cross_entropy(class_weights=weights)
+        roles = losses.Roles(name, f"target:{name}", loss=f"loss:{name}", constants=name)
+        losses.add_loss(graph, loss, roles)
+        feeds |= {f"z:{name}": np.zeros((1, 1, size)), f"target:{name}": np.ones((1, 1, 1))}
+        feeds |= {roles.constant(constant): array for constant, array in loss.constants(size, "float64").items()}
+    found = run_graph(verify(graph), feeds)
+    for name, weights in given.items():
+        np.testing.assert_allclose(found[f"loss:{name}"], weights[1] * np.log(len(weights)))
+
+
+def test_positions_of_a_frame_are_steps() -> None:
+    """Two frames of two positions, of which the last is not there, give the numbers of three steps."""
+    loss, z = losses.mae(), scores()[:3, :1]
+    graph = Graph("float64", 2, share=False)
+    graph.outputs["output"] = tuple(graph.input("z", (BATCH, 2 * SIZE), t) for t in range(2))
+    losses.add_loss(graph, loss, losses.Roles(positions=2, weighted=True))
+    padded = np.concatenate([z, np.full((1, 1, SIZE), np.nan)])
+    feeds = {"z": padded.reshape(2, 1, -1), "target": np.zeros((2, 1, 2 * SIZE))}
+    found = run_graph(verify(graph), feeds | {"weight": np.array([[[1.0, 2.0]], [[1.0, 0.0]]])})
+    np.testing.assert_allclose(found["loss"], np.abs(z).sum() + np.abs(z[1]).sum())
 
 
 def test_the_identity_of_a_loss_is_its_equations() -> None:

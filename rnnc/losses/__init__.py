@@ -11,7 +11,7 @@ from typing import Any
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentTypeError
-from rnnc.losses.attaching import Roles, add_loss, add_losses, constants
+from rnnc.losses.attaching import ONLY, Roles, add_loss
 from rnnc.losses.base import Loss, SequenceLoss
 from rnnc.losses.classes import BinaryCrossEntropy, CrossEntropy
 from rnnc.losses.ctc import CTC
@@ -28,15 +28,14 @@ __all__ = [
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "ONLY",
     "Numbers",
     "Roles",
     "Quantile",
     "SequenceLoss",
     "add_loss",
-    "add_losses",
     "bce",
     "check_loss",
-    "constants",
     "cross_entropy",
     "ctc",
     "function",

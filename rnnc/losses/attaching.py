@@ -2,145 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from rnnc.ir.equations import Value
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph, Node, Output
 from rnnc.ir.locating import located
 from rnnc.ir.lower import Names
-from rnnc.ir.names import LOSS, OUTPUT, TARGET, VALID
-from rnnc.ir.shape_rules import BATCH
+from rnnc.ir.names import LOSS, OUTPUT, TARGET, VALID, WEIGHT, in_layer, part
+from rnnc.ir.shape_rules import BATCH, Shape
 from rnnc.losses.base import Loss, SequenceLoss
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
-    Array = NDArray[Any]
+@dataclass(frozen=True)
+class Roles:
+    """What the arrays of a loss are called in a lowered network.
 
-
-class Roles(NamedTuple):
-    """The names that a loss has in a graph: of the output that it reads, of its target, and of the sum itself.
-
-    weight: the input that holds a factor of the loss of each row, (B, 1): at each step, or if the target is one per
-        sequence, alone. None: there are no factors.
+    output, target, weight, loss: see `rnnc.ir.names`. constants: what follows the names of the loss's constants.
+    positions: how many steps of the output lie side by side in a frame. weighted: whether there are weights.
+    inside: the input that says which positions a row has, (B, positions) per frame, 1 or 0; None: all of them. Only a
+        `SequenceLoss` reads it: elsewhere a weight of 0 says so.
     """
 
     output: str = OUTPUT
     target: str = TARGET
+    weight: str = WEIGHT
     loss: str = LOSS
-    weight: str | None = None
+    constants: str = ""
+    positions: int = 1
+    weighted: bool = False
+    inside: str | None = None
+
+    def constant(self, name: str) -> str:
+        """What a constant of the loss is called."""
+        return part(name, self.constants) if self.constants else name
 
 
-def add_loss(graph: Graph, loss: Loss, roles: Roles | None = None) -> None:
-    """Adds the output "loss" (1,) to a lowered network: the sum over rows and steps, without padding.
+ONLY = Roles()
+"""Those of the loss of the only output, without weights."""
 
-    It is computed from the output "output", which stays, and from the inputs "target" and the loss's constants.
+
+def add_loss(graph: Graph, loss: Loss, roles: Roles = ONLY) -> None:
+    """Adds the output `roles.loss` (1,) to a lowered network: the sum over rows and steps, without padding.
+
+    It is computed from the output `roles.output`, which stays, from the input `roles.target`, (B, W) at each step or
+    once, and from the loss's constants. Each row's loss is multiplied by the input `roles.weight`, (B, 1), if there are
+    weights; a weight of 0 leaves it out, whatever it is.
     """
-    add_losses(graph, [(loss, Roles() if roles is None else roles)])
+    adding = _Adding(graph, loss, roles)
+    graph.outputs[roles.loss] = adding.sum_of(graph.outputs[roles.output])
 
 
-def add_losses(graph: Graph, losses: Sequence[tuple[Loss, Roles]]) -> None:
-    """Adds several losses to a lowered network, each with names of its own, as `add_loss` does.
+class _Apart(Graph):
+    """A graph in which the constants of a loss have names of their own, because other losses have such, too."""
 
-    Raises ArgumentError if a constant has the name of an input of the network, or two losses one with other values.
-    """
-    taken = {TARGET, VALID} | {node.attr("name") for node in graph.nodes if node.op == "input"}
-    sizes = [(loss, _size(graph.outputs[roles.output])) for loss, roles in losses]
-    constants(sizes, graph.dtype, taken | {roles.target for _, roles in losses})
-    for loss, roles in losses:
-        graph.outputs[roles.loss] = _Adding(graph, loss, roles).sum_of(graph.outputs[roles.output])
+    def __init__(self, graph: Graph, roles: Roles, constants: Collection[str]) -> None:
+        self.__dict__.update(graph.__dict__)  # the same lists
+        self._roles, self._constants = roles, constants
 
-
-def constants(
-    losses: Sequence[tuple[Loss, int]], dtype: str, taken: Collection[str] = (TARGET, VALID)
-) -> dict[str, Array]:
-    """The constants of the losses of a network, by name. losses: each with the size of the output that it reads.
-
-    taken: names of other inputs. Raises ArgumentError if a constant has one of them, or two losses one with other
-    values.
-    """
-    found: dict[str, Array] = {}
-    for loss, size in losses:
-        for name, value in loss.constants(size, dtype).items():
-            who = f"loss {type(loss).__name__}: the constant {name!r}"
-            if not isinstance(name, str) or not name.isidentifier() or name in taken:
-                raise ArgumentError(
-                    f"{who} needs a name that is an identifier and none of the network's inputs "
-                    f"{', '.join(sorted(n for n in taken if n.isidentifier()))}"
-                )
-            if not np.array_equal(found.setdefault(name, value), value):
-                raise ArgumentError(f"{who} has other values than that of the loss of another output; rename it")
-    return found
-
-
-def _size(output: Output) -> int:
-    return int((output if isinstance(output, Node) else output[0]).shape[-1])
+    def input(self, name: str, shape: Shape, step: int | None = None, dtype: str | None = None) -> Node:
+        return super().input(self._roles.constant(name) if name in self._constants else name, shape, step, dtype)
 
 
 class _Adding:
-    """One loss, while it is added to a graph."""
+    """One loss, while it is added to a graph. size: the width of a step of the output."""
 
     def __init__(self, graph: Graph, loss: Loss, roles: Roles) -> None:
-        self.graph, self.loss, self.roles = graph, loss, roles
+        output = graph.outputs[roles.output]
+        self.loss, self.roles, self.positions = loss, roles, roles.positions
+        self.size = int((output if isinstance(output, Node) else output[0]).shape[-1]) // roles.positions
+        constants = loss.constants(self.size, graph.dtype)
+        _check_constants(graph, loss, constants)
+        self.graph = _Apart(graph, roles, constants) if roles.constants else graph
+        self.width = loss.target_width(self.size)
         valid = [node for node in graph.nodes if node.op == "input" and node.attr("name") == VALID]
         self.valid = {node.step: node for node in valid}
 
     def sum_of(self, output: Output) -> Node:
         """The sum over rows and steps."""
-        size = _size(output)
-        self.width = self.loss.target_width(size)
         if isinstance(self.loss, SequenceLoss):
-            return self._over_time(self.loss, output, size)
+            return self._over_time(self.loss, output)
         if isinstance(output, Node):
-            return self._row(output)
-        return self.graph.tsum([self._row(node) for node in output])
+            return self._frame(output)
+        return self.graph.tsum([self._frame(node) for node in output])
 
-    def _row(self, output: Node) -> Node:
-        """The sum over rows of the loss at one step."""
-        target = self.graph.input(self.roles.target, (BATCH, self.width), output.step)
-        with located(self._equations()):
-            row = self._checked("row", self.loss.row(self._value(output), self._value(target)))
-        return self._summed(row, output.step)
+    def _frame(self, output: Node) -> Node:
+        """The sum over rows of the loss at one step, or at all positions of one frame."""
+        targets = self.graph.input(self.roles.target, (BATCH, self.positions * self.width), output.step)
+        rows = []
+        for number, (one, target) in enumerate(zip(self._cut(output), self._cut(targets), strict=True)):
+            with located(getattr(self.loss, "function", self.loss.row)):
+                row = self._checked("row", self.loss.row(self._value(one), self._value(target)))
+            rows.append(self._weighted(row, output.step, number))
+        row = self.graph.sum(rows)
+        if output.step in self.valid:
+            row = self._kept(output.step, row, self.graph.const(0.0))
+        return self._over_rows(row)
 
-    def _equations(self) -> object:
-        """The code of the user's that a message names, if there is any."""
-        return getattr(self.loss, "function", self.loss.row)
+    def _cut(self, frame: Node) -> list[Node]:
+        """The positions of a frame."""
+        width = int(frame.shape[-1]) // self.positions
+        return [self.graph.slice(frame, -1, n * width, (n + 1) * width) for n in range(self.positions)]
 
-    def _summed(self, row: Node, step: int | None) -> Node:
-        if self.roles.weight is not None:
-            row = self.graph.add("mul", (row, self.graph.input(self.roles.weight, (BATCH, 1), step)))
-        if step is not None and step in self.valid:
-            row = self.graph.add("select", (self.valid[step], row, self.graph.const(0.0)))
+    def _weighted(self, row: Node, step: int | None, number: int, positions: int | None = None) -> Node:
+        if not self.roles.weighted:
+            return row
+        count = self.positions if positions is None else positions
+        weight = self.graph.slice(self.graph.input(self.roles.weight, (BATCH, count), step), -1, number, number + 1)
+        there = self.graph.add("greater", (weight, self.graph.const(0.0)))
+        return self.graph.add("select", (there, self.graph.add("mul", (row, weight)), self.graph.const(0.0)))
+
+    def _over_rows(self, row: Node) -> Node:
         return self.graph.add("reduce_rows", (row,), keep=False)
 
-    def _over_time(self, loss: SequenceLoss, output: Output, size: int) -> Node:
-        """The sum over rows of a loss that reads all steps: a recurrence, whose states stay where a row has ended."""
+    def _kept(self, step: int | None, new: Node, old: Node) -> Node:
+        """The new value in rows that have not ended."""
+        return self.graph.add("select", (self.valid[step], new, old)) if step in self.valid else new
+
+    # ---- losses that read whole rows
+
+    def _over_time(self, loss: SequenceLoss, output: Output) -> Node:
+        """The sum over rows of a recurrence's results. Its states stay as they are where a row has ended."""
         if isinstance(output, Node):
             raise ArgumentError(
                 f"loss {loss.name}: it reads an output that has a value per step, and this one has one per sequence; "
                 "leave the readout out"
             )
-        target = self._value(self.graph.input(self.roles.target, (BATCH, self.width)))
-        widths = loss.states(size)
+        target = self.graph.input(self.roles.target, (BATCH, self.width))
+        widths = loss.states(self.size)
         with located(loss.start):
-            started = self._read("start", loss.start(target), widths, some=True)
-        zeros = {state: self.graph.zeros((BATCH, width)) for state, width in widths.items() if state not in started}
-        states = started | zeros
-        held = self._held(target.node)
-        for t, node in enumerate(output):
-            old = {state: self.graph.carry(states[state], self._state(state), 1, t) for state in widths}
-            with located(loss.step):
-                returned = loss.step(self._value(node), self._value(held[t]), self._names(old))
-                states = self._read("step", returned, widths)
-            states = {state: self._kept(t, new, old[state]) for state, new in states.items()}
+            started = self._read("start", loss.start(self._value(target)), widths, some=True)
+        states = {name: self.graph.zeros((BATCH, width)) for name, width in widths.items()} | started
+        held = self._held(target)
+        for t, frame in enumerate(output):
+            old = {state: self.graph.carry(node, self._state(state), 1, t) for state, node in states.items()}
+            new = self._through(loss, frame, held[t], old)
+            states = {state: self._kept(t, new[state], old[state]) for state in widths}
         ends = {state: self.graph.exit(node, self._state(state), 1) for state, node in states.items()}
         with located(loss.result):
-            row = self._checked("result", loss.result(self._names(ends), target))
-        return self._summed(row, None)
+            row = self._checked("result", loss.result(self._names(ends), self._value(target)))
+        return self._over_rows(self._weighted(row, None, 0, 1))
+
+    def _through(self, loss: SequenceLoss, frame: Node, target: Node, states: Mapping[str, Node]) -> Mapping[str, Node]:
+        """The states after the positions of a frame that a row has."""
+        inside = None
+        if self.roles.inside is not None:
+            inside = self._cut(self.graph.input(self.roles.inside, (BATCH, self.positions), frame.step))
+        for number, one in enumerate(self._cut(frame)):
+            with located(loss.step):
+                returned = loss.step(self._value(one), self._value(target), self._names(states))
+                new = self._read("step", returned, _widths(states))
+            if inside is not None:
+                there = self.graph.add("greater", (inside[number], self.graph.const(0.5)))
+                new = {name: self.graph.add("select", (there, node, states[name])) for name, node in new.items()}
+            states = new
+        return states
 
     def _held(self, target: Node) -> list[Node]:
         """The target at each step: a state that never changes, as compiled code reads what is one per sequence so."""
@@ -151,16 +168,15 @@ class _Adding:
         return found
 
     def _state(self, state: str) -> str:
-        return f"{self.roles.loss}.{state}"
+        return in_layer(self.roles.loss, state)
+
+    # ---- what equations get, and what they return
 
     def _value(self, node: Node) -> Value:
         return Value(self.graph, node)
 
-    def _names(self, nodes: dict[str, Node]) -> Names:
+    def _names(self, nodes: Mapping[str, Node]) -> Names:
         return Names("state", {name: self._value(node) for name, node in nodes.items()})
-
-    def _kept(self, step: int, new: Node, old: Node) -> Node:
-        return self.graph.add("select", (self.valid[step], new, old)) if step in self.valid else new
 
     def _read(self, method: str, returned: object, widths: Mapping[str, int], some: bool = False) -> dict[str, Node]:
         """The states that a method returned, (B, width) each. some: it may have left some out."""
@@ -187,3 +203,19 @@ class _Adding:
                 f"{who} must return one number per row, shape (B, 1), it returned {row.shape}; use total()"
             )
         return row.as_numbers().node
+
+
+def _widths(nodes: Mapping[str, Node]) -> dict[str, int]:
+    """Name -> width of states."""
+    return {name: int(node.shape[-1]) for name, node in nodes.items()}
+
+
+def _check_constants(graph: Graph, loss: Loss, constants: Collection[str]) -> None:
+    """Raises ArgumentError if a constant has the name of an input of the network, or of the target."""
+    taken = {TARGET, WEIGHT, VALID} | {n.attr("name") for n in graph.nodes if n.op == "input"}
+    for name in constants:
+        if not isinstance(name, str) or not name.isidentifier() or name in taken:
+            raise ArgumentError(
+                f"loss {type(loss).__name__}: the constant {name!r} needs a name that is an identifier and none of "
+                f"the network's inputs {', '.join(sorted(n for n in taken if n.isidentifier()))}"
+            )

@@ -5,7 +5,6 @@ A loss is one number per row. Training sums it over rows and steps, and divides 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,15 +49,15 @@ class Loss:
     def constants(self, size: int, dtype: str) -> dict[str, Array]:
         """Further inputs of the equations that are the same in every call: name -> array in the dtype.
 
-        `output.graph.input(name, shape)` reads one. Two losses of a network may share a name if the arrays are equal.
+        `output.graph.input(name, shape)` reads one.
         """
         return {}
 
     def fitted(self, targets: Sequence[Array], size: int) -> Loss:
         """The loss for these targets: one that needs to know their shapes returns a copy that does.
 
-        targets: as users give them, each of one sequence, or of one step or sequence alone if they are all alike.
-        size: the width of the output.
+        targets: single ones as users give them, such as the first of each sequence, or all of those that are one per
+        sequence. size: the width of the output.
         """
         return self
 
@@ -129,21 +128,14 @@ def columns(targets: Array, width: int) -> Array:
     return targets
 
 
-def constants_of(stem: str, values: Sequence[float] | None, dtype: str) -> dict[str, Array]:
-    """Numbers of a loss as a constant of its equations; none if there are none."""
-    return {} if values is None else {_constant_name(stem, values): np.array(values, dtype)}
+def constant_of(output: Value, name: str, values: Sequence[float] | None) -> Value | None:
+    """Numbers of a loss, (len,), that `constants_of` gives to its equations; None if there are none."""
+    return None if values is None else Value(output.graph, output.graph.input(name, (len(values),)))
 
 
-def constant_of(output: Value, stem: str, values: Sequence[float] | None) -> Value | None:
-    """The constant that `constants_of` names, in the equations over this output."""
-    if values is None:
-        return None
-    return Value(output.graph, output.graph.input(_constant_name(stem, values), (len(values),)))
-
-
-def _constant_name(stem: str, values: Sequence[float]) -> str:
-    """Equal numbers have one name, whichever losses read them; others have another, so that losses do not clash."""
-    return f"{stem}_{zlib.crc32(np.array(values, np.float64).tobytes()):08x}"
+def constants_of(name: str, values: Sequence[float] | None, dtype: str) -> dict[str, Array]:
+    """Numbers of a loss as a constant of its equations."""
+    return {} if values is None else {name: np.array(values, dtype)}
 
 
 def check_count(name: str, values: Sequence[float] | None, size: int) -> None:

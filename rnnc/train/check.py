@@ -137,7 +137,7 @@ class Rules:
 
     def _there(self, output: str, steps: int, rows: int, lengths: Rows | None) -> _There:
         kind = self._graph.kinds[self._graph.outputs[output]]
-        if not kind.timed:
+        if not kind.timed or self._losses[output].per_row:
             return _There((rows,), None)
         steps = kind.steps(steps)
         return _There((steps, rows), inside(steps, None if lengths is None else kind.steps(lengths)))

@@ -50,7 +50,8 @@ class Sequences:
         self.model, self.loss = check_model(model), check_loss(loss)
         if not isinstance(pairs, Sequence) or len(pairs) == 0:
             raise ArgumentTypeError(f"{name}: expected a sequence of pairs (x, target), got {checks.came(pairs)}")
-        self.timed = model.timed
+        self.loss = fitted(model, self.loss, pairs)
+        self.timed = model.timed and not self.loss.per_row
         (self._input,), (self._output,) = model.graph().inputs, model.graph().outputs
         self._rules = Rules(model, {self._output: self.loss})
         xs, targets = zip(*(_pair(name, number, pair) for number, pair in enumerate(pairs)), strict=True)
@@ -60,9 +61,9 @@ class Sequences:
         if model.embedding is not None:
             xs = tuple(x.astype(np.int64) for x in xs)
         self.x = np.ascontiguousarray(np.concatenate(xs))
-        stacked = np.concatenate(targets) if self.timed else np.stack(targets)
+        stacked = np.concatenate(targets) if self.timed else targets if self.loss.per_row else np.stack(targets)
         with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is refused below
-            encoded, self.counts = self.loss.encode(stacked, model.output_size, model.dtype)
+            encoded, self.counts = self.loss.encode(stacked, model.output_size, model.dtype)  # type: ignore[arg-type]
         self._check_encoded(name, targets[0], encoded)
         self.target = np.ascontiguousarray(encoded)
         self._check_finite(name, 0, self.x, self.lengths)
@@ -72,6 +73,8 @@ class Sequences:
         """Raises ShapeError unless each x fits the network, and targets have as many steps and the same shape."""
         for number, (x, target) in enumerate(zip(xs, targets, strict=True)):
             _check_x(f"{name}[{number}][0]", self.model, x)
+            if self.loss.per_row:
+                continue
             if self.timed and target.shape[:1] != x.shape[:1]:
                 raise ShapeError(
                     f"{name}[{number}]: x has {len(x)} steps, target shape {target.shape}; give one target per step"
@@ -106,7 +109,8 @@ class Sequences:
         pair = int(np.searchsorted(ends, place[0], side="right"))
         step = int(place[0] - ends[pair] + lengths[pair])
         where = f" at step {step}" if part == 0 or self.timed else ""
-        raise ArgumentError(f"{name}[{pair}][{part}]: expected finite numbers, got {values[place]}{where}")
+        hint = "; missing='skip' of a loss leaves NaN out" if part and np.isnan(values[place]) else ""
+        raise ArgumentError(f"{name}[{pair}][{part}]: expected finite numbers, got {values[place]}{where}{hint}")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -137,13 +141,13 @@ class Sequences:
         x[~there] = 0
         if self.timed:
             target, counts = self.target[places], self.counts[places]
-            count = int(counts[there].sum())
+            count = float(counts[there].sum())
         else:
-            target, count = self.target[rows], int(self.counts[rows].sum())
+            target, count = self.target[rows], float(self.counts[rows].sum())
         row = checks.integer("first", first, 0)
         return self._made(x, target, None if full else lengths, count, row, 0)
 
-    def _made(self, x: Array, target: Array, lengths: Rows | None, terms: int, row: int, start: int) -> Batch:
+    def _made(self, x: Array, target: Array, lengths: Rows | None, terms: float, row: int, start: int) -> Batch:
         output = self._output
         return Batch({self._input: x}, {output: target}, lengths, {output: terms}, row=row, start=start)
 
@@ -168,9 +172,18 @@ class Sequences:
             left = np.clip(lengths - start, 0, stop - start)
             there = inside(stop - start, left)
             target = batch.target[start:stop]
-            count = int(self.loss.counted(target)[there].sum())
+            count = float(self.loss.counted(target)[there].sum())
             ragged = None if bool((left == stop - start).all()) else left
             yield self._made(batch.x[start:stop], target, ragged, count, batch.row, batch.start + start)
+
+
+def fitted(model: Sequential, loss: Loss, *data: object) -> Loss:
+    """The loss, which has seen the shapes of the targets of several data sets. What is no pair is passed over."""
+    pairs = [pair for pairs in data if isinstance(pairs, Sequence) for pair in pairs]
+    targets = [pair[1] for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2]
+    if model.timed and not loss.per_row:
+        targets = [target[0] for target in targets if np.ndim(target) and len(target)]
+    return loss.fitted(targets, model.output_size) if targets else loss
 
 
 def batches(lengths: Rows, batch_size: int, seed: int, epoch: int) -> list[Rows]:

@@ -13,14 +13,14 @@ import numpy as np
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ShapeError
-from rnnc.losses import CrossEntropy, Loss, check_loss
+from rnnc.losses import CrossEntropy, Loss, check_loss, identity
 from rnnc.optimizers import Adam, Optimizer, check_rate
 from rnnc.schedules import Constant, Schedule
 from rnnc.sequential import Sequential
 from rnnc.train import checkpoint as files
 from rnnc.train.batch import Batch, inside
 from rnnc.train.check import check_model
-from rnnc.train.data import Sequences, batches, in_order
+from rnnc.train.data import Sequences, batches, fitted, in_order
 from rnnc.train.progress import Progress
 from rnnc.train.record import Epoch, Place, Record, restored
 from rnnc.train.step import Evaluation, TrainingStep
@@ -197,6 +197,7 @@ class _Fit:
         progress: bool,
         on_epoch: Callable[[Epoch], object] | None,
     ) -> None:
+        loss = fitted(model, loss, data, validation)
         self.settings, self.model, self.loss, self.schedule = settings, model, loss, schedule
         self.data = Sequences(model, loss, data)
         self.held_out = None if validation is None else Sequences(model, loss, validation, "validation")
@@ -253,7 +254,7 @@ class _Fit:
                 place.loss += loss
                 place.count += count
                 place.position += 1
-                bar.advance(place.loss / max(place.count, 1))
+                bar.advance(place.loss / (place.count or 1.0))
                 if settings.checkpoint_every and place.position % settings.checkpoint_every == 0:
                     self._save()
             if place.skipped and not place.count:
@@ -275,9 +276,9 @@ class _Fit:
             what = f"schedule: at epoch {epoch:.6g} it gave {checks.came(factor)}, expected a factor >= 0"
             raise type(error)(f"{what}: {error}") from None
 
-    def _train(self, group: Sequence[Rows], rate: float) -> tuple[float, int]:
+    def _train(self, group: Sequence[Rows], rate: float) -> tuple[float, float]:
         """Makes the updates of one group of batches, and returns the summed loss and its number of targets."""
-        loss, count = 0.0, 0
+        loss, count = 0.0, 0.0
         state: dict[str, Array] | None = None
         for parts in self._updates(group):
             skipped = self.step.skipped
@@ -309,13 +310,13 @@ class _Fit:
         place = self.place
         loss, accuracy = self._validate() if self.evaluation and self.held_out else (None, None)
         rate = self._rate(float(place.epoch))
-        mean = place.loss / max(place.count, 1)
+        mean = place.loss / (place.count or 1.0)
         return Epoch(place.epoch + 1, mean, rate, place.seconds, loss, accuracy, place.skipped)
 
     def _validate(self) -> tuple[float, float | None]:
         """The mean loss, and for cross-entropy the accuracy, on the validation data."""
         assert self.evaluation and self.held_out
-        total, count, hits = 0.0, 0, 0
+        total, count, hits, seen = 0.0, 0.0, 0, 0
         for rows in in_order(self.held_out.lengths, self.settings.batch_size):
             batch = self.held_out.batch(rows)
             loss, output = self.evaluation._of(self.step.params, batch)
@@ -323,8 +324,9 @@ class _Fit:
             count += count_of(batch)
             if isinstance(self.loss, CrossEntropy):
                 hits += right(output, batch)
-        accuracy = hits / max(count, 1) if isinstance(self.loss, CrossEntropy) else None
-        return total / max(count, 1), accuracy
+                seen += int(_counted(batch).sum())
+        accuracy = hits / max(seen, 1) if isinstance(self.loss, CrossEntropy) else None
+        return total / (count or 1.0), accuracy
 
     def _finish(self, line: Epoch) -> None:
         self.history.append(line)
@@ -347,7 +349,7 @@ class _Fit:
         settings = self.settings
         return {
             "model": self.model.to_dict(),
-            "loss": repr(self.loss),
+            "loss": identity(self.loss, self.model.output_size, self.model.dtype, self.model.timed),
             "optimizer": repr(self.step.optimizer),
             "schedule": _named(self.schedule),
             "data": self.data.digest,
@@ -379,17 +381,17 @@ class _Fit:
         self.best, self.place, self.history = record.best, record.place, record.history
 
 
-def count_of(batch: Batch) -> int:
-    """The number of targets of the only output that count in the mean loss."""
+def count_of(batch: Batch) -> float:
+    """What the summed loss of the only output is divided by."""
     (terms,) = batch.terms.values()
-    return int(terms)
+    return terms
 
 
 def right(output: Array, batch: Batch) -> int:
     """The number of targets of a batch for which the class with the highest score is right.
 
-    output: scores (T, B, C), or (B, C) after a readout, as `Evaluation` returns them. Targets that do not count in the
-    loss, and the padding, are left out. Divided by `batch.terms["output"]`, the result is the accuracy.
+    output: scores (T, B, C), or (B, C) after a readout, as `Evaluation` returns them. Targets that are ignored, and
+    the padding, are left out. Divided by the number of the others, the result is the accuracy.
     Raises ShapeError or ArgumentTypeError.
     """
     if not isinstance(batch, Batch):
@@ -397,10 +399,16 @@ def right(output: Array, batch: Batch) -> int:
     target = batch.target[..., 0]
     if np.shape(output)[:-1] != target.shape:
         raise ShapeError(f"output: expected shape {(*target.shape, 'classes')}, got {np.shape(output)}")
-    counted = target >= 0
-    if output.ndim == 3 and (there := inside(len(output), batch.lengths)) is not None:
+    return int((output.argmax(-1) == target)[_counted(batch)].sum())
+
+
+def _counted(batch: Batch) -> Array:
+    """The mask of the classes of a batch that are neither ignored nor padding."""
+    target = batch.target[..., 0]
+    counted: Array = target >= 0
+    if target.ndim == 2 and (there := inside(len(target), batch.lengths)) is not None:
         counted &= there
-    return int((output.argmax(-1) == target)[counted].sum())
+    return counted
 
 
 def _callable(name: str, value: Any) -> Any:

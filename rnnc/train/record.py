@@ -51,7 +51,7 @@ class Place:
     epoch: int = 0
     position: int = 0  # the number of updates (with tbptt, of batches) done in this epoch
     loss: float = 0.0  # the sum over the targets of this epoch so far
-    count: int = 0
+    count: float = 0.0  # what that sum is divided by
     seconds: float = 0.0
     best: float = math.inf
     bad: int = 0  # epochs since the best one
