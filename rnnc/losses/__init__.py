@@ -26,6 +26,7 @@ __all__ = [
     "Function",
     "Huber",
     "Loss",
+    "LossLike",
     "MeanAbsoluteError",
     "MeanSquaredError",
     "ONLY",
@@ -98,6 +99,9 @@ def function(
     """The loss `Function`: equations over output and target. A bare function will do where its defaults will."""
     return Function(function, shape, missing=missing)
 
+
+LossLike = Loss | str | Callable[[Any, Any], Any]
+"""A loss, the name of one, or a function of output and target."""
 
 LOSSES: dict[str, Callable[[], Loss]] = {
     "cross_entropy": CrossEntropy,

@@ -114,6 +114,17 @@ class SequenceLoss(Loss):
         """The loss of each row, (B, 1), from the states after its last step."""
         raise NotImplementedError(f"{type(self).__name__} has no result: define result(self, state, target)")
 
+    def encode(self, targets: Any, size: int, dtype: str) -> tuple[Array, Array]:
+        """Targets as the equations read them, (rows, target_width) in the dtype, and their `counted`.
+
+        targets: one array per row. By default all have one shape.
+        """
+        arrays = [as_array(f"targets[{number}]", target) for number, target in enumerate(targets)]
+        odd = next((number for number, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
+        if odd is not None:
+            raise ArgumentError(f"targets[{odd}]: shape {arrays[odd].shape}, those before have {arrays[0].shape}")
+        return super().encode(np.stack(arrays), size, dtype)
+
     def counted(self, encoded: Array) -> Array:
         """Each row is one term of the mean."""
         return np.ones(encoded.shape[:-1], np.int64)

@@ -19,7 +19,7 @@ from rnnc.train.check import Rules, check_model
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from rnnc.losses import Loss
+    from rnnc.losses import Loss, LossLike
     from rnnc.sequential import Sequential
 
     Array = NDArray[Any]
@@ -36,9 +36,9 @@ class Sequences:
     the network and the loss; sequence i begins at offsets[i].
     """
 
-    def __init__(self, model: Sequential, loss: Loss | str, pairs: object, name: str = "data") -> None:
+    def __init__(self, model: Sequential, loss: LossLike, pairs: object, name: str = "data") -> None:
         """
-        model: the network. loss: a name or a loss of `rnnc.losses`.
+        model: the network. loss: a loss of `rnnc.losses`, its name, or a function of output and target.
         pairs: a sequence of pairs (x, target). All numbers must be finite.
             x: integers (T,) for an embedding, otherwise vectors (T, I) in the network's dtype. T >= 1 may differ from
             pair to pair.

@@ -13,7 +13,7 @@ import numpy as np
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ShapeError
-from rnnc.losses import CrossEntropy, Loss, check_loss, identity
+from rnnc.losses import CrossEntropy, Loss, LossLike, check_loss, identity
 from rnnc.optimizers import Adam, Optimizer, check_rate
 from rnnc.schedules import Constant, Schedule
 from rnnc.sequential import Sequential
@@ -73,7 +73,7 @@ def fit(
     data: Sequence[tuple[Array, Array]],
     *,
     params: Mapping[str, Any] | None = None,
-    loss: Loss | str = "cross_entropy",
+    loss: LossLike = "cross_entropy",
     optimizer: Optimizer | None = None,
     epochs: int = 10,
     batch_size: int = 32,
@@ -100,7 +100,8 @@ def fit(
         network's dtype. target is one number or vector per step, or after a readout one per sequence. All numbers must
         be finite. A batch holds sequences of similar length.
     params: the parameters to start from; default `model.init(seed)`.
-    loss: "cross_entropy", "mse", or a loss of `rnnc.losses`. optimizer: default `rnnc.optimizers.Adam(1e-3)`.
+    loss: a loss of `rnnc.losses` or its name ("cross_entropy", "mse", "mae", "huber", "quantile", "bce", "ctc"), or a
+        function of output and target, written as equations. optimizer: default `rnnc.optimizers.Adam(1e-3)`.
     epochs: passes over the data. batch_size: sequences per batch.
     validation: pairs like data. Their mean loss is computed after each epoch.
     seed: decides initial parameters, the order of batches, dropout and zoneout. The same seed gives the same result.

@@ -21,7 +21,7 @@ from rnnc.ir import names
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, RnncError
-from rnnc.losses import Loss, add_loss, check_loss
+from rnnc.losses import LossLike, add_loss, check_loss
 from rnnc.network import read_all
 from rnnc.networks.lowering import Mask, lower_network, masks, state_shapes
 from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 class _OfBatches(Compiled):
     """A compiled function of a batch: the common base of training and evaluation."""
 
-    def __init__(self, model: Sequential, loss: Loss | str, options: CompileOptions) -> None:
+    def __init__(self, model: Sequential, loss: LossLike, options: CompileOptions) -> None:
         self.model = check_model(model)
         self.loss = check_loss(loss)
         (self._input,), (self._output,) = self.model.graph().inputs, self.model.graph().outputs
@@ -101,7 +101,7 @@ class Evaluation(_OfBatches, Unchanging):
     def __init__(
         self,
         model: Sequential,
-        loss: Loss | str,
+        loss: LossLike,
         *,
         backend: str = "llvm",
         threads: int | None = None,
@@ -182,7 +182,7 @@ class TrainingStep(_OfBatches):
     def __init__(
         self,
         model: Sequential,
-        loss: Loss | str,
+        loss: LossLike,
         optimizer: Optimizer,
         *,
         params: Mapping[str, Any] | None = None,
@@ -195,7 +195,8 @@ class TrainingStep(_OfBatches):
         matmul: str | None = None,
     ) -> None:
         """
-        model: the network. loss: a name or a loss of `rnnc.losses`. optimizer: one of `rnnc.optimizers`.
+        model: the network. loss: a loss of `rnnc.losses`, its name, or a function of output and target.
+        optimizer: one of `rnnc.optimizers`.
         params: the parameters to start from; default `model.init(seed)`. They are copied, and no two may share memory.
         seed: decides the default parameters, dropout and zoneout. 0 <= seed < 2**64.
         clip: the largest norm of all gradients together (Pascanu et al. 2013, "On the difficulty of training recurrent
