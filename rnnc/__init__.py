@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnc import cells, initializers
 from rnnc.cells import Cell, Parameter
+from rnnc.checking.renaming import rename
 from rnnc.compile import Program, compile
 from rnnc.derivatives import hvp, jvp, vjp
 from rnnc.ir.errors import (
@@ -150,6 +151,7 @@ __all__ = [
     "jvp",
     "losses",
     "optimizers",
+    "rename",
     "schedules",
     "train",
     "vjp",

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, overload
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.parameters import bind_parameters
+from rnnc.checking.renaming import Names
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
 from rnnc.copies import Unchanging
-from rnnc.ir.errors import ArgumentTypeError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.plain_data import PlainData
 from rnnc.specs import SPECS, Spec
 
@@ -34,18 +35,19 @@ class Program(Compiled, Unchanging):
         return f"Program({self.spec!r}, backend={self.backend!r}, stages={self.stages})"
 
     @explained
-    def bind(self, params: Mapping[str, Any]) -> Model:
+    def bind(self, params: Mapping[str, Any], *, names: Names | None = None) -> Model:
         """A Model that holds a copy of `params`, packed for the backend.
 
         params: name -> array, exactly the names and shapes of `spec.parameter_shapes()`, in the spec's dtype: NumPy
             arrays, torch tensors (a module's state_dict()), or other objects with __array__ or DLPack, on the CPU. With
             backend "cuda" they may also be on the GPU.
+        names: what the model's parameters are called in `params`, where not by their names: see `rnnc.rename`.
         Raises ParameterError, ShapeError, DtypeError or ArgumentTypeError, and BackendError if the backend cannot run
         on this machine.
         """
         from rnnc.model import Model
 
-        return Model(self, bind_parameters(self.spec, params, self._arrays))
+        return Model(self, bind_parameters(self.spec, params, self._arrays, names))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(compile, **self._options.arguments), (self.spec,)
@@ -53,13 +55,25 @@ class Program(Compiled, Unchanging):
 
 @overload
 def compile(
-    spec: Spec, params: None = None, *, backend: str = ..., threads: int | None = ..., matmul: str | None = ...
+    spec: Spec,
+    params: None = None,
+    *,
+    backend: str = ...,
+    threads: int | None = ...,
+    matmul: str | None = ...,
+    names: None = None,
 ) -> Program: ...
 
 
 @overload
 def compile(
-    spec: Spec, params: Mapping[str, Any], *, backend: str = ..., threads: int | None = ..., matmul: str | None = ...
+    spec: Spec,
+    params: Mapping[str, Any],
+    *,
+    backend: str = ...,
+    threads: int | None = ...,
+    matmul: str | None = ...,
+    names: Names | None = ...,
 ) -> Model: ...
 
 
@@ -71,6 +85,7 @@ def compile(
     backend: str = "llvm",
     threads: int | None = None,
     matmul: str | None = None,
+    names: Names | None = None,
 ) -> Program | Model:
     """Compiles a spec for any number of steps and any batch size, and returns a Program, or a Model if given `params`.
 
@@ -81,11 +96,16 @@ def compile(
     threads: the most threads a call may use. Default RNNC_NUM_THREADS, or else all cores that the process may use.
     matmul: "float16", "bfloat16" or "tf32", the format to which matrix products round their operands, for a GPU's
         tensor cores. Their sums, and everything else, remain float32. Default: no rounding. Only "cuda" has it.
+    names: what the parameters are called in `params`, where not by their own names: see `rnnc.rename`.
     Raises ArgumentError, ArgumentTypeError, BackendError (an unknown backend, or one that this machine lacks), and what
     `Program.bind` raises.
     """
     program = Program(check_spec(spec), CompileOptions.of(backend, threads, matmul))
-    return program if params is None else program.bind(params)
+    if params is None:
+        if names is not None:
+            raise ArgumentError("names: they are those of params, which is not given; pass both, or names to bind")
+        return program
+    return program.bind(params, names=names)
 
 
 def check_spec(spec: object) -> Spec:

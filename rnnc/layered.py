@@ -9,6 +9,7 @@ import numpy as np
 
 from rnnc.cells import Shape
 from rnnc.checking.arguments import explained
+from rnnc.checking.renaming import Names
 from rnnc.plain_data import PlainData
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ class Layered(PlainData):
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
+        names: Names | None = None,
     ) -> Network:
         """The network for inference: a function of its inputs and lengths (`rnnc.network.Network`).
 
-        params: name -> array, as in `rnnc.Program.bind`. backend, threads, matmul: as in `rnnc.compile`.
+        params: name -> array, as in `rnnc.Program.bind`. backend, threads, matmul, names: as in `rnnc.compile`.
         Raises ParameterError, ShapeError, DtypeError, BackendError, ArgumentError or ArgumentTypeError.
         """
         from rnnc.network import Network
 
-        return Network(self, params, backend=backend, threads=threads, matmul=matmul)
+        return Network(self, params, backend=backend, threads=threads, matmul=matmul, names=names)

@@ -14,6 +14,7 @@ from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.network_calls import Inputs, NetworkSignature
 from rnnc.checking.parameters import bind_parameters, read_parameters
+from rnnc.checking.renaming import Names
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
@@ -49,12 +50,14 @@ class Network(Compiled, Unchanging):
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
+        names: Names | None = None,
     ) -> None:
         """See `rnnc.layered.Layered.compile`."""
         self.model = model
         self._graph = graph = model.graph()
         options = CompileOptions.of(backend, threads, matmul)
-        given = bind_parameters(model, params, options.arrays)  # what is wrong with them is said before it takes long
+        # What is wrong with the parameters is said before it takes long.
+        given = bind_parameters(model, params, options.arrays, names)
         super().__init__(forward(model), options)
         self._tables = {rows: given[graph.table_of(name)] for name, (_, rows) in graph.tables.items()}
         self._params = given

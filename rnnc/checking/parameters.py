@@ -11,6 +11,7 @@ from rnnc.backends.arrays import NUMPY
 from rnnc.backends.fresh import enough_memory
 from rnnc.checking import checks
 from rnnc.checking.arrays import as_array, attribute, check_dtype, check_shape, reader
+from rnnc.checking.renaming import Names, proposed, rename
 from rnnc.ir.errors import ArgumentTypeError, ParameterError, ShapeError
 
 if TYPE_CHECKING:
@@ -32,8 +33,12 @@ class Parameterized(Protocol):
         """The shape of each parameter, by name."""
 
 
-def bind_parameters(spec: Parameterized, params: Mapping[str, Any], arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
-    """Copies of the arrays of `read_parameters`, which nobody else can write to."""
+def bind_parameters(
+    spec: Parameterized, params: Mapping[str, Any], arrays: ArrayLibrary = NUMPY, names: Names | None = None
+) -> dict[str, Array]:
+    """Copies of the arrays of `read_parameters`, which nobody else can write to. names: as of `rnnc.rename`."""
+    if names is not None:
+        params = rename(spec, params, names)
     with enough_memory("a copy of the parameters"):
         return {name: arrays.keep(array) for name, array in read_parameters(spec, params, arrays).items()}
 
@@ -97,6 +102,8 @@ def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, An
         parts.append(
             "unknown " + _listed(f"{checks.shown(name)}{_meant(name, params, missing, expected)}" for name in extra)
         )
+    if (names := proposed(params, expected)) is not None:
+        parts.append(f"if they are the same layers, give names={names} to compile, bind or rnnc.rename")
     raise ParameterError(f"{what}: " + "; ".join(parts))
 
 
