@@ -46,6 +46,10 @@ class OnnxError(ArgumentError):
     """A file is no ONNX model, is damaged, or holds what rnnc cannot read or compile."""
 
 
+class TorchError(ArgumentError):
+    """A PyTorch module holds or does what rnnc cannot read."""
+
+
 class CheckpointError(ArgumentError):
     """A checkpoint of parameters or of a training run cannot be written, is damaged, or is a file of another kind."""
 

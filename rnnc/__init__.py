@@ -31,6 +31,7 @@ from rnnc.ir.errors import (
     RnncWarning,
     ShapeError,
     SizeError,
+    TorchError,
 )
 from rnnc.model import Model
 from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from rnnc.network import Network
     from rnnc.onnx.network import OnnxNetwork, from_onnx
     from rnnc.sequential import Sequential
+    from rnnc.torch.network import TorchNetwork, from_torch
 
 __all__ = [
     "GRU",
@@ -142,10 +144,13 @@ __all__ = [
     "SizeError",
     "Softmax",
     "Spec",
+    "TorchError",
+    "TorchNetwork",
     "cells",
     "compile",
     "draw",
     "from_onnx",
+    "from_torch",
     "hvp",
     "initializers",
     "jvp",
@@ -200,8 +205,10 @@ _LATER = {
     "Select": "rnnc.layers",
     "Sequential": "rnnc.sequential",
     "Softmax": "rnnc.layers",
+    "TorchNetwork": "rnnc.torch.network",
     "draw": "rnnc.drawing",
     "from_onnx": "rnnc.onnx.network",
+    "from_torch": "rnnc.torch.network",
     "losses": "",
     "optimizers": "",
     "schedules": "",

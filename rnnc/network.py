@@ -92,6 +92,23 @@ class Network(Compiled, Unchanging):
         """The parameters, by name; they are not to be changed."""
         return self._params
 
+    @property
+    def params(self) -> Mapping[str, Array]:
+        """The same, as what is trained calls them."""
+        return self._params
+
+    @explained
+    def to_torch_state_dict(self, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The parameters as tensors, for load_state_dict of a module whose attributes are called as the layers.
+
+        params: others of the same names, such as a trainer returns; default: its own. A network of `rnnc.from_torch`
+        writes what its module takes: see `rnnc.torch.network.TorchNetwork.to_torch_state_dict`.
+        Raises BackendUnavailable without PyTorch, and what `rnnc.Program.bind` raises.
+        """
+        from rnnc.torch.state_dict import plain_state_dict
+
+        return plain_state_dict(self.model, on_host(self._params, self._arrays) if params is None else params)
+
     def explain(self) -> str:
         """Which paths the backend took, and how plain calls and pieces of streams get there."""
         found = super().explain() + way_in(self._quick_call, f"plain calls{self._framed(self._quick_call)}")

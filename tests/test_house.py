@@ -116,8 +116,10 @@ def test_runtime_needs_only_its_declared_dependencies() -> None:
 READERS = {
     *(("rnnc/onnx/" + name, "onnx") for name in ("foreign.py", "network.py", "reading.py", "stored.py")),
     ("rnnc/onnx/foreign.py", "onnxruntime"),
+    *(("rnnc/torch/" + name, "torch") for name in ("state_dict.py", "tracing.py")),
 }
-"""Model files are read with the package of the extra `onnx`; what is left runs in ONNX Runtime, if asked for."""
+"""Model files are read with the package of the extra `onnx`; what is left runs in ONNX Runtime, if asked for. Modules
+of PyTorch are read with PyTorch."""
 
 
 # ------------------------------------------------------------------------------------------ rooms of a backend

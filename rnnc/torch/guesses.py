@@ -1,0 +1,66 @@
+"""What the axes of a module's inputs are.
+
+A torch.fx graph has no shapes. Modules say what they read: an nn.LSTM with batch_first=True (B, T, N), an nn.Conv1d
+(B, N, T), an nn.Linear numbers on the last axis. So each guess is tried, and one that no call contradicts is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from rnnc.ir.errors import TorchError
+from rnnc.torch.building import WidthNeeded, WidthUnknown
+from rnnc.torch.reading import Guess, Reader, uses
+from rnnc.torch.traced import BATCH, STEPS, WIDTH
+
+__all__ = ["read"]
+
+VARIANTS = ((BATCH, STEPS, WIDTH), (BATCH, WIDTH, STEPS), (BATCH, STEPS))
+"""The axes that an input of vectors may have, with the batch first."""
+
+
+def read(root: Any, graph: Any, widths: Mapping[str, int], batch_first: bool | None) -> Reader:
+    """What was found for the first guess that fits. Raises the TorchError of the guess that went furthest."""
+    furthest: tuple[int, TorchError] | None = None
+    arguments = [node for node in graph.nodes if node.op == "placeholder"]
+    inputs = {str(node.target): "else" in uses(root, node) for node in arguments}
+    for guess in _guesses(inputs, batch_first):
+        reader, error = _tried(root, graph, guess, dict(widths))
+        if error is None:
+            return reader
+        if furthest is None or reader.calls > furthest[0]:
+            furthest = reader.calls, error
+        if isinstance(error, WidthUnknown):
+            break  # all else fits
+    assert furthest is not None
+    raise furthest[1]
+
+
+def _guesses(inputs: Mapping[str, bool], batch_first: bool | None) -> Iterator[Guess]:
+    """inputs: argument of forward() -> whether it may be vectors.
+
+    Time first comes first: where both orders fit, the network does the same with both. An input without an axis N
+    comes late: there are calls that any axes fit.
+    """
+    orders = (False, True) if batch_first is None else (batch_first,)
+    variants = list(product(*(VARIANTS if vectors else VARIANTS[:1] for vectors in inputs.values())))
+    variants.sort(key=lambda axes: sum(WIDTH not in one for one in axes))
+    for axes, first in product(variants, orders):
+        if first or not any(WIDTH in one[1:2] for one in axes):  # (B, N, T) has the batch first
+            placed = [one if first else (STEPS, BATCH, *one[2:]) for one in axes]
+            yield Guess(first, False, dict(zip(inputs, placed, strict=True)))
+    yield Guess(bool(batch_first), True, dict.fromkeys(inputs, (BATCH, WIDTH)))
+
+
+def _tried(root: Any, graph: Any, guess: Guess, widths: dict[str, int]) -> tuple[Reader, TorchError | None]:
+    while True:
+        reader = Reader(root, guess, widths)
+        try:
+            reader.run(graph)
+            return reader, None
+        except WidthNeeded as needed:
+            widths[needed.name] = needed.width
+        except TorchError as error:
+            return reader, error
