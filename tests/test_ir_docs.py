@@ -17,7 +17,10 @@ FENCED = re.compile(r"^```.*?^```\n", re.DOTALL | re.MULTILINE)
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
 def test_page_is_up_to_date(page: Path) -> None:
-    check_file(page, renewed(page.read_text(encoding="utf-8")))
+    content = page.read_text(encoding="utf-8")
+    if re.search(r"^import torch$", content, re.MULTILINE):
+        pytest.importorskip("torch")
+    check_file(page, renewed(content))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))

@@ -177,6 +177,8 @@ def dimensions(r: Reader, input: Any) -> int:
 
 def attribute(r: Reader, input: Any, name: str, default: Any = None) -> Any:
     """An attribute of a tensor."""
+    if name == "data":
+        return detach(r, input)
     if name in ("device", "dtype"):
         return Opaque(f"a {name}")
     if name == "shape":
@@ -236,6 +238,13 @@ def as_numbers(r: Reader, input: Any) -> Any:
     return input
 
 
+def detach(r: Reader, input: Any) -> ZeroTensor:
+    """Of zeros, such as an initial state."""
+    if not isinstance(input, ZeroTensor):
+        raise TorchError("it stops gradients, and training in rnnc would not; remove it, or train in PyTorch")
+    return input
+
+
 def zeros(r: Reader, *size: Any, **options: Any) -> ZeroTensor:
     return ZeroTensor()
 
@@ -280,6 +289,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{"contiguous": same, "clone": same, "to": same, "cpu": same, "long": as_numbers, "int": as_numbers},
     **{"float": as_float, "double": as_double},
     **{"zeros": zeros, "zeros_like": zeros, "new_zeros": zeros, "_assert_is_none": nothing, "_assert": nothing},
+    **{"detach": detach, "requires_grad": detach, "cuda": same},
     **{"pack_padded_sequence": pack, "pad_packed_sequence": unpack, "eq": nothing},
 }
 """Name of a function or method -> what reads a call of it: (reader, *arguments) -> its result."""

@@ -48,7 +48,10 @@ def from_torch(
     """
     if not _is_module(module):
         hint = "; call the class to make one" if isinstance(module, type) else ""
+        hint = "; a state_dict goes to rnnc.compile or a network's compile" if isinstance(module, Mapping) else hint
         raise ArgumentTypeError(f"module: expected a torch.nn.Module, got {checks.came(module)}{hint}")
+    if hasattr(module, "_orig_mod"):
+        raise ArgumentTypeError("module: got the result of torch.compile; pass the module that it was made of")
     for name, width in (widths or {}).items():
         checks.integer(f"widths[{name!r}]", width, 1)
     first = None if batch_first is None else checks.flag("batch_first", batch_first)

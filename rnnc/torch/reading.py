@@ -84,7 +84,8 @@ class Reader:
         if node.op != "call_module":
             name = _function_name(node)
             if name not in FUNCTIONS:
-                raise TorchError(f"rnnc does not read it; it reads {', '.join(sorted(FUNCTIONS))}")
+                known = ", ".join(sorted(name for name in FUNCTIONS if not name.startswith("_")))
+                raise TorchError(f"rnnc does not read it; it reads {known}")
             return _bound(FUNCTIONS[name], self, args, kwargs)
         module = self.root.get_submodule(self.path)
         kind = kind_of(module) or type(module).__name__
@@ -151,7 +152,8 @@ class Reader:
         if value.slabs == 1:
             return replace(value, places=None)
         side = TracedTensor(value.source, value.axes, value.slabs * width, timed=False)
-        return self.apply(Select(tuple(range(place * width, (place + 1) * width))), (side,), side)
+        columns = tuple(range(place * width, (place + 1) * width))
+        return self.apply(Select(columns), (side,), side, name=f"{value.source}_{place}")
 
     def sized(self, value: Any, dim: Any) -> int:
         """The size of the axis of a value's numbers."""
