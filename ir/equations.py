@@ -37,6 +37,7 @@ __all__ = [
     "exp",
     "expm1",
     "floor",
+    "gelu",
     "gelu_tanh",
     "greater",
     "greater_equal",
@@ -144,6 +145,29 @@ def elu(x: Value, alpha: float = 1.0) -> Value:
 def gelu_tanh(x: Value) -> Value:
     """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))): PyTorch's gelu(approximate="tanh")."""
     return 0.5 * x * (1.0 + tanh(_root(2.0 / pi) * (x + 0.044715 * (x * x * x))))
+
+
+ERFC = (
+    *(-0.6717940840566906, 0.6726432239776583, 0.04734330684142489, -0.046895610231328926),
+    *(-0.009872689343191125, 0.008824938561312477, 0.0017589331171182802, -0.002345812552997889),
+    *(-0.00014624252396283876, 0.0006736791352714216, -9.376035757684243e-05, -0.00017430412993364375),
+    *(7.149530974396006e-05, 3.174693560560537e-05, -3.0421097366780022e-05, 1.3989336769021025e-07),
+    *(8.952692088913553e-06, -2.9634838261813727e-06, -1.7128778787056307e-06, 1.2833946112187894e-06),
+    *(1.5975475027743435e-07, -2.8956252690890845e-07, 7.992192962564449e-10, 2.980510962035111e-08),
+)
+"""log(erfc(z) / t) + z^2 as a polynomial in 2t - 1, for t = 2 / (2 + z): a Chebyshev fit, exact to 1e-15."""
+
+
+def gelu(x: Value) -> Value:
+    """x P(X <= x) for a standard normal X (Hendrycks & Gimpel 2016): PyTorch's gelu."""
+    z = absolute(x) * _root(0.5)
+    t = 2.0 / (2.0 + z)
+    s = 2.0 * t - 1.0
+    power = ERFC[-1] * s + ERFC[-2]
+    for coefficient in ERFC[-3::-1]:
+        power = power * s + coefficient
+    tail = 0.5 * (t * exp(power - z * z))  # P(X <= -|x|)
+    return x * where(x > 0.0, 1.0 - tail, tail)
 
 
 def hard_sigmoid(x: Value) -> Value:

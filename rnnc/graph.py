@@ -254,6 +254,16 @@ class Graph(Layered):
 
     # ---- parameters
 
+    @cached_property
+    def tied_parameters(self) -> dict[str, str]:
+        """What layers would call parameters that are another's -> the name of the parameter."""
+        every = (
+            (names.in_layer(name, base), entry.parameter(base))
+            for name, entry in self.entries.items()
+            for base in entry.layer.parameter_shapes()
+        )
+        return {own: parameter for own, parameter in every if own != parameter}
+
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name -> shape of every parameter: "dense.weight", "vad.weight_ih_l0", ..."""
         return own_parameters(self.entries)

@@ -38,6 +38,11 @@ class Layered(PlainData):
         """Name -> shape of every parameter: "dense.weight", "vad.weight_ih_l0", ..."""
         return self.graph().parameter_shapes()
 
+    @property
+    def tied_parameters(self) -> Mapping[str, str]:
+        """What layers would call parameters that are another's -> the name of the parameter (`rnnc.Graph`)."""
+        return self.graph().tied_parameters
+
     def init(self, seed: int | np.random.Generator = 0) -> dict[str, Array]:
         """New parameters, each layer's from its own distribution. The same seed gives the same."""
         return self.graph().init(seed)

@@ -299,6 +299,7 @@ GROUPS: dict[str, list[Part]] = {
         lambda z, x, p: eq.tanh(z) ** 2 + abs(eq.tanh(z)) ** 2.5 + 2 ** eq.tanh(z),
         lambda z, x, p: eq.softplus(z) + eq.elu(z) + eq.log1p(z * z) + eq.expm1(eq.tanh(z)),
         lambda z, x, p: eq.gelu_tanh(z) + eq.silu(z) + eq.leaky_relu(z),
+        lambda z, x, p: eq.gelu(3 * z),
         lambda z, x, p: eq.clip(z, -0.5, 0.5) + eq.hard_sigmoid(z) + eq.hard_tanh(z * 0.3),
     ],
     "steps and masks": [

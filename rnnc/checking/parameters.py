@@ -62,7 +62,7 @@ def read_parameters(
         hint = "; pass module.state_dict()" if hasattr(params, "state_dict") else ""
         raise ArgumentTypeError(f"{name}: expected a mapping of names to arrays, got {type(params).__name__}{hint}")
     shapes = spec.parameter_shapes() if shapes is None else shapes
-    _check_names(name, params, shapes)
+    _check_names(name, params, shapes, spec)
     dtype = np.dtype(spec.dtype)
     return {key: _read(name, key, params[key], dtype, shape, arrays) for key, shape in shapes.items()}
 
@@ -84,9 +84,11 @@ def _read(
     return arrays.compact(name, array if source is arrays else arrays.from_host(array))
 
 
-def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, Any], spec: Parameterized) -> None:
     missing = [name for name in expected if name not in params]
     extra = [name for name in params if name not in expected]
+    if extra and (tied := getattr(spec, "tied_parameters", None)):
+        extra = [name for name in extra if not _is_tied(what, name, params, tied)]
     if not missing and not extra:
         return
     prefix = _prefix(params, expected)
@@ -105,6 +107,19 @@ def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, An
     if (names := proposed(params, expected)) is not None:
         parts.append(f"if they are the same layers, give names={names} to compile, bind or rnnc.rename")
     raise ParameterError(f"{what}: " + "; ".join(parts))
+
+
+def _is_tied(what: str, name: str, params: Mapping[str, Any], tied: Mapping[str, str]) -> bool:
+    """Whether a name is a layer's own for a parameter of another; a state_dict has both.
+
+    Raises ParameterError if the two differ.
+    """
+    owner = tied.get(name)
+    if owner is None or owner not in params:
+        return False
+    if not np.array_equal(as_array(f"{what}[{name!r}]", params[name]), as_array(f"{what}[{owner!r}]", params[owner])):
+        raise ParameterError(f"{what}: {name!r} and {owner!r} differ, but the network has one parameter for both")
+    return True
 
 
 def _meant(name: object, params: Mapping[str, Any], missing: list[str], expected: Mapping[str, Any]) -> str:

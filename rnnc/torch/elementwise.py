@@ -137,9 +137,7 @@ def hardsigmoid(r: Reader, input: Any, inplace: bool = False) -> TracedTensor:
 
 
 def gelu(r: Reader, input: Any, approximate: str = "none") -> TracedTensor:
-    if approximate != "tanh":
-        raise TorchError(f"approximate={approximate!r} needs the error function, which rnnc lacks; it has 'tanh'")
-    return r.each(Activation("gelu_tanh"), input)
+    return r.each(Activation("gelu_tanh" if approximate == "tanh" else "gelu"), input)
 
 
 def softplus(r: Reader, input: Any, beta: Number = 1.0, threshold: Number = 20.0) -> TracedTensor:

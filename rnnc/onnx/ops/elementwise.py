@@ -136,9 +136,8 @@ def _activation(building: Building, step: Step, given: Given) -> None:
 
 
 def _gelu(building: Building, step: Step, given: Given) -> None:
-    if given.attributes.text("approximate", "none") != "tanh":
-        raise Left("Gelu without approximate='tanh' is made of erf, which rnnc does not have")
-    _unary(building, step, Activation("gelu_tanh"))
+    approximate = given.attributes.text("approximate", "none")
+    _unary(building, step, Activation("gelu_tanh" if approximate == "tanh" else "gelu"))
 
 
 def _unary(building: Building, step: Step, layer: Any) -> None:
