@@ -195,6 +195,13 @@ class Uses(Bare):
         return self.function(self, x)
 
 
+def in_place(m: Any, x: Any) -> Any:
+    """y is what relu_ made of it, and a traced graph does not say so."""
+    y = m.rnn(x)[0]
+    y.transpose(0, 1).relu_()
+    return y
+
+
 def hooked() -> Any:
     layer = nn.Linear(4, 4)
     layer.register_forward_hook(lambda *_: None)
@@ -224,6 +231,7 @@ REFUSED: tuple[tuple[Any, type[Exception], str], ...] = (
     (lambda: Uses(lambda m, x: m.rnn(x)[0] @ x.transpose(1, 2)), rnnc.TorchError, "multiplies two values"),
     (lambda: Uses(lambda m, x: m.rnn(x)[1] * 2), rnnc.TorchError, r"index them, as in h\[-1\]"),
     (lambda: Uses(lambda m, x: m.rnn(x, torch.ones(1, 1, 4))[0]), rnnc.TorchError, "layer 'rnn', GRU"),
+    (lambda: Uses(in_place), rnnc.TorchError, "changes a tensor in place.*reads again"),
     (lambda: Uses(lambda m, x: x + x), rnnc.TorchError, "widths={'x'"),
 )
 

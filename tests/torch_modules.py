@@ -134,6 +134,25 @@ class Translator(nn.Module):
         return self.fc(y).view(target.size(0), target.size(1), -1)
 
 
+class Autoencoder(nn.Module):
+    """A sequence as one vector, which is read at each step; numbers of the other layout; window of all steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(WORDS, 5)
+        self.encoder = nn.LSTM(5, 6)
+        self.decoder = nn.LSTM(6, 5)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Any:
+        e = self.emb(x.long().t())
+        _, (h, _) = self.encoder(e)
+        y, _ = self.decoder(h[-1].unsqueeze(0).repeat(e.size(0), 1, 1))
+        y += e
+        columns = self.act(y * 0.5).permute(1, 2, 0)
+        return y, functional.max_pool1d(columns, columns.size(2)).squeeze(2), functional.avg_pool1d(columns, 2)
+
+
 class Twice(nn.Module):
     """One recurrent module called for two inputs; columns; gates."""
 
@@ -200,6 +219,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]
     "front": (Front, lambda: (vectors(B, T, N),)),
     "causal": (Causal, lambda: (vectors(B, T),)),
     "translator": (Translator, lambda: (vectors(B, T, N), vectors(B, T, N))),
+    "autoencoder": (Autoencoder, lambda: (words(B, T),)),
     "twice": (Twice, lambda: (vectors(B, T, N), vectors(B, T, N))),
     "projected": (Projected, lambda: (vectors(T, B, N).double(),)),
     "per step": (lambda: STACK(nn.Linear(N, 4), STACK(nn.Identity(), nn.Softplus(2.0))), lambda: (vectors(B, T, N),)),

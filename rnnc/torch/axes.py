@@ -155,7 +155,7 @@ def _taken(value: TracedTensor, rest: list[str], size: Any, end: int) -> int:
     return count
 
 
-def expanded(value: TracedTensor, sizes: Sequence[Any]) -> TracedTensor:
+def expanded(r: Reader, value: TracedTensor, sizes: Sequence[Any]) -> TracedTensor:
     """expand(*sizes): an axis of size 1 as that of the rows or the steps."""
     if len(sizes) != len(value.axes):
         raise TorchError(f"the sizes {tuple(sizes)} of {value}; expected one per axis")
@@ -165,6 +165,7 @@ def expanded(value: TracedTensor, sizes: Sequence[Any]) -> TracedTensor:
         if size in (-1, own):
             axes.append(value.axes[at])
         elif value.axes[at] == ONE and isinstance(size, Dim):
+            value = r.at_every_step(value, size.of) if size.label == STEPS else value
             axes.append(size.label)
         else:
             raise TorchError(f"size {size} for axis {value.axes[at]} of {value}; expected {own}, or -1")

@@ -196,6 +196,7 @@ ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     **{"hardsigmoid": hardsigmoid, "hardtanh": hardtanh, "softplus": softplus, "logsigmoid": logsigmoid},
     **{"softmax": softmax, "log_softmax": log_softmax, "dropout": dropout},
     **{"add": add, "sub": sub, "subtract": sub, "rsub": rsub, "mul": mul, "multiply": mul, "neg": neg},
+    **{"iadd": add, "isub": sub, "imul": mul, "itruediv": div},
     **{"div": div, "divide": div, "truediv": div, "true_divide": div, "pow": power, "clamp": clamp, "clip": clamp},
 }
 """Name of a function or method -> what reads a call of it: (reader, *arguments) -> its result."""

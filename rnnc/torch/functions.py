@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rnnc.ir.errors import TorchError
-from rnnc.layers import Activation, Concat, Embedding, Linear, Max, Mean, Multiply
+from rnnc.layers import Activation, AvgPool1d, Concat, Embedding, Linear, Max, MaxPool1d, Mean, Multiply
 from rnnc.torch import axes
 from rnnc.torch.elementwise import ELEMENTWISE
-from rnnc.torch.traced import BATCH, ONE, STEPS, WIDTH, Argument, Opaque, Pair, TracedTensor, Weight, ZeroTensor
+from rnnc.torch.traced import BATCH, ONE, STEPS, WIDTH, Argument, Dim, Opaque, Pair, TracedTensor, Weight, ZeroTensor
 
 if TYPE_CHECKING:
     from rnnc.torch.reading import Reader
@@ -106,6 +106,34 @@ def largest(r: Reader, input: Any, dim: Any = None, keepdim: bool = False) -> An
     return Pair((amax(r, input, dim, keepdim), Opaque("the index of a maximum")))
 
 
+def _pooled(layer: Any, readout: Callable[..., Any]) -> Callable[..., Any]:
+    """F.max_pool1d or F.avg_pool1d: of a window, or of all steps, where the window is x.size(-1)."""
+
+    def read(
+        r: Reader,
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        *others: Any,
+        **options: Any,
+    ) -> TracedTensor:
+        (kernel,), (stride,), (pad,) = (
+            tuple(size) if isinstance(size, (tuple, list)) else (size,) for size in (kernel_size, stride, padding)
+        )
+        usual = {"dilation": 1, "ceil_mode": False, "return_indices": False, "count_include_pad": True}
+        if others or any(usual.get(name, value) != value for name, value in options.items()):
+            raise TorchError(f"{(*others, *options.items())}; rnnc reads kernel_size, stride and padding")
+        if isinstance(kernel, Dim):
+            value = r.channels(r.tensor(input))
+            if kernel.label != STEPS or value.label(-1) != STEPS or pad:
+                raise TorchError(f"kernel_size is the size of {kernel.label} of {value}; expected all steps")
+            return readout(r, value, -1, keepdim=True)  # type: ignore[no-any-return]
+        return r.over_steps(layer(kernel, stride or kernel, (pad, pad)), input, {})
+
+    return read
+
+
 # ---- other axes
 
 
@@ -147,7 +175,7 @@ def reshape(r: Reader, input: Any, *shape: Any) -> Any:
 
 
 def expand(r: Reader, input: Any, *sizes: Any) -> Any:
-    return input if isinstance(input, ZeroTensor) else axes.expanded(r.tensor(input), _flat(sizes))
+    return input if isinstance(input, ZeroTensor) else axes.expanded(r, r.tensor(input), _flat(sizes))
 
 
 def repeat(r: Reader, input: Any, *repeats: Any) -> Any:
@@ -157,7 +185,7 @@ def repeat(r: Reader, input: Any, *repeats: Any) -> Any:
     value, sizes = r.tensor(input), _flat(repeats)
     if len(sizes) != len(value.axes) or any(s != 1 and a != ONE for s, a in zip(sizes, value.axes, strict=True)):
         raise TorchError(f"repeat{sizes} of {value}; expected repeats of an axis of size 1")
-    return axes.expanded(value, tuple(-1 if size == 1 else size for size in sizes))
+    return axes.expanded(r, value, tuple(-1 if size == 1 else size for size in sizes))
 
 
 def _flat(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -233,9 +261,10 @@ def as_double(r: Reader, input: Any) -> Any:
 
 def as_numbers(r: Reader, input: Any) -> Any:
     """long() and int() of numbers of rows."""
-    if not isinstance(input, Argument):
+    value = r.tensor(input)
+    if r.roles.get(value.source) != "numbers":
         raise TorchError("it turns numbers of the network into integers")
-    return input
+    return value
 
 
 def detach(r: Reader, input: Any) -> ZeroTensor:
@@ -283,6 +312,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{"linear": linear, "matmul": matmul, "mm": matmul, "embedding": embedding, "glu": glu},
     **{"cat": cat, "concat": cat, "concatenate": cat, "chunk": chunk, "split": split, "getitem": getitem},
     **{"mean": mean, "amax": amax, "max": largest},
+    **{"max_pool1d": _pooled(MaxPool1d, amax), "avg_pool1d": _pooled(AvgPool1d, mean)},
     **{"transpose": transpose, "swapaxes": transpose, "swapdims": transpose, "permute": permute, "t": t},
     **{"squeeze": squeeze, "unsqueeze": unsqueeze, "flatten": flatten, "reshape": reshape, "view": reshape},
     **{"expand": expand, "repeat": repeat, "size": size, "dim": dimensions, "getattr": attribute, "pad": pad},

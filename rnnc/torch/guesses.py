@@ -12,7 +12,8 @@ from typing import Any
 
 from rnnc.ir.errors import TorchError
 from rnnc.torch.building import WidthNeeded, WidthUnknown
-from rnnc.torch.reading import Guess, Reader, uses
+from rnnc.torch.fx_nodes import check_in_place, uses
+from rnnc.torch.reading import Guess, Reader
 from rnnc.torch.traced import BATCH, STEPS, WIDTH
 
 __all__ = ["read"]
@@ -23,6 +24,7 @@ VARIANTS = ((BATCH, STEPS, WIDTH), (BATCH, WIDTH, STEPS), (BATCH, STEPS))
 
 def read(root: Any, graph: Any, widths: Mapping[str, int], batch_first: bool | None) -> Reader:
     """What was found for the first guess that fits. Raises the TorchError of the guess that went furthest."""
+    check_in_place(root, graph)
     furthest: tuple[int, TorchError] | None = None
     arguments = [node for node in graph.nodes if node.op == "placeholder"]
     inputs = {str(node.target): "else" in uses(root, node) for node in arguments}

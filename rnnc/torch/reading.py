@@ -13,11 +13,12 @@ from rnnc.layers import Activation, Concat, Conv1d, Embedding, Layer, Select, re
 from rnnc.specs import Spec
 from rnnc.torch.building import NetworkParts, WidthNeeded, own_weights, unknown_width
 from rnnc.torch.functions import FUNCTIONS
+from rnnc.torch.fx_nodes import function_name, uses
 from rnnc.torch.modules import MODULES
-from rnnc.torch.traced import BATCH, ONE, STEPS, WIDTH, Argument, Dim, Opaque, Pair, Result, TracedTensor, Weight
+from rnnc.torch.traced import BATCH, ONE, STEPS, WIDTH, Argument, Opaque, Pair, Result, TracedTensor, Weight
 from rnnc.torch.tracing import kind_of, place_of
 
-__all__ = ["Guess", "Reader", "uses"]
+__all__ = ["Guess", "Reader"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Reader:
 
     def _what(self, node: Any) -> str:
         if node.op != "call_module":
-            return f"{_function_name(node)}(){place_of(node)}"
+            return f"{function_name(node)}(){place_of(node)}"
         return f"layer {self.path!r}, {kind_of(self.root.get_submodule(self.path))}"
 
     def _call(self, node: Any, args: Any, kwargs: Any) -> Any:
@@ -82,7 +83,7 @@ class Reader:
                 tensor = getattr(tensor, part)
             return Weight(str(node.target), tensor)
         if node.op != "call_module":
-            name = _function_name(node)
+            name = function_name(node)
             if name not in FUNCTIONS:
                 known = ", ".join(sorted(name for name in FUNCTIONS if not name.startswith("_")))
                 raise TorchError(f"rnnc does not read it; it reads {known}")
@@ -100,9 +101,9 @@ class Reader:
     # ---- values
 
     def tensor(self, value: Any) -> TracedTensor:
-        """A value as a tensor: an argument as an input of vectors, a recurrent module's result as its output."""
+        """A value as a tensor: an argument as an input, a recurrent module's result as its output."""
         if isinstance(value, Argument):
-            return self._vectors(value.name)
+            return self._numbers(value.name) if "looked up" in self._uses(value) else self._vectors(value.name)
         if isinstance(value, Result):
             value = value[0]
         if not isinstance(value, TracedTensor):
@@ -118,14 +119,18 @@ class Reader:
             self.parts.inputs[name] = width or 0
         return self.inputs[name]
 
+    def _numbers(self, name: str) -> TracedTensor:
+        self._role(name, "numbers")
+        axes: tuple[str, ...] = (BATCH, STEPS) if self.guess.batch_first else (STEPS, BATCH)
+        axes = (BATCH,) if self.guess.step else axes
+        return self.inputs.setdefault(name, TracedTensor(name, axes, 0, timed=True))
+
     def _role(self, name: str, role: str) -> None:
         if self.roles.setdefault(name, role) != role:
             raise TorchError(f"argument {name!r} of forward() is read as {self.roles[name]} and as {role}")
 
     def shape(self, value: Any) -> tuple[Any, ...]:
-        """The sizes of a tensor, or of an argument of forward() before a layer has read it."""
-        if isinstance(value, Argument) and "looked up" in self._uses(value):
-            return tuple(map(Dim, self._number_axes))
+        """The sizes of a tensor."""
         found = self.tensor(value)
         return tuple(found.size(at) for at in range(len(found.axes)))
 
@@ -262,18 +267,24 @@ class Reader:
 
     def looked_up(self, layer: Embedding, numbers: Any, weights: Mapping[str, Weight]) -> TracedTensor:
         """Rows of a table."""
-        if not isinstance(numbers, Argument):
-            raise TorchError(f"an embedding reads an argument of forward(), integers; {_came(numbers)} came")
-        self._role(numbers.name, "numbers")
-        value = self.inputs[numbers.name] = TracedTensor(numbers.name, self._number_axes, 0, timed=True)
+        value = self.tensor(numbers)
+        if self.roles.get(value.source) != "numbers":
+            raise TorchError(f"an embedding reads an argument of forward(), integers; {value} came")
         return self.apply(layer, (value,), replace(value, axes=(*value.axes, WIDTH)), weights)
 
-    @property
-    def _number_axes(self) -> tuple[str, ...]:
-        """The axes of an input of integers."""
-        if self.guess.step:
-            return (BATCH,)
-        return (BATCH, STEPS) if self.guess.batch_first else (STEPS, BATCH)
+    def at_every_step(self, value: TracedTensor, steps: TracedTensor | None) -> TracedTensor:
+        """A value per row at each step of another one."""
+        if value.timed or steps is None:
+            return value
+        if self.roles.get(steps.source) == "numbers":  # as many steps as what is looked up
+            tables = (name for name, entry in self.parts.entries.items() if isinstance(entry[0], Embedding))
+            found = next((name for name in tables if self.parts.entries[name][1] == steps.source), None)
+            layer = self.parts.entries[found][0] if found else None
+            steps = replace(steps, source=found or "", width=getattr(layer, "size", None))
+        if not steps.timed or steps.width is None or value.width is None:
+            raise TorchError(f"{value} at every step of {steps}, of which no layer is known yet")
+        both = self.apply(Concat(), (self.plain(value), self.plain(steps)), value, name=f"{self.name}.beside")
+        return self.apply(Select(tuple(range(value.width))), (both,), value)
 
     def reads_ahead(self, value: TracedTensor) -> bool:
         """Whether it is the output of a recurrent layer with a reverse direction."""
@@ -289,7 +300,7 @@ class Reader:
             found = self.tensor(value.last if isinstance(value, Opaque) and value.last else value)
             if found.packed or found.pads != (0, 0):
                 raise TorchError(f"output: {found} is packed or padded; return the tensor itself")
-            if found.source in self.roles and self.roles[found.source] == "numbers":
+            if self.roles.get(found.source) == "numbers":
                 raise TorchError(f"output: {found} are integers")
             if found.places is not None and not found.places.ndim:
                 found = self.plain(found)
@@ -322,25 +333,6 @@ class Reader:
             self.inputs = {name: replace(value, axes=(STEPS, *value.axes)) for name, value in self.inputs.items()}
 
 
-RECURRENT = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
-
-
-def uses(root: Any, node: Any) -> set[str]:
-    """What modules read the value of a node, or parts of it, as: "state", "looked up" or "else"."""
-    found = set()
-    for user in node.users:
-        kind = kind_of(root.get_submodule(str(user.target))) if user.op == "call_module" else None
-        if kind in RECURRENT and user.args[:1] != (node,):
-            found.add("state")
-        elif kind == "Embedding" or _function_name(user) == "embedding":
-            found.add("looked up")
-        elif _function_name(user) in ("getitem", "long", "int", "to", "cpu", "contiguous"):
-            found |= uses(root, user)
-        elif _function_name(user) not in ("size", "getattr", "dim"):
-            found.add("else")
-    return found
-
-
 def _broadcast(one: tuple[str, ...], two: tuple[str, ...], values: Sequence[TracedTensor]) -> tuple[str, ...]:
     longer, shorter = (one, two) if len(one) >= len(two) else (two, one)
     start = len(longer) - len(shorter)
@@ -362,12 +354,6 @@ def _leaves(name: str, result: Any) -> Iterator[tuple[str, Any]]:
             yield from _leaves(name, part)
     elif result is not None:
         yield name, result
-
-
-def _function_name(node: Any) -> str:
-    """Without the underscore of one that works in place."""
-    target = node.target
-    return str(target if isinstance(target, str) else getattr(target, "__name__", target)).rstrip("_")
 
 
 def _bound(function: Any, reader: Reader, args: Any, kwargs: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class TracedTensor:
             return self.width
         if label.startswith("S") and self.places is not None:
             return int(self.places.shape[int(label[1:])])
-        return Dim(label)
+        return Dim(label, self)
 
     def squeezed(self, dim: object) -> TracedTensor:
         """Without an axis of size 1; with it, if its size is another."""
@@ -141,9 +141,10 @@ class TracedTensor:
 
 @dataclass(frozen=True)
 class Dim:
-    """A size that each call has anew: of the axis with this label."""
+    """A size that each call has anew: of the axis with this label. of: the tensor that was asked for it."""
 
     label: str
+    of: TracedTensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
