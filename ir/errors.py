@@ -42,7 +42,11 @@ class SizeError(ArgumentError, MemoryError):
     """The sizes of a network or of a call need more memory than there is."""
 
 
-class OnnxError(ArgumentError):
+class FileError(ArgumentError):
+    """A file cannot be read or written, is damaged, or is of a kind or version that rnnc does not read."""
+
+
+class OnnxError(FileError):
     """A file is no ONNX model, is damaged, or holds what rnnc cannot read or compile."""
 
 
@@ -50,7 +54,7 @@ class TorchError(ArgumentError):
     """A PyTorch module holds or does what rnnc cannot read."""
 
 
-class CheckpointError(ArgumentError):
+class CheckpointError(FileError):
     """A checkpoint of parameters or of a training run cannot be written, is damaged, or is a file of another kind."""
 
 
@@ -95,3 +99,7 @@ class UnknownOperands(ArgumentError, BackendError):
 
 class BackendUnavailable(BackendError):
     """A backend needs hardware or a package that is missing."""
+
+
+class MissingExtra(RnncError, ImportError):
+    """A package of an extra, such as `rnnc[train]`, is needed and not installed. The message says how to install it."""

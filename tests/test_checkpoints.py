@@ -18,8 +18,6 @@ from rnnc.train import checkpoint
 from tests.refusals import raises_saying
 from tests.training_data import tagged, tagger
 
-pytest.importorskip("safetensors")
-
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
 
 

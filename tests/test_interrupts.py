@@ -158,7 +158,6 @@ def test_a_step_within_a_step_is_refused() -> None:
 
 @pytest.mark.rare
 def test_a_training_that_is_interrupted_again_and_again_ends_as_one_that_is_not(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
     options = {"epochs": 2, "batch_size": 2, "seed": 3, "progress": False, "threads": 2, "optimizer": Adam(0.01)}
     want = train.fit(tagger(), tagged(), **options)
     found: list[Any] = []

@@ -425,7 +425,6 @@ def finished(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.rare
 def test_a_training_killed_at_any_moment_ends_with_the_same_parameters(tmp_path: Path, backend: str) -> None:
     """Killed again and again, each time a moment after a new checkpoint appears, until it comes through."""
-    pytest.importorskip("safetensors")
     finished(run_training(tmp_path, "whole", backend))
     kills = 0
     while kills < 3:
@@ -475,7 +474,6 @@ def stop_after(epochs: int) -> Callable[[train.Epoch], None]:
     ),
 )
 def test_a_resumed_training_ends_as_one_that_was_not_stopped(changes: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
     path = tmp_path / "run.safetensors"
     expected = train.fit(tagger(), tagged(), **options(**changes))
     with pytest.raises(Stopped):
@@ -502,7 +500,6 @@ def test_a_checkpoint_is_a_safetensors_file_of_parameters(tmp_path: Path) -> Non
 
 
 def test_checkpoints_of_other_trainings_and_broken_ones_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
     path = tmp_path / "run.safetensors"
     trained = train.fit(tagger(), tagged(), **options(epochs=1, checkpoint=path))
     for changes, word in (
@@ -612,16 +609,6 @@ def test_a_schedule_that_gives_no_factor_is_refused(factor: Any, error: type[Exc
         train.fit(tagger(), tagged(), **options(schedule=lambda epoch, losses: factor))
     with raises_saying(ArgumentTypeError, "schedule", "function", "0.5"):
         train.fit(tagger(), tagged(), **options(schedule=0.5))
-
-
-def test_a_package_that_is_missing_is_named_with_what_installs_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Before the first epoch."""
-    monkeypatch.delitem(sys.modules, "safetensors.numpy", raising=False)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    with raises_saying(train.MissingExtra, "checkpoints", "safetensors", "rnnc[train]"):
-        train.fit(tagger(), tagged(), **options(checkpoint=tmp_path / "x", on_epoch=stop_after(1)))
 
 
 def test_lines_are_shown_where_bars_are_not_installed(

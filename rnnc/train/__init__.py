@@ -4,13 +4,13 @@
                              batch_size=32, validation=held_out, checkpoint="run.safetensors")
     scores = trained.compile()(x, lengths=lengths)
 
-`pip install 'rnnc[train]'` installs tqdm (progress bars) and safetensors (checkpoints).
+`pip install 'rnnc[train]'` installs tqdm (progress bars).
 """
 
+from rnnc.extras import MissingExtra
 from rnnc.train.batch import Batch
 from rnnc.train.checkpoint import load_parameters, save_parameters
 from rnnc.train.data import Sequences, batches
-from rnnc.train.extras import MissingExtra
 from rnnc.train.loop import Trained, fit, right
 from rnnc.train.record import Epoch
 from rnnc.train.step import Evaluation, TrainingStep

@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any, Self
 
-from rnnc.train.extras import MissingExtra, load
+from rnnc.extras import MissingExtra, load
 
 
 class Progress:
