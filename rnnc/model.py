@@ -20,6 +20,8 @@ from rnnc.plain_calls import plain_call, plain_piece
 from rnnc.quick import quick_first, way_in
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from numpy.typing import ArrayLike, NDArray
 
     from rnnc.compile import Program
@@ -68,6 +70,12 @@ class Model(Compiled, Unchanging):
     def _quick_advance(self) -> Any:
         """The way of plain pieces of streams into machine code, made by the first of them."""
         return None if self.spec.reads_ahead else self._bound.quick(plain_piece(self.spec))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes spec and parameters to one file, of which `rnnc.load` makes the model again. Raises as `rnnc.save`."""
+        from rnnc.files.models import save
+
+        save(path, self.spec, on_host(self._params, self._arrays))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bound, (self._program, on_host(self._params, self._arrays))

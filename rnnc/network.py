@@ -25,6 +25,8 @@ from rnnc.plain_calls import plain_network_call
 from rnnc.quick import quick_first, way_in
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array, ArrayLibrary
@@ -121,6 +123,12 @@ class Network(Compiled, Unchanging):
         if quick is None or self._graph.even:
             return ""
         return " of whole frames" if self._graph.batch_first else " of whole frames of one row"
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes model and parameters to one file, of which `rnnc.load` makes it again. Raises as `rnnc.save`."""
+        from rnnc.files.models import save
+
+        save(path, self.model, on_host(self._params, self._arrays))
 
     def __reduce__(self) -> tuple[Any, ...]:
         params = on_host(self._params, self._arrays)

@@ -24,6 +24,8 @@ from rnnc.layers import recurrent
 from rnnc.network import Network
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array
@@ -64,14 +66,23 @@ class Decoding(Compiled, Unchanging):
         first = "" if self._encoder is None else f"the encoder\n{self._encoder.explain()}the steps\n"
         return first + super().explain()
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes decoder and parameters to one file, of which `rnnc.load` makes it again. Raises as `rnnc.save`."""
+        from rnnc.files.models import save
+
+        save(path, self.decoder, self._on_host())
+
     def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Decoding, **self._options.arguments), (self.decoder, self._on_host())
+
+    def _on_host(self) -> dict[str, Any]:
+        """The parameters of both networks, by the decoder's names, as NumPy arrays."""
         parts = {STEP: self._params} | ({} if self._encoder is None else {ENCODER: self._encoder.parameters})
-        params = {
+        return {
             names.in_layer(part, name): array
             for part, own in parts.items()
             for name, array in on_host(own, self._arrays).items()
         }
-        return partial(Decoding, **self._options.arguments), (self.decoder, params)
 
     @explained
     def __call__(

@@ -53,7 +53,7 @@ class NamedFile:
         try:
             yield
         except FileNotFoundError:
-            raise self.refusal("does not exist: there is no such file") from None
+            raise self.error(f"{self.what}: there is no file {self.shown!r}") from None
         except OSError as error:
             raise self.refusal(f"cannot be used: {error.strerror or error}") from error
 

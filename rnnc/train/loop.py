@@ -60,11 +60,15 @@ class Trained:
         return self.model.compile(self.params, backend=backend, threads=threads, matmul=matmul)
 
     def save(self, path: Path) -> None:
-        """Writes the parameters to a safetensors file, for `rnnc.train.load_parameters` and for other programs.
+        """Writes network and parameters to one file, of which `rnnc.load` makes a `rnnc.Network`.
 
-        Raises what `rnnc.train.save_parameters` raises.
+        It is a safetensors file: `rnnc.train.load_parameters` and other programs read the parameters in it.
+        Raises what `rnnc.save` raises. (Parameters of a network with a cell that has no name go to a file by
+        `rnnc.train.save_parameters`.)
         """
-        files.save_parameters(path, self.params)
+        from rnnc.files.models import save
+
+        save(path, self.model, self.params)
 
 
 @explained
