@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from rnnc import losses, optimizers, schedules, train
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
     from rnnc.drawing import draw
+    from rnnc.files.loading import load
+    from rnnc.files.models import save
+    from rnnc.files.weights import take
     from rnnc.graph import NUMBERS, Graph
     from rnnc.layers import (
         Activation,
@@ -156,10 +159,13 @@ __all__ = [
     "hvp",
     "initializers",
     "jvp",
+    "load",
     "losses",
     "optimizers",
     "rename",
+    "save",
     "schedules",
+    "take",
     "train",
     "vjp",
 ]
@@ -211,9 +217,12 @@ _LATER = {
     "draw": "rnnc.drawing",
     "from_onnx": "rnnc.onnx.network",
     "from_torch": "rnnc.torch.network",
+    "load": "rnnc.files.loading",
     "losses": "",
     "optimizers": "",
+    "save": "rnnc.files.models",
     "schedules": "",
+    "take": "rnnc.files.weights",
     "train": "",
 }
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.parameters import read_parameters
 from rnnc.compiled import CompileOptions
 from rnnc.files.named import NamedFile
-from rnnc.files.sealed import Sealed, write
+from rnnc.files.sealed import MODEL, Sealed, write
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError
 from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from rnnc.model import Model
     from rnnc.network import Network
 
-    Architecture = Spec | Layered | Decoder
-    Bound = Model | Network | Decoding
+    Architecture: TypeAlias = Spec | Layered | Decoder
+    Bound: TypeAlias = Model | Network | Decoding
 
 __all__ = ["ModelFile", "architecture", "check", "load_model", "save"]
 
-MODEL, DTYPE, VERSION = "model", "dtype", "rnnc"
-"""The entries of the record. The first tells a model file from one of parameters alone."""
+DTYPE, VERSION = "dtype", "rnnc"
+"""The entries of the record beside `MODEL`, for readers in other programs."""
 
 MOST_LISTED = 6
 

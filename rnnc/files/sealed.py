@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Sealed", "is_sealed", "write"]
+__all__ = ["BESIDES", "MODEL", "Sealed", "is_sealed", "write"]
 
 KEY = "rnnc"
 """The name of the only entry of the metadata."""
@@ -42,6 +42,10 @@ DIGITS = 32
 """The number of hexadecimal digits of a digest."""
 SUMS = "sums"
 """The entry of the record with the arrays' sums."""
+MODEL = "model"
+"""The entry of the record that a model file has: the architecture."""
+BESIDES = ("optimizer.", "best.")
+"""The prefixes of names of arrays that are not parameters, in files of other kinds."""
 
 SEAL = re.compile(f'"{KEY}":"(?P<format>[0-9]{{1,9}}) (?P<digest>[0-9a-f]{{{DIGITS}}}) '.encode())
 OLDEST = re.compile(f'"{KEY}":"[0-9a-f]{{{DIGITS}}} '.encode())
@@ -81,6 +85,10 @@ class Sealed:
     def stored(self) -> dict[str, Stored]:
         """The arrays, by name, as `TensorFile.stored` gives them. They are not checked."""
         return {name: self.tensors.stored(name) for name in self.sums}
+
+    def parameters(self) -> dict[str, Stored]:
+        """Those of the arrays that are parameters."""
+        return {n: stored for n, stored in self.stored().items() if MODEL in self.data or not n.startswith(BESIDES)}
 
 
 def is_sealed(memory: Memory) -> bool:

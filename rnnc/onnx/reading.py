@@ -22,7 +22,7 @@ from rnnc.onnx.stored import Folder, array_of
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-__all__ = ["OPSETS", "read"]
+__all__ = ["OPSETS", "contents", "parsed", "read"]
 
 OPSETS = (7, 26)
 """Oldest and newest version of ONNX's operators that are read. Version 7 gave RNN, GRU and LSTM their present form."""
@@ -38,11 +38,11 @@ def read(model: object) -> File:
         return _file("the ModelProto", model, model.SerializeToString(), None)
     if isinstance(model, (bytes, bytearray, memoryview)):
         data = bytes(model)
-        return _file("the bytes", _parsed("the bytes", data), data, None)
+        return _file("the bytes", parsed("the bytes", data), data, None)
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
-        data = _contents(path)
-        return _file(str(path), _parsed(str(path), data), data, path.parent)
+        data = contents(path)
+        return _file(str(path), parsed(str(path), data), data, path.parent)
     raise ArgumentTypeError(f"model: expected a path, bytes or an onnx.ModelProto, got {checks.came(model)}")
 
 
@@ -55,14 +55,16 @@ def _onnx() -> Any:
     return onnx
 
 
-def _contents(path: Path) -> bytes:
+def contents(path: Path) -> bytes:
+    """The bytes of a file. Raises OnnxError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise OnnxError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _parsed(source: str, data: bytes) -> ModelProto:
+def parsed(source: str, data: bytes) -> ModelProto:
+    """The model in these bytes, as protobuf holds it. Raises OnnxError for others, BackendUnavailable without onnx."""
     onnx = _onnx()
     model: ModelProto = onnx.ModelProto()
     try:

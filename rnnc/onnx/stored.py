@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Folder", "array_of"]
+__all__ = ["Folder", "array_of", "raw_array"]
 
 
 class Folder:
@@ -43,19 +43,24 @@ class Folder:
 
 def array_of(tensor: TensorProto, label: str, folder: Folder) -> Array:
     """The tensor's numbers, which nobody writes to. Raises OnnxError if it is damaged or of another dtype."""
-    from onnx import TensorProto, numpy_helper
-
-    outside = tensor.data_location == TensorProto.EXTERNAL
-    try:
-        array = _external(tensor, label, folder) if outside else numpy_helper.to_array(tensor)
-    except OnnxError:
-        raise
-    except Exception as error:  # numpy_helper raises whatever NumPy does
-        raise OnnxError(f"{label}: damaged: {error}") from None
+    array = raw_array(tensor, label, folder)
     if array.dtype.kind not in "fiub":
         raise OnnxError(f"{label}: expected numbers, got {array.dtype}")
     array.setflags(write=False)
     return array
+
+
+def raw_array(tensor: TensorProto, label: str, folder: Folder) -> Array:
+    """The tensor in whatever dtype it has, bfloat16 and texts included. Raises OnnxError if it is damaged."""
+    from onnx import TensorProto, numpy_helper
+
+    outside = tensor.data_location == TensorProto.EXTERNAL
+    try:
+        return _external(tensor, label, folder) if outside else numpy_helper.to_array(tensor)
+    except OnnxError:
+        raise
+    except Exception as error:  # numpy_helper raises whatever NumPy does
+        raise OnnxError(f"{label}: damaged: {error}") from None
 
 
 def _external(tensor: TensorProto, label: str, folder: Folder) -> Array:

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnnc.checking import checks
 from rnnc.checking.arrays import as_array
-from rnnc.files import sealed
 from rnnc.files.named import NamedFile
+from rnnc.files.sealed import BESIDES, Sealed
+from rnnc.files.sealed import write as write_sealed
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-BESIDES = ("optimizer.", "best.")
-"""The prefixes of names of arrays that are not parameters."""
 
 
 class Checkpoint(NamedTuple):
@@ -50,14 +48,12 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], data: Mappi
     Raises NonFiniteError if a number is not finite, and CheckpointError if the file cannot be written. An old file is
     unchanged then.
     """
-    sealed.write(_named(path), arrays, data)
+    write_sealed(_named(path), arrays, data)
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in a file. Raises CheckpointError if there is none, or if the file is damaged."""
-    file = _named(path)
-    found = sealed.Sealed.of(file, file.read())
-    found.check()
+    found = _read(path)
     return Checkpoint({name: stored.array for name, stored in found.stored().items()}, found.data)
 
 
@@ -88,7 +84,15 @@ def load_parameters(path: str | os.PathLike[str]) -> dict[str, Array]:
     `rnnc.load` reads files of other programs, too.
     Raises CheckpointError (an ArgumentError) if the file does not exist, is damaged or was not written by rnnc.
     """
-    return {k: a for k, a in read(path).arrays.items() if not k.startswith(BESIDES)}
+    return {name: stored.array for name, stored in _read(path).parameters().items()}
+
+
+def _read(path: object) -> Sealed:
+    """The content of a file, checked, in memory of its own."""
+    file = _named(path)
+    found = Sealed.of(file, file.read())
+    found.check()
+    return found
 
 
 def _named(path: object) -> NamedFile:

@@ -1,0 +1,58 @@
+"""NumPy's .npz archives, read without pickle, and without trusting the sizes that they claim."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from rnnc.files.archives import check_size, opened_archive
+from rnnc.files.narrow import Stored
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rnnc.files.named import NamedFile
+
+__all__ = ["read_npz"]
+
+NPY = ".npy"
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+KINDS = "biufcSU"
+"""The kinds of dtypes that are read: numbers and texts. Objects would have to be unpickled."""
+
+
+def read_npz(file: NamedFile) -> dict[str, Stored]:
+    """The arrays of an archive, by name. Raises the file's error if it is damaged or holds objects."""
+    with opened_archive(file, ".npz archive") as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith(NPY)]
+        check_size(file, members)
+        return {m.filename.removesuffix(NPY): Stored.of(_array(file, archive, m)) for m in members}
+
+
+def _array(file: NamedFile, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """An array, for which memory is taken only if the member has as many bytes as its header says."""
+    with archive.open(member) as stream:
+        shape, fortran, dtype = _header(file, stream, member.filename)
+        size = math.prod(shape) * dtype.itemsize
+        if size != member.file_size - stream.tell():
+            what = f"{dtype} {shape} needs {size} bytes, it has {member.file_size - stream.tell()}"
+            raise file.refusal(f"is damaged: {member.filename!r}: {what}")
+        data = bytearray(stream.read())
+    return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
+
+
+def _header(file: NamedFile, stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    if version not in HEADERS:
+        raise file.refusal(f"cannot be read: {name!r} is in version {version} of NumPy's format")
+    shape, fortran, dtype = HEADERS[version](stream)
+    if dtype.hasobject:
+        raise file.refusal(f"cannot be read: {name!r} holds Python objects, and to unpickle them would run code")
+    if dtype.kind not in KINDS:
+        hint = " (bfloat16, which NumPy lacks, loses its name in such a file)" if dtype == np.dtype("V2") else ""
+        raise file.refusal(f"cannot be read: {name!r} is {dtype}, expected numbers{hint}")
+    return shape, fortran, dtype
