@@ -38,7 +38,7 @@ from rnnc.model import Model
 from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
 
 if TYPE_CHECKING:
-    from rnnc import losses, optimizers, schedules, train
+    from rnnc import gates, losses, optimizers, schedules, train
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
     from rnnc.drawing import draw
     from rnnc.files.loading import load
@@ -156,6 +156,7 @@ __all__ = [
     "draw",
     "from_onnx",
     "from_torch",
+    "gates",
     "hvp",
     "initializers",
     "jvp",
@@ -217,6 +218,7 @@ _LATER = {
     "draw": "rnnc.drawing",
     "from_onnx": "rnnc.onnx.network",
     "from_torch": "rnnc.torch.network",
+    "gates": "",
     "load": "rnnc.files.loading",
     "losses": "",
     "optimizers": "",

@@ -1,4 +1,8 @@
-"""The command line: `rnnc inspect SPEC` prints a stage of the pipeline, `rnnc compile SPEC` times all stages."""
+"""The command line.
+
+`rnnc inspect SPEC` prints a stage of the pipeline, `rnnc explain SPEC` which paths a backend takes, `rnnc compile SPEC`
+the time of every stage. `rnnc run MODEL` calls a model file on arrays in files.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,15 @@ from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
 from rnnc.model import Model
 from rnnc.plain_data import MOST_CHARACTERS, read_json
 from rnnc.references import resolve
-from rnnc.specs import SPECS, Spec
+from rnnc.specs import Spec
 
 if TYPE_CHECKING:
-    from rnnc.graph import Graph
-    from rnnc.sequential import Sequential
+    from rnnc.files.models import Architecture
+    from rnnc.ir.computation import Computation
 
 T = TypeVar("T")
 
-SPEC_HELP = "a .json or .toml file, or module:object (the current folder comes last on the path)"
+SPEC_HELP = "a .json, .toml or model file, or module:object (the current folder comes last on the path)"
 EXAMPLES = """\
 a file spec.toml:
   type = "LSTM"              # or GRU, RNN, Recurrent
@@ -42,6 +46,7 @@ examples:
   rnnc inspect spec.toml --stage lowered --steps 2
   rnnc inspect my_models:encoder --stage asm | less
   rnnc compile spec.toml --time-steps 100 --batch 16 --threads 1
+  rnnc run model.rnnc --input x.npy --output y.npy
 """
 
 
@@ -82,13 +87,36 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--repeat", type=int, default=0, metavar="N", help="timed calls (default: one second of them)")
     timing.set_defaults(run=_compile)
 
-    for command in (inspect, timing):
+    explain = commands.add_parser("explain", help="print which paths the backend takes, and why no faster ones")
+    explain.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
+    explain.set_defaults(run=_explain)
+
+    running = commands.add_parser("run", help="call a model file on arrays in files")
+    _add_run(running)
+
+    for command in (inspect, timing, explain, running):
         command.add_argument(
             "--trust", action="append", default=[], metavar="MODULE", help="a module that a file may name for its cell"
         )
         command.add_argument("--backend", default="llvm", help="llvm (default), reference, cuda or cuda-emulated")
         command.add_argument("--threads", type=int, default=None, help="default: RNNC_NUM_THREADS, or all cores")
     return parser
+
+
+def _add_run(running: argparse.ArgumentParser) -> None:
+    running.add_argument("model", metavar="MODEL", help="a file of rnnc.save, or of a model's method save")
+    running.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="an .npy file, or an .npz file with all inputs; once per input of the network",
+    )
+    running.add_argument("--output", required=True, metavar="FILE", help="an .npy file, or .npz for several outputs")
+    running.add_argument("--lengths", metavar="FILE", help="an .npy file: the length of each sequence")
+    running.add_argument("--state", metavar="FILE", help="an .npz file: the state to start from")
+    running.add_argument("--final-state", metavar="FILE", help="an .npz file for the state at the end")
+    running.set_defaults(run=_run)
 
 
 # ---- inspect
@@ -98,7 +126,7 @@ def _inspect(options: argparse.Namespace) -> None:
     model = load_model(options.spec, options.trust)
     steps = checks.integer("--steps", options.steps, 1)
     chosen = CompileOptions.of(options.backend, options.threads, None)
-    computation = forward(model)
+    computation = _steps(model)
     if options.derivative is not None:
         if not isinstance(model, Spec):
             raise ArgumentError(f"--derivative: only a recurrent spec has one, got {checks.came(model)}")
@@ -108,6 +136,34 @@ def _inspect(options: argparse.Namespace) -> None:
     else:
         text = Compiled(computation, chosen).ir(options.stage)
     print(text.rstrip("\n"))
+
+
+def _steps(model: Architecture) -> Computation:
+    """The forward pass; of a decoder, its steps."""
+    from rnnc.decoding.decoder import Decoder
+    from rnnc.decoding.decoding import steps_of
+
+    return steps_of(model) if isinstance(model, Decoder) else forward(model)
+
+
+def _explain(options: argparse.Namespace) -> None:
+    chosen = CompileOptions.of(options.backend, options.threads, None)
+    if _is_model_file(options.spec):
+        from rnnc.files.models import load_model as load_bound
+
+        text = load_bound(options.spec, trusted=options.trust, **chosen.arguments).explain()
+    else:
+        text = Compiled(_steps(load_model(options.spec, options.trust)), chosen).explain()
+    print(text.rstrip("\n"))
+
+
+# ---- run
+
+
+def _run(options: argparse.Namespace) -> None:
+    from rnnc.files.running import run
+
+    run(options)
 
 
 # ---- compile
@@ -200,35 +256,33 @@ def _duration(seconds: float) -> str:
 # ---- specs from outside
 
 
-def load_model(text: str, trusted: Sequence[str] = ()) -> Spec | Graph | Sequential:
-    """The recurrent spec or the network in a JSON or TOML file, or the one that "module:object" names.
+def load_model(text: str, trusted: Sequence[str] = ()) -> Architecture:
+    """The spec or network in a JSON, TOML or model file, or the one that "module:object" names.
 
     trusted: modules that a file may name for its cell.
     The current folder comes last on the path, and is on it only if the command line names a module. So files that
     happen to be there are not run. Raises ArgumentError.
     """
-    if Path(text).suffix in (".json", ".toml"):
-        data = _read(Path(text))
+    from rnnc.files.models import architecture, architectures, read_architecture
+
+    in_text = Path(text).suffix in (".json", ".toml")
+    if in_text or _is_model_file(text):
         if trusted:
             _add_current_folder()
-        kind = next((kind for kind in _networks() if kind.__name__ == data.get("type")), Spec)
-        return kind.from_dict(data, trusted=tuple(trusted))
+        return architecture(_read(Path(text)), trusted) if in_text else read_architecture(text, trusted)
     if ":" not in text:
-        raise ArgumentError(f"SPEC: {text!r} is neither a .json or .toml file nor module:object")
+        raise ArgumentError(f"SPEC: {text!r} is neither a .json or .toml file, nor a model file, nor module:object")
     _add_current_folder()
     found = resolve(text, (text.partition(":")[0], *trusted))
-    if not isinstance(found, (Spec, *_networks())):
-        kinds = f"{', '.join(SPECS)}, Sequential or Graph"
+    if not isinstance(found, architectures()):
+        kinds = ", ".join(kind.__name__ for kind in architectures())
         raise ArgumentError(f"SPEC: {text} is not a spec ({kinds}) but {checks.came(found)}")
     return found
 
 
-def _networks() -> tuple[type[Graph], type[Sequential]]:
-    """The classes of networks, imported only when they are needed."""
-    from rnnc.graph import Graph
-    from rnnc.sequential import Sequential
-
-    return Graph, Sequential
+def _is_model_file(text: str) -> bool:
+    """Whether there is a file of that name, which is not a text."""
+    return Path(text).suffix not in (".json", ".toml") and Path(text).is_file()
 
 
 def _add_current_folder() -> None:

@@ -93,10 +93,7 @@ def _check_names(what: str, params: Mapping[str, Any], expected: Mapping[str, An
         return
     prefix = _prefix(params, expected)
     if prefix:
-        raise ParameterError(
-            f"{what}: the names start with {prefix!r}; pass "
-            f"{{name.removeprefix({prefix!r}): a for name, a in params.items() if name.startswith({prefix!r})}}"
-        )
+        raise ParameterError(f"{what}: the names start with {prefix!r}; pass rnnc.take({what}, {prefix!r})")
     parts = []
     if missing:
         parts.append("missing " + _listed(f"{name!r} {expected[name]}" for name in missing))

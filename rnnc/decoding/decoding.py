@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
     from rnnc.backends.base import Bound
 
-__all__ = ["Decoding"]
+__all__ = ["Decoding", "steps_of"]
 
 
 class Decoding(Compiled, Unchanging):
@@ -50,12 +50,12 @@ class Decoding(Compiled, Unchanging):
         self.decoder = decoder
         options = CompileOptions.of(backend, threads, matmul)
         given = read_parameters(decoder, params, options.arrays)
-        super().__init__(_computation(decoder, LEAST_MEMORY if decoder.memory else 0), options)
+        super().__init__(steps_of(decoder), options)
         self._encoder = None
         if decoder.encoder is not None:
             self._encoder = Network(decoder.encoder, _of_part(ENCODER, given), **options.arguments)
         self._params = {name: self._arrays.keep(array) for name, array in _of_part(STEP, given).items()}
-        self._bounds = {LEAST_MEMORY if decoder.memory else 0: self._code.bind(self._params)}
+        self._bounds = {_least(decoder): self._code.bind(self._params)}
         self._starts, self._states = _starts(decoder), States(decoder)
 
     def __repr__(self) -> str:
@@ -150,15 +150,21 @@ class Decoding(Compiled, Unchanging):
     def _bound_for(self, memory: int) -> Bound:
         """The code for a number of states of the encoder, which is compiled when it is first needed."""
         if memory not in self._bounds:
-            code = self._options.compile(_computation(self.decoder, memory))
+            code = self._options.compile(steps_of(self.decoder, memory))
             self._bounds[memory] = code.bind(self._params)
         return self._bounds[memory]
 
 
-def _computation(decoder: Decoder, memory: int) -> Computation:
-    """The steps. memory: the number of states of the encoder that layers read."""
+def steps_of(decoder: Decoder, memory: int | None = None) -> Computation:
+    """The steps. memory: the number of states of the encoder that layers read; default: the least there is code for."""
     feedback = decoder.feedback
+    memory = _least(decoder) if memory is None else memory
     return Computation(lambda steps, lengths: lowered.lower_feedback(feedback, steps, memory))
+
+
+def _least(decoder: Decoder) -> int:
+    """The number of states of the encoder for which there is code from the start."""
+    return LEAST_MEMORY if decoder.memory else 0
 
 
 def _of_part(part: str, given: Mapping[str, Array]) -> dict[str, Array]:

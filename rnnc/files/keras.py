@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc import extras
-from rnnc.files.archives import check_size, opened_archive
+from rnnc.files.archives import check_ratio, check_size, opened_archive
 from rnnc.files.narrow import Stored
 
 if TYPE_CHECKING:
@@ -66,4 +66,5 @@ def _array(file: NamedFile, name: str, dataset: Any) -> np.ndarray[Any, Any]:
     held = dataset.id.get_storage_size()
     if dataset.nbytes > held and not dataset.compression:
         raise file.refusal(f"is damaged: {name!r}, {dataset.dtype} {dataset.shape}, has {held} bytes in it")
+    check_ratio(file, repr(name), dataset.nbytes, held)
     return np.asarray(dataset[()])

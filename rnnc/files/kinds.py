@@ -10,9 +10,12 @@ from rnnc.files.keras import WEIGHTS
 if TYPE_CHECKING:
     from rnnc.files.named import NamedFile
 
-__all__ = ["kind_of"]
+__all__ = ["HDF5", "KERAS", "NPZ", "ONNX", "PYTORCH", "SAFETENSORS", "kind_of"]
 
-HDF5 = b"\x89HDF\r\n\x1a\n"
+SAFETENSORS, NPZ, PYTORCH, KERAS, HDF5, ONNX = "safetensors", "npz", "pytorch", "keras", "hdf5", "onnx"
+"""The kinds of files that are read."""
+
+HDF5_START = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """A pickle of torch's own number, with which its files began before version 1.6."""
@@ -30,22 +33,22 @@ OTHERS = {
 
 
 def kind_of(file: NamedFile) -> str:
-    """ "safetensors", "npz", "pytorch", "keras", "hdf5" or "onnx". Raises the file's error for any other."""
+    """One of the kinds above. Raises the file's error for any other."""
     with file.opened(), open(file.place, "rb") as opened:
         start = opened.read(64)
     if start.startswith(ZIP):
         return _in_archive(file)
-    if start.startswith(HDF5):
-        return "hdf5"
+    if start.startswith(HDF5_START):
+        return HDF5
     if start.startswith(TORCH_LEGACY):
-        return "pytorch"
+        return PYTORCH
     if start[8:9] == b"{":
-        return "safetensors"
+        return SAFETENSORS
     for beginning, what in OTHERS.items():
         if start.startswith(beginning):
             raise file.refusal(what)
     if start[:1] == bytes([ONNX_VERSION]):
-        return "onnx"
+        return ONNX
     kinds = ".npz, .safetensors, PyTorch's, ONNX or Keras's"
     raise file.refusal(f"is {'empty' if not start else f'no file of {kinds}: it begins with {start[:8]!r}'}")
 
@@ -54,12 +57,12 @@ def _in_archive(file: NamedFile) -> str:
     with opened_archive(file, "zip file") as archive:
         names = archive.namelist()
     if WEIGHTS in names:
-        return "keras"
+        return KERAS
     leaves = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in leaves:
         raise file.refusal("is a TorchScript archive, which holds code; load it in PyTorch and save its state_dict()")
     if "data.pkl" in leaves:
-        return "pytorch"
+        return PYTORCH
     if names and all(name.endswith(".npy") for name in names):
-        return "npz"
+        return NPZ
     raise file.refusal(f"is a zip file of another kind: {', '.join(map(repr, names[:4])) or 'it is empty'}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnc.checking.arguments import explained
 from rnnc.compiled import CompileOptions
-from rnnc.files.kinds import kind_of
+from rnnc.files.kinds import SAFETENSORS, kind_of
 from rnnc.files.models import load_model
 from rnnc.files.named import NamedFile
 from rnnc.files.sealed import MODEL, Sealed, is_sealed
@@ -64,7 +64,7 @@ def load(
 
 
 def _is_model(file: NamedFile) -> bool:
-    if kind_of(file) != "safetensors":
+    if kind_of(file) != SAFETENSORS:
         return False
     memory = file.mapped()
     return is_sealed(memory) and MODEL in Sealed.of(file, memory).data

@@ -14,6 +14,7 @@ from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.parameters import read_parameters
 from rnnc.compiled import CompileOptions
+from rnnc.files.kinds import SAFETENSORS, kind_of
 from rnnc.files.named import NamedFile
 from rnnc.files.sealed import MODEL, Sealed, write
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     Architecture: TypeAlias = Spec | Layered | Decoder
     Bound: TypeAlias = Model | Network | Decoding
 
-__all__ = ["ModelFile", "architecture", "check", "load_model", "save"]
+__all__ = ["ModelFile", "architecture", "architectures", "check", "load_model", "read_architecture", "save"]
 
 DTYPE, VERSION = "dtype", "rnnc"
 """The entries of the record beside `MODEL`, for readers in other programs."""
@@ -52,9 +53,9 @@ def save(path: str | os.PathLike[str], model: Architecture, params: Mapping[str,
     defined in the main script, which no other program can import.
     """
     file = NamedFile.of(path)
-    if not isinstance(model, (Spec, *_networks().values())):
+    if not isinstance(model, architectures()):
         hint = "; it has a method save(path)" if hasattr(model, "save") else ""
-        expected = f"expected {', '.join((*SPECS, *_networks()))}"
+        expected = f"expected {', '.join(kind.__name__ for kind in architectures())}"
         raise ArgumentTypeError(f"model: {expected}, got {checks.came(model)}{hint}")
     data = json.loads(model.to_json())
     if architecture(data).to_dict() != model.to_dict():
@@ -78,8 +79,7 @@ def load_model(
     from rnnc.files.unread import unread
 
     options = CompileOptions.of(backend, threads, matmul)
-    file = NamedFile.of(path)
-    return unread(ModelFile.of(Sealed.of(file, file.mapped()), trusted), options)
+    return unread(ModelFile.of(_sealed(path), trusted), options)
 
 
 def check(path: str | os.PathLike[str]) -> None:
@@ -87,8 +87,7 @@ def check(path: str | os.PathLike[str]) -> None:
 
     To open a file checks all but its numbers. A model checks those when it is first called.
     """
-    file = NamedFile.of(path)
-    Sealed.of(file, file.mapped()).check()
+    _sealed(path).check()
 
 
 class ModelFile(NamedTuple):
@@ -131,6 +130,24 @@ def architecture(data: object, trusted: Collection[str] = ()) -> Architecture:
         kind = _networks().get(data.get("type"), Spec)  # type: ignore[arg-type]
     made: Any = kind.from_dict(data, trusted=check_trusted(trusted))  # type: ignore[arg-type]
     return made  # type: ignore[no-any-return]
+
+
+def read_architecture(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Architecture:
+    """The spec or network in a model file. Its numbers are not read. Raises as `load_model`."""
+    return ModelFile.of(_sealed(path), trusted).model
+
+
+def _sealed(path: str | os.PathLike[str]) -> Sealed:
+    """The header and the mapped numbers of a file of rnnc's."""
+    file = NamedFile.of(path)
+    if (kind := kind_of(file)) != SAFETENSORS:
+        raise file.refusal(f"is a file of another kind ({kind}), which holds weights without a model")
+    return Sealed.of(file, file.mapped())
+
+
+def architectures() -> tuple[type[Architecture], ...]:
+    """The classes of what a file may hold."""
+    return (*SPECS.values(), *_networks().values())
 
 
 def _networks() -> dict[str, type[Layered] | type[Decoder]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from rnnc.files.named import NamedFile
 
-__all__ = ["read_npz"]
+__all__ = ["read_npy", "read_npz", "write_npz"]
 
 NPY = ".npy"
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -27,21 +28,38 @@ KINDS = "biufcSU"
 
 def read_npz(file: NamedFile) -> dict[str, Stored]:
     """The arrays of an archive, by name. Raises the file's error if it is damaged or holds objects."""
+    found = {}
     with opened_archive(file, ".npz archive") as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(NPY)]
         check_size(file, members)
-        return {m.filename.removesuffix(NPY): Stored.of(_array(file, archive, m)) for m in members}
+        for member in members:
+            with archive.open(member) as stream:
+                array = _array(file, stream, member.file_size, member.filename)
+            found[member.filename.removesuffix(NPY)] = Stored.of(array)
+    return found
 
 
-def _array(file: NamedFile, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    """An array, for which memory is taken only if the member has as many bytes as its header says."""
-    with archive.open(member) as stream:
-        shape, fortran, dtype = _header(file, stream, member.filename)
-        size = math.prod(shape) * dtype.itemsize
-        if size != member.file_size - stream.tell():
-            what = f"{dtype} {shape} needs {size} bytes, it has {member.file_size - stream.tell()}"
-            raise file.refusal(f"is damaged: {member.filename!r}: {what}")
-        data = bytearray(stream.read())
+def read_npy(file: NamedFile) -> NDArray[Any]:
+    """The array of an .npy file. Raises the file's error if it is damaged or holds objects."""
+    with file.opened(), file.parsed(".npy file"), open(file.place, "rb") as stream:
+        return _array(file, stream, file.place.stat().st_size, file.place.name)
+
+
+def write_npz(out: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes an archive, not compressed. (numpy.savez does not take every name.)"""
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(name + NPY, "w", force_zip64=True) as stream:
+                npy.write_array(stream, array, allow_pickle=False)
+
+
+def _array(file: NamedFile, stream: IO[bytes], length: int, name: str) -> NDArray[Any]:
+    """An array, for which memory is taken only if there are as many bytes as its header says."""
+    shape, fortran, dtype = _header(file, stream, name)
+    size, held = math.prod(shape) * dtype.itemsize, length - stream.tell()
+    if size != held:
+        raise file.refusal(f"is damaged: {name!r}: {dtype} {shape} needs {size} bytes, it has {held}")
+    data = bytearray(stream.read(size))
     return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rnnc.backends.fresh import enough_memory
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.files.keras import read_hdf5, read_keras
-from rnnc.files.kinds import kind_of
+from rnnc.files.kinds import HDF5, KERAS, NPZ, ONNX, PYTORCH, SAFETENSORS, kind_of
 from rnnc.files.named import NamedFile
 from rnnc.files.narrow import Stored, finished
 from rnnc.files.npz import read_npz
@@ -33,12 +34,14 @@ def load_weights(path: str | os.PathLike[str], *, key: str | None = None, widen:
     """The arrays of a weights file, by name; those of a model file are its parameters. See `rnnc.load`."""
     file = NamedFile.of(path)
     kind = kind_of(file)
-    if key is not None and kind != "pytorch":
+    if key is not None and kind != PYTORCH:
         raise ArgumentError(
             f"key: only a file of PyTorch has parts of its own; {file.shown!r} is {kind}: use rnnc.take"
         )
-    widen = checks.flag("widen", widen)
-    return finished(file, read_pytorch(file, _key(key)) if kind == "pytorch" else READERS[kind](file), widen)
+    widen, key = checks.flag("widen", widen), _key(key)
+    with enough_memory(f"the arrays in {file.shown!r}"):
+        found = read_pytorch(file, key) if kind == PYTORCH else READERS[kind](file)
+        return finished(file, found, widen)
 
 
 @explained
@@ -100,4 +103,4 @@ def _onnx(file: NamedFile) -> dict[str, Stored]:
     return initializers(file.place)
 
 
-READERS = {"safetensors": _safetensors, "npz": read_npz, "hdf5": read_hdf5, "keras": read_keras, "onnx": _onnx}
+READERS = {SAFETENSORS: _safetensors, NPZ: read_npz, HDF5: read_hdf5, KERAS: read_keras, ONNX: _onnx}
