@@ -136,7 +136,7 @@ def renamed(rename: Any) -> dict[str, Any]:
          ["missing 'bias_hh_l1' (12,); unknown 'bias_hhl1' (did you mean 'bias_hh_l1'?)"]),
         (without() | {3: np.zeros(3)}, rnnc.ParameterError, ["unknown 3"]),
         (renamed(lambda name: "encoder.gru." + name), rnnc.ParameterError,
-         ["the names start with 'encoder.gru.'; pass {name.removeprefix('encoder.gru.'): a"]),
+         ["the names start with 'encoder.gru.'; pass rnnc.take(params, 'encoder.gru.')"]),
         (renamed(lambda name: "gru." + name) | {"fc.weight": np.zeros(3)}, rnnc.ParameterError,
          ["if name.startswith('gru.')"]),
         (rnnc.GRU(3, 4, 7).init(), rnnc.ParameterError, ["unknown 'weight_ih_l2'", "and 12 more"]),

@@ -50,6 +50,8 @@ BESIDES = ("optimizer.", "best.")
 SEAL = re.compile(f'"{KEY}":"(?P<format>[0-9]{{1,9}}) (?P<digest>[0-9a-f]{{{DIGITS}}}) '.encode())
 OLDEST = re.compile(f'"{KEY}":"[0-9a-f]{{{DIGITS}}} '.encode())
 """What the files of rnnc before the first numbered form begin with."""
+MARKS = (f'"{KEY}":"'.encode(), f'\\"{SUMS}\\": {{'.encode())
+"""What a header of rnnc's has in two places, so that a damaged one is not taken for one of another program."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Sealed:
 def is_sealed(memory: Memory) -> bool:
     """Whether rnnc wrote a safetensors file, of whatever form."""
     header = memory[: header_size(memory) or 0]
-    return SEAL.search(header) is not None or OLDEST.search(header) is not None
+    return any(mark in header for mark in MARKS)
 
 
 def write(file: NamedFile, arrays: Mapping[str, Array], data: Mapping[str, Any]) -> None:
