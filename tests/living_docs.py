@@ -3,8 +3,8 @@ renews them.
 
 A part named NAME of `PARTS` stands between `<!-- NAME -->` and `<!-- /NAME -->`. An example is a ```python block
 with a block of any other language right after it, which holds what the code prints; the examples of a page run one
-after the other in one namespace, as in a notebook. A ```console block that starts with `$ rnnc ` holds what the command
-prints; a ```toml block whose first line is `# NAME.toml` is a file it may read.
+after the other in one namespace and one new folder, as in a notebook. A ```console block that starts with `$ rnnc `
+holds what the command prints; a ```toml block whose first line is `# NAME.toml` is a file it may read.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def renewed(page: str) -> str:
     """The page with its generated parts and the output of its examples as the code gives them now."""
     names: dict[str, Any] = {"__name__": "__main__"}
     page = _PART.sub(lambda found: found[1] + PARTS[found[2]]() + found[3], page)
-    page = _EXAMPLE.sub(lambda found: found[1] + printed(found[2], names) + found[3], page)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        page = _EXAMPLE.sub(lambda found: found[1] + printed(found[2], names) + found[3], page)
         for content, name in _FILE.findall(page):
             Path(name).write_text(content, encoding="utf-8")
         return _COMMAND.sub(lambda found: found[1] + answered(found[2]) + found[3], page)
