@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from rnnc.files.loading import load
     from rnnc.files.models import save
     from rnnc.files.weights import take
-    from rnnc.graph import NUMBERS, Graph
+    from rnnc.graph import NUMBERS, Graph, Static
     from rnnc.layers import (
         Activation,
         Add,
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         Last,
         Layer,
         LayerNorm,
+        LearnedStart,
         Linear,
         LogSoftmax,
         Max,
@@ -118,6 +119,7 @@ __all__ = [
     "Last",
     "Layer",
     "LayerNorm",
+    "LearnedStart",
     "LengthError",
     "Linear",
     "LogSoftmax",
@@ -149,6 +151,7 @@ __all__ = [
     "SizeError",
     "Softmax",
     "Spec",
+    "Static",
     "TorchError",
     "TorchNetwork",
     "cells",
@@ -195,6 +198,7 @@ _LATER = {
     "Last": "rnnc.layers",
     "Layer": "rnnc.layers",
     "LayerNorm": "rnnc.layers",
+    "LearnedStart": "rnnc.layers",
     "Linear": "rnnc.layers",
     "LogSoftmax": "rnnc.layers",
     "Max": "rnnc.layers",
@@ -214,6 +218,7 @@ _LATER = {
     "Select": "rnnc.layers",
     "Sequential": "rnnc.sequential",
     "Softmax": "rnnc.layers",
+    "Static": "rnnc.graph",
     "TorchNetwork": "rnnc.torch.network",
     "draw": "rnnc.drawing",
     "from_onnx": "rnnc.onnx.network",

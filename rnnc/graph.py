@@ -32,6 +32,7 @@ from rnnc.checking.networks import (
     NUMBERS,
     Entry,
     Kind,
+    Static,
     agreed,
     check_ties,
     in_order,
@@ -45,7 +46,7 @@ from rnnc.checking.networks import (
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layered import Layered
-from rnnc.layers import Embedding, Layer, layer_from_dict, recurrent
+from rnnc.layers import Embedding, Layer, layer_from_dict, recurrent, starts_of
 from rnnc.networks.timing import Timing, runs_backward
 from rnnc.references import check_trusted
 
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["NUMBERS", "Graph"]
+__all__ = ["NUMBERS", "Graph", "Static"]
 
 MOST_STEPS = 1024
 """The longest frame of a network."""
@@ -64,7 +65,8 @@ MOST_STEPS = 1024
 class Graph(Layered):
     """Layers by name. Parameters are named "layer.parameter", as in the state_dict of a module with these attributes.
 
-    inputs: name -> width of a value per step, or "numbers" for integers that `Embedding` layers read.
+    inputs: name -> width of a value per step, or "numbers" for integers that `Embedding` layers read, or
+        `rnnc.Static(width)` for one vector per sequence.
     layers: name -> (layer, *names of what it reads), in any order. What is read is an input, a layer, or "layer.state",
         the last values of a recurrent layer's state, all layers and directions side by side, (B, L * D * N). In place
         of a layer, the name of another one stands for that layer with its parameters. A dict at the end of the tuple
@@ -83,11 +85,12 @@ class Graph(Layered):
     outputs: dict[str, str]
     dtype: str
     batch_first: bool
+    static: frozenset[str]
 
     @explained
     def __init__(
         self,
-        inputs: Mapping[str, int | str],
+        inputs: Mapping[str, int | str | Static],
         layers: Mapping[str, tuple[Any, ...]],
         outputs: str | Iterable[str] | Mapping[str, str],
         *,
@@ -95,7 +98,9 @@ class Graph(Layered):
         batch_first: bool | None = None,
     ) -> None:
         entries = read_entries(layers)
-        self._set("inputs", read_inputs(inputs, entries))
+        widths, static = read_inputs(inputs, entries)
+        self._set("inputs", widths)
+        self._set("static", static)
         self._set("entries", in_order(self.inputs, entries))
         check_ties(self.entries)
         self._set("outputs", read_outputs(outputs))
@@ -118,7 +123,8 @@ class Graph(Layered):
         return f"Graph(inputs={self.inputs}, layers={list(self.entries)}, outputs={list(self.outputs)})"
 
     def __hash__(self) -> int:
-        return hash((tuple(self.inputs.items()), tuple(self.entries.items()), tuple(self.outputs.items())))
+        parts = (self.inputs, self.entries, self.outputs)
+        return hash((self.static, *(tuple(part.items()) for part in parts)))
 
     def graph(self) -> Graph:
         """The network as a graph: itself."""
@@ -129,7 +135,7 @@ class Graph(Layered):
     @cached_property
     def kinds(self) -> dict[str, Kind]:
         """What every input, layer and "layer.state" is."""
-        found = {name: Kind(width, True) for name, width in self.inputs.items()}
+        found = {name: Kind(width, name not in self.static) for name, width in self.inputs.items()}
         for name, entry in self.entries.items():
             found[name] = kind_of(name, entry, found)
             if spec := recurrent(entry.layer):
@@ -165,6 +171,8 @@ class Graph(Layered):
 
         A value per sequence is known at the end alone, so a step that reads one waits for it.
         """
+        if self.static and any(self.timing(True).delays.values()):
+            return False  # behind the end of a stream, its features are not given
         return not any(runs_backward(entry) or self._waits(entry) for entry in self.entries.values())
 
     @property
@@ -200,9 +208,25 @@ class Graph(Layered):
         return next(iter(steps.values())) if len(self.outputs) == 1 else steps
 
     def _waits(self, entry: Entry) -> bool:
-        """Whether a layer reads a value per sequence at each step, or starts from one."""
-        kinds = {self.kinds[source].timed for source in entry.inputs}
-        return bool(entry.states) or len(kinds) > 1
+        """Whether a layer reads a value at each step, or starts from one, that is known at the end alone."""
+        timed = any(self.kinds[source].timed for source in entry.inputs)
+        late = [source for source in entry.inputs if not self.kinds[source].timed and source not in self.known]
+        return (timed and bool(late)) or any(source not in self.known for _, source in entry.states)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The values per sequence that are known from the start: made of inputs per sequence alone."""
+        found = set(self.static)
+        for name, entry in self.entries.items():
+            if not self.kinds[name].timed and found.issuperset(entry.inputs):
+                found.add(name)
+        return frozenset(found)
+
+    def starts_early(self, name: str) -> bool:
+        """Whether states of a recurrent layer start at values that are known from the start, and no zeros."""
+        entry = self.entries[name]
+        early = bool(entry.states) and all(source in self.known for _, source in entry.states)
+        return early or bool(starts_of(entry.layer))
 
     @cached_property
     def x_names(self) -> dict[str, str]:
@@ -289,12 +313,15 @@ class Graph(Layered):
         """The network as plain data."""
         return {
             "type": "Graph",
-            "inputs": {name: width or NUMBERS for name, width in self.inputs.items()},
+            "inputs": {name: self._input_data(name, width) for name, width in self.inputs.items()},
             "layers": {name: _entry_data(name, entry) for name, entry in self.entries.items()},
             "outputs": dict(self.outputs),
             "dtype": self.dtype,
             "batch_first": self.batch_first,
         }
+
+    def _input_data(self, name: str, width: int) -> Any:
+        return {"static": width} if name in self.static else width or NUMBERS
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Self:
@@ -310,10 +337,15 @@ class Graph(Layered):
         trusted = check_trusted(trusted)
         layers = {name: _entry_of(name, entry, trusted) for name, entry in data["layers"].items()}
         options = {name: data.get(name) for name in ("dtype", "batch_first")}
-        return cls(data["inputs"], layers, data["outputs"], **options)
+        inputs = {name: _input_of(width) for name, width in data["inputs"].items()}
+        return cls(inputs, layers, data["outputs"], **options)
 
 
 # ---- plain data
+
+
+def _input_of(width: object) -> Any:
+    return Static(width["static"]) if isinstance(width, Mapping) and set(width) == {"static"} else width
 
 
 def _entry_data(name: str, entry: Entry) -> dict[str, Any]:

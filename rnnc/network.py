@@ -175,6 +175,8 @@ class Network(Compiled, Unchanging):
         Raises ArgumentError for a network that cannot take pieces, ArgumentTypeError or ShapeError.
         """
         self._check_streams("finish")
+        if self._graph.static:
+            raise ArgumentError("finish: nothing is late in a network of inputs per sequence; advance gave all")
         signature = self._streamed_signature
         if not isinstance(state, Mapping):
             raise ArgumentTypeError(f"state: expected what advance returned, got {checks.came(state)}")

@@ -118,6 +118,8 @@ def _states(spec: Spec, slabs: Slabs, *, optional: bool = False) -> CallGroup:
 
 def _input(graph: Graph, name: str, tables: Mapping[str, Array]) -> CallArray:
     """An input of vectors, or of integers that embeddings read."""
+    if name in graph.static:
+        return CallArray((BATCH, graph.inputs[name]), (graph.x_names[name],), name)
     if graph.inputs[name]:
         return _timed(graph.x_names[name], graph.inputs[name] * graph.frame, graph.batch_first, name)
     read = tuple((rows, tables[rows]) for source, rows in graph.tables.values() if source == name)

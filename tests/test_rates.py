@@ -390,7 +390,7 @@ def test_what_does_not_fit_is_refused() -> None:
         beside({"short": (rnnc.Conv1d(4, 4, 3, padding="valid"), "x")}, "short").advance(series(4))
     down = rnnc.Sequential(rnnc.Conv1d(4, 4, 2, stride=2))
     with raises_saying(ArgumentError, "model", "strides"):
-        rnnc.train.TrainingStep(down, "mse", rnnc.optimizers.SGD(0.1))
+        rnnc.train.Sequences(down, "mse", [(series(4), series(2))])
     with raises_saying(ArgumentError, "frames of 999000 steps", "1024"):
         chain(rnnc.MaxPool1d(1000), rnnc.MaxPool1d(999), width=4)
     backward = RATED["both directions behind a stride"]

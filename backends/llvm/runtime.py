@@ -77,7 +77,14 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
     ),
     _threads: ("rnnc_lockstep",),
     _sums: ("rnnc_outer", "rnnc_row_sum"),
-    _training: ("rnnc_look_up", "rnnc_group", "rnnc_collect", "rnnc_noise"),
+    _training: (
+        "rnnc_look_up",
+        "rnnc_group",
+        "rnnc_scatter",
+        "rnnc_collect",
+        "rnnc_collect_rows",
+        "rnnc_noise",
+    ),
 }
 """The function that fills a unit -> the names of the unit's functions that other modules call."""
 

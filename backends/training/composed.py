@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from rnnc.backends import fresh
 from rnnc.backends.training.noise import Noise
 from rnnc.backends.training.protocol import (
-    LOOKED_UP,
-    SEED,
-    TABLE_GRADIENT,
     Change,
     Draw,
+    LookUp,
     Memory,
     Report,
     Update,
@@ -33,7 +31,7 @@ from rnnc.backends.training.protocol import (
 )
 from rnnc.backends.training.sparse import SparseRows, counted, grouped
 from rnnc.backends.whole import whole
-from rnnc.ir.names import CLIPPING, LOSS, SLOPE, UPDATED, gradient
+from rnnc.ir.names import CLIPPING, SLOPE, UPDATED, gradient
 
 if TYPE_CHECKING:
     from rnnc.backends.base import Bound, Code
@@ -67,6 +65,13 @@ class Host:
         return array
 
 
+class NamedRows(NamedTuple):
+    """Rows of a table that a batch looked up. numbers: (R,), on the host. gradients: (R, N), on the device."""
+
+    numbers: Array
+    gradients: Array
+
+
 class ComposedTrainer:
     """See `rnnc.backends.training.protocol.Trainer`. The device is needed from the first step on."""
 
@@ -77,7 +82,7 @@ class ComposedTrainer:
         self._code, self._update, self._noise, self._memory, self._find = code, update, noise, memory, device
         self._flat: dict[str, Array] = {}
         self._ahead = False
-        self._looked_up: list[tuple[Array, Array]] = []  # numbers (R,), on the host, and gradients (R, N)
+        self._named: dict[str, list[NamedRows]] = {}  # by table
 
     @cached_property
     def _device(self) -> ArrayDevice:
@@ -124,9 +129,9 @@ class ComposedTrainer:
         found: Array = self._device.to_host(self._gradient)
         return found
 
-    def rows(self) -> SparseRows:
+    def rows(self, table: str) -> SparseRows:
         """See `Trainer.rows`."""
-        rows, values = self._grouped()
+        rows, values = self._grouped(table)
         return SparseRows(rows, self._device.to_host(values))
 
     def explain(self) -> str:
@@ -142,41 +147,39 @@ class ComposedTrainer:
         """See `Trainer.run`."""
         if not self._flat:
             self._flat = {name: self._device.to_device(array) for name, array in self._memory.flat.items()}
-        loss = self._gradients(work, first)
-        sparse = self._grouped() if self._memory.table is not None else None
-        loss_value, squares = self._report(loss, sparse)
+        losses = self._gradients(work, first)
+        sparse = {table: self._grouped(table) for table in self._memory.sparse}
+        found, squares = self._report(losses, sparse)
         norm = math.sqrt(squares)
-        changed = change is not None and usable(change, loss_value, norm)
+        changed = change is not None and usable(change, sum(found), norm)
         if change is not None and changed:
             whole(lambda: self._apply(change, norm, sparse))
-        return Report(loss_value, norm, changed)
+        return Report(found, norm, changed)
 
-    def _gradients(self, work: Work, first: bool) -> Array:
-        """The loss of the batch, (1,). Its gradients are added to those so far, or replace them if it is the first."""
+    def _gradients(self, work: Work, first: bool) -> list[Array]:
+        """The losses of the batch, (1,). Its gradients are added to those so far, or replace them if it is `first`."""
         memory, xp = self._memory, self._device.xp
         inputs = {**memory.views(self._flat[UPDATED]), **self._constants}
         inputs |= {name: self._up(array) for name, array in work.inputs.items()}
         inputs |= {name: self._mask(draw, work.steps) for name, draw in work.masks.items()}
-        inputs[SEED] = xp.full(1, work.seed, memory.dtype)
-        loss: Array = fresh.empty(1, memory.dtype, xp)
+        for name, seed in zip(memory.losses, work.seeds, strict=True):
+            inputs[gradient(name)] = xp.full(1, seed, memory.dtype)
+        inputs |= {r.rows: self._rows_of(r, work) for r in memory.look_ups}
+        looked_up = {r.rows: xp.zeros(inputs[r.rows].shape, memory.dtype) for r in memory.look_ups}
+        losses: dict[str, Array] = {name: fresh.empty(1, memory.dtype, xp) for name in memory.losses}
         wanted = {name: self._wanted(array) for name, array in work.outputs.items()}
-        outputs = {LOSS: loss, **wanted} | self._views(self._gradient if first else self._part)
-        if work.numbers is not None:
-            inputs[LOOKED_UP] = self._table(UPDATED)[self._up(work.numbers)]
-            looked_up = xp.zeros(inputs[LOOKED_UP].shape, memory.dtype)
-            outputs |= {TABLE_GRADIENT: looked_up} if memory.table in memory.trained else {}
+        into = self._gradient if first else self._part
+        outputs = losses | wanted | {gradient(name): memory.view(into, name) for name in memory.with_gradients}
+        outputs |= {gradient(name): array for name, array in looked_up.items() if name in memory.gradients}
         lengths = None if work.lengths is None else self._up(work.lengths)
         self._bound.start(inputs, outputs, work.steps, work.batch, lengths)
         for name, array in work.outputs.items():
             if wanted[name] is not array:
                 array[...] = self._device.to_host(wanted[name])
-        self._looked_up = [] if first else self._looked_up
         if not first:
             self._gradient += self._part
-        if work.numbers is not None:
-            numbers = counted(work.numbers, work.lengths, memory.padding)
-            self._looked_up.append((numbers, looked_up.reshape(-1, looked_up.shape[-1])))
-        return loss
+        self._note_rows(work, looked_up, first)
+        return list(losses.values())
 
     def _wanted(self, array: Array) -> Array:
         """The array on the device for an output that the host wants in `array`."""
@@ -184,10 +187,6 @@ class ComposedTrainer:
             return array
         made: Array = fresh.empty(array.shape, self._memory.dtype, self._device.xp)
         return made
-
-    def _views(self, flat: Array) -> dict[str, Array]:
-        trained = self._memory.trained
-        return {gradient(name): array for name, array in self._memory.views(flat).items() if name in trained}
 
     def _mask(self, draw: Draw, steps: int) -> Array:
         xp = self._device.xp
@@ -199,41 +198,63 @@ class ComposedTrainer:
         every: Array = xp.broadcast_to(values, (steps, *draw.shape[1:])) if draw.fixed else values
         return every
 
-    def _report(self, loss: Array, sparse: tuple[Array, Array] | None) -> tuple[float, float]:
-        """The loss and the sum of squares of all gradients, in one transfer.
+    def _report(
+        self, losses: list[Array], sparse: Mapping[str, tuple[Array, Array]]
+    ) -> tuple[tuple[float, ...], float]:
+        """The losses and the sum of squares of all gradients, in one transfer.
 
         They are computed in float64, in which squares of float32 do not overflow.
         """
         xp = self._device.xp
-        parts = [self._gradient] if sparse is None else [self._gradient, sparse[1]]
+        parts = [self._gradient, *(values for _, values in sparse.values())]
         with np.errstate(over="ignore", invalid="ignore"):  # the result is then infinite or NaN
             squares = [xp.square(part.astype(np.float64)).sum() for part in parts]
-            found = self._device.to_host(xp.stack([loss[0].astype(np.float64), *squares]))
-            return float(found[0]), float(found[1:].sum())
+            sums = [loss[0].astype(np.float64) for loss in losses]
+            found = self._device.to_host(xp.stack([*sums, *squares]))
+            return tuple(found[: len(sums)].tolist()), float(found[len(sums) :].sum())
 
-    def _apply(self, change: Change, norm: float, sparse: tuple[Array, Array] | None) -> None:
+    def _apply(self, change: Change, norm: float, sparse: Mapping[str, tuple[Array, Array]]) -> None:
         scalars = {CLIPPING: clipping(change.clip, norm), **change.scalars}
         dense = {name: flat[: self._memory.dense] for name, flat in self._flat.items()}
         self._update.run(dense | {SLOPE: self._gradient}, scalars)
-        if sparse is not None and len(sparse[0]):
-            self._update_rows(*sparse, scalars)
+        for table, (rows, values) in sparse.items():
+            if len(rows):
+                tables = {name: self._memory.view(flat, table) for name, flat in self._flat.items()}
+                self._update.run_rows(tables, values, rows, scalars)
         self._ahead = True
         self._memory.updates[0] += 1
 
-    # ---- the table
+    # ---- tables
 
-    def _table(self, name: str) -> Array:
-        assert self._memory.table is not None
-        first, shape = self._memory.places[self._memory.table]
-        return self._flat[name][first : first + math.prod(shape)].reshape(shape)
+    def _rows_of(self, look_up: LookUp, work: Work) -> Array:
+        """The rows that a batch looks up, side by side."""
+        numbers = work.numbers[look_up.rows].numbers
+        rows: Array = self._memory.view(self._flat[UPDATED], look_up.table)[self._up(numbers)]
+        return rows.reshape(*rows.shape[:2], -1)
 
-    def _grouped(self) -> tuple[Array, Array]:
+    def _note_rows(self, work: Work, gradients: Mapping[str, Array], first: bool) -> None:
+        """Keeps the gradients of rows for their update, or adds them to those of a table that has dense ones."""
+        memory = self._memory
+        if first:
+            self._named = {table: [] for table in memory.sparse}
+        for look_up in memory.look_ups:
+            given = work.numbers[look_up.rows]
+            if look_up.table not in self._named and look_up not in memory.tied:
+                continue
+            width = memory.places[look_up.table][1][1]
+            found = NamedRows(counted(*given, look_up.padding), gradients[look_up.rows].reshape(-1, width))
+            if look_up.table in self._named:
+                self._named[look_up.table].append(found)
+            else:
+                rows, values = self._sums([found])
+                memory.view(self._gradient, look_up.table)[self._up(rows)] += values
+
+    def _grouped(self, table: str) -> tuple[Array, Array]:
         """The numbers of the rows that were looked up, ascending, on the host; their gradients, on the device."""
-        assert self._memory.table is not None
-        groups = grouped(np.concatenate([numbers for numbers, _ in self._looked_up]))
-        gradients = [gradients for _, gradients in self._looked_up]
+        return self._sums(self._named[table])
+
+    def _sums(self, named: list[NamedRows]) -> tuple[Array, Array]:
+        groups = grouped(np.concatenate([numbers for numbers, _ in named]))
+        gradients = [gradients for _, gradients in named]
         every = gradients[0] if len(gradients) == 1 else self._device.xp.concatenate(gradients)
         return groups.rows, self._update.sum_rows(every, groups)
-
-    def _update_rows(self, rows: Array, values: Array, scalars: Mapping[str, float]) -> None:
-        self._update.run_rows({name: self._table(name) for name in self._flat}, values, rows, scalars)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -12,30 +12,52 @@ from numpy.typing import NDArray
 
 from rnnc.backends.training.noise import Noise, Where
 from rnnc.backends.training.sparse import Groups, SparseRows
-from rnnc.ir.names import LOSS, UPDATED, X, gradient
+from rnnc.ir.names import UPDATED
 
 if TYPE_CHECKING:
     from rnnc.backends.base import Code
 
 Array = NDArray[Any]
 
-LOOKED_UP, TABLE_GRADIENT = X, gradient(X)
-"""The input that rows of the table become, and the output of its gradient."""
-SEED = gradient(LOSS)
-"""The input that scales the loss whose gradients are computed."""
 EPSILON = 1e-6
 """Added to the norm before a gradient is clipped, as torch.nn.utils.clip_grad_norm_ does."""
+
+
+class LookUp(NamedTuple):
+    """A read of rows of a table.
+
+    table: the name of the parameter (V, N). rows: the name of the input that its rows become, side by side,
+    (steps, B, positions * N). padding: the number of the row whose gradients do not count, or None.
+    """
+
+    table: str
+    rows: str
+    padding: int | None
+
+
+class Numbers(NamedTuple):
+    """The numbers of the rows that a batch looks up.
+
+    numbers: integers (steps, B, positions). lengths: (B,), how many of the steps * positions numbers of a row are
+    there, or None: all.
+    """
+
+    numbers: Array
+    lengths: Array | None
 
 
 @dataclass(frozen=True)
 class Memory:
     """The arrays that a training changes in place, and their layout.
 
-    flat: "p" and each slot of the optimiser -> (S,), aligned: all parameters, the dense ones first.
-    dense: the number of elements before the table. places: name of a parameter -> its first element and its shape.
-    table: the name of the parameter (V, N) of which a batch reads only some rows, or None.
-    trained: names of the parameters that have a gradient. The gradients of the others are zeros.
-    padding: the number of the row of the table that never changes, or None.
+    flat: "p" and each slot of the optimiser -> (S,), aligned: all parameters. First come those with dense gradients,
+        then the tables of which an update changes some rows, then those that never change.
+    dense: the number of elements of the first kind. places: name of a parameter -> its first element and its shape.
+    losses: the names of the losses, outputs (1,). The input `gradient(loss)` scales one for the gradients.
+    look_ups: the reads of rows of tables.
+    tables: the names of the tables (V, N) of which nothing but rows is read. sparse: those of the second kind. A table
+        that is also read as a matrix, such as one tied to an output layer, has a dense gradient.
+    gradients: the names of the inputs whose gradients are computed. Those of other parameters are zeros.
     constants: the inputs that are the same in every call.
     updates: the number of updates made, (1,) int64. It changes with the parameters, so that an interrupt comes before
         both changes or after both.
@@ -44,9 +66,11 @@ class Memory:
     flat: dict[str, Array]
     dense: int
     places: Mapping[str, tuple[int, tuple[int, ...]]]
-    table: str | None
-    trained: frozenset[str]
-    padding: int | None
+    losses: tuple[str, ...]
+    look_ups: tuple[LookUp, ...]
+    tables: frozenset[str]
+    sparse: tuple[str, ...]
+    gradients: frozenset[str]
     constants: Mapping[str, Array]
     updates: Array = field(default_factory=lambda: np.zeros(1, np.int64))
 
@@ -55,17 +79,24 @@ class Memory:
         """The dtype of every array."""
         return self.flat[UPDATED].dtype
 
-    def views(self, flat: Array) -> dict[str, Array]:
-        """Views of the dense parameters in an array of at least `dense` elements, by name."""
-        found = {name: place for name, place in self.places.items() if name != self.table}
-        return {name: flat[first : first + math.prod(shape)].reshape(shape) for name, (first, shape) in found.items()}
+    def view(self, flat: Array, name: str) -> Array:
+        """A parameter in a flat array."""
+        first, shape = self.places[name]
+        return flat[first : first + math.prod(shape)].reshape(shape)
 
-    def tables(self) -> dict[str, Array]:
-        """The table (V, N) of "p" and of each slot, by name; empty if there is no table."""
-        if self.table is None:
-            return {}
-        first, shape = self.places[self.table]
-        return {name: flat[first : first + math.prod(shape)].reshape(shape) for name, flat in self.flat.items()}
+    def views(self, flat: Array) -> dict[str, Array]:
+        """The parameters in a flat array that are inputs of the code, by name."""
+        return {name: self.view(flat, name) for name in self.places if name not in self.tables}
+
+    @property
+    def with_gradients(self) -> list[str]:
+        """The names of the parameters whose dense gradients are computed."""
+        return [name for name in self.places if name in self.gradients]
+
+    @property
+    def tied(self) -> list[LookUp]:
+        """The reads of tables that have dense gradients, to which those of their rows are added."""
+        return [r for r in self.look_ups if self.places[r.table][0] < self.dense and r.rows in self.gradients]
 
 
 @dataclass(frozen=True)
@@ -89,20 +120,20 @@ class Draw:
 class Work:
     """One batch: the data of one call.
 
-    inputs: all inputs but parameters, constants, masks and rows of the table. outputs: arrays for the outputs wanted
-    besides the loss and the gradients. lengths: see `rnnc.backends.base.Bound.start`.
-    seed: the factor of the loss whose gradients are computed. numbers: (T, B), the numbers of the table's rows, if
-    there is a table.
+    inputs: all inputs but parameters, constants, masks and rows of tables. outputs: arrays for the outputs wanted
+    besides the losses and the gradients. lengths: see `rnnc.backends.base.Bound.start`.
+    seeds: the factors of the losses, in the order of `Memory.losses`, for the gradients. numbers: those of each
+    `Memory.look_ups`, by the name of its rows.
     """
 
     steps: int
     batch: int
     lengths: Array | None
     inputs: Mapping[str, Array]
-    seed: float
+    seeds: Sequence[float]
     masks: Mapping[str, Draw] = field(default_factory=dict)
     outputs: Mapping[str, Array] = field(default_factory=dict)
-    numbers: Array | None = None
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,12 +151,12 @@ class Change:
 
 
 class Report(NamedTuple):
-    """The report of a run. loss: summed over the batch. norm: of all gradients so far, before clipping.
+    """The report of a run. losses: each summed over the batch. norm: of all gradients so far, before clipping.
 
     changed: True if the parameters were changed.
     """
 
-    loss: float
+    losses: tuple[float, ...]
     norm: float
     changed: bool
 
@@ -153,8 +184,8 @@ class Trainer(Protocol):
         A trainer that works on these arrays themselves has nothing to do.
         """
 
-    def rows(self) -> SparseRows:
-        """The gradient of the table so far. Raises AssertionError if there is no table."""
+    def rows(self, table: str) -> SparseRows:
+        """The gradient so far of one of `Memory.sparse`."""
 
     def explain(self) -> str:
         """A text that says how a step is computed."""

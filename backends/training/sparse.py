@@ -29,13 +29,15 @@ class Groups(NamedTuple):
 
 
 def counted(numbers: Array, lengths: Array | None, padding: int | None) -> Array:
-    """The numbers of the rows that were looked up, (T * B,), with -1 where the gradient does not count.
+    """The numbers of the rows that were looked up, (T * B * P,), with -1 where the gradient does not count.
 
-    numbers: (T, B). Gradients of steps past a row's length, and of the table's row `padding`, do not count.
+    numbers: (T, B, P). Gradients of places past a row's length, and of the table's row `padding`, do not count.
     """
     found = np.array(numbers, np.int64)
     if lengths is not None:
-        found[np.arange(len(found))[:, None] >= np.asarray(lengths)[None, :]] = -1
+        steps, _, positions = found.shape
+        places = np.arange(steps * positions).reshape(steps, 1, positions)
+        found[places >= np.asarray(lengths)[None, :, None]] = -1
     if padding is not None:
         found[found == padding] = -1
     return found.reshape(-1)

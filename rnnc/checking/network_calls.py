@@ -63,9 +63,21 @@ class NetworkSignature:
     states: for each state that goes on to the next piece: its initial name, its final name, its width.
     """
 
-    def __init__(self, model: Layered, arrays: ArrayLibrary, *, streamed: bool = False, spanned: bool = False) -> None:
-        """spanned: all calls say where the steps of each frame lie, also those for which it is plain."""
+    def __init__(
+        self,
+        model: Layered,
+        arrays: ArrayLibrary,
+        *,
+        streamed: bool = False,
+        spanned: bool = False,
+        time_first: bool = False,
+    ) -> None:
+        """
+        spanned: all calls say where the steps of each frame lie, also those for which it is plain. time_first: arrays
+        are (T, B, ...), whatever the network's layout.
+        """
         self.graph: Graph = model.graph()
+        self.batch_first = self.graph.batch_first and not time_first
         self.timing = self.graph.timing(streamed)
         self.always = spanned
         self.arrays = arrays
@@ -80,30 +92,32 @@ class NetworkSignature:
         ArgumentTypeError.
         """
         graph, given = self.graph, dict(self._each("x", x, self.graph.inputs, complete=True))
-        vectors = {
-            graph.x_names[name]: self._vectors(self._label("x", name, graph.inputs), given[name], width)
-            for name, width in graph.inputs.items()
-            if width
-        }
-        numbers = {}
+        vectors, static, numbers = {}, {}, {}
+        for name, width in graph.inputs.items():
+            label = self._label("x", name, graph.inputs)
+            if name in graph.static:
+                static[graph.x_names[name]] = self._vector(label, given[name], width)
+            elif width:
+                vectors[graph.x_names[name]] = self._vectors(label, given[name], width)
         for name, (source, rows) in graph.tables.items():
             height = graph.parameter_shapes()[graph.table_of(name)][0]
             numbers[rows] = self._numbers(self._label("x", source, graph.inputs), given[source], height)
         found = vectors | numbers
         sizes = {array.shape[:2] for array in found.values()}
-        if len(sizes) > 1:
+        if len(sizes) > 1 or any(array.shape[0] != next(iter(sizes))[1] for array in static.values()):
             arrays = ", ".join(f"{name!r}: {np.shape(cast(Any, given[name]))}" for name in graph.inputs)
             raise ShapeError(f"x: expected inputs with as many steps and rows each, got {arrays}")
         steps, batch = sizes.pop()
-        times = self._times(steps, batch, piece)
+        times = self.times(steps, batch, piece)
         own = None if lengths is None else check_lengths(lengths, times.steps, times.batch, True, self.arrays)
-        counts, spans = self._ends(own, times)
+        counts, spans = self.ends(own, times)
         size = self.timing.frame
-        framed = {name: self._framed(array, size, times) for name, array in vectors.items()}
-        numbered = {name: self._framed(array[..., None], size, times) for name, array in numbers.items()}
-        return Inputs(framed | spans, numbered, counts, times)
+        framed = {name: self.framed(array, size, times) for name, array in vectors.items()}
+        numbered = {name: self.framed(array[..., None], size, times) for name, array in numbers.items()}
+        return Inputs(framed | spans | static, numbered, counts, times)
 
-    def _times(self, steps: int, batch: int, piece: bool) -> Times:
+    def times(self, steps: int, batch: int, piece: bool) -> Times:
+        """The sizes of a call. Raises ShapeError for a piece that is not of whole frames."""
         size = self.timing.frame
         if piece and steps % size:
             raise ShapeError(
@@ -112,8 +126,11 @@ class NetworkSignature:
             )
         return Times(steps, steps // size if piece else self.timing.frames(steps), batch, piece)
 
-    def _ends(self, own: Array | None, times: Times) -> tuple[Array | None, Named]:
-        """The frames that each row has, and where its steps lie, if that is not the same for all values."""
+    def ends(self, own: Array | None, times: Times) -> tuple[Array | None, Named]:
+        """The frames that each row has, and where its steps lie, if that is not the same for all values.
+
+        own: the steps of the inputs that each row has, (B,), or None: all.
+        """
         if times.piece:  # what its values' steps add up to, not those of the piece
             self._check_joins(LONG * self.timing.frame)
         else:
@@ -186,7 +203,7 @@ class NetworkSignature:
         if not self.graph.kinds[source].timed:
             return array
         left = self.timing.steps_left(source)
-        return array[:, :left] if self.graph.batch_first else array[:left]
+        return array[:, :left] if self.batch_first else array[:left]
 
     # ---- frames
 
@@ -195,7 +212,7 @@ class NetworkSignature:
         found: Array = table[numbers]
         return found.reshape(*numbers.shape[:2], numbers.shape[2] * table.shape[1])
 
-    def _framed(self, array: Array, positions: int, times: Times) -> Array:
+    def framed(self, array: Array, positions: int, times: Times) -> Array:
         """An array (steps, B, N) in frames, (frames, B, positions * N), with zeros behind its last step."""
         steps, batch, width = array.shape
         if positions == 1 and steps == times.frames:
@@ -211,9 +228,17 @@ class NetworkSignature:
         array = self.arrays.aligned(label, as_array(label, x, self.arrays))
         check_dtype(label, array, np.dtype(self.graph.dtype))
         if array.ndim != 3 or array.shape[-1] != width:
-            axes = "(B, T, I)" if self.graph.batch_first else "(T, B, I)"
+            axes = "(B, T, I)" if self.batch_first else "(T, B, I)"
             raise ShapeError(f"{label}: expected {axes} with I = {width}, got {array.shape}")
         return self._steps_first(label, array)
+
+    def _vector(self, label: str, x: object, width: int) -> Array:
+        """An input that is one vector per sequence."""
+        array = self.arrays.aligned(label, as_array(label, x, self.arrays))
+        check_dtype(label, array, np.dtype(self.graph.dtype))
+        if array.ndim != 2 or array.shape[-1] != width:
+            raise ShapeError(f"{label}: expected one vector per sequence, (B, {width}), got {array.shape}")
+        return self.arrays.compact(label, array)
 
     def _numbers(self, label: str, x: object, height: int) -> Array:
         """Numbers of rows of a table. Those on the host are checked.
@@ -224,7 +249,7 @@ class NetworkSignature:
         if array.dtype.kind not in "iu":
             raise ArgumentTypeError(f"{label}: an Embedding reads it, which takes integers; got {array.dtype}")
         if array.ndim != 2:
-            axes = "(B, T)" if self.graph.batch_first else "(T, B)"
+            axes = "(B, T)" if self.batch_first else "(T, B)"
             raise ShapeError(f"{label}: expected integers {axes}, got shape {array.shape}")
         last = height - 1
         if not self.arrays.on_host:
@@ -278,7 +303,7 @@ class NetworkSignature:
         array = self._array(label, value, self._sizes(kind, self._steps(kind, times), times.batch))
         if not kind.timed:
             return array
-        return self._framed(self._turned(array), self.timing.positions(source), times)
+        return self.framed(self._turned(array), self.timing.positions(source), times)
 
     def _array(self, label: str, value: object, shape: tuple[int, ...]) -> Array:
         if value is None:
@@ -349,7 +374,7 @@ class NetworkSignature:
             return first, self._turned(first[:steps])
         rows = self.empty((times.batch, room, width))
         framed = rows.reshape(times.batch, times.frames, positions * width).swapaxes(0, 1)
-        return framed, rows[:, :steps] if self.graph.batch_first else rows[:, :steps].swapaxes(0, 1)
+        return framed, rows[:, :steps] if self.batch_first else rows[:, :steps].swapaxes(0, 1)
 
     def _steps(self, kind: Kind, times: Times) -> int:
         """The number of steps that a value has."""
@@ -362,12 +387,12 @@ class NetworkSignature:
 
     def _sizes(self, kind: Kind, steps: int, batch: int) -> tuple[int, ...]:
         """The shown shape of a value."""
-        lead = (batch, steps) if self.graph.batch_first else (steps, batch)
+        lead = (batch, steps) if self.batch_first else (steps, batch)
         return (*lead, kind.width) if kind.timed else (batch, kind.width)
 
     def _turned(self, array: Array) -> Array:
         """Time first of what is shown, and back."""
-        return array.swapaxes(0, 1) if self.graph.batch_first else array
+        return array.swapaxes(0, 1) if self.batch_first else array
 
 
 def parts(whole: Array, columns: Mapping[str, tuple[int, int]]) -> dict[str, Array]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from rnnc.checking import checks
 from rnnc.checking.declarations import check_name, check_shapes
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncError, ShapeError
-from rnnc.layers import Embedding, Layer, Readout, is_layer, recurrent
+from rnnc.layers import Embedding, Layer, Readout, is_layer, recurrent, starts_of
 from rnnc.layers.base import EVEN, MOST, Pace
 from rnnc.specs import Spec
 
@@ -24,10 +25,25 @@ PAST, PAST_SPAN = "past", "past_span"
 """States of a layer that reads steps before its own: these steps, side by side, and where they lie of a row's span."""
 LATE = "late"
 """The beginning of the names of states that delay a value until another one is there."""
+BEGUN = "begun"
+"""The state that tells whether a row's sequence has begun, of a recurrent layer whose states do not start at zeros."""
 MEMORY = "memory"
 """What the name of the states of an encoder that a layer reads ends in."""
 NUMBERS = "numbers"
 """Given in place of the width of an input that holds integers, which `rnnc.Embedding` layers read."""
+
+
+@dataclass(frozen=True)
+class Static:
+    """Given in place of the width of an input that is one vector per sequence, (B, width): features of a speaker, say.
+
+    Layers read it beside values per step as if it were there at every step, and states may start at it.
+    """
+
+    width: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", checks.integer("width", self.width, 1))
 
 
 class Entry(NamedTuple):
@@ -122,6 +138,8 @@ def _states_and_ties(name: str, layer: Layer | Spec, given: object) -> tuple[Pai
     spec = recurrent(layer)
     states = spec.states if spec else {}
     parameters = layer.parameter_shapes()
+    if starts_of(layer) and (started := [key for key in given if key in states]):
+        raise ArgumentError(f"layer {name!r}: it learns where its states start; leave out {checks.shown(started[0])}")
     for key, source in given.items():
         if key not in states and key not in parameters:
             known = ", ".join(states) or "no states that can be set"
@@ -161,16 +179,20 @@ def own_parameters(entries: Mapping[str, Entry]) -> dict[str, Shape]:
     }
 
 
-def read_inputs(inputs: object, entries: Mapping[str, Entry]) -> dict[str, int]:
+def read_inputs(inputs: object, entries: Mapping[str, Entry]) -> tuple[dict[str, int], frozenset[str]]:
+    """The widths of the inputs, and the names of those that are one vector per sequence."""
     if not isinstance(inputs, Mapping) or not inputs:
         raise ArgumentTypeError(f"inputs: expected a mapping of names to widths, got {checks.came(inputs)}")
-    found = {}
+    found, static = {}, frozenset(name for name, width in inputs.items() if isinstance(width, Static))
+    if len(static) == len(inputs):
+        raise ArgumentError("inputs: expected one with values per step, besides those per sequence")
     for name, width in inputs.items():
         _check_name("inputs", name)
         if name in entries:
             raise ArgumentError(f"layers: {name!r} is the name of an input, too")
+        width = width.width if isinstance(width, Static) else width
         found[name] = 0 if width == NUMBERS else checks.integer(f"inputs[{name!r}]", width, 1)
-    return found
+    return found, static
 
 
 def read_outputs(outputs: object) -> dict[str, str]:

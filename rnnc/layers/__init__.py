@@ -7,10 +7,11 @@ from typing import Any
 
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.ir.lower import Direction
 from rnnc.layers.activations import Activation, LogSoftmax, PReLU, Softmax
 from rnnc.layers.attention import Attention
 from rnnc.layers.base import Layer, Noise, Pace, Readout
-from rnnc.layers.basic import Dropout, Embedding, Linear, Regularized
+from rnnc.layers.basic import Dropout, Embedding, LearnedStart, Linear, Regularized
 from rnnc.layers.conv import Conv1d, ConvTranspose1d, Delay
 from rnnc.layers.joins import Add, Concat, Multiply, Scale, Select
 from rnnc.layers.norms import BatchNorm, LayerNorm, RMSNorm
@@ -36,6 +37,7 @@ __all__ = [
     "Last",
     "Layer",
     "LayerNorm",
+    "LearnedStart",
     "Linear",
     "LogSoftmax",
     "Max",
@@ -54,14 +56,15 @@ __all__ = [
     "is_layer",
     "layer_from_dict",
     "recurrent",
+    "starts_of",
 ]
 
 LAYERS: dict[str, type[Layer]] = {
     layer.__name__: layer
     for layer in (
         *(Activation, Add, Attention, AttentionPooling, AvgPool1d, BatchNorm, Concat, Conv1d, ConvTranspose1d, Delay),
-        *(Dropout, Embedding, First, Last, LayerNorm, Linear, LogSoftmax, Max, MaxPool1d, Mean, Multiply, PReLU),
-        *(RMSNorm, Regularized, Scale, Select, Softmax),
+        *(Dropout, Embedding, First, Last, LayerNorm, LearnedStart, Linear, LogSoftmax, Max, MaxPool1d, Mean, Multiply),
+        *(PReLU, RMSNorm, Regularized, Scale, Select, Softmax),
     )
 }
 """rnnc's own layers, by the "type" of their plain data."""
@@ -75,9 +78,18 @@ def is_layer(value: object) -> bool:
 
 def recurrent(layer: Layer | Spec) -> Spec | None:
     """The recurrent spec that a layer is, or that it regularises."""
+    if isinstance(layer, LearnedStart):
+        return layer.bare
     if isinstance(layer, Regularized):
         return layer.spec
     return layer if isinstance(layer, Spec) else None
+
+
+def starts_of(layer: Layer | Spec, direction: Direction | None = None) -> dict[str, str]:
+    """State -> the parameter that it starts at, of a direction, or of the first one; empty if it starts at zeros."""
+    if not isinstance(layer, LearnedStart):
+        return {}
+    return layer.starts(layer.bare.stack().flat[0] if direction is None else direction)
 
 
 def layer_from_dict(data: object, trusted: Collection[str]) -> Layer | Spec:
@@ -94,6 +106,8 @@ def layer_from_dict(data: object, trusted: Collection[str]) -> Layer | Spec:
     check_arguments(LAYERS[kind], values)
     if kind == "Regularized":
         values["spec"] = Spec.from_dict(values["spec"], trusted=trusted)
+    if kind == "LearnedStart":
+        values["spec"] = layer_from_dict(values["spec"], trusted)
     return LAYERS[kind](**values)
 
 

@@ -20,9 +20,11 @@ from rnnc.specs import SPECS, Spec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rnnc.ir.lower import Direction
+
     Array = NDArray[Any]
 
-__all__ = ["Dropout", "Embedding", "Linear", "Regularized"]
+__all__ = ["Dropout", "Embedding", "LearnedStart", "Linear", "Regularized"]
 
 
 @explained_class
@@ -127,6 +129,47 @@ class Linear(Layer):
 
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
         return linear(x, p.weight, p.bias if self.bias else None)
+
+
+@explained_class
+@dataclass(frozen=True)
+class LearnedStart(Layer):
+    """A recurrent spec whose states start at parameters, the same for every sequence, instead of zeros.
+
+    Of each direction and state there is one more parameter, "start_h_l0", "start_h_l0_reverse", ..., of the state's
+    width; it starts at zeros. In a stream, a state of zeros, or none, is the beginning of a sequence.
+
+    spec: `rnnc.RNN`, `GRU`, `LSTM`, `Recurrent`, or such a one with noise (`Regularized`).
+    """
+
+    spec: Spec | Regularized
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.spec, (*SPECS.values(), Regularized)):
+            expected = "expected rnnc.RNN, GRU, LSTM, Recurrent or Regularized"
+            raise ArgumentTypeError(f"spec: {expected}, got {checks.came(self.spec)}")
+
+    @property
+    def bare(self) -> Spec:
+        """The spec without its noise."""
+        return self.spec.spec if isinstance(self.spec, Regularized) else self.spec
+
+    def starts(self, direction: Direction) -> dict[str, str]:
+        """State -> the parameter that it starts at, of a direction."""
+        return {state: f"start_{state}{direction.suffix}" for state in direction.states}
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        found = self.bare.parameter_shapes()
+        for direction in self.bare.stack().flat:
+            found |= {base: (direction.states[state],) for state, base in self.starts(direction).items()}
+        return found
+
+    def init(self, rng: np.random.Generator) -> dict[str, Array]:
+        found = self.bare.init(rng)
+        return found | {n: np.zeros(shape) for n, shape in self.parameter_shapes().items() if n not in found}
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"spec": self.spec.to_dict()}
 
 
 @explained_class

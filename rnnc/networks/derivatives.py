@@ -65,7 +65,8 @@ class _OfNetwork(Derivative):
         start = self._of.state("state", state, given.times.batch) or {}
         inputs = given.vectors | {self._of.states[name][0]: array for name, array in start.items()}
         outputs, result = self._new_results(given.times)
-        first = next(iter((given.vectors | given.numbers).values()))
+        timed = [array for array in given.vectors.values() if array.ndim == 3]
+        first = [*timed, *given.numbers.values()][0]
         return NetworkCall(first, inputs, given.numbers, given.counts, given.times, outputs, result)
 
     def _primal(self, params: object, call: Any) -> Named:
@@ -108,7 +109,7 @@ class _OfNetwork(Derivative):
         return {prefix + name: array for name, array in found.items()}, (params, d_x, state)
 
     def _gather(self, call: Any, outputs: Named, gradients: Any, prefix: str) -> None:
-        """The gradients of tables: the sums of those of the rows that were looked up."""
+        """The gradients of tables: the sums of those of the rows that were looked up, besides those as a matrix."""
         for rows, numbers in call.numbers.items():
             each = outputs[prefix + rows].reshape(*numbers.shape, gradients[0][self._tables[rows]].shape[1])
             self._arrays.xp.add.at(gradients[0][self._tables[rows]], numbers, each)

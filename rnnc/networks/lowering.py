@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,7 @@ from rnnc.networks.names import moments, output_state, reads_directions, state_s
 from rnnc.networks.noise import Mask, States, between, masks, noise_of, of_layer, with_masked_products
 from rnnc.networks.returned import checked
 from rnnc.networks.spans import INSIDE, SpanCodes, Spans
+from rnnc.networks.starts import starts
 from rnnc.networks.timing import DURING, HERE, LATE_OUTPUT, LATE_SPAN, WHOLE, Form, late
 from rnnc.specs import Spec
 
@@ -92,7 +94,9 @@ class _Lowering:
         """All layers, one after the other, each at all steps."""
         spans = self._spans_of_inputs()
         for name, width in self.model.inputs.items():
-            if width:
+            if name in self.model.static:
+                self.flows[name] = Flow(self.graph.input(self.model.x_names[name], (BATCH, width)))
+            elif width:
                 self.flows[name] = self._input(self.model.x_names[name], width, spans)
         for name, entry in self.model.entries.items():
             if isinstance(entry.layer, Embedding):
@@ -183,9 +187,14 @@ class _Lowering:
             nodes = tuple(self.graph.add("select", (valid[u // rate], n, zero)) for u, n in enumerate(nodes))
         return nodes
 
-    def _mask(self, name: str, step: int | None) -> Value | None:
+    def _mask(self, name: str, step: int | None, position: int = 0) -> Value | None:
+        """The random numbers of a mask at a position of a frame."""
         mask = self.masks.get(name)
-        return Value(self.graph, self.graph.input(name, (BATCH, mask.width), step)) if mask else None
+        if mask is None:
+            return None
+        frame = self.graph.input(name, (BATCH, mask.positions * mask.width), step)
+        at = position % mask.positions * mask.width
+        return Value(self.graph, self.graph.slice(frame, -1, at, at + mask.width))
 
     # ---- layers that are equations
 
@@ -206,7 +215,7 @@ class _Lowering:
             states = old
             for u in range(t * rate, (t + 1) * rate):
                 given = self._with_inside(parameters, spans, u)
-                output, new = self._step(name, entry, calls[u], states, given, t)
+                output, new = self._step(name, entry, calls[u], states, given, t, u - t * rate)
                 states = self._passed(spans, u, new, states)
                 outputs.append(output)
             states = {state: self.frames.kept(t, node, old[state]) for state, node in states.items()}
@@ -254,12 +263,22 @@ class _Lowering:
         return Names(what, {name: Value(self.graph, node) for name, node in nodes.items()})
 
     def _step(
-        self, name: str, entry: Entry, xs: Sequence[Node], old: Mapping[str, Node], parameters: Names, t: int | None
+        self,
+        name: str,
+        entry: Entry,
+        xs: Sequence[Node],
+        old: Mapping[str, Node],
+        parameters: Names,
+        t: int | None,
+        call: int = 0,
     ) -> tuple[Node, dict[str, Node]]:
-        """The equations of a layer once: its output (of a readout, none: its first input) and its new states."""
+        """The equations of a layer once, for a call of frame t: its output and its new states.
+
+        A readout has no output of its own: the result is its first input.
+        """
         layer = entry.layer
         assert isinstance(layer, Layer)
-        noise = {base: self._mask(of_layer(base, name), t) for base in layer.noise(*self.model.widths(name))}
+        noise = {base: self._mask(of_layer(base, name), t, call) for base in layer.noise(*self.model.widths(name))}
         given = Names("parameter", values_of(parameters) | noise | self._memory(name, layer, t))
         values = tuple(Value(self.graph, x) for x in xs)
         with located(layer.step):
@@ -296,16 +315,16 @@ class _Lowering:
 
     def _recurrent(self, name: str, entry: Entry, spec: Spec, flow: Flow) -> Flow:
         nodes, during = flow.listed, self.codes.during(flow.spans) if flow.spans else None
-        starts = self._starts(name, entry, spec)
+        found = starts(self.model, self.frames, name, lambda source: self._flow(source).first)
         columns: list[Column] = []
         for k, directions in enumerate(spec.stack().layers):
             if k:
                 nodes = self._masked(between(name, k), nodes)
             columns = []
             for i, direction in enumerate(directions):
-                named = self._named(name, entry, direction)
+                named = self._named(name, entry, direction, len(nodes) // self.graph.steps)
                 site = Site(self.depth, i)
-                start = starts.get(direction.suffix)
+                start = found.get(direction.suffix)
                 made = lower_direction(self.graph, named, list(nodes), self.frames.valid, site, start, during)
                 columns.append(Column(made, direction, flow.spans))
             self.graph.site = Site(self.depth)
@@ -313,30 +332,22 @@ class _Lowering:
             nodes = tuple(self.graph.concat(list(step), -1) for step in zip(*(c.nodes for c in columns), strict=True))
         return Flow(nodes, flow.spans, columns)
 
-    def _starts(self, name: str, entry: Entry, spec: Spec) -> dict[str, dict[str, Node]]:
-        """For each direction, by its suffix: what its states start at, where values of the network do."""
-        found: dict[str, dict[str, Node]] = {}
-        for state, source in entry.states:
-            whole, at = self._flow(source).first, 0
-            for direction in spec.stack().flat:
-                stop = at + direction.states[state]
-                full = names.in_layer(name, state)
-                found.setdefault(direction.suffix, {})[full] = self.graph.slice(whole, -1, at, stop)
-                at = stop
-        return found
-
     def _masked(self, name: str, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         if name not in self.masks:
             return nodes
-        masked = []
-        for t, node in enumerate(nodes):
-            mask = self._mask(name, t)
+        masked, rate = [], len(nodes) // self.graph.steps
+        for u, node in enumerate(nodes):
+            mask = self._mask(name, u // rate, u % rate)
             assert mask is not None
             masked.append((Value(self.graph, node) * mask).node)
         return tuple(masked)
 
-    def _named(self, name: str, entry: Entry, direction: Direction) -> Direction:
-        """The direction with the layer's name before all names; its equations get them without."""
+    def _named(self, name: str, entry: Entry, direction: Direction, rate: int) -> Direction:
+        """The direction with the layer's name before all names; its equations get them without.
+
+        rate: the positions of a frame, at which they run one after the other.
+        """
+        visited = cycle(range(rate)[:: -1 if direction.reverse else 1])
 
         def named(values: Mapping[str, Any], owner: str) -> dict[str, Any]:
             return {names.in_layer(owner, base): value for base, value in values.items()}
@@ -348,7 +359,8 @@ class _Lowering:
         def step(x: Value, state: SimpleNamespace, p: SimpleNamespace) -> tuple[Value, dict[str, Value]]:
             read = plain(p, direction.parameters, entry.shares) | dict.fromkeys(direction.optional)
             old = plain(state, direction.states, name)
-            output, new = self._cell_step(name, entry, direction, x, old, Names("parameter", read))
+            p = Names("parameter", read)
+            output, new = self._cell_step(name, entry, direction, x, old, p, next(visited))
             return output, named(new, name)
 
         step.__wrapped__ = direction.step  # type: ignore[attr-defined]  # where the equations are written
@@ -369,8 +381,9 @@ class _Lowering:
         x: Value,
         states: Mapping[str, object],
         parameters: Names,
+        position: int,
     ) -> tuple[Value, States]:
-        """One step of the cell, with the noise of a `Regularized` around it."""
+        """One step of the cell, at a position of its frame, with the noise of a `Regularized` around it."""
         old = {state: value for state, value in states.items() if isinstance(value, Value)}
         step, place = x.node.step, {state: f"{name}_{state}{direction.suffix}" for state in old}
         dropped = {n: m for n in old if (m := self._mask(f"recurrent_mask_{place[n]}", step)) is not None}
@@ -383,7 +396,7 @@ class _Lowering:
         if kept:
             zoned: dict[str, Value] = {}
             for state, value in new.items():
-                mask = self._mask(f"zoneout_{place[state]}", step)
+                mask = self._mask(f"zoneout_{place[state]}", step, position)
                 if mask is None:
                     zoned[state] = value + kept * (old[state] - value)
                 else:

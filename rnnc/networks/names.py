@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rnnc.checking.networks import Entry
+from rnnc.checking.networks import BEGUN, Entry
 from rnnc.ir import names
 from rnnc.ir.graph import Graph as IRGraph
 from rnnc.ir.graph import Node, Site
@@ -30,9 +30,12 @@ def state_shapes(model: Layered, *, streamed: bool = False) -> dict[str, tuple[s
     timing = graph.timing(streamed)
     found: dict[str, tuple[str, str, int]] = {}
     for name, entry in graph.entries.items():
-        if (spec := recurrent(entry.layer)) and not entry.states:
+        early = graph.starts_early(name)
+        if (spec := recurrent(entry.layer)) and (early or not entry.states):
             widths = [(s, d.suffix, width) for d in spec.stack().flat for s, width in d.states.items()]
             found |= {f"{name}.{s}{suffix}": moments(name, s, suffix, width) for s, suffix, width in widths}
+        if early:
+            found[f"{name}.{BEGUN}"] = moments(name, BEGUN, "", 1)
         own = {register.state: register.width * register.places for register in timing.registers(name)}
         own |= _own_states(graph, entry, graph.widths(name))
         found |= {f"{name}.{state}": moments(name, state, "", width) for state, width in own.items()}

@@ -10,7 +10,7 @@ from rnnc.ir.graph import Graph as IRGraph
 from rnnc.ir.graph import Node
 from rnnc.ir.lower import Names, Step, values_of
 from rnnc.layered import Layered
-from rnnc.layers import Layer, Regularized, recurrent
+from rnnc.layers import Layer, LearnedStart, Regularized, recurrent
 from rnnc.specs import Spec
 
 States = Mapping[str, Value]
@@ -18,12 +18,13 @@ States = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Mask:
-    """Random numbers a training step needs as an input: one per step, row and unit, (T, B, width).
+    """Random numbers a training step needs as an input: one per step, row and unit, (T, B, positions * width).
 
     number: tells the masks of a network apart; the random numbers depend on it.
     keep: True: 1/(1-p) with probability 1-p, else 0 (dropout). False: 1 with probability p, else 0 (zoneout).
     fixed: the same at all steps of a sequence.
     timed: False for a layer behind a readout, whose mask is (B, width).
+    positions: how many steps of the layer lie side by side in a frame, each with numbers of its own.
     """
 
     number: int
@@ -33,31 +34,35 @@ class Mask:
     keep: bool = True
     fixed: bool = False
     timed: bool = True
+    positions: int = 1
 
 
 def masks(model: Layered) -> tuple[Mask, ...]:
     """All masks of a training step, in the order of the layers; those with p = 0 are left out."""
     found: list[Mask] = []
 
-    def add(name: str, width: int, p: float, **options: bool) -> None:
-        found.append(Mask(len(found), name, width, p, **options))
+    def add(name: str, width: int, p: float, positions: int = 1, **options: bool) -> None:
+        alike = options.get("fixed") or not options.get("timed", True)
+        found.append(Mask(len(found), name, width, p, positions=1 if alike else positions, **options))
 
     graph = model.graph()
     for name, entry in graph.entries.items():
+        calls = graph.timing(False).calls(name)
         if spec := recurrent(entry.layer):
             noise = noise_of(entry.layer)
             for k, directions in enumerate(spec.stack().layers):
                 if k:
-                    add(between(name, k), spec.output_size, spec.dropout, fixed=noise.variational)
+                    add(between(name, k), spec.output_size, spec.dropout, calls, fixed=noise.variational)
                 for direction in directions:
                     for state, size in direction.states.items():
                         place = f"{name}_{state}{direction.suffix}"
                         add(f"recurrent_mask_{place}", size, noise.recurrent_dropout, fixed=True)
-                        add(f"zoneout_{place}", size, noise.zoneout, keep=False)
+                        add(f"zoneout_{place}", size, noise.zoneout, calls, keep=False)
             continue
         assert isinstance(entry.layer, Layer)
         for base, made in entry.layer.noise(*graph.widths(name)).items():
-            add(of_layer(base, name), made.width, made.p, fixed=made.fixed, timed=graph.kinds[name].timed)
+            timed = calls > 0
+            add(of_layer(base, name), made.width, made.p, max(calls, 1), fixed=made.fixed, timed=timed)
     return tuple(mask for mask in found if mask.p > 0)
 
 
@@ -73,6 +78,7 @@ def between(name: str, k: int) -> str:
 
 def noise_of(layer: Layer | Spec) -> Regularized:
     """The noise around a recurrent spec; a bare one has none."""
+    layer = layer.spec if isinstance(layer, LearnedStart) else layer
     if isinstance(layer, Regularized):
         return layer
     assert isinstance(layer, Spec)

@@ -118,6 +118,14 @@ class Timing:
     def _positions(self) -> dict[str, int]:
         return {name: int(kind.rate * self.frame) for name, kind in self._timed.items()}
 
+    def calls(self, name: str) -> int:
+        """How often the equations of a layer run in a frame; 0 for one that reads values per sequence alone."""
+        entry = self.graph.entries[name]
+        source = next((s for s in entry.inputs if self.graph.kinds[s].timed), None)
+        if source is None:
+            return 0
+        return self.positions(source) // (entry.layer.pace.stride if isinstance(entry.layer, Layer) else 1)
+
     def frames(self, steps: int) -> int:
         """The number of frames in which every value has room for its steps, for so many steps of the inputs."""
         room = [-(-int(kind.steps(steps)) // self.positions(name)) for name, kind in self._timed.items()]

@@ -11,9 +11,10 @@ from rnnc.extras import MissingExtra
 from rnnc.train.batch import Batch
 from rnnc.train.checkpoint import load_parameters, save_parameters
 from rnnc.train.data import Sequences, batches
+from rnnc.train.evaluation import Evaluation
 from rnnc.train.loop import Trained, fit, right
 from rnnc.train.record import Epoch
-from rnnc.train.step import Evaluation, TrainingStep
+from rnnc.train.step import TrainingStep
 
 __all__ = [
     "Batch",

@@ -19,9 +19,9 @@ from rnnc.checking import checks
 from rnnc.checking.arrays import as_array, check_dtype, check_shape
 from rnnc.checking.calls import check_lengths
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ParameterError, ShapeError
+from rnnc.layered import Layered
 from rnnc.layers import Layer
 from rnnc.networks.names import state_shapes
-from rnnc.sequential import Sequential
 from rnnc.train.batch import Batch, inside
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from rnnc.checking.networks import Kind
     from rnnc.graph import Graph
-    from rnnc.layered import Layered
     from rnnc.losses import Loss
     from rnnc.train.batch import Rows
 
@@ -63,6 +62,11 @@ class Rules:
             )
         inputs = self._inputs(name, value.inputs)
         steps, rows = value._replace(inputs=inputs).sizes
+        row = checks.integer(f"{name}.row", value.row, 0, LOW - rows)
+        start = checks.integer(f"{name}.start", value.start, 0, LOW - steps)
+        if start % self._graph.frame:
+            frame = f"expected a multiple of {self._graph.frame}, as layers make one step of so many"
+            raise ArgumentError(f"{name}.start: {frame}; got {start}")
         lengths = None if value.lengths is None else check_lengths(value.lengths, steps, rows, True)
         for source, height in self._heights.items():
             inputs[source] = _numbers(_label(name, "inputs", source, inputs), inputs[source], height, lengths)
@@ -81,8 +85,6 @@ class Rules:
             count = counted(loss, targets[output], weights.get(output), there.inside)
             label = _label(name, "terms", output, self._losses)
             terms[output] = _terms(label, value.terms[output], count, output in weights)
-        row = checks.integer(f"{name}.row", value.row, 0, LOW - rows)
-        start = checks.integer(f"{name}.start", value.start, 0, LOW - steps)
         return Batch(inputs, targets, lengths, terms, weights, row, start)
 
     def state(self, value: object, rows: int) -> State | None:
@@ -235,21 +237,35 @@ def _numbers(label: str, x: Array, height: int, lengths: Rows | None) -> Array:
     return np.ascontiguousarray(x, np.int64)
 
 
-def check_model(model: object) -> Sequential:
+def check_model(model: object) -> Any:
     """The model. Raises ArgumentTypeError if it is not a network, for example if it is a bare spec.
 
     Raises ArgumentError for a layer that gradients cannot train.
     """
-    if not isinstance(model, Sequential):
-        raise ArgumentTypeError(f"model: expected a rnnc.Sequential, got {checks.came(model)}")
-    for number, layer in enumerate(model.layers):
-        if isinstance(layer, Layer) and not layer.trains:
-            who = f"layer {number}, {type(layer).__name__}"
+    if not isinstance(model, Layered):
+        raise ArgumentTypeError(f"model: expected a rnnc.Sequential or rnnc.Graph, got {checks.came(model)}")
+    graph = model.graph()
+    for name, entry in graph.entries.items():
+        if isinstance(entry.layer, Layer) and not entry.layer.trains:
+            who = f"layer {name}, {type(entry.layer).__name__}"
             raise ArgumentError(f"model: {who}, has no training mode yet: gradients would change its statistics")
-    if not model.graph().even:
-        what = "it has layers whose steps are not those of x (strides, padding)"
-        raise ArgumentError(f"model: {what}, for which fit has no targets yet; take gradients with rnnc.vjp")
+        if isinstance(entry.layer, Layer) and entry.layer.memory is not None:
+            raise ArgumentError(f"model: layer {name} reads all states of an encoder, which only rnnc.Decoder gives")
+    if not graph.parameter_shapes():
+        raise ArgumentError("model: it has no parameters to train")
     return model
+
+
+def check_carries(model: Layered) -> None:
+    """Raises ArgumentError unless sequences may be trained in pieces, each of which goes on from the one before."""
+    graph = model.graph()
+    if not graph.streams or not all(graph.kinds[source].timed for source in graph.outputs.values()):
+        raise ArgumentError("carry: only a network of one direction without a readout goes on from a state")
+    if not graph.causal:
+        raise ArgumentError("carry: layers read later steps, which are not there at the end of a piece")
+    paces = {pace for kind in graph.kinds.values() for pace in kind.paces}
+    if any(not 0 <= pace.fewer < pace.stride or pace.more for pace in paces):
+        raise ArgumentError("carry: layers make other steps of a whole sequence than of its pieces (padding)")
 
 
 def check_untied(params: Mapping[str, Any]) -> None:
@@ -263,8 +279,9 @@ def check_untied(params: Mapping[str, Any]) -> None:
         for _, _, other in takewhile(lambda span, end=end: span[0] < end, spans[number + 1 :]):  # type: ignore[misc]
             if NUMPY.share_memory(arrays[one], arrays[other]):
                 raise ParameterError(
-                    f"params: {other!r} and {one!r} share memory, but a network has no tied parameters: training "
-                    f"would change each on its own; pass params[{other!r}].copy() if that is meant"
+                    f"params: {other!r} and {one!r} share memory, but the network does not tie them: training would "
+                    f"change each on its own; pass params[{other!r}].copy() if that is meant, or tie them in the "
+                    f"entry of a rnnc.Graph: {{{other.rpartition('.')[2]!r}: {one!r}}}"
                 )
 
 

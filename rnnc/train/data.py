@@ -13,6 +13,7 @@ from rnnc.checking import checks
 from rnnc.checking.arrays import as_array, check_dtype
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.losses import check_loss
+from rnnc.sequential import Sequential
 from rnnc.train.batch import Batch, inside
 from rnnc.train.check import Rules, check_model
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from rnnc.losses import Loss, LossLike
-    from rnnc.sequential import Sequential
 
     Array = NDArray[Any]
     Rows = NDArray[np.int64]
@@ -50,6 +50,7 @@ class Sequences:
         self.model, self.loss = check_model(model), check_loss(loss)
         if not isinstance(pairs, Sequence) or len(pairs) == 0:
             raise ArgumentTypeError(f"{name}: expected a sequence of pairs (x, target), got {checks.came(pairs)}")
+        _check_plain(self.model)
         self.loss = fitted(model, self.loss, pairs)
         self.timed = model.timed and not self.loss.per_row
         (self._input,), (self._output,) = model.graph().inputs, model.graph().outputs
@@ -210,6 +211,15 @@ def in_order(lengths: Rows, batch_size: int) -> list[Rows]:
     """Batches of sequences of similar length, longest first, for evaluation."""
     order = np.argsort(-lengths, kind="stable")
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def _check_plain(model: object) -> None:
+    """Raises ArgumentError unless data may be pairs of one input and one output with as many steps."""
+    hint = "make batches of its data, rnnc.train.Batch, for rnnc.train.TrainingStep"
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"model: pairs are data of a rnnc.Sequential, got a rnnc.Graph; {hint}")
+    if not model.graph().even:
+        raise ArgumentError(f"model: it has layers whose steps are not those of x (strides, padding); {hint}")
 
 
 def _pair(name: str, number: int, pair: object) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ Gradients and optimiser slots have the same layout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from rnnc.ir.errors import ParameterError
 
 if TYPE_CHECKING:
     from rnnc.cells import Shape
-    from rnnc.sequential import Sequential
+    from rnnc.layered import Layered
 
 Array = NDArray[Any]
 
@@ -28,9 +28,10 @@ LINE = 64
 
 
 class FlatLayout(NamedTuple):
-    """The place of each parameter in a flat array. The embedding, whose gradient is sparse, comes last.
+    """The place of each parameter in a flat array: first those with dense gradients, then tables with sparse ones, then
+    those that do not change.
 
-    places: name -> (first element, shape). dense: the number of elements before the embedding. size: the number of all
+    places: name -> (first element, shape). dense: the number of elements of the first kind. size: the number of all
     elements. Gaps between parameters are zeros, and stay zeros.
     """
 
@@ -40,22 +41,24 @@ class FlatLayout(NamedTuple):
     size: int
 
     @staticmethod
-    def of(model: Sequential) -> FlatLayout:
-        """The layout of a network's parameters."""
+    def of(model: Layered, sparse: Collection[str] = (), frozen: Collection[str] = ()) -> FlatLayout:
+        """The layout of a network's parameters. sparse, frozen: those of the second and of the third kind."""
         dtype = np.dtype(model.dtype)
-        places: dict[str, tuple[int, Shape]] = {}
         shapes = model.parameter_shapes()
-        table = {model.table: shapes.pop(model.table)} if model.table else {}
-        end = _place(places, shapes, 0, LINE // dtype.itemsize)
-        dense, end = end, _place(places, table, end, LINE // dtype.itemsize)
-        return FlatLayout(dtype, {name: places[name] for name in model.parameter_shapes()}, dense, end)
+        places: dict[str, tuple[int, Shape]] = {}
+        kinds = {name: 2 if name in frozen else int(name in sparse) for name in shapes}
+        ends = [0]
+        for kind in range(3):
+            own = {name: shape for name, shape in shapes.items() if kinds[name] == kind}
+            ends.append(_place(places, own, ends[-1], LINE // dtype.itemsize))
+        return FlatLayout(dtype, {name: places[name] for name in shapes}, ends[1], ends[3])
 
     def zeros(self, *, dense: bool = False) -> Array:
-        """A new flat array of zeros. dense: leave the embedding out."""
+        """A new flat array of zeros. dense: of the first kind alone."""
         return aligned(self.dense if dense else self.size, self.dtype)
 
     def views(self, flat: Array) -> dict[str, Array]:
-        """Views of the parameters in a flat array, by name. An array without the embedding has no view of it."""
+        """Views of the parameters in a flat array, by name; in one of the dense ones, of those."""
         return {
             name: flat[start : start + math.prod(shape)].reshape(shape)
             for name, (start, shape) in self.places.items()

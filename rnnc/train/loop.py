@@ -21,9 +21,10 @@ from rnnc.train import checkpoint as files
 from rnnc.train.batch import Batch, inside
 from rnnc.train.check import check_model
 from rnnc.train.data import Sequences, batches, fitted, in_order
+from rnnc.train.evaluation import Evaluation
 from rnnc.train.progress import Progress
 from rnnc.train.record import Epoch, Place, Record, restored
-from rnnc.train.step import Evaluation, TrainingStep
+from rnnc.train.step import TrainingStep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

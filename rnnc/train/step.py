@@ -1,40 +1,39 @@
-"""`TrainingStep`: loss, gradients, clipping and update of a network, compiled once. `Evaluation`: the loss alone."""
+"""`TrainingStep`: losses, gradients, clipping and update of a network, compiled once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
 from rnnc import backends
-from rnnc.backends import fresh
 from rnnc.backends.locks import new_lock
 from rnnc.backends.training.noise import LOW, Where
 from rnnc.backends.training.protocol import Change, Draw, Memory, Report, Trainer, Work
 from rnnc.checking import checks
-from rnnc.compiled import Compiled, CompileOptions
-from rnnc.copies import Unchanging, refusal
+from rnnc.compiled import CompileOptions
+from rnnc.copies import refusal
 from rnnc.ir import names
 from rnnc.ir.autodiff import vjp
-from rnnc.ir.computation import Computation
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, RnncError
-from rnnc.losses import LossLike, add_loss, check_loss
 from rnnc.network import read_all
-from rnnc.networks.lowering import Mask, lower_network, masks, state_shapes
+from rnnc.networks.noise import Mask, masks
 from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
-from rnnc.references import reference
 from rnnc.train.batch import Batch
-from rnnc.train.check import Rules, check_model, check_untied, reason
+from rnnc.train.check import check_carries, check_model, check_untied, reason
+from rnnc.train.evaluation import OfBatches
 from rnnc.train.flat import FlatLayout, Views
+from rnnc.train.trained import frozen_of, kept_apart, look_ups_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rnnc.ir.graph import Graph
-    from rnnc.sequential import Sequential
+    from rnnc.layered import Layered
+    from rnnc.train.objective import Given
 
     Array = NDArray[Any]
     State = dict[str, Array]
@@ -43,109 +42,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Outcome(NamedTuple):
-    """The report of a step. loss: the mean over the targets of the batch. norm: of all gradients, before clipping.
-
-    Both may be infinite or NaN for a step that was skipped (`on_nonfinite="skip"`).
-    """
-
+class _Numbers(NamedTuple):
     loss: float
     norm: float
 
 
-class _OfBatches(Compiled):
-    """A compiled function of a batch: the common base of training and evaluation."""
+class Outcome(_Numbers):
+    """The report of a step, (loss, norm).
 
-    def __init__(self, model: Sequential, loss: LossLike, options: CompileOptions) -> None:
-        self.model = check_model(model)
-        self.loss = check_loss(loss)
-        (self._input,), (self._output,) = self.model.graph().inputs, self.model.graph().outputs
-        self._rules = Rules(model, {self._output: self.loss})
-        self.layout = FlatLayout.of(model)
-        self._states = state_shapes(model)
-        self._zeros = np.zeros(0, self.layout.dtype)
-        self._constants = self.loss.constants(model.output_size, model.dtype)
-        super().__init__(Computation(self._build), options)
-
-    def _build(self, steps: int, lengths: bool) -> Graph:
-        raise NotImplementedError
-
-    def _inputs(self, batch: Batch, state: State | None) -> dict[str, Array]:
-        """The inputs of a call that its batch and state give, without rows of an embedding and masks."""
-        steps, rows = batch.sizes
-        inputs = {names.TARGET: batch.target}
-        if self.model.embedding is None:
-            inputs[names.X] = batch.x
-        for name, (initial, _, width) in self._states.items():
-            inputs[initial] = self._zero_states(rows, width) if state is None else state[name]
-        return inputs
-
-    def _zero_states(self, rows: int, width: int) -> Array:
-        """Zeros (rows, width), a view of an array that is kept and grows."""
-        zeros = self._zeros  # read once: another thread may replace the array
-        if zeros.size < rows * width:
-            self._zeros = zeros = np.zeros(rows * width, self.layout.dtype)
-        return zeros[: rows * width].reshape(rows, width)
-
-    def _sparse(self, name: str) -> bool:
-        return name == self.model.table
-
-
-class Evaluation(_OfBatches, Unchanging):
-    """The loss and the output of a network for a batch. The parameters are arguments, and may change between calls.
-
-    backend, threads, matmul: as in `rnnc.compile`. A pickle holds the model, the loss and the options; it is compiled
-    again when it is loaded.
+    loss: the sum over outputs of factor * mean loss over the targets of the batch. norm: of all gradients, before
+    clipping. losses: the mean losses by output.
+    The numbers may be infinite or NaN for a step that was skipped (`on_nonfinite="skip"`).
     """
 
-    def __init__(
-        self,
-        model: Sequential,
-        loss: LossLike,
-        *,
-        backend: str = "llvm",
-        threads: int | None = None,
-        matmul: str | None = None,
-    ) -> None:
-        super().__init__(model, loss, CompileOptions.of(backend, threads, matmul))
-        self._bound = self._code.bind({})
+    losses: dict[str, float]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        reference(type(self.loss))  # raises if it has no name to import
-        return partial(Evaluation, **self._options.arguments), (self.model, self.loss)
-
-    def _build(self, steps: int, lengths: bool) -> Graph:
-        graph = lower_network(self.model, steps, lengths=lengths)
-        output = graph.outputs[names.OUTPUT]
-        add_loss(graph, self.loss)
-        graph.outputs = {names.OUTPUT: output, names.LOSS: graph.outputs[names.LOSS]}
-        return graph
-
-    def __call__(self, params: Mapping[str, Array], batch: Batch) -> tuple[float, Array]:
-        """The loss summed over the batch, and the output: (T, B, N), or (B, N) after a readout.
-
-        params: name -> array, as `model.parameter_shapes()` lists them, in the network's dtype.
-        Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
-        """
-        return self._of(read_all(self.model, params), self._rules.batch("batch", batch))
-
-    def _of(self, params: Mapping[str, Array], batch: Batch) -> tuple[float, Array]:
-        """`__call__` with checked arguments."""
-        steps, rows = batch.sizes
-        sizes = (steps, rows) if self.model.timed else (rows,)
-        xp, up, down = self._arrays.xp, self._arrays.from_host, self._arrays.to_host
-        output = fresh.empty((*sizes, self.model.output_size), self.layout.dtype, xp)
-        if not rows:
-            return 0.0, down(output)
-        loss = fresh.empty(1, self.layout.dtype, xp)
-        inputs = {name: array for name, array in params.items() if not self._sparse(name)}
-        inputs |= self._constants | self._inputs(batch, None)
-        if self.model.table is not None:
-            inputs[names.X] = params[self.model.table][batch.x]
-        lengths = None if batch.lengths is None else up(batch.lengths)
-        given = {name: up(array) for name, array in inputs.items()}
-        self._bound.start(given, {names.OUTPUT: output, names.LOSS: loss}, steps, rows, lengths)
-        return float(down(loss)[0]), down(output)
+    def __new__(cls, loss: float, norm: float, losses: Mapping[str, float] | None = None) -> Outcome:
+        made = super().__new__(cls, loss, norm)
+        made.losses = dict(losses or {})
+        return made
 
 
 def _one_at_a_time(method: Callable[Concatenate[TrainingStep, P], R]) -> Callable[Concatenate[TrainingStep, P], R]:
@@ -170,7 +85,7 @@ def _one_at_a_time(method: Callable[Concatenate[TrainingStep, P], R]) -> Callabl
     return call
 
 
-class TrainingStep(_OfBatches):
+class TrainingStep(OfBatches):
     """A network with its parameters and optimiser, compiled into one training step. For training loops of your own.
 
     A step is made completely or not at all. If a signal handler raises within one (Ctrl-C), `updates` shows whether the
@@ -181,8 +96,8 @@ class TrainingStep(_OfBatches):
 
     def __init__(
         self,
-        model: Sequential,
-        loss: LossLike,
+        model: Layered,
+        loss: Given,
         optimizer: Optimizer,
         *,
         params: Mapping[str, Any] | None = None,
@@ -190,13 +105,17 @@ class TrainingStep(_OfBatches):
         clip: float | None = None,
         carry: bool = False,
         on_nonfinite: str = "raise",
+        weighted: bool = False,
+        frozen: Collection[str] = (),
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
     ) -> None:
         """
-        model: the network. loss: a loss of `rnnc.losses`, its name, or a function of output and target.
-        optimizer: one of `rnnc.optimizers`.
+        model: the network. optimizer: one of `rnnc.optimizers`.
+        loss: a loss of `rnnc.losses`, its name, or a function of output and target; for a network of several outputs a
+            dict of them by output. A pair (loss, factor) multiplies the mean loss of its output in the sum of all. An
+            output without a loss is not trained.
         params: the parameters to start from; default `model.init(seed)`. They are copied, and no two may share memory.
         seed: decides the default parameters, dropout and zoneout. 0 <= seed < 2**64.
         clip: the largest norm of all gradients together (Pascanu et al. 2013, "On the difficulty of training recurrent
@@ -206,12 +125,15 @@ class TrainingStep(_OfBatches):
             square root of the dtype's largest number (1.8e19 for float32; less at rates above 1). Such a step changes
             nothing. "raise" raises NonFiniteError, which says whether the data, the parameters or an overflow is the
             cause. "skip" counts the step in `skipped`.
+        weighted: whether batches may have weights.
+        frozen: names of parameters, or patterns of names such as "encoder.*" (`fnmatch`), that do not change. Their
+            gradients are not computed.
         backend, threads, matmul: as in `rnnc.compile`. `matmul` rounds adjoints too. "bfloat16" and "tf32" are safer
             than "float16", because they have the range of float32.
         Raises ArgumentError, ArgumentTypeError, ParameterError, ShapeError or DtypeError.
         """
-        if checks.flag("carry", carry) and not check_model(model).causal:
-            raise ArgumentError("carry: only a network of one direction without a readout goes on from a state")
+        if checks.flag("carry", carry):
+            check_carries(check_model(model))
         self._optimizer = check_optimizer(optimizer, check_model(model).dtype)
         self._seed = checks.integer("seed", seed, 0, 2**64 - 1)
         self.clip = clip
@@ -219,9 +141,13 @@ class TrainingStep(_OfBatches):
         self._carry = carry
         self._lock, self._running = new_lock(), False
         self._updates = np.zeros(1, np.int64)
-        super().__init__(model, loss, CompileOptions.of(backend, threads, matmul))
+        self.frozen = frozen_of(check_model(model), frozen)
+        super().__init__(model, loss, checks.flag("weighted", weighted), CompileOptions.of(backend, threads, matmul))
         self._masks = masks(model)
         self.skipped = 0
+        outputs = self._build(1, False).outputs
+        self._gradients = frozenset(name for name in self._inputs_to_train if names.gradient(name) in outputs)
+        self.layout = FlatLayout.of(model, self._sparse, self.frozen)
         self._flat = self.layout.zeros()
         self._slots = {name: self.layout.zeros() for name in self.optimizer.slots}
         self._trainer = self._compile_trainer(backends.get(backend))
@@ -283,32 +209,39 @@ class TrainingStep(_OfBatches):
         self._trainer.fetch()
         return {name: array.view() for name, array in self._slots.items()}
 
+    @property
+    def _inputs_to_train(self) -> list[str]:
+        """The inputs of the graph whose gradients a step needs: parameters, and rows of tables."""
+        graph = self._graph
+        found = [n for n in graph.parameter_shapes() if n in graph.read_whole and n not in self.frozen]
+        return found + [rows for name, (_, rows) in graph.tables.items() if graph.table_of(name) not in self.frozen]
+
+    @property
+    def _sparse(self) -> tuple[str, ...]:
+        """The tables of which an update changes only the rows that were looked up."""
+        tables = dict.fromkeys(self._graph.table_of(name) for name in self._graph.tables)
+        return tuple(name for name in tables if name not in self.frozen and name not in self._gradients)
+
     def _build(self, steps: int, lengths: bool) -> Graph:
-        model = self.model
-        graph = lower_network(model, steps, lengths=lengths, training=True)
-        add_loss(graph, self.loss)
-        wrt = [name for name in model.parameter_shapes() if not self._sparse(name)]
-        wrt += [names.X] if model.embedding is not None else []
-        graph = vjp(graph, wrt, {names.LOSS: names.gradient(names.LOSS)})
+        graph = self._lowered(steps, lengths, training=True)
+        wrt = self._inputs_to_train
+        graph = vjp(graph, wrt, {place: names.gradient(place) for place in self.objective.places})
         last = {final for _, final, _ in self._states.values()} if self._carry else set()
-        wanted = {names.LOSS, *map(names.gradient, wrt), *last}
+        wanted = {*self.objective.places, *map(names.gradient, wrt), *last}
         graph.outputs = {name: output for name, output in graph.outputs.items() if name in wanted}
         return graph
 
-    def _input_of(self, parameter: str) -> str:
-        """The input through which the graph reads a parameter: x for an embedding, of which it reads rows."""
-        return names.X if self._sparse(parameter) else parameter
-
     def _compile_trainer(self, backend: Any) -> Trainer:
         model, layout = self.model, self.layout
-        gradients = self._build(1, False).outputs
         memory = Memory(
             {names.UPDATED: self._flat, **self._slots},
             layout.dense,
             layout.places,
-            table=model.table,
-            trained=frozenset(name for name in layout.places if names.gradient(self._input_of(name)) in gradients),
-            padding=None if model.embedding is None else model.embedding.padding_index,
+            self.objective.places,
+            look_ups_of(self._graph),
+            frozenset(layout.places) - self._graph.read_whole,
+            self._sparse,
+            self._gradients,
             constants=self._constants,
             updates=self._updates,
         )
@@ -326,7 +259,7 @@ class TrainingStep(_OfBatches):
 
     def explain(self) -> str:
         """A text that says how the backend computes the gradients and the update, and why."""
-        return super().explain() + self._trainer.explain()
+        return super().explain() + self._trainer.explain() + kept_apart(self._graph, self._gradients, self.frozen)
 
     @_one_at_a_time
     def step(
@@ -351,18 +284,21 @@ class TrainingStep(_OfBatches):
 
     def _take(self, parts: Sequence[Batch], rate: float, state: State | None) -> tuple[Outcome, State]:
         """`step` with checked arguments."""
-        count = sum(part.terms[self._output] for part in parts)
-        if not count:
-            return Outcome(0.0, 0.0), self._passed(parts, state)
+        terms = {output: sum(part.terms[output] for part in parts) for output in self.objective.parts}
+        if not any(terms.values()):
+            return Outcome(0.0, 0.0, terms), self._passed(parts, state)
         parts = [part for part in parts if part.sizes[1]]
         scalars = self.optimizer.scalars(self.updates + 1, rate)
         change = Change(scalars, self.clip, largest(self.model.dtype, rate))
-        loss, changed, last = 0.0, False, state or {}
+        sums, changed, last = [0.0] * len(terms), False, state or {}
+        seeds = self.objective.seeds(terms)
         for number, part in enumerate(parts):
-            end = number == len(parts) - 1 and math.isfinite(loss)
-            report, last = self._run(part, count, state, first=number == 0, change=change if end else None)
-            loss, norm, changed = loss + report.loss, report.norm, report.changed
-        outcome = Outcome(loss / count, norm)
+            end = number == len(parts) - 1 and all(map(math.isfinite, sums))
+            report, last = self._run(part, seeds, state, first=number == 0, change=change if end else None)
+            sums = [total + loss for total, loss in zip(sums, report.losses, strict=True)]
+            norm, changed = report.norm, report.changed
+        means = self.objective.means(sums, terms)
+        outcome = Outcome(self.objective.total(means), norm, means)
         if not changed:
             self._refuse(outcome, parts, state)
         return outcome, last
@@ -371,7 +307,7 @@ class TrainingStep(_OfBatches):
         """The final states of batches without a target that counts."""
         if not self._carry or not parts[-1].sizes[1]:
             return state or {}
-        return self._run(parts[-1], 1, state, first=True, change=None)[1]
+        return self._run(parts[-1], [1.0] * len(self.objective.parts), state, first=True, change=None)[1]
 
     def _refuse(self, outcome: Outcome, parts: Sequence[Batch], state: State | None) -> None:
         """Raises NonFiniteError for a step that was not made, or counts it as skipped."""
@@ -392,49 +328,48 @@ class TrainingStep(_OfBatches):
         batch = self._rules.batch("batch", batch)
         state = self._rules.state(state, batch.sizes[1])
         shapes = self.layout.places.items()
-        count = batch.terms[self._output]
-        if not count:
+        if not any(batch.terms.values()):
             return 0.0, {name: np.zeros(shape, self.layout.dtype) for name, (_, shape) in shapes}
-        report, _ = self._run(batch, count, state, first=True, change=None)
-        result = {name: array.copy() for name, array in self.layout.views(self._trainer.gradient).items()}
-        if (table := self.model.table) is not None:
-            rows, values = self._trainer.rows()
-            result[table] = np.zeros(self.layout.places[table][1], self.layout.dtype)
+        report, _ = self._run(batch, self.objective.seeds(batch.terms), state, first=True, change=None)
+        result = {name: np.zeros(shape, self.layout.dtype) for name, (_, shape) in shapes}
+        for name, array in self.layout.views(self._trainer.gradient).items():
+            result[name][...] = array
+        for table in self._sparse:
+            rows, values = self._trainer.rows(table)
             result[table][rows] = values
-        return report.loss / count, result
+        return self.objective.total(self.objective.means(report.losses, batch.terms)), result
 
     # ---- parts of a step
 
     def _run(
-        self, batch: Batch, count: float, state: State | None, *, first: bool, change: Change | None
+        self, batch: Batch, seeds: Sequence[float], state: State | None, *, first: bool, change: Change | None
     ) -> tuple[Report, State]:
-        """Adds the gradients of the summed loss / count to those of earlier batches, and then makes the change, if any.
+        """Adds the gradients of the sum of seed * loss to those of earlier batches, and then makes the change, if any.
 
         first: the gradients replace those of earlier batches.
         """
-        steps, rows = batch.sizes
-        last: State = {}
-        if self._carry:
-            last = {name: fresh.empty((rows, width), self.layout.dtype) for name, (_, _, width) in self._states.items()}
+        framed = self._framing(batch, state)
+        last: State = self._framing.signature.new_state(framed.times.batch) if self._carry else {}
         work = Work(
-            steps,
-            rows,
-            batch.lengths,
-            self._inputs(batch, state),
-            1 / count,
-            masks={mask.name: self._draw(mask, batch) for mask in self._masks},
+            framed.times.frames,
+            framed.times.batch,
+            framed.lengths,
+            framed.inputs,
+            seeds,
+            masks={mask.name: self._draw(mask, batch, framed.times.frames) for mask in self._masks},
             outputs={self._states[name][1]: array for name, array in last.items()},
-            numbers=None if self.model.embedding is None else batch.x,
+            numbers=framed.numbers,
         )
         return self._trainer.run(work, first=first, change=change), last
 
-    def _draw(self, mask: Mask, batch: Batch) -> Draw:
+    def _draw(self, mask: Mask, batch: Batch, frames: int) -> Draw:
         """The random numbers of one mask. They depend on seed, update, mask, row, step and unit alone."""
-        steps, rows = batch.sizes
         fixed = mask.fixed or not mask.timed
-        where = Where(self.seed, self.updates, mask.number, batch.row, LOW if fixed else batch.start)
+        start = LOW if fixed else batch.start // self._graph.timing(False).frame
+        where = Where(self.seed, self.updates, mask.number, batch.row, start)
         low, high = (0.0, 1 / (1 - mask.p)) if mask.keep else (1.0, 0.0)
-        return Draw((1 if fixed else steps, rows, mask.width), where, mask.p, low, high, fixed, mask.timed)
+        shape = (1 if fixed else frames, batch.sizes[1], mask.width * mask.positions)
+        return Draw(shape, where, mask.p, low, high, fixed, mask.timed)
 
 
 def _positive(name: str, value: object) -> float | None:

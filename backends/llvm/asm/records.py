@@ -156,6 +156,13 @@ class Record:
         return np.array(list(rows), np.int64).reshape(-1, len(self.types))
 
 
+def fill_all(records: Iterable[Struct], values: Mapping[str, float]) -> None:
+    """Sets fields of all records to numbers and addresses. The caller keeps alive the memory at the addresses."""
+    for record in records:
+        for name, value in values.items():
+            setattr(record, name, value)
+
+
 def _pairs(fields: str | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """(name, type) of each field."""
     if isinstance(fields, str):

@@ -1,14 +1,19 @@
 """Generated code around the gradients of a batch: rows of a table, sums over shards of the batch, their norm.
 
-    rnnc_look_up   a member's share of the rows of a table that a batch reads
-    rnnc_group     which rows of a table a batch names, and where in a list of them each step's gradient goes
-    rnnc_collect   a member's share of: dense gradients = sum over shards; rows = sum over steps; sum of squares
+    rnnc_look_up        a member's share of the rows of a table that a batch reads
+    rnnc_group          which rows of a table a batch names, and where in a list of them each place's gradient goes
+    rnnc_scatter        a member's share of: the dense gradient of a table += those of rows that were read
+    rnnc_collect        a member's share of: dense gradients = sum over shards; sum of squares
+    rnnc_collect_rows   a member's share of: rows = sum over places; sum of squares
 
 The members of a lockstep run call them, each with a record of its own. The batch and the number of members fix the
 order of every sum.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, vector
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
@@ -17,34 +22,49 @@ from rnnc.backends.llvm.asm.target import Target
 
 LOOK_UP = Record(
     "look_up",
-    "i64 member, i64 members, ptr numbers, ptr lengths, i64 steps, i64 batch, i64 height, ptr table, ptr values, "
-    "i64 bytes",
+    "i64 member, i64 members, ptr numbers, ptr lengths, i64 steps, i64 batch, i64 positions, i64 height, ptr table, "
+    "ptr values, i64 bytes",
 )
-"""numbers, lengths, steps, batch, height: see GROUP. table: (height, bytes). values: (steps, batch, bytes), the rows
-that are read; steps past a row's end are not written. The result is OUT_OF_RANGE if a number is no row of the table."""
+"""numbers, lengths, steps, batch, positions, height: see GROUP. table: (height, bytes). values: (steps, batch,
+positions, bytes), the rows that are read; places past a row's end are not written. The result is OUT_OF_RANGE if a
+number is no row of the table."""
 
 OUT_OF_RANGE = 2
 
 GROUP = Record(
     "group",
-    "ptr numbers, ptr lengths, i64 steps, i64 batch, i64 height, i64 padding, ptr slots, ptr rows, ptr count, "
-    "ptr places, i64 keep",
+    "ptr numbers, ptr lengths, i64 steps, i64 batch, i64 positions, i64 height, i64 padding, ptr slots, ptr rows, "
+    "ptr count, ptr places, i64 keep",
 )
-"""numbers: (steps, batch), the rows of the table that are named. height: the number of rows of the table. lengths:
-(batch,), or null. padding: a row that is left out, or -1. rows: the rows named so far. count: the address of their
-number. slots: (height,), 1 + the place of a row in `rows`, or 0 if it is not there. places: (steps * batch,), where the
-gradient of each step goes: 2 * place in `rows`, plus 1 if it is the first one there; -1 if it is left out. keep: 0 to
-forget the rows named so far."""
+"""numbers: (steps, batch, positions), the rows of the table that are named. height: the number of rows of the table.
+lengths: (batch,), how many of its steps * positions places a row has, or null. padding: a row that is left out, or -1.
+rows: the rows named so far. count: the address of their number. slots: (height,), 1 + the place of a row in `rows`, or
+0 if it is not there. places: as `numbers`, where each gradient goes: 2 * place in `rows`, plus 1 if it is the first one
+there; -1 if it is left out. keep: 0 to forget the rows named so far."""
+
+SCATTER = Record(
+    "scatter",
+    "i64 member, i64 members, ptr numbers, ptr lengths, i64 steps, i64 batch, i64 positions, i64 height, i64 padding, "
+    "ptr terms, i64 target, ptr from, i64 width",
+)
+"""numbers, lengths, steps, batch, positions, height, padding: see GROUP. terms: see COLLECT; the gradients are added to
+the first of them, in which that of the table begins at the element `target`. from: (steps, batch, positions, width)."""
 
 COLLECT = Record(
     "collect",
-    "i64 member, i64 members, ptr terms, i64 shards, ptr segments, i64 many, i64 keep, ptr gradient, ptr places, "
-    "i64 steps, ptr from, ptr values, ptr count, i64 width, ptr squares",
+    "i64 member, i64 members, ptr terms, i64 shards, ptr segments, i64 many, i64 keep, ptr gradient, ptr squares",
 )
 """terms: the addresses of the `shards` dense gradients, one per shard. segments: `many` records of SEGMENT. keep: 1 to
-add the sums to `gradient`, 0 to overwrite it. places: those of `rnnc_group`, `steps` of them, or null. from: (steps,
-width), the gradient of each step. values: (rows, width), the gradients of rows. count: the address of the number of
-rows. squares: the address for the sum of squares (a double) of this member's share."""
+add the sums to `gradient`, 0 to overwrite it. squares: the address for the sum of squares (a double) of this member's
+share."""
+
+COLLECT_ROWS = Record(
+    "collect_rows",
+    "i64 member, i64 members, ptr places, i64 many, ptr from, ptr values, ptr count, i64 width, i64 last, ptr squares",
+)
+"""places: those of `rnnc_group`, `many` of them. from: (many, width), the gradient of each place. values: (rows,
+width), the gradients of rows. count: the address of the number of rows. last: 1 if `values` is complete then, and its
+squares are added to the sum at `squares`."""
 
 SEGMENT = Record("segment", "i64 target, i64 source, i64 size")
 """A parameter: its first element in `gradient` (target) and in a shard's gradient (source), and its size in elements.
@@ -70,12 +90,7 @@ def _look_up() -> Function:
     result = f.alloca("i32", 1, 4)
     f.store(Val("i32", "0"), result, 4)
     first, stop = share(f, given["steps"], given["member"], given["members"], 1)
-    with (
-        f.loop(first, stop) as step,
-        f.loop(0, given["batch"]) as row,
-        f.when(_inside(f, step.index, row.index, given)),
-    ):
-        at = f.add(f.mul(step.index, given["batch"]), row.index)
+    with _places(f, first, stop, given) as (at, inside), f.when(inside):
         number = f.load("i64", f.element(given["numbers"], at, "i64"), 8)
         there = f.compare("ult", number, given["height"])
         with f.when(f.binary("xor", there, Val("i1", "true"))):
@@ -88,12 +103,29 @@ def _look_up() -> Function:
     return f
 
 
-def _inside(f: Function, step: Val, row: Val, given: dict[str, Val]) -> Val:
-    """The i1 that is 1 if a step is before the end of its row. Without lengths, it always is."""
+@contextmanager
+def _places(f: Function, first: Val, stop: Val, given: dict[str, Val]) -> Iterator[tuple[Val, Val]]:
+    """A loop over the places of some steps: the number of each, and the i1 that is 1 if its row has it."""
+    with f.loop(first, stop) as step, f.loop(0, given["batch"]) as row:
+        start = f.mul(f.add(f.mul(step.index, given["batch"]), row.index), given["positions"])
+        before = f.mul(step.index, given["positions"])
+        with f.loop(0, given["positions"]) as position:
+            inside = _inside(f, f.add(before, position.index), row.index, given)
+            yield f.add(start, position.index), inside
+
+
+def _inside(f: Function, place: Val, row: Val, given: dict[str, Val]) -> Val:
+    """The i1 that is 1 if a place is before the end of its row. Without lengths, it always is."""
     dense = f.is_null(given["lengths"])
     table = f.select(dense, given["numbers"], given["lengths"])  # any memory that can be read
     length = f.load("i64", f.element(table, f.select(dense, i64(0), row), "i64"), 8)
-    return f.binary("or", dense, f.compare("ult", step, length))
+    return f.binary("or", dense, f.compare("ult", place, length))
+
+
+def _counts(f: Function, number: Val, given: dict[str, Val]) -> Val:
+    """The i1 that is 1 if a number is that of a row whose gradient counts."""
+    there = f.compare("ult", number, given["height"])
+    return f.binary("and", there, f.compare("ne", number, given["padding"]))
 
 
 def _group() -> Function:
@@ -101,13 +133,11 @@ def _group() -> Function:
     f = define("i32 rnnc_group(ptr given)")
     given = GROUP.loads(f, f.parameters[0])
     _forget(f, given)
-    with f.loop(0, given["steps"]) as step, f.loop(0, given["batch"]) as row:
-        at = f.add(f.mul(step.index, given["batch"]), row.index)
+    with _places(f, i64(0), given["steps"], given) as (at, inside):
         place = f.element(given["places"], at, "i64")
         f.store(i64(-1), place, 8)
         number = f.load("i64", f.element(given["numbers"], at, "i64"), 8)
-        there = f.binary("and", f.compare("ult", number, given["height"]), f.compare("ne", number, given["padding"]))
-        with f.when(f.binary("and", _inside(f, step.index, row.index, given), there)):
+        with f.when(f.binary("and", inside, _counts(f, number, given))):
             f.store(_place_of(f, number, given), place, 8)
     f.ret(Val("i32", "0"))
     return f
@@ -135,9 +165,10 @@ def _place_of(f: Function, number: Val, given: dict[str, Val]) -> Val:
 
 
 def emit_gradient_sums(module: Module, dtype: str, target: Target) -> None:
-    """Adds `rnnc_look_up`, `rnnc_group` and `rnnc_collect`, and what they call."""
+    """Adds the functions above, and what they call."""
     kernels = _Kernels(dtype, target)
-    for function in (_look_up(), _group(), kernels.put(), kernels.square(), _collect(dtype)):
+    sums = (_scatter(dtype), _collect(dtype), _collect_rows(dtype))
+    for function in (_look_up(), _group(), kernels.put(), kernels.square(), *sums):
         module.add(function)
 
 
@@ -196,8 +227,22 @@ def _collect(dtype: str) -> Function:
     with f.loop(0, given["many"]) as number:
         segment = SEGMENT.loads(f, SEGMENT.element(f, given["segments"], number.index))
         _collect_segment(f, scalar, given, segment)
-    with f.when(f.value("i1", f"icmp ne {given['places']}, null")):
-        _collect_rows(f, scalar, given)
+    f.ret(Val("i32", "0"))
+    return f
+
+
+def _scatter(dtype: str) -> Function:
+    """Adds a share of the columns of all rows, so that no two members write to the same elements (SCATTER)."""
+    f, scalar = define("i32 rnnc_scatter(ptr given)"), SCALARS[dtype]
+    given = SCATTER.loads(f, f.parameters[0])
+    start, stop = share(f, given["width"], given["member"], given["members"])
+    table = f.element(f.load("ptr", given["terms"], 8), f.add(given["target"], start), scalar)
+    with _places(f, i64(0), given["steps"], given) as (at, inside):
+        number = f.load("i64", f.element(given["numbers"], at, "i64"), 8)
+        with f.when(f.binary("and", inside, _counts(f, number, given))):
+            row = f.element(table, f.mul(number, given["width"]), scalar)
+            term = f.element(given["from"], f.add(f.mul(at, given["width"]), start), scalar)
+            f.call_defined("void", "rnnc_put", row, term, f.sub(stop, start), i64(1))
     f.ret(Val("i32", "0"))
     return f
 
@@ -217,20 +262,25 @@ def _collect_segment(f: Function, scalar: str, given: dict[str, Val], segment: d
         _add_squares(f, own, count, given["squares"])
 
 
-def _collect_rows(f: Function, scalar: str, given: dict[str, Val]) -> None:
-    """Sums a share of the columns of all rows, so that no two members write to the same elements."""
+def _collect_rows(dtype: str) -> Function:
+    """Sums a share of the columns of all rows, so that no two members write to the same elements (COLLECT_ROWS)."""
+    f, scalar = define("i32 rnnc_collect_rows(ptr given)"), SCALARS[dtype]
+    given = COLLECT_ROWS.loads(f, f.parameters[0])
     start, stop = share(f, given["width"], given["member"], given["members"])
     count = f.sub(stop, start)
-    with f.loop(0, given["steps"]) as step:
+    with f.loop(0, given["many"]) as step:
         place = f.load("i64", f.element(given["places"], step.index, "i64"), 8)
         with f.when(f.value("i1", f"icmp sge {place}, 0")):
             row = f.add(f.mul(f.udiv(place, 2), given["width"]), start)
             term = f.add(f.mul(step.index, given["width"]), start)
             pointers = (f.element(given["values"], row, scalar), f.element(given["from"], term, scalar))
             f.call_defined("void", "rnnc_put", *pointers, count, f.sub(i64(1), f.binary("and", place, i64(1))))
-    with f.loop(0, f.load("i64", given["count"], 8)) as number:
+    complete = f.compare("eq", given["last"], 1)
+    with f.when(complete), f.loop(0, f.load("i64", given["count"], 8)) as number:
         row = f.add(f.mul(number.index, given["width"]), start)
         _add_squares(f, f.element(given["values"], row, scalar), count, given["squares"])
+    f.ret(Val("i32", "0"))
+    return f
 
 
 def _add_squares(f: Function, array: Val, count: Val, squares: Val) -> None:

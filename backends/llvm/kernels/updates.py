@@ -2,9 +2,10 @@
 
     for each vector of elements: load p, g, slots; the equations; store p, slots
 
-`rnnc.optimizers.update_graph` defines an update. At the end of a training step, each thread calls `rnnc_apply`: it
-computes the factor that clips from the sums of squares, then updates a share of the dense parameters and of the rows.
-If the norm is too large, or if the norm or the loss is not finite, no member changes anything.
+`rnnc.optimizers.update_graph` defines an update. At the end of a training step, each thread calls `rnnc_apply` and, for
+each table, `rnnc_apply_rows`: they compute the factor that clips from the sums of squares, then update a share of the
+dense parameters, or of the rows. If the norm is too large, or if the norm or a loss is not finite, no member changes
+anything.
 """
 
 from __future__ import annotations
@@ -24,20 +25,19 @@ from rnnc.ir.names import CLIPPING, SLOPE, UPDATED
 from rnnc.ir.ops import Kind
 from rnnc.ir.shape_rules import BATCH
 
-APPLY = Record(
-    "apply",
-    "i64 member, i64 members, ptr squares, ptr losses, ptr clip, ptr numbers, i64 dense, ptr arrays, ptr tables, "
-    "ptr rows, ptr count, i64 width, ptr updates",
-)
-"""squares: one sum per member, SQUARES_APART doubles apart. losses: one loss per member, LOSSES_APART elements apart.
-clip: two numbers, the largest norm (infinity if there is none), and the largest norm after clipping from which an
-update is made; the result is NOT_FINITE if the norm is larger or NaN. numbers: the scalars of the update. dense: the
-number of elements of the arrays that `arrays` points to. tables: pointers to the tables and to the gradients of their
-rows, or null. rows: the numbers of the rows. count: the address of their number. width: elements per row. updates: the
-address of the number of updates made."""
+_SUMS = "i64 member, i64 members, ptr squares, ptr losses, i64 many, i64 apart, ptr clip, ptr numbers, ptr arrays"
+APPLY = Record("apply", f"{_SUMS}, i64 dense, ptr updates")
+APPLY_ROWS = Record("apply_rows", f"{_SUMS}, ptr rows, ptr count, i64 width")
+"""squares: one sum per member, SQUARES_APART doubles apart. losses: `many` losses per member, each member's `apart`
+elements apart. clip: two numbers, the largest norm (infinity if there is none), and the largest norm after clipping
+from which an update is made; the result is NOT_FINITE if the norm is larger or NaN. numbers: the scalars of the update.
+arrays: pointers to the arrays, of `dense` elements; or to the tables and to the gradients of their rows. updates: the
+address of the number of updates made. rows: the numbers of the rows. count: the address of their number. width:
+elements per row."""
 
 SQUARES_APART = 8
 LOSSES_APART = 16
+"""Losses in a cache line: members write to different lines."""
 NOT_FINITE = 3
 
 
@@ -52,6 +52,7 @@ def emit_update(graph: Graph, target: Target) -> tuple[Module, tuple[str, ...], 
     module = Module()
     module.add(_emit(graph, vectors, numbers, target))
     module.add(_emit_apply(graph.dtype, vectors, numbers))
+    module.add(_emit_apply_rows(graph.dtype, vectors, numbers))
     return module, vectors, numbers
 
 
@@ -72,49 +73,74 @@ def _emit(graph: Graph, vectors: tuple[str, ...], numbers: tuple[str, ...], targ
 
 
 def _emit_apply(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) -> Function:
-    """The function of a member's share of an update (APPLY)."""
+    """The function of a member's share of the update of dense parameters (APPLY)."""
     f = define("i32 rnnc_apply(ptr given)")
-    scalar, item = SCALARS[dtype], ELEMENT_BYTES[dtype]
     given = APPLY.loads(f, f.parameters[0])
-    own = f.alloca(scalar, len(numbers), 64)
-    for n, _ in enumerate(numbers):
-        f.store(f.load(scalar, f.element(given["numbers"], n, scalar), item), f.element(own, n, scalar), item)
-    norm, factor = _factor(f, given)
-    good = _usable(f, given, norm, factor, scalar, item)
-    factor = factor if scalar == "double" else f.value(scalar, f"fptrunc {factor} to {scalar}")
-    f.store(factor, f.element(own, numbers.index(CLIPPING), scalar), item)
-    pointers = f.alloca("ptr", len(vectors), 64)
-
-    def update(size: Val, base: Val, starts: dict[str, Val]) -> None:
-        for n, name in enumerate(vectors):
-            array = f.load("ptr", f.element(base, n, "ptr"), 8)
-            f.store(f.element(array, starts.get(name, starts[UPDATED]), scalar), f.element(pointers, n, "ptr"), 8)
-        f.call_defined("void", "rnnc_update", size, pointers, own)
-
-    with f.when(good):
+    update = _Update(f, dtype, given, vectors, numbers)
+    with f.when(update.good):
         start, stop = share(f, given["dense"], given["member"], given["members"])
-        update(f.sub(stop, start), given["arrays"], {UPDATED: start})
-    with f.when(f.binary("and", good, f.value("i1", f"icmp ne {given['tables']}, null"))):
+        update.call(f.sub(stop, start), {UPDATED: start})
+    counts = f.binary("and", update.good, f.compare("eq", given["member"], 0))
+    with f.when(counts):  # counted in machine code, so that nothing can come between an update and its count
+        f.store(f.add(f.load("i64", given["updates"], 8), 1), given["updates"], 8)
+    f.ret(f.select(update.good, Val("i32", "0"), Val("i32", str(NOT_FINITE))))
+    return f
+
+
+def _emit_apply_rows(dtype: str, vectors: tuple[str, ...], numbers: tuple[str, ...]) -> Function:
+    """The function of a member's share of the update of a table's rows (APPLY_ROWS)."""
+    f = define("i32 rnnc_apply_rows(ptr given)")
+    given = APPLY_ROWS.loads(f, f.parameters[0])
+    update = _Update(f, dtype, given, vectors, numbers)
+    with f.when(update.good):
         first, last = share(f, f.load("i64", given["count"], 8), given["member"], given["members"], 1)
         with f.loop(first, last) as place:
             row = f.load("i64", f.element(given["rows"], place.index, "i64"), 8)
             width = given["width"]
-            update(width, given["tables"], {UPDATED: f.mul(row, width), SLOPE: f.mul(place.index, width)})
-    counts = f.binary("and", good, f.compare("eq", given["member"], 0))
-    with f.when(counts):  # counted in machine code, so that nothing can come between an update and its count
-        f.store(f.add(f.load("i64", given["updates"], 8), 1), given["updates"], 8)
-    f.ret(f.select(good, Val("i32", "0"), Val("i32", str(NOT_FINITE))))
+            update.call(width, {UPDATED: f.mul(row, width), SLOPE: f.mul(place.index, width)})
+    f.ret(Val("i32", "0"))
     return f
 
 
+class _Update:
+    """The update, as a member calls it. good: the i1 that is 1 if it may be made, the same for every member."""
+
+    def __init__(
+        self, f: Function, dtype: str, given: dict[str, Val], vectors: tuple[str, ...], numbers: tuple[str, ...]
+    ) -> None:
+        self.f, self.given, self.vectors, self.scalar = f, given, vectors, SCALARS[dtype]
+        item, scalar = ELEMENT_BYTES[dtype], self.scalar
+        self.numbers = f.alloca(scalar, len(numbers), 64)
+        for n, _ in enumerate(numbers):
+            number = f.load(scalar, f.element(given["numbers"], n, scalar), item)
+            f.store(number, f.element(self.numbers, n, scalar), item)
+        norm, factor = _factor(f, given)
+        self.good = _usable(f, given, norm, factor, scalar, item)
+        factor = factor if scalar == "double" else f.value(scalar, f"fptrunc {factor} to {scalar}")
+        f.store(factor, f.element(self.numbers, numbers.index(CLIPPING), scalar), item)
+        self.pointers = f.alloca("ptr", len(vectors), 64)
+
+    def call(self, size: Val, starts: dict[str, Val]) -> None:
+        """Updates `size` elements of each array. starts: the first one of an array, else that of UPDATED."""
+        f = self.f
+        for n, name in enumerate(self.vectors):
+            array = f.load("ptr", f.element(self.given["arrays"], n, "ptr"), 8)
+            first = f.element(array, starts.get(name, starts[UPDATED]), self.scalar)
+            f.store(first, f.element(self.pointers, n, "ptr"), 8)
+        f.call_defined("void", "rnnc_update", size, self.pointers, self.numbers)
+
+
 def _usable(f: Function, given: Mapping[str, Val], norm: Val, factor: Val, scalar: str, item: int) -> Val:
-    """The i1 that is 1 if an update may be made, the same for every member. Comparisons with NaN are false."""
-    with f.loop(0, given["members"], carried=(f.constant(0.0, "double"),)) as loop:
-        place = f.element(given["losses"], f.mul(loop.index, LOSSES_APART), scalar)
+    """The i1 that is 1 if an update may be made. Comparisons with NaN are false."""
+    sum_of = f.alloca("double", 1, 8)
+    f.store(f.constant(0.0, "double"), sum_of, 8)
+    with f.loop(0, given["members"]) as member, f.loop(0, given["many"]) as number:
+        place = f.element(given["losses"], f.add(f.mul(member.index, given["apart"]), number.index), scalar)
         loss = f.load(scalar, place, item)
         loss = loss if scalar == "double" else f.value("double", f"fpext {loss} to double")
-        loop.next([f.binary("fadd", loop.values[0], loss)])
-    total = f.binary("fsub", loop.values[0], loop.values[0])  # NaN, if the loss is infinite or NaN
+        f.store(f.binary("fadd", f.load("double", sum_of, 8), loss), sum_of, 8)
+    total = f.load("double", sum_of, 8)
+    total = f.binary("fsub", total, total)  # NaN, if a loss is infinite or NaN
     most = f.load("double", f.element(given["clip"], 1, "double"), 8)
     finite = f.value("i1", f"fcmp oeq {total}, 0.0")
     return f.binary("and", finite, f.value("i1", f"fcmp ole {f.binary('fmul', norm, factor)}, {most.name}"))

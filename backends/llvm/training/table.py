@@ -33,25 +33,26 @@ class ReusedArrays:
 
 
 class Table:
-    """The rows of a table that the batches of an update name, and their gradients."""
+    """The rows of a table that the batches of an update name, and their gradients.
 
-    def __init__(self, memory: Memory) -> None:
-        assert memory.table is not None
-        self.arrays = memory.tables()
+    arrays: the table (V, N) of "p" and of each slot, by name.
+    """
+
+    def __init__(self, memory: Memory, name: str) -> None:
+        self.arrays = {array: memory.view(flat, name) for array, flat in memory.flat.items()}
         self.height, self.width = self.arrays[UPDATED].shape
-        self.padding = -1 if memory.padding is None else memory.padding
         self.slots = np.zeros(self.height, np.int64)
         self.count = np.zeros(1, np.int64)
         self.space = ReusedArrays()
         self.values, self.rows, self.places = np.empty((0, self.width), memory.dtype), np.empty(0), np.empty(0)
 
-    def make_room(self, steps: int, batch: int, first: bool) -> None:
-        """Makes room for the rows of a batch, which may all be new."""
-        most = steps * batch + (0 if first else int(self.count[0]))
+    def make_room(self, count: int, first: bool) -> None:
+        """Makes room for `count` rows of a batch, which may all be new."""
+        most = count + (0 if first else int(self.count[0]))
         self.values = self.space.take("values", (most, self.width), self.values.dtype, keep=not first)
         # The numbers of the last step's rows are always kept, because forgetting these rows reads them.
         self.rows = self.space.take("rows", (most,), np.dtype(np.int64), keep=True)
-        self.places = self.space.take("places", (steps * batch,), np.dtype(np.int64))
+        self.places = self.space.take("places", (count,), np.dtype(np.int64))
 
     def rows_of(self) -> SparseRows:
         """Copies of the rows' numbers and gradients, sorted by number."""

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.backends.fresh import HINT
-from rnnc.backends.llvm.asm.records import Struct, address
+from rnnc.backends.llvm.asm.records import Struct, address, fill_all
 from rnnc.backends.llvm.calls.lockstep import Call, Scripts, run_together
 from rnnc.backends.llvm.calls.shards import Shard, even
 from rnnc.backends.llvm.kernels.context import array_field, row_field, step_field, sum_field
-from rnnc.backends.llvm.kernels.gradients import COLLECT, GROUP, LOOK_UP, OUT_OF_RANGE, SEGMENT
+from rnnc.backends.llvm.kernels.gradients import COLLECT, OUT_OF_RANGE, SEGMENT
 from rnnc.backends.llvm.kernels.noise import NOISE, filled
 from rnnc.backends.llvm.kernels.packers import SHARE, shares
 from rnnc.backends.llvm.kernels.updates import APPLY, LOSSES_APART, NOT_FINITE, SQUARES_APART
+from rnnc.backends.llvm.training.reads import TableReads
 from rnnc.backends.llvm.training.table import ReusedArrays
-from rnnc.backends.training.protocol import LOOKED_UP, TABLE_GRADIENT, Draw, Memory, Report, Work
+from rnnc.backends.training.protocol import Draw, Memory, Report, Work
 from rnnc.ir.errors import SizeError
-from rnnc.ir.names import LOSS, SLOPE, UPDATED, gradient
+from rnnc.ir.names import SLOPE, gradient
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
@@ -42,25 +43,28 @@ class ThreadedStep:
         dtype = self.memory.dtype
         self.item = dtype.itemsize
         self.gradients = [np.zeros(self.memory.dense, dtype) for _ in range(count)]
-        self.losses = np.zeros((count, LOSSES_APART), dtype)
+        self.apart = -(-len(self.memory.losses) // LOSSES_APART) * LOSSES_APART
+        self.losses = np.zeros((count, self.apart), dtype)
         self.squares = np.zeros((count, SQUARES_APART))
         self.terms = np.zeros(count, np.int64)
         self.segments, self.places = _segments(self.code, self.memory)
-        self.loss = sum_field(self.code.untimed[LOSS])
-        self.arrays, self.tables = self._arrays()
+        self.arrays = self._arrays()
         self.packs = self._packs()
+        self.sums = self._sums()
         self._make_fields()
         self.masks: dict[str, list[Struct]] = {}
         self.space = ReusedArrays()
+        self.reads = TableReads(self)
         self.scripts: dict[bool, Scripts] = {}
         self.held: list[object] = []
 
     def run(self, work: Work, shards: Sequence[Shard], lengths: Array | None, *, first: bool, change: bool) -> Report:
-        """Runs one step. Raises SizeError if memory runs out, and IndexError if x names a row that the table lacks."""
+        """Runs one step. Raises SizeError if memory runs out, and IndexError if a number is no row of its table."""
         work = self._without_what_is_not_read(work)
-        self._fill_table(work, lengths, first)
+        fill_all(self.collects, {"keep": int(not first)})
+        self.reads.fill(work.numbers, first)
         arrays = self._inputs(work) | self._outputs(work, lengths is not None)
-        self.held[1:] = [arrays, shards, lengths]  # kept until the next step: machine code has their addresses
+        self.held = [arrays, shards, lengths]  # kept until the next step: machine code has their addresses
         self._fill_contexts(work, shards, arrays, first)
         for name, draw in work.masks.items():
             self._fill_mask(name, draw)
@@ -68,11 +72,12 @@ class ThreadedStep:
             self.scripts[change] = Scripts([self._script(work, member, change) for member in range(self.count)])
         error = run_together(self.scripts[change], self.code.runtime)
         if error == OUT_OF_RANGE:
-            raise IndexError(f"x names a row that the table of {self.memory.places[str(self.memory.table)][1]} lacks")
+            tables = {f"{r.table} {self.memory.places[r.table][1]}" for r in self.memory.look_ups}
+            raise IndexError(f"the batch names a row that a table lacks: {', '.join(sorted(tables))}")
         if error not in (0, NOT_FINITE):
             raise SizeError(f"no memory for the scratch buffers of {work.steps} steps of {work.batch} rows; {HINT}")
-        loss, norm = sum(self.losses[:, 0].tolist()), math.sqrt(sum(self.squares[:, 0].tolist()))
-        return Report(loss, norm, change and not error)
+        losses = tuple(sum(column) for column in self.losses.T[: len(self.memory.losses)].tolist())
+        return Report(losses, math.sqrt(sum(self.squares[:, 0].tolist())), change and not error)
 
     def _without_what_is_not_read(self, work: Work) -> Work:
         """The work without masks that the code does not read, such as that of a state that no matrix product reads."""
@@ -85,32 +90,31 @@ class ThreadedStep:
     def _script(self, work: Work, member: int, change: bool) -> list[list[Call]]:
         update, code = self.update, self.code
         begin = [(self.trainer.noise.address, self.masks[name][member].address) for name in work.masks]
-        if work.numbers is not None:
-            begin.append((self._runtime("rnnc_look_up"), self.look_ups[member].address))
-            if member == self.count - 1:
-                begin.append((self._runtime("rnnc_group"), self.groups[0].address))
+        begin += self.reads.begin(member)
         if member == 0:
             begin += self.trainer.sources.derive
         stages = [
             begin,
-            [(self._runtime("rnnc_sweep_share"), self.packs[member].address)],
+            [(self.runtime("rnnc_sweep_share"), self.packs[member].address)],
             [(code.address("rnnc_run"), self.contexts[member].address)],
-            [(self._runtime("rnnc_collect"), self.collects[member].address)],
         ]
+        if scattered := self.reads.scatter(member):
+            stages.append(scattered)
+        stages.append([(self.runtime("rnnc_collect"), self.collects[member].address), *self.reads.collect(member)])
         if change:
-            stages.append([(update.apply_address, self.applies[member].address)])
+            stages.append([(update.apply_address, self.applies[member].address), *self.reads.apply(member)])
         return stages
 
-    def _runtime(self, name: str) -> int:
+    def runtime(self, name: str) -> int:
+        """The address of a function of the runtime."""
         return self.code.runtime.address(name)
 
     # ---- arrays of a step
 
     def _inputs(self, work: Work) -> dict[str, Array]:
         """The arrays that are read with a row per sequence, or per step and sequence."""
-        inputs = dict(work.inputs)
-        if work.numbers is not None and self.code.reads(LOOKED_UP):
-            inputs[LOOKED_UP] = self.rows["values"]
+        looked_up = {name: array for name, array in self.reads.values.items() if self.code.reads(name)}
+        inputs = {**work.inputs, **looked_up}
         for name, draw in work.masks.items():
             values = self.space.take(name, draw.shape, self.memory.dtype)
             inputs[name] = self._spread(values, draw, work.steps)
@@ -126,9 +130,7 @@ class ThreadedStep:
         for array in outputs.values():
             if ragged and array.ndim == 3:
                 array[...] = 0
-        if self.memory.table in self.memory.trained:  # steps past the end of a row are neither written nor read
-            outputs[TABLE_GRADIENT] = self.rows["from"]
-        return outputs
+        return outputs | {gradient(name): array for name, array in self.reads.slopes.items()}
 
     # ---- the records of the functions
 
@@ -138,57 +140,32 @@ class ThreadedStep:
         runs = shares(self.code.sweeps, self.count)
         return SHARE.several([common | {"sweeps": sweeps[a:b], "count": b - a} for a, b in runs])
 
-    def _arrays(self) -> tuple[Array, Array]:
-        """The addresses of the arrays that the update changes, in its order: dense parts, and tables if any."""
-        names, table = self.update.vectors, self.trainer.table
-        dense = self.memory.flat | {SLOPE: self.trainer.gradient}
-        tables = {} if table is None else table.arrays
-        found = [[address(arrays.get(name)) for name in names] for arrays in (dense, tables)]
-        return np.array(found[0], np.int64), np.array(found[1], np.int64)
+    def _arrays(self) -> Array:
+        """The addresses of the arrays that the update changes, in its order."""
+        arrays = self.memory.flat | {SLOPE: self.trainer.gradient}
+        return np.array([address(arrays[name]) for name in self.update.vectors], np.int64)
+
+    def _sums(self) -> dict[str, Any]:
+        """What updates read of all members."""
+        losses = {"losses": self.losses, "many": len(self.memory.losses), "apart": self.apart}
+        numbers = {"clip": self.trainer.clip, "numbers": self.trainer.numbers}
+        return {"members": self.count, "squares": self.squares} | losses | numbers
 
     def _make_fields(self) -> None:
         """Makes the records, with the fields that are the same in every step."""
-        trainer, table, count = self.trainer, self.trainer.table, self.count
-        common: dict[str, Any] = {"members": count, "shards": count, "terms": self.terms, "many": len(self.segments)}
-        common |= {"segments": self.segments, "gradient": trainer.gradient, "dense": self.memory.dense}
-        common |= {"clip": trainer.clip, "numbers": trainer.numbers, "arrays": self.arrays}
-        common |= {"updates": self.memory.updates}
-        if table is not None:
-            common |= {"count": table.count, "width": table.width, "tables": self.tables}
-            common |= {"slots": table.slots, "padding": table.padding, "height": table.height}
-            common |= {"table": table.arrays[UPDATED], "bytes": table.width * self.item}
-        members = [{"member": n, "squares": self.squares[n]} for n in range(count)]
-        first = {"squares": self.squares, "losses": self.losses}
-        self.collects = COLLECT.several([common | own for own in members], apart=True)
-        self.applies = APPLY.several([common | own | first for own in members], apart=True)
-        self.look_ups = LOOK_UP.several([_without(common, "numbers") | own for own in members], apart=True)
-        self.groups = GROUP.several([_without(common, "numbers")])
+        trainer, count = self.trainer, self.count
+        collect: dict[str, Any] = {"members": count, "shards": count, "terms": self.terms, "gradient": trainer.gradient}
+        collect |= {"segments": self.segments, "many": len(self.segments)}
+        collects = [collect | {"member": n, "squares": self.squares[n]} for n in range(count)]
+        apply = self.sums | {"dense": self.memory.dense, "arrays": self.arrays, "updates": self.memory.updates}
+        self.collects = COLLECT.several(collects, apart=True)
+        self.applies = APPLY.several([apply | {"member": n} for n in range(count)], apart=True)
         self.targets = [0] * count
-        losses = [{"weights": trainer.weights, self.loss: loss} for loss in self.losses]
-        self.contexts = self.code.interface.record.several(losses, apart=True)
-
-    def _fill_table(self, work: Work, lengths: Array | None, first: bool) -> None:
-        """Fills the records for the rows of the table and for their gradients."""
-        keep, table = int(not first), self.trainer.table
-        _fill_all(self.collects, {"keep": keep})
-        if table is None:
-            return
-        assert work.numbers is not None
-        numbers = np.ascontiguousarray(work.numbers, np.int64)
-        self.held[:1] = [numbers]
-        table.make_room(work.steps, work.batch, first)
-        sizes = (work.steps, work.batch, table.width)
-        self.rows = {name: self.space.take(name, sizes, self.memory.dtype) for name in ("values", "from")}
-        if self.memory.table not in self.memory.trained:
-            self.rows["from"][...] = 0
-        batch = {"numbers": address(numbers), "lengths": address(lengths), "steps": work.steps, "batch": work.batch}
-        rows, places, values = address(table.rows), address(table.places), address(table.values)
-        _fill_all(self.look_ups, batch | {"values": address(self.rows["values"])})
-        _fill_all(self.groups, batch | {"rows": rows, "places": places, "keep": keep})
-        steps = {"places": places, "steps": work.steps * work.batch, "from": address(self.rows["from"])}
-        _fill_all(self.collects, steps | {"values": values})
-        _fill_all(self.applies, {"rows": rows})
-        self.tables[self.update.vectors.index(SLOPE)] = values
+        fields = [sum_field(self.code.untimed[name]) for name in self.memory.losses]
+        own = [{field: address(losses[n:]) for n, field in enumerate(fields)} for losses in self.losses]
+        self.contexts = self.code.interface.record.several(
+            [{"weights": trainer.weights} | places for places in own], apart=True
+        )
 
     def _fill_contexts(self, work: Work, shards: Sequence[Shard], arrays: Mapping[str, Array], first: bool) -> None:
         gradients = [self.trainer.gradient if self.count == 1 and first else own for own in self.gradients]
@@ -205,9 +182,9 @@ class ThreadedStep:
             tables = ("rows", shard.rows), ("order", shard.order), ("lengths", shard.lengths)
             values |= {name: address(table) for name, table in tables}
             context = self.contexts[member]
-            _fill_all([context], values)
+            fill_all([context], values)
             if target != self.targets[member]:
-                _fill_all([context], {f: target + place * self.item for f, place in self.places.items()})
+                fill_all([context], {f: target + place * self.item for f, place in self.places.items()})
                 self.targets[member] = target  # only now, because an interrupt may come before
 
     def _fill_mask(self, name: str, draw: Draw) -> None:
@@ -223,19 +200,7 @@ class ThreadedStep:
             skipped = first * units * (1 if steps == 1 else rows) * values.itemsize
             where = draw.where._replace(**begin)
             record.out = address(values) + skipped
-            _fill_all([record], filled(shape, where, draw.p, draw.low, draw.high))
-
-
-def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values without one of them."""
-    return {key: value for key, value in values.items() if key != name}
-
-
-def _fill_all(records: Sequence[Struct], values: Mapping[str, float]) -> None:
-    """Sets fields of all records to numbers and addresses. The caller keeps alive the memory at the addresses."""
-    for record in records:
-        for name, value in values.items():
-            setattr(record, name, value)
+            fill_all([record], filled(shape, where, draw.p, draw.low, draw.high))
 
 
 def _shares(size: int, count: int) -> Iterator[tuple[int, int]]:
@@ -244,15 +209,14 @@ def _shares(size: int, count: int) -> Iterator[tuple[int, int]]:
 
 
 def _segments(code: LlvmCode, memory: Memory) -> tuple[Array, dict[str, int]]:
-    """The places of all sums except the loss: rows of SEGMENT, and field of a sum -> first element per shard.
+    """The places of all sums except the losses: rows of SEGMENT, and field of a sum -> first element per shard.
 
     One sum may be the gradient of several parameters, such as two biases that are added.
     """
     places: dict[str, int] = {}
     segments = []
-    for name in memory.places:
-        if name in memory.trained and name != memory.table:
-            target, shape = memory.places[name]
-            source = places.setdefault(sum_field(code.untimed[gradient(name)]), target)
-            segments.append((target, source, math.prod(shape)))
+    for name in memory.with_gradients:
+        target, shape = memory.places[name]
+        source = places.setdefault(sum_field(code.untimed[gradient(name)]), target)
+        segments.append((target, source, math.prod(shape)))
     return SEGMENT.table(segments), places

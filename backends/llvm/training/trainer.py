@@ -1,10 +1,12 @@
 """A training step as one call of machine code per thread.
 
-    1  a share of each mask; the rows of the table that the batch names (the last thread)
+    1  a share of each mask; a share of the rows that are looked up; which rows the batch names (the last thread)
     2  a share of packing the weights
     3  loss and gradients of this thread's sequences
     4  a share of the sums: of gradients over the threads, and of rows' gradients over steps; their squares
-    5  a share of the update, with the factor that clips: of parameters, and of rows of the table
+    5  a share of the update, with the factor that clips: of parameters, and of rows of tables
+
+A table that is read as a matrix, too, has a dense gradient: between 3 and 4, those of its rows are added to it.
 
 After each stage the threads wait for each other (`rnnc.backends.llvm.calls.lockstep`). Before the call, Python fills in
 addresses and sizes. After it, Python reads the loss and the norm. Memory stays allocated from step to step.
@@ -13,7 +15,7 @@ addresses and sizes. After it, Python reads the loss and the norm. Memory stays 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,10 +30,10 @@ from rnnc.backends.llvm.runtime import Linked
 from rnnc.backends.llvm.training.table import Table
 from rnnc.backends.llvm.training.threaded_step import ThreadedStep
 from rnnc.backends.reference.interpreter import evaluate
-from rnnc.backends.training.protocol import SEED, Change, Memory, Report, Work
+from rnnc.backends.training.protocol import Change, Memory, Report, Work
 from rnnc.backends.training.sparse import SparseRows
 from rnnc.ir.families import Family, operands_first
-from rnnc.ir.names import UPDATED
+from rnnc.ir.names import UPDATED, gradient
 from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class LlvmTrainer:
         self.numbers = np.zeros(len(update.numbers), memory.dtype)
         self.clip = np.zeros(2)
         self.sources = _Sources(code, memory)
-        self.table = Table(memory) if memory.table is not None else None
+        self.tables = {name: Table(memory, name) for name in memory.sparse}
         self._steps: dict[int, ThreadedStep] = {}
 
     def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
@@ -62,7 +64,7 @@ class LlvmTrainer:
         if count not in self._steps:
             self._steps[count] = ThreadedStep(self, count)
         step = self._steps[count]
-        self.sources.refresh(work.seed)
+        self.sources.refresh(work.seeds)
         ragged = work.lengths is not None and code.ragged
         lengths = np.ascontiguousarray(work.lengths, np.int64) if ragged else None
         if change is not None:
@@ -74,16 +76,15 @@ class LlvmTrainer:
     def fetch(self) -> None:
         """See `Trainer.fetch`."""
 
-    def rows(self) -> SparseRows:
+    def rows(self, table: str) -> SparseRows:
         """See `Trainer.rows`."""
-        assert self.table is not None
-        return self.table.rows_of()
+        return self.tables[table].rows_of()
 
     def explain(self) -> str:
         """See `Trainer.explain`."""
         changing = ", ".join(self.sources.changing) or "nothing"
         return (
-            "a step: one call of machine code on each thread: masks and rows of the table, packing, loss and "
+            "a step: one call of machine code on each thread: masks and rows of tables, packing, loss and "
             f"gradients, sums and norm, update; computed by NumPy before it: {changing}\n"
         )
 
@@ -97,8 +98,8 @@ class _Sources:
 
     def __init__(self, code: LlvmCode, memory: Memory) -> None:
         self._dtype = code.program.dtype
-        self._seed = np.ones(1, memory.dtype)
-        given = {**memory.constants, **memory.views(memory.flat[UPDATED]), SEED: self._seed}
+        self._seeds = {gradient(name): np.ones(1, memory.dtype) for name in memory.losses}
+        given = {**memory.constants, **memory.views(memory.flat[UPDATED]), **self._seeds}
         inputs = {name: family for name, family in code.parameters.items() if name in given}
         self._known = {family: np.ascontiguousarray(given[name], memory.dtype) for name, family in inputs.items()}
         fixed = {code.parameters[name] for name in memory.constants if name in code.parameters}
@@ -118,9 +119,10 @@ class _Sources:
         self._linked = Linked(emit_derived(derived, self._dtype, code.target), code.runtime) if derived else None
         self.derive = [(self._linked.address(NAME), address(self._given))] if self._linked else []
 
-    def refresh(self, seed: float) -> None:
-        """Before a step, sets the seed of the loss, and the values that NumPy computes."""
-        self._seed[0] = seed
+    def refresh(self, seeds: Sequence[float]) -> None:
+        """Before a step, sets the seeds of the losses, and the values that NumPy computes."""
+        for array, seed in zip(self._seeds.values(), seeds, strict=True):
+            array[0] = seed
         known = dict(self._known) if self._changing else {}
         for number, family in self._changing.items():
             self._held[number] = self._made(family, known)

@@ -44,6 +44,11 @@ class LlvmUpdate(HostRows):
         """The address of the function that each thread of a training step calls."""
         return self._linked.address("rnnc_apply")
 
+    @property
+    def apply_rows_address(self) -> int:
+        """The address of the function that each thread calls for a table."""
+        return self._linked.address("rnnc_apply_rows")
+
     def run(self, arrays: Mapping[str, Array], scalars: Mapping[str, float]) -> None:
         """See `Update.run`."""
         numbers = np.array([scalars[name] for name in self.numbers], self._dtype)
