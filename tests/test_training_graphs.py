@@ -279,6 +279,11 @@ def test_what_does_not_fit_is_named() -> None:
     ):
         with raises_saying(error, *words):
             train.TrainingStep(model, loss, SGD(0.1))  # type: ignore[arg-type]
+    layers = {"e": (rnnc.Embedding(3, 2), "y"), "s": (rnnc.LearnedStart(rnnc.GRU(2, 3)), "e")}
+    with raises_saying(ArgumentError, "step", "'s' learns", "states="):
+        rnnc.Decoder(rnnc.Graph({"y": "numbers"}, layers, "s"), start=0, end=1, steps=3)
+    with raises_saying(ArgumentError, "layer 'z'", "learns", "'h'"):
+        rnnc.Graph({"x": 2, "w": rnnc.Static(3)}, {"z": (rnnc.LearnedStart(rnnc.GRU(2, 3)), "x", {"h": "w"})}, "z")
     with raises_saying(ArgumentError, "frozen", "'fats.*'"):
         train.TrainingStep(model, LOSSES, SGD(0.1), frozen=["fats.*"])
 

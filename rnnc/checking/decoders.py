@@ -9,7 +9,7 @@ from rnnc.checking import checks
 from rnnc.checking.arrays import as_array
 from rnnc.checking.networks import NUMBERS, Kind, unknown
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
-from rnnc.layers import Layer, recurrent
+from rnnc.layers import Layer, recurrent, starts_of
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array, ArrayLibrary
@@ -42,6 +42,9 @@ def check_step(step: object) -> int:
             "step: it cannot choose step by step; expected layers of one direction, none of which looks ahead or "
             "reads a value per sequence"
         )
+    if learned := [name for name in step.entries if starts_of(step.entries[name].layer)]:
+        hint = "give its spec, and start it with states= at an output of the encoder"
+        raise ArgumentError(f"step: layer {learned[0]!r} learns where its states start, which a decoder says; {hint}")
     if unread := [name for name in step.entries if name not in _needed(step, scores)]:
         raise ArgumentError(f"step: the scores do not depend on the layer {unread[0]!r}; leave it out")
     return step.kinds[scores].width
