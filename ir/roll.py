@@ -31,7 +31,7 @@ from rnnc.ir.ordering import descendants, readers, topological
 from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
 from rnnc.ir.recompute import recompute
 from rnnc.ir.shape_rules import BATCH
-from rnnc.ir.wide import copy_into_loops, narrows, recompute_elsewhere, wide_values
+from rnnc.ir.wide import copy_into_loops, narrows, recompute_apart, recompute_elsewhere, wide_values
 
 Readers = Mapping[Family, Sequence[Family]]
 Placement = dict[Family, int]
@@ -71,6 +71,7 @@ def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     _place_unread(unread, place, directions)
     members = copy_into_loops(members, place, following, wide, set(outputs.values()))
     members = recompute_elsewhere(members, place, _stored(members, place, outputs), wide, set(outputs.values()))
+    members = recompute_apart(members, place, wide, set(outputs.values()))
     members = recompute(members, place, _stored(members, place, outputs), outputs.values())
     return _program(graph.dtype, members, place | shifting, directions, outputs, lines)
 

@@ -113,6 +113,31 @@ def recompute_elsewhere(
     return result
 
 
+def recompute_apart(
+    members: list[Family], place: Mapping[Family, int], wide: set[Family], outputs: set[Family]
+) -> list[Family]:
+    """Computes a wide value outside loops once for each of its readers, from narrow values. Returns all, copies last.
+
+    Without it, a mask that a gradient reads too would be kept for all steps from one to the other.
+    """
+    users, number = readers({f: f.inputs for f in members}), max((f.index for f in members), default=0) + 1
+    result = list(members)
+    for family in members:
+        others = list(dict.fromkeys(users[family]))[1:]
+        chain = _chain(family, set(), wide) if others and _is_free(family, place, wide, outputs) else []
+        if not chain or any(r in place or r.spec.kind not in (Kind.ELEMENTWISE, Kind.REDUCE) for r in users[family]):
+            continue
+        for reader in others:
+            copies: dict[Family, Family] = {}
+            for link in chain:
+                inputs = tuple(copies.get(i, i) for i in link.inputs)
+                copies[link] = replace(link, index=number, inputs=inputs, members={})
+                number += 1
+            reader.inputs = tuple(copies[family] if i is family else i for i in reader.inputs)
+            result += copies.values()
+    return result
+
+
 def _chain(family: Family, kept: set[Family], wide: set[Family]) -> list[Family]:
     """The values to compute for a value from narrow and kept ones, operands first; [] if there are too many."""
     found: dict[Family, None] = {}
@@ -134,7 +159,7 @@ def _at_hand(family: Family, kept: set[Family], wide: set[Family]) -> bool:
     return not family.timed or family.spec.kind is Kind.LEAF or family in kept or family not in wide
 
 
-def _is_free(family: Family, place: Placement, wide: set[Family], outputs: set[Family]) -> bool:
+def _is_free(family: Family, place: Mapping[Family, int], wide: set[Family], outputs: set[Family]) -> bool:
     """True for a timed, wide, elementwise value that is outside all loops, cheap, and not an output."""
     cheap = family.spec.kind is Kind.ELEMENTWISE and not family.spec.costly
     return cheap and family in wide and family.timed and family not in place and family not in outputs
