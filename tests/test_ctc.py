@@ -58,6 +58,12 @@ def test_it_is_the_sum_over_all_alignments(blank: int) -> None:
     assert (ahead - behind) / 2e-6 == pytest.approx(float((gradient * direction).sum()), rel=1e-7)
 
 
+def test_one_label_at_most() -> None:
+    few = [row[:1] for row in labels()]
+    value, _ = evaluate(losses.ctc(longest=1), scores(), few, LENGTHS)
+    assert value == pytest.approx(brute_force(scores(), few, LENGTHS, 0), rel=1e-13)
+
+
 def in_pytorch(z: Any, lengths: Any, zero_infinity: bool = False) -> tuple[float, Any]:
     torch = pytest.importorskip("torch")
     variable = torch.from_numpy(z).requires_grad_()

@@ -11,6 +11,7 @@ from rnnc import losses
 from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.autodiff import vjp
+from rnnc.ir.equations import log
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph
 from rnnc.ir.shape_rules import BATCH
@@ -163,6 +164,17 @@ def test_large_scores_do_not_overflow(dtype: str) -> None:
     value, gradient = evaluate(losses.bce(WEIGHTS), z, np.ones(z.shape, dtype))
     expected = (2 * 1e4 + (0.5 * 0 + 1 + 0 + 3 + 1.5) * np.log(2)) / SIZE
     assert value == pytest.approx(expected, rel=1e-6) and np.isfinite(gradient).all()
+
+
+def test_a_missing_target_makes_no_nan_where_equations_allow_no_zero() -> None:
+    targets = numbers(0.4) + 1.0
+    loss = losses.function(lambda y, t: abs(y - t) / t + y * log(t), missing="skip")
+    value, gradient = evaluate(loss, scores(), targets, LENGTHS)
+    there = THERE[..., None] & ~np.isnan(targets)
+    expected = np.abs(scores() - targets) / targets + scores() * np.log(targets)
+    assert value == pytest.approx(expected[there].mean(), rel=1e-13)
+    slopes = np.sign(scores() - targets) / targets + np.log(targets)
+    np.testing.assert_allclose(gradient, np.where(there, slopes, 0) / there.sum(), rtol=1e-12)
 
 
 def test_a_maximum_over_units_gives_its_gradient_to_the_largest() -> None:

@@ -32,7 +32,7 @@ class Loss:
     per_row: True if there is one target per sequence even where the output has a value per step.
     """
 
-    name: str
+    name: str = "the loss"
     per_row: ClassVar[bool] = False
 
     def row(self, output: Value, target: Value) -> Value:

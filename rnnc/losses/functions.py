@@ -34,8 +34,8 @@ class Function(Numbers):
 
     Targets are numbers of any kind. shape: that of one target: () for a number, then W is 1, or (W,). By default `fit`
     takes it from the data; without data it is that of the output, (N,).
-    missing: "skip" leaves out what the function returns for a number that is NaN in the target; in t it is 0. The
-        function then returns one loss for each number of the target, (B, W).
+    missing: "skip" leaves out what the function returns for a number that is NaN in the target; in t another number
+        stands in its place. The function then returns one loss for each number of the target, (B, W).
     """
 
     function: Callable[[Any, Any], Any]

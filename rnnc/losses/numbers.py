@@ -40,7 +40,8 @@ class Numbers(Loss):
     def skips(self) -> bool:
         """Whether targets may be missing. An encoded target has twice the columns then: numbers, and 1 or 0 for each.
 
-        A number that is missing is encoded as 0, so that it makes no NaN in a gradient.
+        A missing number is encoded as one of those that are there, so that equations meet no number that a target
+        cannot be: 0 times the derivative of log(0) would be NaN.
         """
         return self.missing == "skip"
 
@@ -65,7 +66,7 @@ class Numbers(Loss):
         numbers = columns(self.read(as_array("targets", targets)), self.width(size)).astype(dtype)
         if self.skips:
             there = ~np.isnan(numbers)
-            numbers = np.concatenate([np.where(there, numbers, 0), there.astype(dtype)], -1)
+            numbers = np.concatenate([np.where(there, numbers, _fillers(numbers, there)), there.astype(dtype)], -1)
         return numbers, self.counted(numbers)
 
     def read(self, targets: Array) -> Array:
@@ -88,6 +89,15 @@ class Numbers(Loss):
             return encoded
         numbers, there = _halves(encoded)
         return np.where(there > 0, numbers, np.nan).astype(encoded.dtype)
+
+
+def _fillers(numbers: Array, there: Array) -> Array:
+    """For each column a number that is there; 1 if none is."""
+    rows, marks = (array.reshape(-1, array.shape[-1]) for array in (numbers, there))
+    if not len(rows):
+        return np.ones(rows.shape[1], numbers.dtype)
+    first = rows[marks.argmax(0), np.arange(rows.shape[1])]
+    return np.where(marks.any(0), first, 1).astype(numbers.dtype)
 
 
 def _halves(encoded: Array) -> tuple[Array, Array]:
