@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 import rnnc
+from rnnc.backends.planning.plan import Space
+from rnnc.backends.planning.planner import plan
+from rnnc.ir.computation import Computation
 from rnnc.ir.ops import OPS, Kind
 from rnnc.ir.program import Program
+from rnnc.losses import ctc
 from rnnc.specs import Spec
+from tests.compiled_losses import graph_of
 
 SIZE = 8
 KEPT = (
@@ -44,3 +51,12 @@ def test_what_the_table_calls_costly_is_computed_once(spec: Spec) -> None:
 
 def test_only_elementwise_ops_are_called_costly() -> None:
     assert all(op.kind is Kind.ELEMENTWISE for op in OPS.values() if op.costly)
+
+
+def test_a_wide_mask_outside_loops_is_computed_for_each_reader() -> None:
+    """CTC asks of each label and class whether they are the same, forward and in its gradient."""
+    labels, classes = 20, 80
+    build = partial(graph_of, ctc(longest=labels), classes, "float32", weighted=False)
+    computation = Computation(lambda steps, lengths: build(steps=steps, lengths=lengths))
+    widths = [buffer.width for buffer in plan(computation.program()).buffers if buffer.space is Space.TIMED]
+    assert classes in widths and max(widths) < labels * classes
