@@ -77,12 +77,12 @@ def in_pytorch(z: Any, lengths: Any, zero_infinity: bool = False) -> tuple[float
 @pytest.mark.parametrize(("where", "dtype"), (("reference", "float64"), ("llvm", "float64"), ("llvm", "float32")))
 def test_value_and_gradient_agree_with_pytorch(where: str, dtype: str) -> None:
     loss = losses.ctc(longest=3)
-    for lengths in (LENGTHS, (20,) * len(LABELS)):
+    for lengths in (LENGTHS, (100,) * len(LABELS)):  # PyTorch itself is off by 1e-4 in float32
         z = scores(dtype, max(lengths))
         value, gradient = evaluate(loss, z, labels(), None if len(set(lengths)) == 1 else lengths, backend=where)
-        expected, slope = in_pytorch(z, lengths)
+        expected, slope = in_pytorch(z.astype("float64"), lengths)
         assert value == pytest.approx(expected, rel=1e-12 if dtype == "float64" else 1e-6)
-        atol = 1e-14 if dtype == "float64" else 2e-6
+        atol = 1e-13 if dtype == "float64" else 2e-6 * np.abs(slope).max()
         np.testing.assert_allclose(gradient, slope, rtol=0, atol=atol)
 
 

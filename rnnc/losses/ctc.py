@@ -18,6 +18,7 @@ from rnnc.ir.equations import (
     concat,
     exp,
     iota,
+    largest,
     log,
     log_softmax,
     maximum,
@@ -119,10 +120,11 @@ class CTC(SequenceLoss):
     def states(self, size: int) -> Mapping[str, int]:
         """Logs of probabilities of all beginnings of alignments, by where among the labels they have come to.
 
-        blank: at the blank before each label, or behind the last. label: at each label.
+        blank: at the blank before each label, or behind the last. label: at each label. The largest of a row is 0, and
+        scale what was taken off them: numbers that grew with the steps would lose digits.
         """
         labels = self.target_width(size)
-        return {"blank": labels + 1, "label": labels}
+        return {"blank": labels + 1, "label": labels, "scale": 1}
 
     def start(self, target: Value) -> Mapping[str, Value]:
         """Before the first step all is before the first label."""
@@ -137,13 +139,15 @@ class CTC(SequenceLoss):
         blank = _log_sum(state.blank, before) + scores[:, self.blank : self.blank + 1]
         passed = where(_repeated(target), NEVER, before[:, :count])  # from label to label, without a blank between
         label = _log_sum(state.label, state.blank[:, :count], passed) + _of_labels(scores, target)
-        return {"blank": blank, "label": label}
+        label = where(target > -0.5, label, NEVER)  # not at one that the row has not
+        top = stop_gradient(maximum(largest(blank), largest(label)))
+        return {"blank": blank - top, "label": label - top, "scale": state.scale + top}
 
     def result(self, state: SimpleNamespace, target: Value) -> Value:
         count = total(where(target > -0.5, 1.0, 0.0))
         behind = total(where(_at(count, state.blank), state.blank, 0.0))
         last = where(count > 0.5, total(where(_at(count - 1.0, state.label), state.label, 0.0)), NEVER)
-        loss = -_log_sum(behind, last)
+        loss = -(state.scale + _log_sum(behind, last))
         impossible = 0.0 if self.zero_infinity else float("inf")
         return where(loss > -0.5 * NEVER, impossible, loss / maximum(count, 1.0))
 
