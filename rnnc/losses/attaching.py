@@ -39,6 +39,8 @@ class Roles:
         return part(name, self.constants) if self.constants else name
 
 
+HELD = "held:target"
+"""The state that holds the target of a row: no name of a user's."""
 ONLY = Roles()
 """Those of the loss of the only output, without weights."""
 
@@ -92,7 +94,7 @@ class _Adding:
         targets = self.graph.input(self.roles.target, (BATCH, self.positions * self.width), output.step)
         rows = []
         for number, (one, target) in enumerate(zip(self._cut(output), self._cut(targets), strict=True)):
-            with located(getattr(self.loss, "function", self.loss.row)):
+            with located(self.loss.equations):
                 row = self._checked("row", self.loss.row(self._value(one), self._value(target)))
             rows.append(self._weighted(row, output.step, number))
         row = self.graph.sum(rows)
@@ -163,8 +165,8 @@ class _Adding:
         """The target at each step: a state that never changes, as compiled code reads what is one per sequence so."""
         found: list[Node] = []
         for t in range(self.graph.steps):
-            found.append(self.graph.carry(found[-1] if found else target, self._state(TARGET), 1, t))
-        self.graph.exit(found[-1], self._state(TARGET), 1)
+            found.append(self.graph.carry(found[-1] if found else target, self._state(HELD), 1, t))
+        self.graph.exit(found[-1], self._state(HELD), 1)
         return found
 
     def _state(self, state: str) -> str:

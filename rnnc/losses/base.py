@@ -5,7 +5,7 @@ A loss is one number per row. Training sums it over rows and steps, and divides 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,6 +41,11 @@ class Loss:
         output: (B, N). target: (B, target_width), as `encode` gives it. The values are symbolic.
         """
         raise NotImplementedError(f"{type(self).__name__} has no equations: define row(self, output, target)")
+
+    @property
+    def equations(self) -> Callable[..., object]:
+        """The user's code that messages about the equations name."""
+        return self.row
 
     def target_width(self, size: int) -> int:
         """The number of columns of an encoded target, for an output of this size. By default it is the same."""

@@ -54,6 +54,10 @@ class Function(Numbers):
         """The function's own name."""
         return getattr(self.function, "__name__", type(self.function).__name__)
 
+    @property
+    def equations(self) -> Callable[..., object]:
+        return self.function
+
     def fitted(self, targets: Sequence[Array], size: int) -> Function:
         return self if self.shape is not None else replace(self, shape=np.shape(targets[0]))
 
