@@ -178,7 +178,7 @@ class Bare(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attn = nn.MultiheadAttention(4, 2)
-        self.rnn = nn.GRU(4, 4, batch_first=True)
+        self.rnn = nn.GRU(4, 4, 2, batch_first=True)
 
     def forward(self, x: Any) -> Any:
         return self.attn(x, x, x)
@@ -202,10 +202,9 @@ def in_place(m: Any, x: Any) -> Any:
     return y
 
 
-def hooked() -> Any:
-    layer = nn.Linear(4, 4)
+def hooked(layer: Any) -> Any:
     layer.register_forward_hook(lambda *_: None)
-    return nn.Sequential(layer)
+    return layer
 
 
 REFUSED: tuple[tuple[Any, type[Exception], str], ...] = (
@@ -217,7 +216,8 @@ REFUSED: tuple[tuple[Any, type[Exception], str], ...] = (
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).double()), rnnc.TorchError, "'1.weight' is float64"),
     (lambda: nn.Sequential(nn.Linear(4, 4, device="meta")), rnnc.TorchError, "no numbers yet"),
     (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4))), rnnc.TorchError, "remove_parametrizations"),
-    (hooked, rnnc.TorchError, "forward hooks"),
+    (lambda: nn.Sequential(hooked(nn.Linear(4, 4))), rnnc.TorchError, "layer '0', Linear: it has forward hooks"),
+    (lambda: hooked(nn.Sequential(nn.Linear(4, 4))), rnnc.TorchError, "module: it has forward hooks"),
     (lambda: nn.Sequential(nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular")), rnnc.TorchError, "padding_mode"),
     (lambda: nn.Sequential(nn.Embedding(4, 4, max_norm=1.0)), rnnc.TorchError, "max_norm is 1.0"),
     (lambda: nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)), rnnc.TorchError, "track_running_stats"),
@@ -230,7 +230,14 @@ REFUSED: tuple[tuple[Any, type[Exception], str], ...] = (
     (lambda: Uses(lambda m, x: m.rnn(x)[0].squeeze()), rnnc.TorchError, "squeeze.. without dim"),
     (lambda: Uses(lambda m, x: m.rnn(x)[0] @ x.transpose(1, 2)), rnnc.TorchError, "multiplies two values"),
     (lambda: Uses(lambda m, x: m.rnn(x)[1] * 2), rnnc.TorchError, r"index them, as in h\[-1\]"),
-    (lambda: Uses(lambda m, x: m.rnn(x, torch.ones(1, 1, 4))[0]), rnnc.TorchError, "layer 'rnn', GRU"),
+    (lambda: Uses(lambda m, x: m.rnn(x, torch.ones(2, 1, 4))[0]), rnnc.TorchError, "layer 'rnn', GRU"),
+    (lambda: Uses(lambda m, x: m.rnn(x)[0].view(x.size(0), x.size(1), 2, 2)), rnnc.TorchError, "view.*of size 2"),
+    (lambda: Uses(lambda m, x: m.rnn(x)[0].reshape(x.size(1), x.size(0), 4)), rnnc.TorchError, "the axis T"),
+    (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)),
+        rnnc.TorchError,
+        r"'1', BatchNorm1d.*reads \(B, N, T\)",
+    ),
     (lambda: Uses(in_place), rnnc.TorchError, "changes a tensor in place.*reads again"),
     (lambda: Uses(lambda m, x: x + x), rnnc.TorchError, "widths={'x'"),
 )
@@ -290,7 +297,7 @@ def stacks(draw: Any, channels: bool) -> Any:
 
 
 @pytest.mark.parametrize("channels", (False, True))
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_any_stack(channels: bool, data: Any) -> None:
     module = made(lambda: data.draw(stacks(channels)))

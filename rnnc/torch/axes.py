@@ -39,11 +39,15 @@ def indexed(r: Reader, value: TracedTensor, index: Any) -> TracedTensor:
 def _item(r: Reader, value: TracedTensor, at: int, item: Any) -> TracedTensor:
     if item is None:
         return value.unsqueezed(at)
-    if item == slice(None):
+    if isinstance(item, slice) and item == slice(None):
         return value
     label = value.label(at)
     if isinstance(item, int) and not isinstance(item, bool):
         return _number(r, value, at, item)
+    if isinstance(item, list) and label == WIDTH and all(isinstance(number, int) for number in item):
+        width = r.sized(value, at)
+        if all(-width <= number < width for number in item):
+            return r.columns(value, [number % width for number in item])
     if isinstance(item, slice) and all(part is None or isinstance(part, int) for part in (item.start, item.stop)):
         if label == WIDTH:
             return r.columns(value, range(r.sized(value, at))[item])
@@ -97,6 +101,9 @@ def read_out(r: Reader, layer: Readout, input: Any, dim: Any, keepdim: bool) -> 
 
 def merged(r: Reader, value: TracedTensor, start: int, end: int) -> TracedTensor:
     """Axes start .. end as one: the numbers of several last values side by side, or an axis and axes of size 1."""
+    for at in range(end, start - 1, -1):
+        if value.label(at).startswith("S") and value.size(at) == 1:
+            value, end = value.taken(at, 0), end - 1
     group = value.axes[start : end + 1]
     several = tuple(label for label in group if label != ONE)
     if len(several) < 2:
@@ -142,15 +149,21 @@ def reshaped(r: Reader, value: TracedTensor, sizes: Sequence[Any]) -> TracedTens
 
 def _taken(value: TracedTensor, rest: list[str], size: Any, end: int) -> int:
     """How many of the axes that are left, at their front or back, make one of this size; they are taken off."""
-    count, product = 0, 1
     if isinstance(size, Dim):
         labels = size.label.split("*")
-        count = len(labels) if labels == (rest[-len(labels) :] if end else rest[: len(labels)]) else 0
-    while not isinstance(size, Dim) and count < len(rest) and (product != size or (size == 1 and not count)):
-        found = value.size(value.axes.index(rest[count if end == 0 else -1 - count]))
-        if isinstance(found, Dim) or (size == 1 and found != 1):
-            break
-        product, count = product * found, count + 1
+        count = len(labels)
+        fits = labels == (rest[-count:] if end else rest[:count])
+    else:
+        count, product = 0, 1
+        while count < len(rest) and (product != size or (size == 1 and not count)):
+            found = value.size(value.axes.index(rest[-1 - count if end else count]))
+            if isinstance(found, Dim) or (size == 1 and found != 1):
+                break
+            product, count = product * found, count + 1
+        fits = product == size
+    if not fits:
+        what = f"the axis {size.label}" if isinstance(size, Dim) else str(size)
+        raise TorchError(f"{value} has no axes that make one of size {what} there; axes keep their order")
     del rest[len(rest) - count if end else 0 : len(rest) if end else count]
     return count
 

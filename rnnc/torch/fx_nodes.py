@@ -7,7 +7,7 @@ from typing import Any
 from rnnc.ir.errors import TorchError
 from rnnc.torch.tracing import kind_of, place_of
 
-__all__ = ["check_in_place", "function_name", "uses"]
+__all__ = ["calls_cells", "check_in_place", "function_name", "uses"]
 
 RECURRENT = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 SAME = ("getitem", "long", "int", "to", "cpu", "contiguous", "t", "transpose", "permute")
@@ -36,6 +36,12 @@ def uses(root: Any, node: Any) -> set[str]:
         elif function_name(user) not in ("size", "getattr", "dim", "_assert_is_none", "eq"):
             found.add("else")
     return found
+
+
+def calls_cells(root: Any, graph: Any) -> bool:
+    """Whether a module is called that reads one step, (B, N)."""
+    called = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+    return any((kind_of(module) or "").endswith("Cell") for module in called)
 
 
 def check_in_place(root: Any, graph: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rnnc.ir.errors import TorchError
 from rnnc.torch.building import WidthNeeded, WidthUnknown
-from rnnc.torch.fx_nodes import check_in_place, uses
+from rnnc.torch.fx_nodes import calls_cells, check_in_place, uses
 from rnnc.torch.reading import Guess, Reader
 from rnnc.torch.traced import BATCH, STEPS, WIDTH
 
@@ -28,7 +28,7 @@ def read(root: Any, graph: Any, widths: Mapping[str, int], batch_first: bool | N
     furthest: tuple[int, TorchError] | None = None
     arguments = [node for node in graph.nodes if node.op == "placeholder"]
     inputs = {str(node.target): "else" in uses(root, node) for node in arguments}
-    for guess in _guesses(inputs, batch_first):
+    for guess in _guesses(inputs, batch_first, calls_cells(root, graph)):
         reader, error = _tried(root, graph, guess, dict(widths))
         if error is None:
             return reader
@@ -40,8 +40,8 @@ def read(root: Any, graph: Any, widths: Mapping[str, int], batch_first: bool | N
     raise furthest[1]
 
 
-def _guesses(inputs: Mapping[str, bool], batch_first: bool | None) -> Iterator[Guess]:
-    """inputs: argument of forward() -> whether it may be vectors.
+def _guesses(inputs: Mapping[str, bool], batch_first: bool | None, step: bool) -> Iterator[Guess]:
+    """inputs: argument of forward() -> whether it may be vectors. step: whether forward() may be one step.
 
     Time first comes first: where both orders fit, the network does the same with both. An input without an axis N
     comes late: there are calls that any axes fit.
@@ -53,7 +53,8 @@ def _guesses(inputs: Mapping[str, bool], batch_first: bool | None) -> Iterator[G
         if first or not any(WIDTH in one[1:2] for one in axes):  # (B, N, T) has the batch first
             placed = [one if first else (STEPS, BATCH, *one[2:]) for one in axes]
             yield Guess(first, False, dict(zip(inputs, placed, strict=True)))
-    yield Guess(bool(batch_first), True, dict.fromkeys(inputs, (BATCH, WIDTH)))
+    if step:
+        yield Guess(bool(batch_first), True, dict.fromkeys(inputs, (BATCH, WIDTH)))
 
 
 def _tried(root: Any, graph: Any, guess: Guess, widths: dict[str, int]) -> tuple[Reader, TorchError | None]:

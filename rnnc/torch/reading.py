@@ -148,14 +148,15 @@ class Reader:
             raise TorchError(f"{value} is padded, which only a convolution can read")
         if value.packed:
             raise TorchError(f"{value} is packed, which only a recurrent module can read")
-        if value.places is None:
+        places, width = value.places, value.width
+        if places is None or width is None:
             return value
-        if value.places.ndim:
-            raise TorchError(f"{value} holds {value.places.size} last values; index them, as in h[-1]")
-        assert value.width is not None
-        place, width = int(value.places), value.width
+        if places.size > 1:
+            raise TorchError(f"{value} holds {places.size} last values; index them, as in h[-1]")
+        axes = tuple(ONE if label.startswith("S") else label for label in value.axes)
+        value, place = replace(value, axes=axes, places=None), int(places.ravel()[0])
         if value.slabs == 1:
-            return replace(value, places=None)
+            return value
         side = TracedTensor(value.source, value.axes, value.slabs * width, timed=False)
         columns = tuple(range(place * width, (place + 1) * width))
         return self.apply(Select(columns), (side,), side, name=f"{value.source}_{place}")
@@ -169,10 +170,10 @@ class Reader:
             raise unknown_width(found.of)
         return found.width
 
-    def columns(self, value: Any, columns: range) -> TracedTensor:
+    def columns(self, value: Any, columns: Sequence[int]) -> TracedTensor:
         """Some numbers of each step."""
         found = self.plain(self.tensor(value))
-        if columns == range(found.width or 0):
+        if list(columns) == list(range(found.width or 0)):
             return found
         return self.apply(Select(tuple(columns)), (found,), found)
 
@@ -367,7 +368,8 @@ def _bound(function: Any, reader: Reader, args: Any, kwargs: Any) -> Any:
 def _mapped(given: Any, values: Mapping[Any, Any]) -> Any:
     """Arguments with what is known of nodes in the place of them."""
     if isinstance(given, (tuple, list)):
-        return tuple(_mapped(part, values) for part in given)
+        mapped = (_mapped(part, values) for part in given)
+        return tuple(mapped) if isinstance(given, tuple) else list(mapped)
     if isinstance(given, Mapping):
         return {key: _mapped(part, values) for key, part in given.items()}
     if isinstance(given, slice):

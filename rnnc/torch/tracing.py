@@ -38,6 +38,8 @@ def trace(module: Any, arguments: Mapping[str, Any]) -> Any:
 
     arguments: values of arguments that are no tensors; those that have a default otherwise get it.
     """
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise TorchError("module: it has forward hooks, which rnnc would not call; remove them")
     if kind_of(module) is not None:
         return _single(module)
     parameters = inspect.signature(module.forward).parameters
