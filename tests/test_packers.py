@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnc
+from rnnc.backends import llvm
 from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import ISAS, Target, host, legalized
@@ -21,13 +22,16 @@ from rnnc.backends.llvm.kernels import packers
 from rnnc.backends.llvm.kernels.packers import emit_packer, sources, sweeps_of, tables
 from rnnc.backends.llvm.packing.layout import Layout, aligned
 from rnnc.backends.llvm.packing.rectangles import Rectangle, resolve, window
+from rnnc.backends.llvm.packing.sharing import arranged, loops_of
 from rnnc.backends.llvm.packing.tile import Tile, choose_tile
 from rnnc.backends.planning.plan import Buffer, Feed, Phase, Place, Plan, Space, Weight
 from rnnc.backends.planning.planner import plan
 from rnnc.backends.reference.interpreter import evaluate_bind
+from rnnc.computations import forward
 from rnnc.ir.computation import Computation
 from rnnc.ir.families import Family
 from rnnc.ir.ops import OPS, Array
+from rnnc.onnx.layers import PositionConv
 from tests import user_cells
 
 GUARD = 64
@@ -229,6 +233,31 @@ def test_what_two_phases_read_alike_lies_there_once() -> None:
         phase.feeds.append(Feed(place, 40, ((0, Weight(w, False, *columns)),)))
         layout.add(phase, Tile(8, 1, 1, 1))
     assert [block.start for block in layout.blocks if block.feed] == [0, 40 * 24]
+
+
+@pytest.mark.parametrize(("positions", "channels"), [(4, 16), (20, 8), (3, 1)])
+def test_positions_share_their_weights(positions: int, channels: int) -> None:
+    """Each weight of two convolutions is packed once, also where more positions than registers read it."""
+    taps = PositionConv(channels, 24, 3, positions, before=1, after=1)
+    net = rnnc.Sequential(taps, rnnc.Activation("relu"), PositionConv(24, 24, 3, positions, 2, 0, 0, bias=True))
+    params = net.init(seed=0)
+    code = llvm.compile(forward(net), target=legalized("avx2"))
+    assert code.layout.size < sum(map(np.size, params.values())) + 16 * len(code.layout.blocks)
+    x = np.random.default_rng(0).standard_normal((5, 3, positions * channels)).astype(np.float32)
+    expected = net.compile(params, backend="reference")(x)
+    np.testing.assert_allclose(net.compile(params)(x), expected, atol=1e-5)
+    np.testing.assert_allclose(net.compile(params)(x[:1, :1]), expected[:1, :1], atol=1e-5)
+
+
+def test_a_weight_that_an_accumulator_adds_twice_has_two_loops() -> None:
+    w, one, rows = parameter(6, 8), parameter(8), Buffer("x", Space.INPUT, 12)
+    feeds = [Feed(Place(rows, at), 6, ((0, Weight(w, False, 0, 8)), (1, Weight(w, False, 0, 8)))) for at in (0, 6)]
+    phase = Phase("p", 8, accumulators=[one, one], feeds=arranged(feeds))
+    tile = Tile(8, 1, 1, 2)
+    loops = loops_of(phase, tile, tile.groups(2))
+    products = [[(phase.feeds[n].lhs.column, a) for n in loop for a, _ in phase.feeds[n].blocks] for loop in loops]
+    assert sorted(sum(products, [])) == [(0, 0), (0, 1), (6, 0), (6, 1)]
+    assert all(len({a for _, a in loop}) == len(loop) for loop in products)
 
 
 def test_slices_and_concats_of_parameters_are_never_computed() -> None:

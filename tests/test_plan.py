@@ -108,7 +108,7 @@ def test_tiles_fit_the_registers(isa: str) -> None:
 
 def test_a_tile_counts_the_weights_of_all_feeds_of_a_pass() -> None:
     """Two products of k = 256 into four accumulators: a pass over all four would read 48 KiB of weights."""
-    both = TileWork(256, 4, ((256, (0, 1, 2)), (256, (0, 1, 3))))
+    both = TileWork(256, 4, ((256, ((0,), (1,), (2,))), (256, ((0,), (1,), (3,)))))
     assert _best(both, legalized("avx2"), 8).group < 4
 
 

@@ -15,6 +15,7 @@ from rnnc.backends.llvm.kernels.derived import leaves
 from rnnc.backends.llvm.kernels.packers import Sweep, sources, sweeps_of, tables
 from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.packing.layout import PackedPhase
+from rnnc.backends.llvm.packing.sharing import with_shared_weights
 from rnnc.backends.llvm.runtime import Linked, Runtime, shown
 from rnnc.backends.planning.keeping import kept_buffers
 from rnnc.backends.planning.plan import Buffer, Plan, Space
@@ -35,6 +36,10 @@ FEW_ROWS = 4
 """The rows of all steps for which packing a weight takes longer than reading it where it lies."""
 
 
+def _plan(made: Artefacts) -> Plan:
+    return with_shared_weights(plan(made["rolled"], made.computation.late))
+
+
 def _emit(made: Artefacts) -> Emitted:
     return emit_plan(made["plan"], made.given)
 
@@ -50,7 +55,7 @@ def _llvm_text(emitted: Emitted) -> str:
 
 STAGES = (
     *PIPELINE,
-    Stage("plan", lambda made: plan(made["rolled"], made.computation.late), lambda planned: str(planned.text())),
+    Stage("plan", _plan, lambda planned: str(planned.text())),
     Stage("llvm", _emit, _llvm_text),
     Stage("asm", _assemble, lambda linked: str(linked.assembly())),
 )

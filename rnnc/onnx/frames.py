@@ -32,6 +32,8 @@ __all__ = ["Frames", "found_frames"]
 
 AXIS = 2
 """Of positions, in what a Conv over one axis reads and gives."""
+MOST_WRITTEN_OUT = 8
+"""The most positions that are written out one by one instead."""
 
 
 @dataclass
@@ -65,6 +67,8 @@ def found_frames(steps: Sequence[Step], opset: int) -> Frames | None:
     inside = {tensor.name for step in steps for tensor in step.made}
     for step in steps:
         if not _starts(step, inside, opset):
+            continue
+        if int(step.made[0].shape[AXIS]) <= MOST_WRITTEN_OUT:
             continue
         frames = Frames(step, int(step.made[0].shape[AXIS]), {step.made[0].name: 1}, [step])
         for other in steps[steps.index(step) + 1 :]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
+from operator import add
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -163,6 +165,12 @@ class ZeroPad(Layer):
         return concat([number] * width)
 
 
+WIDE = 8
+"""Columns of a position for which a product with a single tap is worth a loop of its own."""
+MOST_PRODUCTS = 64
+"""The most products of single taps that a convolution is written out as."""
+
+
 @dataclass(frozen=True)
 class PositionConv(Layer):
     """A convolution over positions that lie side by side: (length * input_size) -> (out length * output_size) columns.
@@ -203,28 +211,43 @@ class PositionConv(Layer):
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
         inner = self.input_size // self.groups
         matrix = p.weight.permute(0, 2, 1).reshape(self.output_size, self.kernel_size * inner)
-        rows = matrix.split(self.groups)
-        made = [self._group(x, at, g, rows[g]) for at in range(self.out_length) for g in range(self.groups)]
+        runs = self._runs()
+        columns = [slice(run.start * inner, run.stop * inner) for run in runs]
+        weights = [[rows[:, each] for each in columns] for rows in matrix.split(self.groups)]
+        each = list(product(range(self.out_length), range(self.groups)))
+        made = [self._group(x, at, group, list(zip(runs, weights[group], strict=True))) for at, group in each]
         positions = [concat(made[at : at + self.groups]) for at in range(0, len(made), self.groups)]
         return concat([position + p.bias for position in positions] if self.bias else positions)
 
-    def _group(self, x: Value, at: int, group: int, rows: Value) -> Value:
-        """One position and group of y: a product for each run of taps whose columns lie side by side."""
+    def _place(self, at: int, tap: int) -> int:
+        """The position of x that a tap reads for position `at` of y."""
+        return at * self.stride + tap * self.dilation - self.before
+
+    def _runs(self) -> list[range]:
+        """The taps that are read, in runs: each position of y reads all taps of a run, side by side in x, or none.
+
+        So all positions multiply by the same weights. A tap of many columns is a run of its own, as long as that leaves
+        few products: what it reads is one position, which the layer before may finish in registers.
+        """
+        taps = range(self.kernel_size)
+        inside = [[0 <= self._place(at, tap) < self.length for at in range(self.out_length)] for tap in taps]
         inner = self.input_size // self.groups
-        first = at * self.stride - self.before
-        taps = [k for k in range(self.kernel_size) if 0 <= first + k * self.dilation < self.length]
-        apart = self.dilation > 1 or self.groups > 1
-        runs = [[k] for k in taps] if apart else [taps]
-        made: Value | None = None
-        for run in runs:
-            begin = (first + run[0] * self.dilation) * self.input_size + group * inner
-            columns = x[:, begin : begin + len(run) * inner]
-            part = linear(columns, _taps(rows, run, inner, self.kernel_size))
-            made = part if made is None else made + part
-        assert made is not None
-        return made
+        alone = self.dilation > 1 or self.groups > 1
+        alone = alone or (inner >= WIDE and self.kernel_size * self.out_length <= MOST_PRODUCTS)
+        runs: list[range] = []
+        for tap in taps:
+            if not alone and runs and inside[tap] == inside[tap - 1] and runs[-1].stop == tap:
+                runs[-1] = range(runs[-1].start, tap + 1)
+            elif any(inside[tap]):
+                runs.append(range(tap, tap + 1))
+        return runs
 
-
-def _taps(rows: Value, run: list[int], inner: int, count: int) -> Value:
-    """The weights of some taps."""
-    return rows if len(run) == count else rows[:, run[0] * inner : (run[-1] + 1) * inner]
+    def _group(self, x: Value, at: int, group: int, runs: list[tuple[range, Value]]) -> Value:
+        """One position and group of y: the sum of a product for each run of taps that lies within x."""
+        inner = self.input_size // self.groups
+        parts = []
+        for run, weight in runs:
+            if 0 <= self._place(at, run.start) < self.length:
+                begin = self._place(at, run.start) * self.input_size + group * inner
+                parts.append(linear(x[:, begin : begin + len(run) * inner], weight))
+        return reduce(add, parts)

@@ -52,16 +52,18 @@ def partitioned(
     outside: Mapping[Step, str],
     later: AbstractSet[Step],
     first: AbstractSet[Step] = frozenset(),
+    *,
+    pads: bool = False,
 ) -> Parts:
     """outside: steps that cannot be compiled. later: steps that must not be in the network of what they read.
 
-    first: the steps that have the first network for themselves.
+    first: the steps that have the first network for themselves. pads: inputs are padded in a network, not by NumPy.
     """
     parts = Parts()
     places: dict[str, tuple[bool, int]] = {}  # of a tensor: whether a network gives it, and its number
     for step in steps:
         reads = [places.get(tensor.name, (False, 0)) for tensor in step.tensors]
-        if step in outside or not _compiled(step, any(compiled for compiled, _ in reads)):
+        if step in outside or not _compiled(step, any(compiled for compiled, _ in reads), pads):
             place = False, max((depth for _, depth in reads), default=0)
             parts.add_outer(place[1], step)
         else:
@@ -94,8 +96,12 @@ def moved_ends(steps: Sequence[Step]) -> set[Step]:
     return found
 
 
-def _compiled(step: Step, behind: bool) -> bool:
-    """Whether a step belongs into a network. behind: whether it reads what a network gives."""
+def _compiled(step: Step, behind: bool, pads: bool) -> bool:
+    """Whether a step belongs into a network. behind: whether it reads what a network gives.
+
+    What only moves inputs is NumPy's, for a view costs next to nothing; a Pad copies.
+    """
     op = op_of(step)
     floats = all(np.dtype(tensor.dtype).kind == "f" for tensor in step.made)
-    return op.lower is not None and floats and bool(step.tensors) and (behind or not op.moves)
+    here = behind or not op.moves or (pads and step.node.op == "Pad")
+    return op.lower is not None and floats and bool(step.tensors) and here

@@ -135,7 +135,7 @@ class Plan:
         later: set[Step] = set()
         while True:
             chain = set() if frames is None else set(frames.chain)
-            parts = partitioned(self.traced.steps, outside, later, chain)
+            parts = partitioned(self.traced.steps, outside, later, chain, pads=frames is None)
             try:
                 buildings = [self._built(steps, frames) for steps in parts.networks]
             except CannotCompile as found:

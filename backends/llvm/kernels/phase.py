@@ -18,6 +18,7 @@ from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
 from rnnc.backends.llvm.kernels.epilogue import Epilogue, number_of
 from rnnc.backends.llvm.kernels.grid_walk import GridWalk
 from rnnc.backends.llvm.kernels.unit_reductions import UnitReduction
+from rnnc.backends.llvm.packing.sharing import loops_of
 from rnnc.backends.llvm.packing.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
 from rnnc.backends.planning.plan import Feed, Phase, Space
 from rnnc.ir.families import Family
@@ -109,8 +110,8 @@ class TilePhase(Epilogue):
         for groups in self.tile.passes(len(self.phase.accumulators), count):
             members = [a for group in groups for a in group]
             accumulators = [self._start(self.f.add(row, r), panel, members) for r in range(count)]
-            for number, feed in enumerate(self.phase.feeds):
-                accumulators = self._feed(number, feed, groups, row, panel, accumulators)
+            for feeds in loops_of(self.phase, self.tile, groups):
+                accumulators = self._feed(feeds, groups, row, panel, accumulators)
             if count == 1:
                 single.update(accumulators[0])
             else:
@@ -181,27 +182,29 @@ class TilePhase(Epilogue):
         return f.load_masked(self.type, pointer, mask, self.bytes)
 
     def _feed(
-        self, number: int, feed: Feed, groups: list[range], row: Val, panel: Val, accumulators: list[Accumulators]
+        self, numbers: list[int], groups: list[range], row: Val, panel: Val, accumulators: list[Accumulators]
     ) -> list[Accumulators]:
-        """accumulators += lhs[rows, :] @ packed weights of the panel, for the blocks of this feed in some groups."""
-        targets = [feed.blocks[b][0] for group in groups for b in blocks_of(feed, group)]
-        if not targets:
-            return accumulators
-        f, vectors = self.f, self.tile.vectors
-        stride, inner = self.arg(f"lhs_stride{number}"), self.arg(f"inner{number}")
-        lhs = [
-            f.element(self.arg(f"lhs{number}"), f.mul(f.add(row, r), stride), self.scalar)
-            for r in range(len(accumulators))
-        ]
-        weights = self._streams(number, feed, groups, panel)
-        flat = [accumulators[r][a][v] for r in range(len(lhs)) for a in targets for v in range(vectors)]
-        flat = self._loop_over_k(lhs, weights, inner, flat)
-        values = iter(flat)
-        result = [dict(row) for row in accumulators]
-        for r in range(len(lhs)):
-            for a in targets:
-                result[r][a] = [next(values) for _ in range(vectors)]
+        """accumulators += lhs[rows, :] @ packed weights of the panel, for feeds that read the same weights.
+
+        To the weights, the left sides of several feeds are what several rows of one are.
+        """
+        feeds = [self.phase.feeds[number] for number in numbers]
+        each = [[feed.blocks[b][0] for group in groups for b in blocks_of(feed, group)] for feed in feeds]
+        vectors, inner = self.tile.vectors, self.arg(f"inner{numbers[0]}")
+        lhs = [self._lhs(number, self.f.add(row, r)) for r in range(len(accumulators)) for number in numbers]
+        weights = self._streams(numbers[0], feeds[0], groups, panel)
+        flat = [vector for one in accumulators for targets in each for a in targets for vector in one[a]]
+        values = iter(self._loop_over_k(lhs, weights, inner, flat))
+        result = [dict(one) for one in accumulators]
+        for one in result:
+            for a in (a for targets in each for a in targets):
+                one[a] = [next(values) for _ in range(vectors)]
         return result
+
+    def _lhs(self, number: int, row: Val) -> Val:
+        """The address of a row of a feed's left side."""
+        f = self.f
+        return f.element(self.arg(f"lhs{number}"), f.mul(row, self.arg(f"lhs_stride{number}")), self.scalar)
 
     def _streams(self, number: int, feed: Feed, groups: list[range], panel: Val) -> list[Stream]:
         """The packed weights of some groups: where each starts in the panel, and its vectors per step of k."""

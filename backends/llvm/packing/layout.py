@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnnc.backends.fresh import enough_memory, spoiled
+from rnnc.backends.llvm.packing.sharing import layout_key
 from rnnc.backends.llvm.packing.tile import Tile, blocks_of
 from rnnc.backends.planning.plan import Feed, Phase, Weight
 from rnnc.ir.families import Family
@@ -53,10 +54,11 @@ class Layout:
         units = tile.panels(phase.width) * tile.units
         shape = (tile.units, phase.width)
         keys: list[Hashable] = [(*shape, tuple(phase.vectors))]
-        keys += [(*shape, _layout_key(feed, tile, phase)) for feed in phase.feeds]
+        keys += [(*shape, layout_key(feed, tile, phase)) for feed in phase.feeds]
         sizes = [len(phase.vectors) * units, *(feed.inner * len(feed.blocks) * units for feed in phase.feeds)]
-        new = [key not in self._starts for key in keys]
+        new = []
         for key, size in zip(keys, sizes, strict=True):
+            new.append(key not in self._starts)
             if key not in self._starts:
                 self._starts[key] = self._take(size)
         vectors, *weights = (self._starts[key] for key in keys)
@@ -80,12 +82,6 @@ class Layout:
             else:
                 _pack_feed(arena, block.packed, block.feed, block.start, values)
         return arena
-
-
-def _layout_key(feed: Feed, tile: Tile, phase: Phase) -> Hashable:
-    """A key that is equal for feeds whose packed weights are equal: their weights, in the order of reading."""
-    groups = tile.groups(len(phase.accumulators))
-    return feed.inner, tuple(tuple(feed.blocks[b][1] for b in blocks_of(feed, group)) for group in groups)
 
 
 def aligned(count: int, dtype: np.dtype[np.generic]) -> Array:

@@ -9,7 +9,7 @@ from itertools import product
 from math import inf
 
 from rnnc.backends.llvm.asm.target import Target
-from rnnc.backends.planning.plan import Feed, Phase
+from rnnc.backends.planning.plan import Feed, Phase, Weight
 
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
@@ -69,11 +69,14 @@ def blocks_of(feed: Feed, group: range) -> list[int]:
 
 @dataclass(frozen=True)
 class TileWork:
-    """The properties of a phase that decide its tile. loops: the size of k and the accumulators, per feed."""
+    """The properties of a phase that decide its tile.
+
+    loops: for each set of weights, the size of k, and for each of its weights, the accumulators that it adds to.
+    """
 
     width: int
     accumulators: int
-    loops: tuple[tuple[int, tuple[int, ...]], ...]
+    loops: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
 
 
 def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
@@ -86,8 +89,16 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
     if phase.axes:  # a line of a grid is its last axis; vectors are not wider than the line
         line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
         return Tile(min(target.lanes(dtype), line), 1, 1, 1)
-    loops = tuple((feed.inner, tuple(accumulator for accumulator, _ in feed.blocks)) for feed in phase.feeds)
-    return _best(TileWork(phase.width, len(phase.accumulators), loops), target, target.lanes(dtype))
+    return _best(TileWork(phase.width, len(phase.accumulators), _loops(phase)), target, target.lanes(dtype))
+
+
+def _loops(phase: Phase) -> tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]:
+    """The loops of `TileWork`. Feeds of the same weights are one (`rnnc.backends.llvm.packing.sharing`)."""
+    sides: dict[tuple[int, tuple[Weight, ...]], list[tuple[int, ...]]] = {}
+    for feed in phase.feeds:
+        accumulators, weights = zip(*feed.blocks, strict=True)
+        sides.setdefault((feed.inner, weights), []).append(accumulators)
+    return tuple((inner, tuple(zip(*each, strict=True))) for (inner, _), each in sides.items())
 
 
 @cache
@@ -100,7 +111,8 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
         tile = Tile(lanes, vectors, rows, group)
         passes = list(_streams(work, tile))
         # A pass's accumulators, the operands its loop holds (a broadcast per row or a weight per vector), and one more.
-        registers = group * vectors * rows + max(min(rows, weights) for loops in passes for _, weights in loops) + 1
+        held = max(min(rows * sides, weights) for loops in passes for _, weights, sides in loops)
+        registers = group * vectors * rows + held + 1
         if registers <= target.registers or rows == vectors == group == 1:
             cost = round(_cost(work, tile, passes, target.vector_bytes), 3)
             if (order := (cost, rows * vectors * group, vectors)) < least:
@@ -108,20 +120,29 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
     return best
 
 
-def _streams(work: TileWork, tile: Tile) -> Iterator[list[tuple[int, int]]]:
-    """For each pass of a full tile, its loops over k: (the size of k, the number of weight vectors per step of k)."""
+Streams = list[tuple[int, int, int]]
+"""Loops over k: the size of k, the number of weight vectors per step of k, the number of left sides."""
+
+
+def _streams(work: TileWork, tile: Tile) -> Iterator[Streams]:
+    """The loops over k of each pass of a full tile."""
     for group in tile.groups(work.accumulators):
-        blocks = [(inner, sum(a in group for a in accumulators)) for inner, accumulators in work.loops]
-        yield [(inner, count * tile.vectors) for inner, count in blocks if count]
+        loops = []
+        for inner, weights in work.loops:
+            sides = [count for each in weights if (count := sum(a in group for a in each))]
+            if sides:
+                loops.append((inner, len(sides) * tile.vectors, max(sides)))
+        yield loops
 
 
-def _cost(work: TileWork, tile: Tile, passes: list[list[tuple[int, int]]], vector_bytes: int) -> float:
+def _cost(work: TileWork, tile: Tile, passes: list[Streams], vector_bytes: int) -> float:
     cycles = 0.0
     for loops in passes:
-        spills = sum(inner * weights for inner, weights in loops) * vector_bytes > L1_BYTES
-        for inner, weights in loops:
-            fmas = weights * tile.rows / FMA_PER_CYCLE
-            loads = (weights + tile.rows) / LOADS_PER_CYCLE
+        spills = sum(inner * weights for inner, weights, _ in loops) * vector_bytes > L1_BYTES
+        for inner, weights, sides in loops:
+            rows = tile.rows * sides
+            fmas = weights * rows / FMA_PER_CYCLE
+            loads = (weights + rows) / LOADS_PER_CYCLE
             second_level = weights * vector_bytes / L2_BYTES_PER_CYCLE if spills else 0.0
             cycles += inner * (max(fmas, loads, FMA_LATENCY, second_level) + INTERFERENCE * loads)
     return cycles * tile.panels(work.width) / (work.width * tile.rows)
