@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array, ArrayLibrary
+    from rnnc.backends.base import PlainCall
     from rnnc.layered import Layered
 
     State = Mapping[str, Array]
@@ -85,6 +86,13 @@ class Network(Compiled, Unchanging):
         if quick is not None and not graph.even:
             quick = in_frames(quick, graph, stateful)
         return quick if quick is None or columns is None else parted(quick, columns, stateful)
+
+    def direct(self, call: PlainCall) -> Callable[..., Any] | None:
+        """A function of whole calls with other arguments and results, if the backend has one (`Bound.quick`).
+
+        The arrays are those of `rnnc.networks.names`, in frames.
+        """
+        return self._bound.quick(call)
 
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"

@@ -11,6 +11,7 @@ import numpy as np
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, OnnxError, ShapeError
+from rnnc.onnx.direct import DirectCall, Promises
 from rnnc.onnx.directions import with_joined_directions
 from rnnc.onnx.file import File, ValueType
 from rnnc.onnx.plan import Plan
@@ -97,6 +98,7 @@ class OnnxNetwork:
         self._symbols: dict[str, tuple[str, int]] = {}  # axis whose number counts -> input, axis
         self._values: list[str] = []  # inputs whose numbers count
         self._plans: Recent[Any, Plan] = Recent(MOST_PLANS)
+        self._direct: DirectCall | None = None  # of the plan that was used last
         self._places = _axes_of(file)
         self._checks = {name: _Check.of(kind) for name, kind in file.body.inputs.items()}
         names = [size for kind in self.inputs.values() for size in kind.shape or () if isinstance(size, str) and size]
@@ -127,8 +129,15 @@ class OnnxNetwork:
 
         inputs: every input of the file by its name. Raises ArgumentTypeError, DtypeError, ShapeError or ArgumentError.
         """
+        direct = self._direct
+        found = None if direct is None else direct(inputs)
+        if found is not None:
+            return found
         given = self._checked(inputs)
-        return self._plan(given).run(given)
+        plan = self._plan(given)
+        self._direct = plan.direct
+        found = None if plan.direct is None else plan.direct(given)
+        return plan.run(given) if found is None else found
 
     def explain(self) -> str:
         """What became of each node: compiled, folded, or left, and why."""
@@ -204,14 +213,28 @@ class OnnxNetwork:
 
             foreign = foreign_of(self._file, self._options["threads"])
         aliases = tuple((a, facts.root(a)) for a in facts.aliases if a not in facts.numbers)
+        rest = self._options, foreign, aliases, self._places, self._promises(facts, aliases)
         if rolled is not graph:
             try:
-                return Plan(rolled, self._options, foreign, aliases, self._places)
+                return Plan(rolled, *rest)
             except OnnxError as error:  # the steps stay as the file has them, and explain() says why
                 scans = [step.node for step in rolled.steps if step not in graph.steps and step.scanned is not None]
                 notes = [(node, f"not rolled, its steps are compiled one by one: {error}") for node in scans]
                 graph = replace(graph, notes=[*graph.notes, *notes])
-        return Plan(graph, self._options, foreign, aliases, self._places)
+        return Plan(graph, *rest)
+
+    def _promises(self, facts: Facts, aliases: Sequence[tuple[str, str]]) -> Promises:
+        """What a plan for these facts takes for granted of the inputs."""
+        sizes = {place: facts.numbers[symbol] for symbol, place in self._symbols.items()}
+        equal = [(self._places[one], self._places[other]) for one, other in aliases]
+        for name, kind in self.inputs.items():
+            for axis, size in enumerate(kind.shape or ()):
+                if isinstance(size, int):
+                    sizes[name, axis] = size
+                elif size and self._places[size] != (name, axis):
+                    equal.append((self._places[size], (name, axis)))
+        fits = {name: check.fits for name, check in self._checks.items()}
+        return Promises(fits, dict(facts.values), sizes, equal)
 
     def _fits(self, plan: Plan, given: Mapping[str, Array]) -> bool:
         """Whether axes that were taken for one size have one here; else their numbers count from now on."""
@@ -301,4 +324,5 @@ def _axes_of(file: File) -> dict[str, tuple[str, int]]:
 def _explained(plan: Plan) -> list[str]:
     rows = [(step.node.label, note) for step, note in plan.notes.items()]
     rows += [(node.label, note) for node, note in plan.traced.notes]
-    return [f"  {label}: {note}" for label, note in rows]
+    way = "goes through NumPy" if plan.direct is None else "enters machine code directly"
+    return [f"  a plain call of run {way}", *(f"  {label}: {note}" for label, note in rows)]

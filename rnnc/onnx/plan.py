@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rnnc.ir.errors import ArgumentError, OnnxError, ShapeError
+from rnnc.onnx.direct import DirectCall, Promises, direct_call
 from rnnc.onnx.frames import Frames, found_frames
 from rnnc.onnx.late import LateRecurrence, is_late
 from rnnc.onnx.ops.table import MISFITS, Given
@@ -83,6 +84,7 @@ class Plan:
     """notes: what became of each node. aliases: pairs of axes that were taken for one size. axes: of the inputs.
 
     foreign: makes a runner of steps that rnnc cannot do, and of the tensors that are read of them; or None.
+    direct: the direct call, if there is one (`rnnc.onnx.direct`).
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Plan:
         foreign: Any,
         aliases: Sequence[tuple[str, str]],
         axes: InputAxes,
+        promises: Promises,
     ) -> None:
         self.traced = traced
         self._axes = axes
@@ -112,6 +115,13 @@ class Plan:
         self._outputs = {name: reader(value, axes) for name, value in traced.outputs.items()}
         seen = self._views(traced)
         self._copied = [n for n, v in traced.outputs.items() if not isinstance(v, Tensor) or v.name in seen]
+        self.direct = self._direct(promises)
+
+    def _direct(self, promises: Promises) -> DirectCall | None:
+        moving = [runner.step for runner in self.runners if isinstance(runner, Moving)]
+        if len(self.segments) != 1 or len(moving) + 1 != len(self.runners):
+            return None
+        return direct_call(self.traced, self.segments[0], moving, promises)
 
     def _views(self, traced: Traced) -> set[str]:
         """Tensors that may be views of the caller's arrays: inputs, and what is moved of them in NumPy."""

@@ -153,14 +153,14 @@ class Segment:
         ]
         self._ins += [_In(name, x.name, way, None, 0) for name, (x, _, way) in building.framed.items()]
         self._steps = 1 if building.frames is None else building.frames.steps
-        self._outs = [
+        self.outs = [
             _Out(name, tensor.name, self._way_out(tensor), self._is_reversed(tensor)) for name, tensor in named.items()
         ]
-        self._ends = [_End(keys, tensor.name, self._way_out(tensor)) for tensor, keys in ends.items()]
+        self.ends = [_End(keys, tensor.name, self._way_out(tensor)) for tensor, keys in ends.items()]
         self._single = len(named) == 1
         self._zeros = {key: width for key, (_, _, width) in state_shapes(graph).items()}
         self._quick = building.lengths is None and graph.causal and graph.even
-        self._plain = building.lengths is None and not building.feeds and not self._ends
+        self._plain = building.lengths is None and not building.feeds and not self.ends
 
     def _way_out(self, tensor: Tensor) -> Any:
         placed = self.building.placed[tensor.name]
@@ -186,12 +186,12 @@ class Segment:
         else:
             x = given if len(given) > 1 else next(iter(given.values()))
             made = self._call(x, self._state(values, batch), lengths)
-        for part in self._outs:
+        for part in self.outs:
             array = made[part.name]
             if part.reversed and lengths is not None:
                 array = reversed_rows(array, lengths)
             values[part.tensor] = part.convert(array)
-        for end in self._ends:
+        for end in self.ends:
             array = made[end.keys[0]] if len(end.keys) == 1 else np.concatenate([made[key] for key in end.keys], -1)
             values[end.tensor] = end.convert(array)
         if lengths is not None:
@@ -207,7 +207,7 @@ class Segment:
             output, last = self.network.advance(x, state)
         else:
             output, last = self.network.run(x, state, lengths)
-        return last | ({self._outs[0].name: output} if self._single else output)
+        return last | ({self.outs[0].name: output} if self._single else output)
 
     def _sizes(self, values: Mapping[str, Array]) -> tuple[int, int]:
         steps, batch = self._steps, 1
@@ -247,7 +247,7 @@ class Segment:
     def _clear(self, values: dict[str, Array], lengths: Array) -> None:
         """Zeros as the last states of rows without steps, as ONNX Runtime gives them."""
         empty = np.flatnonzero(np.asarray(lengths) == 0)
-        names = [part.tensor for part in self._outs] + [end.tensor for end in self._ends]
+        names = [part.tensor for part in self.outs] + [end.tensor for end in self.ends]
         for name in names if len(empty) else ():
             placed = self.building.placed[name]
             axis = placed.axes.of("B")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["MOVEMENT_OPS", "moved"]
+__all__ = ["MOVEMENT_OPS", "moved", "squeezed", "unsqueezed"]
 
 
 def moved(building: Building, step: Step, sources: Sequence[int | None]) -> None:
@@ -110,7 +110,7 @@ def _transpose(building: Building, step: Step, given: Given) -> None:
 # ---- Squeeze, Unsqueeze
 
 
-def _squeezed(given: Given) -> list[int]:
+def squeezed(given: Given) -> list[int]:
     """The axes that go."""
     shape, axes = given.value(0).shape, given.integers("axes", 1)
     if axes is None:
@@ -123,22 +123,22 @@ def _squeezed(given: Given) -> list[int]:
 
 
 def _squeeze_result(given: Given) -> Sequence[Result]:
-    x, gone = given.value(0), _squeezed(given)
+    x, gone = given.value(0), squeezed(given)
     return [(x.dtype, tuple(size for axis, size in enumerate(x.shape) if axis not in gone))]
 
 
 def _squeeze(building: Building, step: Step, given: Given) -> None:
-    gone = _squeezed(given)
+    gone = squeezed(given)
     moved(building, step, [axis for axis in range(len(step.tensors[0].shape)) if axis not in gone])
 
 
 def _squeeze_meaning(given: Given) -> Any:
-    gone = _squeezed(given)
+    gone = squeezed(given)
     index = tuple(0 if axis in gone else slice(None) for axis in range(len(given.value(0).shape)))
     return lambda x, _=None: x[index]
 
 
-def _unsqueezed(given: Given) -> tuple[int, list[int]]:
+def unsqueezed(given: Given) -> tuple[int, list[int]]:
     """The number of axes of the result, and those that are new."""
     axes = given.integers("axes", 1) or ()
     rank = len(given.value(0).shape) + len(axes)
@@ -146,7 +146,7 @@ def _unsqueezed(given: Given) -> tuple[int, list[int]]:
 
 
 def _unsqueeze_sources(given: Given) -> list[int | None]:
-    rank, new = _unsqueezed(given)
+    rank, new = unsqueezed(given)
     old = iter(range(rank))
     return [None if axis in new else next(old) for axis in range(rank)]
 
@@ -161,7 +161,7 @@ def _unsqueeze(building: Building, step: Step, given: Given) -> None:
 
 
 def _unsqueeze_meaning(given: Given) -> Any:
-    rank, new = _unsqueezed(given)
+    rank, new = unsqueezed(given)
     index = tuple(None if axis in new else slice(None) for axis in range(rank))
     return lambda x, _=None: x[index]  # ten times as quick as expand_dims
 

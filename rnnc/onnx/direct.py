@@ -1,0 +1,295 @@
+"""Direct calls: from the arrays of a file straight into machine code and back, without a step in Python.
+
+A plan has one if it is a single network around which nothing is left but views: the inputs' axes in another notation,
+and states that lie in arrays as slabs (`rnnc.onnx.slabs`). A direct call checks what the code does not check itself,
+and declines what is not plain. `Plan.run` takes all calls that are declined, and says what is wrong with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
+from rnnc.networks.names import state_shapes
+from rnnc.onnx.places import Axes
+from rnnc.onnx.segment import Segment
+from rnnc.onnx.slabs import followed, stack_of, stacked
+from rnnc.onnx.trace import Traced
+from rnnc.onnx.values import Step, Tensor
+from rnnc.plain_calls import plain_network_call
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["DirectCall", "Promises", "direct_call"]
+
+DirectCall = Callable[[Mapping[str, Any]], "dict[str, Array] | None"]
+"""The file's inputs by name -> its outputs by name; None: the call is not plain."""
+
+Place = tuple[str, int]
+"""An input, and the number of one of its axes."""
+
+JOINED = ""
+"""The key of the array whose columns are several outputs (`rnnc.Graph.columns`); no output has this name."""
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What a plan takes for granted of the inputs.
+
+    fits: for each input, whether an array certainly has the file's dtype and sizes. values: the numbers of inputs.
+    sizes: those of axes. equal: axes that have one size.
+    """
+
+    fits: Mapping[str, Callable[[object], bool]]
+    values: Mapping[str, Array] = field(default_factory=dict)
+    sizes: Mapping[Place, int] = field(default_factory=dict)
+    equal: Sequence[tuple[Place, Place]] = ()
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An input that the code takes, or a part of one.
+
+    sizes: what the code checks of each axis: that it has this size, or is STEPS or BATCH; None: nothing.
+    way: an index that makes (T, B, N) of it; None: the code takes it as it is.
+    """
+
+    name: str
+    array: CallArray
+    sizes: tuple[int | str | None, ...]
+    way: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """An output. way: from what the code gives to the file's array; None: they are the same.
+
+    columns: the part of an array of several outputs that it is; None: an array of its own.
+    """
+
+    name: str
+    array: CallArray
+    way: Callable[[Array], Array] | None = None
+    columns: tuple[int, int] | None = None
+
+
+class _NotDirect(Exception):
+    """The plan has no direct call."""
+
+
+def direct_call(traced: Traced, segment: Segment, moving: Sequence[Step], promises: Promises) -> DirectCall | None:
+    """The direct call of a plan of one network and of steps that only move, if there is one."""
+    try:
+        return _made(_Parts(traced, segment, moving), promises)
+    except _NotDirect:
+        return None
+
+
+class _Parts:
+    """What a direct call takes and gives. Raises _NotDirect."""
+
+    def __init__(self, traced: Traced, segment: Segment, moving: Sequence[Step]) -> None:
+        self.traced, self.segment = traced, segment
+        self.building = building = segment.building
+        self.graph = graph = segment.network.model.graph()
+        if building.lengths is not None or building.frames is not None or not graph.even:
+            raise _NotDirect
+        self.states = state_shapes(graph)
+        self.call = plain_network_call(graph, self.states, {}, stateful=True)
+        known = {name: stack for name, tensor in traced.inputs.items() if (stack := stack_of(tensor)) is not None}
+        for end in segment.ends:
+            known |= self._last_states(end.tensor, end.keys)
+        found = followed(moving, known, traced.opset)
+        if found is None:
+            raise _NotDirect
+        self.stacks = found
+
+    def _last_states(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
+        """The stack that last states are, if they are (directions, B, H), or of one direction (B, H)."""
+        axes = self.building.placed[name].axes
+        count, rank = len(keys), len(axes.roles)
+        if rank not in (2, 3) or axes.roles[-2] not in "B1" or count != (axes.size(0) if rank == 3 else 1):
+            return {}
+        return {name: stacked(keys, rank - 2)}
+
+    # ---- inputs
+
+    def taken(self) -> list[Taken]:
+        return [*self._vectors(), *self._states()]
+
+    def _vectors(self) -> Iterator[Taken]:
+        """The values of each step: inputs, or slabs of them."""
+        arrays = {array.key: array for array in self.call.arguments[0].arrays}
+        for name, (tensor, placed) in self.building.inputs.items():
+            if (placed.axes.of("T") is None) != (self.building.rows.time is None):
+                raise _NotDirect
+            sizes, way = _into_rows(placed.axes)
+            if tensor.name in self.traced.inputs:
+                yield Taken(tensor.name, arrays[name], sizes, way)
+            else:
+                yield self._slab(tensor, arrays[name])
+
+    def _slab(self, tensor: Tensor, array: CallArray) -> Taken:
+        """A value of a step, (B, H), that is a slab of an input."""
+        stack = self.stacks.get(tensor.name)
+        if stack is None or stack.shape != (1, 1) or not isinstance(stack[0, 0], tuple):
+            raise _NotDirect
+        source, number = stack[0, 0]
+        *lead, _, width = self.traced.inputs[source].shape
+        way = (slice(number, number + 1) if lead else None, slice(None), slice(None))
+        return Taken(source, array, (*([None] * len(lead)), BATCH, int(width)), way)
+
+    def _states(self) -> Iterator[Taken]:
+        """Inputs whose slabs are initial states."""
+        for source, names in self._initial().items():
+            *lead, _, width = self.traced.inputs[source].shape
+            sizes: tuple[int | str, ...] = (*map(int, lead), BATCH, int(width))
+            listed = tuple(names.get(number, "") for number in range(int(lead[0]) if lead else 1))
+            yield Taken(source, CallArray(sizes, listed), sizes)
+
+    def _initial(self) -> dict[str, dict[int, str]]:
+        """For each input with initial states: the name of the state that each of its slabs is."""
+        found: dict[str, dict[int, str]] = {}
+        for feed in self.building.feeds:
+            stack = self.stacks.get(feed.value.name) if isinstance(feed.value, Tensor) else None
+            if stack is None or stack.shape != (len(feed.keys), 1, 1) or feed.batch_axis != 1 or feed.way is not None:
+                raise _NotDirect
+            for key, (source, number) in zip(feed.keys, stack.ravel(), strict=True):
+                if number in found.setdefault(source, {}):
+                    raise _NotDirect
+                found[source][number] = self.states[key][0]
+        return found
+
+    # ---- outputs
+
+    def results(self) -> list[Result]:
+        arrays = {array.key: array for array in self.call.results[0].arrays}
+        outs = {part.tensor: part for part in self.segment.outs}
+        found = []
+        for name, value in self.traced.outputs.items():
+            part = outs.pop(value.name, None) if isinstance(value, Tensor) else None
+            if part is not None:
+                placed, columns = self.building.placed[part.tensor], self.graph.columns
+                plain = not placed.flipped and _is_rows(placed.axes, timed=placed.timed)
+                way, array = None if plain else part.convert, arrays[part.name if columns is None else JOINED]
+                found.append(Result(name, array, way, None if columns is None else columns[part.name]))
+            else:
+                found.append(self._ends(name, value))
+        finals = [final for result in found for final in result.array.names if result.columns is None]
+        if outs or len(set(finals)) < len(finals):
+            raise _NotDirect
+        return found
+
+    def _ends(self, name: str, value: object) -> Result:
+        """An output whose slabs are last states."""
+        stack = self.stacks.get(value.name) if isinstance(value, Tensor) else None
+        if stack is None or not all(isinstance(key, str) for key in stack.ravel()) or stack.ndim > 3:
+            raise _NotDirect
+        keys = list(stack.ravel())
+        shape = (*stack.shape[:-2], BATCH, self.states[keys[0]][2])
+        return Result(name, CallArray(shape, tuple(self.states[key][1] for key in keys)))
+
+
+def _into_rows(axes: Axes) -> tuple[tuple[int | str | None, ...], tuple[Any, ...] | None]:
+    """What the code checks of the axes of a tensor, and the index that makes (T, B, N) of it."""
+    sizes: list[int | str | None] = []
+    index: list[Any] = []
+    at = 0
+    for role in axes.roles:
+        if role == "1":
+            sizes.append(None)
+            index.append(0)
+            continue
+        place = "TBC".index(role)
+        if place < at:
+            raise _NotDirect
+        index += [None] * (place - at) + [slice(None)]
+        sizes.append((STEPS, BATCH, axes.width)[place])
+        at = place + 1
+    index += [None] * (3 - at)
+    return tuple(sizes), None if index == [slice(None)] * 3 else tuple(index)
+
+
+def _is_rows(axes: Axes, *, timed: bool) -> bool:
+    """Whether a tensor is (T, B, N), or (B, N)."""
+    lead = ("T", "B") if timed else ("B",)
+    return axes.roles[:-1] == lead and axes.roles[-1] in "C1"
+
+
+# ---- the call
+
+
+def _made(parts: _Parts, promises: Promises) -> DirectCall:
+    taken, results = parts.taken(), parts.results()
+    for first, second in promises.equal:
+        if not _alike(taken, first, second):
+            raise _NotDirect
+    arguments = tuple(CallGroup("bare", (each.array,)) for each in taken)
+    given = {each.name if each.columns is None else JOINED: each.array for each in results}
+    group = CallGroup("dict", tuple(replace(array, key=key) for key, array in given.items()))
+    code = parts.segment.network.direct(PlainCall(arguments, (group,)))
+    if code is None:
+        raise _NotDirect
+    return _function(code, taken, results, promises)
+
+
+def _alike(taken: Sequence[Taken], first: Place, second: Place) -> bool:
+    """Whether the code checks that two axes have one size."""
+    sizes = {each.name: each.sizes for each in taken}
+    one, other = (sizes.get(name, {axis: None})[axis] for name, axis in (first, second))
+    return one is not None and one == other
+
+
+def _function(
+    code: Callable[..., Any], taken: Sequence[Taken], results: Sequence[Result], promises: Promises
+) -> DirectCall:
+    count, given = len(promises.fits), [(each.name, each.way) for each in taken]
+    known = {(each.name, axis) for each in taken for axis, size in enumerate(each.sizes) if isinstance(size, int)}
+    sizes = [(*place, size) for place, size in promises.sizes.items() if place not in known]
+    shown = _shown(results)
+    values = [(name, array, array.tobytes()) for name, array in promises.values.items()]
+    checked = {each.name for each in taken} | set(promises.values)
+    others = [(name, fits) for name, fits in promises.fits.items() if name not in checked]
+
+    def call(inputs: Mapping[str, Any]) -> dict[str, Array] | None:
+        if type(inputs) is not dict or len(inputs) != count:
+            return None
+        try:
+            for name, array, numbers in values:
+                value = inputs[name]
+                if type(value) is not np.ndarray or value.dtype != array.dtype or value.shape != array.shape:
+                    return None
+                if value.tobytes() != numbers:
+                    return None
+            for name, fits in others:
+                if not fits(inputs[name]):
+                    return None
+            arrays = [inputs[name] if way is None else inputs[name][way] for name, way in given]
+            for name, axis, size in sizes:
+                if inputs[name].shape[axis] != size:
+                    return None
+            found: dict[str, Array] | None = code(*arrays)
+        except (AttributeError, IndexError, KeyError, TypeError, MemoryError):
+            return None
+        return found if found is None or shown is None else shown(found)
+
+    return call
+
+
+def _shown(results: Sequence[Result]) -> Callable[[dict[str, Array]], dict[str, Array]] | None:
+    """From the arrays that the code gives to the file's; None if they are the same."""
+    if not any(result.way or result.columns for result in results):
+        return None
+
+    def array(found: dict[str, Array], result: Result) -> Array:
+        own = found[result.name] if result.columns is None else found[JOINED][..., slice(*result.columns)]
+        return own if result.way is None else result.way(own)
+
+    return lambda found: {result.name: array(found, result) for result in results}
