@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 import pytest
 
 import rnnc
+from rnnc.ir.errors import ArgumentTypeError, DtypeError, ShapeError
 from tests.onnx_models import model, node, onnxruntime_gives
+from tests.refusals import raises_saying
 
 HOP, KERNEL, BINS, CHANNELS, UNITS = 8, 16, 5, 12, 6
 FEW, MANY = 4, 12
@@ -19,8 +22,11 @@ def numbers(rng: np.random.Generator, *shape: int) -> Any:
     return (0.4 * rng.standard_normal(shape)).astype(np.float32)
 
 
-def detector(positions: int) -> Any:
-    """(B, samples), (2, B, UNITS) -> (B, 1), (2, B, UNITS): reflected edge, spectrum, three convolutions, an LSTM."""
+def detector(positions: int, order: tuple[int, int] = (0, 1)) -> Any:
+    """(B, samples), (2, B, UNITS) -> (B, 1), (2, B, UNITS): reflected edge, spectrum, three convolutions, an LSTM.
+
+    order: the places of h and c in the states. The input sr is read for 0 * sr.
+    """
     rng, back = np.random.default_rng(0), KERNEL - HOP
     left = -(-positions // 2)
     constants = {
@@ -40,8 +46,9 @@ def detector(positions: int) -> Any:
         "R": numbers(rng, 1, 4 * UNITS, UNITS),
         "head": numbers(rng, UNITS, 1),
         "first": np.array([0]),
-        "h_number": np.array(0),
-        "c_number": np.array(1),
+        "h_number": np.array(order[0]),
+        "c_number": np.array(order[1]),
+        "nothing": np.array(0),
     }
     nodes = [
         node("Pad", ["x", "pads"], ["padded"], mode="reflect"),
@@ -68,24 +75,73 @@ def detector(positions: int) -> Any:
         node("Squeeze", ["h_n", "first"], ["h"]),
         node("MatMul", ["h", "head"], ["score"]),
         node("Sigmoid", ["score"], ["output"]),
-        node("Concat", ["h_n", "c_n"], ["state_n"], axis=0),
+        node("Concat", ["h_n", "c_n"] if order == (0, 1) else ["c_n", "h_n"], ["states"], axis=0),
+        node("Mul", ["sr", "nothing"], ["zero"]),
+        node("Cast", ["zero"], ["number"], to=1),
+        node("Add", ["states", "number"], ["state_n"]),
     ]
-    inputs = {"x": ("float32", ["batch", None]), "state": ("float32", [2, "batch", UNITS])}
+    inputs = {"x": ("float32", ["batch", None]), "state": ("float32", [2, "batch", UNITS]), "sr": ("int64", [])}
     return model(nodes, inputs, ["output", "state_n"], constants, opset=17)
 
 
-@pytest.mark.parametrize("positions", [FEW, MANY])
+RATE = np.array(16000)
+
+
+@pytest.mark.parametrize(("positions", "order"), [(FEW, (0, 1)), (FEW, (1, 0)), (MANY, (0, 1))])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_detector_streams_chunks(positions: int, batch: int) -> None:
-    file, rng = detector(positions), np.random.default_rng(batch)
-    network, size = rnnc.from_onnx(file), HOP * positions - HOP + KERNEL - (KERNEL - HOP)
+def test_a_detector_streams_chunks(positions: int, order: tuple[int, int], batch: int) -> None:
+    file, rng = detector(positions, order), np.random.default_rng(batch)
+    network = rnnc.from_onnx(file)
     state = expected_state = numbers(rng, 2, batch, UNITS)
     for _ in range(3):
-        x = numbers(rng, batch, size)
-        made = network.run({"x": x, "state": state})
-        expected = onnxruntime_gives(file, {"x": x, "state": expected_state})
+        x = numbers(rng, batch, HOP * positions)
+        made = network.run({"x": x, "state": state, "sr": RATE})
+        expected = onnxruntime_gives(file, {"x": x, "state": expected_state, "sr": RATE})
+        assert list(made) == list(expected)
         for name, y in expected.items():
             assert made[name].shape == y.shape
             np.testing.assert_allclose(made[name], y, atol=2e-6)
         state, expected_state = made["state_n"], expected["state_n"]
-    assert ("network 2" in network.explain()) == (positions == MANY)
+    explained = network.explain()
+    assert ("network 2" in explained) == ("goes through NumPy" in explained) == (positions == MANY)
+
+
+def test_direct_calls_take_plain_arguments_and_decline_others() -> None:
+    network, rng = rnnc.from_onnx(detector(FEW)), np.random.default_rng(0)
+    x, state = numbers(rng, 3, HOP * FEW), numbers(rng, 2, 3, UNITS)
+    plain = {"x": x, "state": state, "sr": RATE}
+    expected = network.run(plain)
+    direct = network._direct
+    assert direct is not None and direct(plain) is not None
+    wide = np.zeros((3, 100), np.float32)
+    wide[:, 7 : 7 + HOP * FEW] = x
+    assert direct({"x": wide[:, 7 : 7 + HOP * FEW], "state": state, "sr": RATE}) is not None
+    others: list[Any] = [
+        OrderedDict(plain),
+        plain | {"state": np.asfortranarray(state)},
+        plain | {"x": x.tolist()},
+        plain | {"sr": 5},
+    ]
+    assert [direct(given) for given in others] == [None] * len(others)
+    for given in (plain | {"state": np.asfortranarray(state)}, OrderedDict(plain)):
+        for name, y in network.run(given).items():
+            np.testing.assert_array_equal(y, expected[name], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"state": np.zeros((2, 4, UNITS), np.float32)}, ShapeError, ("'batch'", "3 in 'x'", "got 4")),
+        ({"state": np.zeros((3, 3, UNITS), np.float32)}, ShapeError, ("'state'", "(3, 3, 6)")),
+        ({"state": np.zeros((2, 3, UNITS))}, DtypeError, ("'state'", "float64")),
+        ({"sr": np.array([1])}, ShapeError, ("'sr'", "(1,)")),
+        ({"sr": np.array(1.0)}, DtypeError, ("'sr'", "float64")),
+        ({"more": RATE}, ArgumentTypeError, ("'more'",)),
+    ],
+)
+def test_what_direct_calls_decline_is_refused(change: Any, error: type[Exception], words: tuple[str, ...]) -> None:
+    network, x = rnnc.from_onnx(detector(FEW)), np.zeros((3, HOP * FEW), np.float32)
+    plain = {"x": x, "state": np.zeros((2, 3, UNITS), np.float32), "sr": RATE}
+    network.run(plain)
+    with raises_saying(error, *words):
+        network.run(plain | change)

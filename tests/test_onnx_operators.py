@@ -23,7 +23,7 @@ def numbers(*shape: int) -> Array:
 
 
 def compiled_like_onnxruntime(proto: Any, inputs: Mapping[str, Array], tolerance: float = 2e-6) -> rnnc.OnnxNetwork:
-    """Checks the outputs, and that rnnc compiled something."""
+    """Checks the outputs, that a direct call gives those of the plan, and that rnnc compiled something."""
     network = rnnc.from_onnx(proto)
     made, expected = network.run(inputs), onnxruntime_gives(proto, inputs)
     assert list(made) == list(expected)
@@ -31,6 +31,9 @@ def compiled_like_onnxruntime(proto: Any, inputs: Mapping[str, Array], tolerance
         assert made[name].shape == array.shape and made[name].dtype == array.dtype
         np.testing.assert_allclose(made[name], array, rtol=tolerance, atol=tolerance, err_msg=name)
     assert "compiled: network 1" in network.explain()
+    _, plan = network._plans.items()[-1]
+    for name, array in plan.run(dict(inputs)).items():
+        np.testing.assert_array_equal(made[name], array, strict=True)
     return network
 
 
@@ -289,3 +292,6 @@ def test_a_branch_taken_by_an_input() -> None:
     assert "the numbers in 'rate'" in network.explain() and "the first run does it" in network.explain()
     for rate in (16000, 8000):
         compiled_like_onnxruntime(proto, {"x": numbers(3, 4), "rate": np.array(rate)})
+    for rate in (16000, 16000, 8000, 8000, 16000):  # each by a direct call of its own
+        given = {"x": numbers(3, 4), "rate": np.array(rate)}
+        np.testing.assert_allclose(network.run(given)["y"], onnxruntime_gives(proto, given)["y"], atol=2e-6)

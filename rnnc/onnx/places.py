@@ -151,13 +151,19 @@ def out_of_rows(axes: Axes, order: Sequence[int], lead: Sequence[str]) -> Any:
     kept = [axis for axis in firsts if axis is not None]
     stored = (*kept, *order)
     perm = tuple(stored.index(axis) for axis in sorted(stored))
-    columns = [axes.size(axis) for axis in order]
+    columns = tuple(axes.size(axis) for axis in order)
+    index = tuple(slice(None) if axis is not None else 0 for axis in firsts)
     spread = tuple(None if role == "1" else slice(None) for role in axes.roles)
+    cuts, moves, adds = 0 in index, list(perm) != sorted(perm), None in spread
 
-    def convert(array: Array) -> Array:
-        sizes = [array.shape[number] for number, axis in enumerate(firsts) if axis is not None]
-        index = tuple(slice(None) if axis is not None else 0 for axis in firsts)
-        return array[index].reshape([*sizes, *columns]).transpose(perm)[spread]
+    def convert(array: Array) -> Array:  # a step that changes nothing is left out, for it takes longer than a test
+        if cuts:
+            array = array[index]
+        if len(columns) != 1:
+            array = array.reshape(array.shape[: len(kept)] + columns)
+        if moves:
+            array = array.transpose(perm)
+        return array[spread] if adds else array
 
     return convert
 

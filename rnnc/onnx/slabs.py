@@ -59,7 +59,7 @@ def followed(
         made = _moved(step, found, opset)
         if made is None:
             return None
-        found |= zip((tensor.name for tensor in step.made), made, strict=False)
+        found |= {t.name: stack for t, stack in zip(step.outputs, made, strict=False) if t is not None}
     return found
 
 

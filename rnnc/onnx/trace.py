@@ -16,6 +16,7 @@ import numpy as np
 
 from rnnc.ir.errors import OnnxError, RnncError
 from rnnc.onnx.file import Body, File, Node, ValueType
+from rnnc.onnx.neutral import filled, without_work
 from rnnc.onnx.ops import OPS
 from rnnc.onnx.ops.table import MISFITS, Given, Left, Op, check_bytes, folded
 from rnnc.onnx.order import all_reads
@@ -161,6 +162,9 @@ class _Trace:
             self._count_bytes(given, op)
             self.notes.append((node, "folded: its inputs are constants"))
             return self._folded(given, op.meaning(given))
+        if plain := without_work(given, op):
+            self.notes.append((node, "folded: its other operand changes nothing, or makes zeros"))
+            return plain
         if _is_copy(given):
             self.notes.append((node, "folded: it gives what it reads"))
             return [given.value(0)]
@@ -302,7 +306,7 @@ def _of_shapes(given: Given) -> Sequence[Value]:
         return [_sizes(tuple(given.value(0).shape), whole=True)]
     if node.op == "ConstantOfShape":
         number = given.attributes.array("value")
-        return [_filled(np.zeros((), "float32") if number is None else number.reshape(()), given.dims(0))]
+        return [filled(np.zeros((), "float32") if number is None else number.reshape(()), given.dims(0))]
     if node.op == "Expand":
         value = given.value(0)
         if isinstance(value, Known) and value.array.size and (value.array == value.array.ravel()[0]).all():
@@ -313,20 +317,20 @@ def _of_shapes(given: Given) -> Sequence[Value]:
 def _of_filled(given: Given, op: Op) -> Sequence[Value]:
     """The results of a node that moves equal numbers around."""
     values = [value for value in given.inputs if value is not None]
-    filled = [value for value in values if isinstance(value, Filled)]
+    repeated = [value for value in values if isinstance(value, Filled)]
     data = values if given.node.op == "Concat" else values[:1]
-    if not op.moves or op.infer is None or given.node.op in ("Cast", "Pad") or filled != data:
+    if not op.moves or op.infer is None or given.node.op in ("Cast", "Pad") or repeated != data:
         return []
-    if any(value.number != filled[0].number for value in filled):
+    if any(value.number != repeated[0].number for value in repeated):
         return []
-    return [_filled(filled[0].number, shape) for _, shape in op.infer(given)]
+    return [filled(repeated[0].number, shape) for _, shape in op.infer(given)]
 
 
 def _spread(given: Given, array: Array, shape: Dims) -> Value:
     """An array of equal numbers in the shape that both broadcast to."""
     own = (1,) * (len(shape) - array.ndim) + array.shape
     wide = (1,) * (len(own) - len(shape)) + tuple(shape)
-    return _filled(array.ravel()[0], tuple(b if a == 1 else a for a, b in zip(own, wide, strict=True)))
+    return filled(array.ravel()[0], tuple(b if a == 1 else a for a, b in zip(own, wide, strict=True)))
 
 
 def _sizes(shape: Dims, whole: bool = False) -> Known:
@@ -337,13 +341,6 @@ def _sizes(shape: Dims, whole: bool = False) -> Known:
     if not any(isinstance(size, Size) for size in found.ravel()):
         return Known(found.astype(np.int64))
     return Known(found)
-
-
-def _filled(number: Array, shape: Dims) -> Value:
-    """A constant if the shape is known and small enough to be worth an array."""
-    if all(isinstance(size, int) for size in shape):
-        return Known(np.broadcast_to(number, [int(size) for size in shape]))
-    return Filled(number, shape)
 
 
 def needed(steps: Sequence[Step], outputs: Any) -> list[Step]:
