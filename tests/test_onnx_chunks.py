@@ -14,7 +14,7 @@ from tests.onnx_models import model, node, onnxruntime_gives
 from tests.refusals import raises_saying
 
 HOP, KERNEL, BINS, CHANNELS, UNITS = 8, 16, 5, 12, 6
-FEW, MANY = 4, 12
+FEW, MANY = 4, 20
 """Positions in a chunk: written out, or rows of a network of their own."""
 
 
