@@ -161,17 +161,18 @@ def denoiser() -> dict[str, Contestant]:
     return {name: Contestant(call) for name, call in calls.items()}
 
 
-def detector(name: str) -> dict[str, Contestant]:
-    """A file of silero-vad at 16 kHz, chunk by chunk, with state."""
+def detector(name: str, batch: int) -> dict[str, Contestant]:
+    """A file of silero-vad at 16 kHz, chunk by chunk, with state. batch: the number of streams side by side."""
     spec = find_spec("silero_vad")
     assert spec is not None and spec.origin is not None
     path = Path(spec.origin).parent / "data" / name
     network, session = rnnc.from_onnx(path, threads=1), session_of(str(path))
-    audio = np.random.default_rng(0).standard_normal((1, CHUNK * CHUNKS + CONTEXT), dtype=np.float32) * np.float32(0.1)
+    size = batch, CHUNK * CHUNKS + CONTEXT
+    audio = np.random.default_rng(0).standard_normal(size, dtype=np.float32) * np.float32(0.1)
     rate = np.array(16000)
 
     def streamed(run: Any) -> list[Any]:
-        state, found = np.zeros((2, 1, 128), np.float32), []
+        state, found = np.zeros((2, batch, 128), np.float32), []
         for at in range(0, CHUNK * CHUNKS, CHUNK):
             output, state = run({"input": audio[:, at : at + CHUNK + CONTEXT], "state": state, "sr": rate})
             found.append(output)
@@ -221,9 +222,10 @@ def main() -> None:
         report("RNNoise, us", denoiser(), rounds)
     else:
         print(f"RNNoise: left out, its weights are not in {real_models.REAL}")
-    for name in ("silero_vad.onnx", "silero_vad_op18_ifless.onnx"):
+    for name, batch in (("silero_vad.onnx", 1), ("silero_vad_op18_ifless.onnx", 1), ("silero_vad.onnx", 8)):
         if find_spec("silero_vad"):
-            report(f"{name}, a chunk, us", detector(name), rounds, CHUNKS)
+            streams = "" if batch == 1 else f" of each of {batch} streams at once"
+            report(f"{name}, a chunk{streams}, us", detector(name, batch), rounds, CHUNKS)
         else:
             print(f"{name}: left out, silero-vad is not installed")
 

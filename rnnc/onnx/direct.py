@@ -15,7 +15,7 @@ import numpy as np
 
 from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.networks.names import state_shapes
-from rnnc.onnx.places import Axes
+from rnnc.onnx.places import Axes, Placed, out_of_rows
 from rnnc.onnx.segment import Segment
 from rnnc.onnx.slabs import followed, stack_of, stacked
 from rnnc.onnx.trace import Traced
@@ -69,15 +69,16 @@ class Taken:
 
 @dataclass(frozen=True)
 class Result:
-    """An output. way: from what the code gives to the file's array; None: they are the same.
+    """An output. key: of the array that holds it.
 
-    columns: the part of an array of several outputs that it is; None: an array of its own.
+    index, way: what makes the file's array of it, one after the other; None: nothing is to be done.
     """
 
     name: str
     array: CallArray
+    key: str
+    index: tuple[Any, ...] | None = None
     way: Callable[[Array], Array] | None = None
-    columns: tuple[int, int] | None = None
 
 
 class _NotDirect(Exception):
@@ -176,13 +177,13 @@ class _Parts:
         for name, value in self.traced.outputs.items():
             part = outs.pop(value.name, None) if isinstance(value, Tensor) else None
             if part is not None:
-                placed, columns = self.building.placed[part.tensor], self.graph.columns
-                plain = not placed.flipped and _is_rows(placed.axes, timed=placed.timed)
-                way, array = None if plain else part.convert, arrays[part.name if columns is None else JOINED]
-                found.append(Result(name, array, way, None if columns is None else columns[part.name]))
+                columns = self.graph.columns
+                key, array = (name, arrays[part.name]) if columns is None else (JOINED, arrays[JOINED])
+                placed, taken = self.building.placed[part.tensor], None if columns is None else columns[part.name]
+                found.append(Result(name, array, key, *_out_of_rows(placed, taken)))
             else:
                 found.append(self._ends(name, value))
-        finals = [final for result in found for final in result.array.names if result.columns is None]
+        finals = [final for result in found for final in result.array.names if result.key != JOINED]
         if outs or len(set(finals)) < len(finals):
             raise _NotDirect
         return found
@@ -194,7 +195,7 @@ class _Parts:
             raise _NotDirect
         keys = list(stack.ravel())
         shape = (*stack.shape[:-2], BATCH, self.states[keys[0]][2])
-        return Result(name, CallArray(shape, tuple(self.states[key][1] for key in keys)))
+        return Result(name, CallArray(shape, tuple(self.states[key][1] for key in keys)), name)
 
 
 def _into_rows(axes: Axes) -> tuple[tuple[int | str | None, ...], tuple[Any, ...] | None]:
@@ -217,10 +218,20 @@ def _into_rows(axes: Axes) -> tuple[tuple[int | str | None, ...], tuple[Any, ...
     return tuple(sizes), None if index == [slice(None)] * 3 else tuple(index)
 
 
-def _is_rows(axes: Axes, *, timed: bool) -> bool:
-    """Whether a tensor is (T, B, N), or (B, N)."""
-    lead = ("T", "B") if timed else ("B",)
-    return axes.roles[:-1] == lead and axes.roles[-1] in "C1"
+def _out_of_rows(
+    placed: Placed, columns: tuple[int, int] | None
+) -> tuple[tuple[Any, ...] | None, Callable[[Array], Array] | None]:
+    """What makes a tensor of (T, B, N) or (B, N): an index, and what is done then. columns: those that it is."""
+    if placed.flipped:
+        raise _NotDirect
+    axes, lead = placed.axes, "TB" if placed.timed else "B"
+    kept = tuple(role for role in lead if role in axes.roles)
+    index: list[Any] = [slice(None) if role in kept else 0 for role in lead]
+    if columns is not None:
+        index.append(slice(*columns))
+    same = axes.roles[:-1] == kept and axes.roles[-1:] in (("C",), ("1",))
+    way = None if same else out_of_rows(axes, placed.order, kept)
+    return None if columns is None and 0 not in index else tuple(index), way
 
 
 # ---- the call
@@ -232,7 +243,7 @@ def _made(parts: _Parts, promises: Promises) -> DirectCall:
         if not _alike(taken, first, second):
             raise _NotDirect
     arguments = tuple(CallGroup("bare", (each.array,)) for each in taken)
-    given = {each.name if each.columns is None else JOINED: each.array for each in results}
+    given = {each.key: each.array for each in results}
     group = CallGroup("dict", tuple(replace(array, key=key) for key, array in given.items()))
     code = parts.segment.network.direct(PlainCall(arguments, (group,)))
     if code is None:
@@ -285,11 +296,17 @@ def _function(
 
 def _shown(results: Sequence[Result]) -> Callable[[dict[str, Array]], dict[str, Array]] | None:
     """From the arrays that the code gives to the file's; None if they are the same."""
-    if not any(result.way or result.columns for result in results):
+    if not any(result.way or result.index for result in results):
         return None
+    ways = [(result.name, result.key, result.index, result.way) for result in results]
 
-    def array(found: dict[str, Array], result: Result) -> Array:
-        own = found[result.name] if result.columns is None else found[JOINED][..., slice(*result.columns)]
-        return own if result.way is None else result.way(own)
+    def shown(found: dict[str, Array]) -> dict[str, Array]:
+        made = {}
+        for name, key, index, way in ways:
+            array = found[key]
+            if index is not None:
+                array = array[index]
+            made[name] = array if way is None else way(array)
+        return made
 
-    return lambda found: {result.name: array(found, result) for result in results}
+    return shown
