@@ -37,6 +37,17 @@ def verify() -> bool:
     return os.environ.get("RNNC_VERIFY", "") == "1"
 
 
+def codegen() -> int:
+    """RNNC_CODEGEN, from 0 to 3 (the default): how hard LLVM's code generator tries (`rnnc.backends.llvm.asm.jit`).
+
+    Raises ArgumentError if the variable is none of these.
+    """
+    text = os.environ.get("RNNC_CODEGEN", "").strip() or "3"
+    if text not in ("0", "1", "2", "3"):
+        raise ArgumentError(f"RNNC_CODEGEN: expected 0, 1, 2 or 3, got {text!r}; unset it for the fastest code")
+    return int(text)
+
+
 def cuda_chip() -> str:
     """RNNC_CUDA_CHIP, such as "H100" (the default) or "sm_80": the chip to generate CUDA C for if there is no GPU."""
     return os.environ.get("RNNC_CUDA_CHIP", "").strip() or "H100"

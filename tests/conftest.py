@@ -12,6 +12,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -55,6 +56,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # not in the workers of pytest-xdist, who share it
         shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def codegen(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A fast run spares LLVM's effort: results have the same bits. Modules marked shipped compile as users do."""
+    quick = request.config.getoption("--effort") == "fast" and request.node.get_closest_marker("shipped") is None
+    with pytest.MonkeyPatch.context() as patch:
+        if quick:
+            patch.setenv("RNNC_CODEGEN", "0")
+        yield
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -50,7 +50,7 @@ def check_right() -> None:
 def test_the_second_compile_comes_from_the_cache(folder: Path) -> None:
     first, second = made(), made()
     assert (first.linked.cached, second.linked.cached) == (False, True)
-    assert first.linked.object_code() == second.linked.object_code()
+    assert first.linked.object_files() == second.linked.object_files()
     assert len(entries(folder)) == 1
     assert all(place.stat().st_mode & 0o077 == 0 for place in (folder, folder / cache.FOLDER, *entries(folder)))
     check_right()

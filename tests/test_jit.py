@@ -9,16 +9,23 @@ import struct
 import subprocess
 import sys
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import llvmlite.binding as llvm
+import numpy as np
 import pytest
 
 import rnnc
+from rnnc.backends.llvm.asm import jit
 from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.target import host, processor
 from rnnc.backends.llvm.runtime import _UNITS, Runtime, RuntimeUnit
+from rnnc.ir.errors import ArgumentError
+
+pytestmark = pytest.mark.shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +45,46 @@ def test_functions_run() -> None:
 def test_texts_of_the_code() -> None:
     compiled = compile_assembly(adder(5), host("generic"))
     assert "adder" in compiled.assembly()
-    assert b"adder" in compiled.object_code()
+    assert b"adder" in compiled.object_files()[0]
+
+
+def test_an_equal_part_of_another_module_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    emit = llvm.TargetMachine.emit_object
+    monkeypatch.setattr(
+        llvm.TargetMachine, "emit_object", lambda self, module: compiled.append(str(module)) or emit(self, module)
+    )
+    monkeypatch.setenv("RNNC_CACHE_DIR", "off")
+    monkeypatch.setattr(jit, "_kept", OrderedDict())
+    first = rnnc.compile(rnnc.RNN(3, 7))._code
+    compiled.clear()
+    second = rnnc.compile(rnnc.RNN(5, 7))._code
+    (rest,) = compiled
+    assert "define i32 @rnnc_run(" in rest
+    *phases, _ = first.linked.object_files()
+    assert phases and second.linked.object_files()[:-1] == tuple(phases)
+    monkeypatch.setattr(jit, "KEPT_BYTES", 0)
+    rnnc.compile(rnnc.RNN(4, 7))
+    assert not jit._kept
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+def test_code_that_is_compiled_quickly_computes_the_same_bits(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = rnnc.LSTM(5, 9, 2, bidirectional=True, dtype=dtype)
+    x = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(dtype)
+    results = []
+    for effort in ("0", "3"):
+        monkeypatch.setenv("RNNC_CODEGEN", effort)
+        (output, (h, c)), pullback = rnnc.vjp(spec)(spec.init(seed=0), x)
+        d_params, d_x, (d_h, d_c) = pullback(output, (c, h))
+        results.append([a.tobytes() for a in (output, h, c, *d_params.values(), d_x, d_h, d_c)])
+    assert results[0] == results[1]
+
+
+def test_an_effort_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNC_CODEGEN", "fast")
+    with pytest.raises(ArgumentError, match="RNNC_CODEGEN: expected 0, 1, 2 or 3, got 'fast'"):
+        compile_assembly(adder(5), host())
 
 
 def test_a_unit_of_the_runtime_that_was_made_twice_stays() -> None:
@@ -69,7 +115,8 @@ def relocations(elf: bytes) -> Iterator[int]:
 @pytest.mark.skipif(not processor().triple.startswith("x86_64-unknown-linux"), reason="reads ELF files of x86-64")
 def test_code_reaches_its_constants_wherever_they_lie() -> None:
     """LLVM puts them anywhere; with 32-bit distances it aborts in a process that has mapped more than 2 GB."""
-    found = set(relocations(rnnc.vjp(rnnc.LSTM(3, 4))._code.linked.object_code()))
+    objects = rnnc.vjp(rnnc.LSTM(3, 4))._code.linked.object_files()
+    found = {relocation for each in objects for relocation in relocations(each)}
     assert found and found <= set(REACHES_FAR)
 
 

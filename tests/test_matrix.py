@@ -10,6 +10,8 @@ import rnnc
 from tests.cases import CELLS, Case, assert_close
 from tests.matrix import allowed, cases
 
+pytestmark = pytest.mark.shipped
+
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", cases(strength=2), ids=str)

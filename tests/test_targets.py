@@ -20,6 +20,8 @@ from rnnc.ir.errors import BackendError
 from tests import user_cells
 from tests.forward_calls import run_stack
 
+pytestmark = pytest.mark.shipped
+
 SPECS = [
     rnnc.RNN(5, 33, 2, bidirectional=True),
     rnnc.GRU(3, 16),

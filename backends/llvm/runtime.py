@@ -11,7 +11,6 @@ contain the dtype and a digest of the unit's text.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +18,9 @@ from functools import cache
 import llvmlite.binding as llvm
 
 from rnnc.backends.llvm.asm.builder import Module
-from rnnc.backends.llvm.asm.jit import compile_assembly
+from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.library import use
+from rnnc.backends.llvm.asm.parts import parts_of, renamed
 from rnnc.backends.llvm.asm.target import Target
 
 # The kernels of a unit are imported when a module first needs the unit.
@@ -145,20 +145,20 @@ class Linked:
     def __init__(self, module: Module, runtime: Runtime) -> None:
         units = runtime.units(module)
         symbols = {name: symbol for unit in units for name, symbol in unit.symbols.items()}
-        self._code = compile_assembly(renamed(module.text(), symbols), runtime.target)
+        self._code = MachineCode(renamed(module.text(), symbols), runtime.target, parts_of(module, symbols))
 
     @property
     def cached(self) -> bool:
-        """True if the object code of the module itself came from the cache."""
+        """True if the object code of the module itself came from the disk cache."""
         return self._code.cached
 
     def address(self, name: str) -> int:
         """The address of a function of the module. Raises KeyError if it does not define it."""
         return self._code.address(name)
 
-    def object_code(self) -> bytes:
-        """The position-independent object file of the module itself."""
-        return self._code.object_code()
+    def object_files(self) -> tuple[bytes, ...]:
+        """The position-independent object files of the module itself."""
+        return self._code.object_files()
 
     def assembly(self) -> str:
         """The machine code of the module itself, as text."""
@@ -171,10 +171,3 @@ def shown(module: Module, runtime: Runtime) -> str:
     functions = [function for each in modules for function in each.functions]
     lines = list(dict.fromkeys(line for each in modules for line in each.globals))
     return Module(functions, lines).text()
-
-
-def renamed(text: str, symbols: dict[str, str]) -> str:
-    """The text of a module, with some functions renamed."""
-    if not symbols:
-        return text
-    return re.sub(rf"@({'|'.join(symbols)})\(", lambda found: f"@{symbols[found[1]]}(", text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -98,6 +98,7 @@ class Function:
     lines: list[str] = field(default_factory=list)
     allocas: list[str] = field(default_factory=list)
     declarations: set[str] = field(default_factory=set)
+    called: set[str] = field(default_factory=set)
     _count: int = 0
     _block: str = "entry"
 
@@ -106,6 +107,15 @@ class Function:
         shown = ", ".join(f"{p.type}{' noalias' if p.name in self.noalias else ''} {p.name}" for p in self.parameters)
         body = "\n".join(["entry:", *self.allocas, *self.lines])
         return f"define {self.result} @{self.name}({shown}) {self.attributes} {{\n{body}\n}}\n"
+
+    def declaration(self) -> str:
+        """The line by which other modules declare the function."""
+        return f"declare {self.result} @{self.name}({', '.join(p.type for p in self.parameters)})"
+
+    @property
+    def alone(self) -> bool:
+        """True if the function calls nothing but LLVM's intrinsics, so that it can be compiled without its module."""
+        return not self.called and all("@llvm." in line for line in self.declarations)
 
     def line(self, text: str) -> None:
         """Appends an instruction without a result."""
@@ -212,6 +222,7 @@ class Function:
 
     def call_defined(self, result: str, function: str, *arguments: Val) -> Val:
         """Calls a function that this module defines."""
+        self.called.add(function)
         return self._call(result, function, arguments)
 
     def _call(self, result: str, function: str, arguments: Iterable[Val]) -> Val:
@@ -398,3 +409,10 @@ class Module:
     def text(self) -> str:
         """The module as text."""
         return "\n".join([*self.globals, *self.declarations().values(), "", *(f.text() for f in self.functions)])
+
+    def parts(self) -> tuple[Module, list[Function]]:
+        """The module without the functions that can be compiled alone, which are declared instead; and these."""
+        alone = [f for f in self.functions if f.alone]
+        declared = {f.declaration() for f in alone}
+        rest = [replace(f, declarations=f.declarations | declared) for f in self.functions if not f.alone]
+        return Module(rest, self.globals), alone

@@ -1,53 +1,73 @@
 """From LLVM assembly to machine code in memory, by way of the on-disk cache.
 
 LLVM's optimisation passes are not run: the vectors are explicit, and the code generator does the rest.
+
+The parts of a module are compiled one by one, each to an object file. The objects of the parts compiled last are kept,
+so that a module with an equal part takes its object. An entry of the disk cache has all objects of a module.
+
+With RNNC_CODEGEN=0, LLVM's code generator makes slower code four times faster. The results have the same bits.
 """
 
 from __future__ import annotations
 
 import re
+import struct
+from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate, pairwise
 
 import llvmlite
 import llvmlite.binding as llvm
 
 from rnnc.backends import cache
 from rnnc.backends.llvm.asm.library import Engine, use
+from rnnc.backends.llvm.asm.parts import Parts
 from rnnc.backends.llvm.asm.target import Target, processor
+from rnnc.ir import settings
+
+KEPT_BYTES = 1 << 24
+"""The total size of the objects that are kept in memory."""
+
+_kept: OrderedDict[tuple[str, Target, str, int], bytes] = OrderedDict()
+"""Text, target, triple and RNNC_CODEGEN of a part -> its object. Only work within `use` reads and writes it."""
 
 
 class MachineCode:
     """A compiled module in memory. Its addresses are valid for as long as this object lives.
 
-    cached: True if its object code came from the cache.
+    text: the module as a whole. parts: what is compiled.
+    cached: True if its object code came from the disk cache.
     """
 
-    def __init__(self, text: str, target: Target) -> None:
+    def __init__(self, text: str, target: Target, parts: Parts) -> None:
         self._text = text
         self._target = target
+        self._symbols = parts.symbols
         versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}"
         triple = processor().triple
-        name = cache.key(text, repr(target), triple, code_model(triple), versions)
+        effort = str(settings.codegen())
+        name = cache.key(*parts.texts, repr(target), triple, code_model(triple), effort, versions)
         found = cache.load(name)
         self.cached = found is not None
-        self._object, self._engine = use(partial(_load, name, text, target, found))
+        self._objects, self._engine = use(partial(_load, name, parts, target, found))
 
     def address(self, name: str) -> int:
         """The address of a function. Raises KeyError if the module does not define it."""
-        return self._engine.addresses[name]
+        return self._engine.addresses[self._symbols.get(name, name)]
 
     def assembly(self) -> str:
         """The machine code as text."""
         return use(lambda: _assembly(self._text, self._target, processor().triple))
 
-    def object_code(self) -> bytes:
-        """The position-independent object file of the code that runs."""
-        return self._object
+    def object_files(self) -> tuple[bytes, ...]:
+        """The position-independent object files of the code that runs, one per part."""
+        return self._objects
 
 
 def compile_assembly(text: str, target: Target) -> MachineCode:
     """Compiles a module of LLVM assembly. Raises RuntimeError if LLVM rejects it, which is a bug of the generator."""
-    return MachineCode(text, target)
+    return MachineCode(text, target, Parts((text,), {}))
 
 
 def emit_assembly(text: str, target: Target, triple: str) -> str:
@@ -74,19 +94,49 @@ def code_model(triple: str) -> str:
 # ---- functions that call LLVM
 
 
-def _load(name: str, text: str, target: Target, found: bytes | None) -> tuple[bytes, Engine]:
-    """The object code, compiled unless it was found in the cache, and its engine."""
+def _load(name: str, parts: Parts, target: Target, found: bytes | None) -> tuple[tuple[bytes, ...], Engine]:
+    """The objects, compiled unless they were found in the cache, and their engine."""
     triple = processor().triple
     if found is None:
-        found = _machine(target, triple).emit_object(_parse(text, target))
-        cache.store(name, found)
+        objects = tuple(_object(text, target, triple) for text in parts.texts)
+        cache.store(name, _joined(objects))
+    else:
+        objects = _separate(found)
     # MCJIT takes ownership of its machine and its module, so each engine needs fresh ones. llvmlite's own memory
     # manager is not used: it reserves no room for the stubs of calls to libc, and aborts.
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, triple), use_lmm=False)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(found))
+    for each in objects:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(each))
     engine.finalize_object()
-    names = [definition.split("(", 1)[0].split("@")[1] for definition in f"\n{text}".split("\ndefine ")[1:]]
-    return found, Engine(engine, {name: int(engine.get_function_address(name)) for name in names})
+    defined = [definition for text in parts.texts for definition in f"\n{text}".split("\ndefine ")[1:]]
+    names = [definition.split("(", 1)[0].split("@")[1] for definition in defined]
+    return objects, Engine(engine, {name: int(engine.get_function_address(name)) for name in names})
+
+
+def _object(text: str, target: Target, triple: str) -> bytes:
+    """The object file of a part: one that was kept, if an equal part was compiled before."""
+    key = text, target, triple, settings.codegen()
+    found = _kept.pop(key, None)
+    if found is None:
+        found = bytes(_machine(target, triple).emit_object(_parse(text, target)))
+    _kept[key] = found
+    while sum(map(len, _kept.values())) > KEPT_BYTES:
+        _kept.popitem(last=False)
+    return found
+
+
+def _joined(objects: Sequence[bytes]) -> bytes:
+    """The objects as one entry of the cache: their number, the size of each, and then their bytes."""
+    return struct.pack(f"<{1 + len(objects)}Q", len(objects), *map(len, objects)) + b"".join(objects)
+
+
+def _separate(entry: bytes) -> tuple[bytes, ...]:
+    """The objects of an entry of the cache."""
+    (count,) = struct.unpack_from("<Q", entry)
+    sizes = struct.unpack_from(f"<{count}Q", entry, 8)
+    ends = [8 + 8 * count, *sizes]
+    places = list(accumulate(ends))
+    return tuple(entry[start:stop] for start, stop in pairwise(places))
 
 
 def _assembly(text: str, target: Target, triple: str) -> str:
@@ -104,5 +154,9 @@ def _parse(text: str, target: Target) -> llvm.ModuleRef:
 
 def _machine(target: Target, triple: str) -> llvm.TargetMachine:
     return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel=code_model(triple)
+        cpu=target.cpu,
+        features=target.features,
+        opt=settings.codegen(),
+        reloc="pic",
+        codemodel=code_model(triple),
     )
