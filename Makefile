@@ -34,10 +34,10 @@ types: .venv/.test
 tests: .venv/.test
 	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal --effort fast
 
-rest: .venv/.test  ## the tests that `make test` leaves out
+rest: .venv/.test  ## what `make test` leaves out: rare tests, and all pairs of parameters
 	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal --effort rest
 
-test-all: test rest  ## every case of every test
+test-all: test rest  ## all tests; `pytest` without --effort runs every combination of their parameters
 
 # SEED: of the first case (default: random). CASES: per kind, instead of SECONDS, which all kinds share. docs/fuzzing.md
 fuzz: .venv/.test  ## random cases against the oracle: make fuzz SECONDS=3600 KIND=calls,specs SEED=1

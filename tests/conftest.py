@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--effort",
         choices=effort.CHOICES,
         default="all",
-        help="fast: without tests marked rare, and one in n of those marked sampled(n); rest: what fast leaves out",
+        help="fast: each value of each parameter, no tests marked rare; rest: what is left, up to pairs of values",
     )
     parser.addoption("--update-golden", action="store_true", help="write golden texts instead of comparing")
 

@@ -7,13 +7,10 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 import pytest
 
 from rnnc.backends.llvm.asm.records import Record
-from tests.effort import chosen
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("*.py", "*.h", "*.cpp", "*.cu", "*.c", "*.ll", "*.txt", "*.md")
@@ -218,29 +215,3 @@ def records() -> list[Record]:
     found = {r.name: r for module in modules for r in vars(module).values() if isinstance(r, Record)}
     assert len(found) > 8
     return [record for record in found.values() if record.name not in whole]
-
-
-# ------------------------------------------------------------------------------------------ make test, make test-all
-
-
-class Marked(NamedTuple):
-    """A test case with at most one marker."""
-
-    nodeid: str
-    marker: str = ""
-    n: int = 1
-
-    def get_closest_marker(self, name: str) -> Any:
-        return SimpleNamespace(args=(self.n,)) if name == self.marker else None
-
-
-def test_every_case_is_run_by_make_test_or_by_the_rest() -> None:
-    plain = [Marked(f"a.py::test_plain[{n}]") for n in range(5)]
-    rare = [Marked(f"a.py::test_rare[{n}]", "rare") for n in range(5)]
-    sampled = [Marked(f"a.py::test_sampled[{n}]", "sampled", 4) for n in range(100)]
-    few = [Marked(f"a.py::test_few[{n}]", "sampled", 1000) for n in range(3)]
-    cases = [*plain, *rare, *sampled, *few]
-    fast, rest = chosen(cases, "fast"), chosen(cases, "rest")
-    assert sorted([*fast, *rest]) == sorted(cases) == sorted(chosen(cases, "all"))
-    assert set(plain) <= set(fast) and set(rare) <= set(rest)
-    assert 10 <= len(set(sampled) & set(fast)) <= 40 and len(set(few) & set(fast)) == 1
