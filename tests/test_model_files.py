@@ -148,8 +148,8 @@ def test_an_unread_model_streams_pickles_and_is_read_once_by_many_threads(
     assert len(reads) == 1
     for found in (*outputs, pickle.loads(pickle.dumps(rnnc.load(saved)))(X)):
         assert_same(found, outputs[0])
-    output, state = rnnc.load(saved)(X[:2])
-    assert_same(loaded(X[2:], state)[0], outputs[0][0][2:])
+    output, state = rnnc.load(saved).advance(X[:2])
+    assert_same(loaded.advance(X[2:], state)[0], outputs[0][0][2:])
 
 
 def test_a_file_that_is_replaced_does_not_change_what_was_opened(saved: Path) -> None:
@@ -308,7 +308,7 @@ def test_run_calls_a_model_whole_ragged_and_in_pieces(folder: Path, capsys: pyte
         given = ["--input", "piece.npy", "--output", "y.npy", "--final-state", "state.npz", *state]
         assert main(["run", "m.rnnc", *given]) == 0
     np.testing.assert_array_equal(np.load("y.npy"), whole[2:])
-    np.testing.assert_array_equal(np.load("state.npz")["h"], last)
+    np.testing.assert_array_equal(np.load("state.npz")["h_l0"], last[0])
 
 
 def test_run_names_the_inputs_and_outputs_of_a_network(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,7 +339,7 @@ def test_run_names_the_inputs_and_outputs_of_a_network(folder: Path, capsys: pyt
         ("x.npy --input x.npy --output y.npy", "is one array of NumPy's"),
         ("objects.npz --input x.npy --output y.npy", "is a file of another kind (npz)"),
         ("m.rnnc --input objects.npz --output y.npy", "holds Python objects"),
-        ("m.rnnc --input x.npy --state both.npz --output y.npy", "--state: expected the arrays h, got x, y"),
+        ("m.rnnc --input x.npy --state both.npz --output y.npy", "state: expected None or what an earlier call returned, a dict of 'h_l0'; got a dict of 'x', 'y'"),
     ],
 )
 def test_run_refuses_in_one_line(

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from rnnc.backends.arrays import ArrayLibrary
     from rnnc.files.models import Bound
-    from rnnc.network import Network
 
     Array = NDArray[Any]
     Arrays = Array | Mapping[str, Array]
@@ -62,32 +61,14 @@ def _call(
 ) -> tuple[Arrays, Mapping[str, Array]]:
     """(outputs, last state). streams: whether the last state is wanted, beside a first one that is given."""
     x: Any = given[ALONE] if set(given) == {ALONE} else given or None
-    if isinstance(model, Model):
-        return _call_model(model, x, lengths, state)
     if isinstance(model, Decoding):
         if state is not None or streams:
             raise ArgumentError("--state, --final-state: a decoder starts from what its encoder gives")
         return model(x, lengths=lengths)._asdict(), {}
-    return _call_network(model, x, lengths, state, streams or state is not None)
-
-
-def _call_model(
-    model: Model, x: Array, lengths: Array | None, state: Mapping[str, Array] | None
-) -> tuple[Array, dict[str, Array]]:
-    names = tuple(model.spec.states)
-    if state is not None and set(state) != set(names):
-        raise ArgumentError(f"--state: expected the arrays {', '.join(names)}, got {', '.join(state) or 'none'}")
-    first = None if state is None else tuple(state[name] for name in names)
-    output, last = model(x, first[0] if first and len(first) == 1 else first, lengths=lengths)
-    return output, dict(zip(names, last if isinstance(last, tuple) else (last,), strict=True))
-
-
-def _call_network(
-    model: Network, x: Any, lengths: Array | None, state: Mapping[str, Array] | None, streams: bool
-) -> tuple[Arrays, Mapping[str, Array]]:
-    if streams:
+    if streams or state is not None:
         return model.advance(x, state, lengths=lengths)
-    return model(x, lengths=lengths), {}
+    found: Any = model(x, lengths=lengths)
+    return found[0] if isinstance(model, Model) else found, {}
 
 
 # ---- files
