@@ -177,6 +177,10 @@ def _shown(kind: tuple[str, tuple[int, ...]]) -> str:
 
 
 def _version() -> str:
-    import rnnc
+    """The version that writes; "" of a copy that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    return str(rnnc.__version__)
+    try:
+        return version("rnnc")
+    except PackageNotFoundError:
+        return ""

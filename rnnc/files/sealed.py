@@ -80,6 +80,7 @@ class Sealed:
 
     def check(self) -> None:
         """Reads all numbers. Raises the file's error if one has changed since the file was written."""
+        self.tensors.check_length()
         for name, written in self.sums.items():
             if zlib.crc32(self.tensors.bytes_of(name)) != written:
                 raise self.tensors.file.refusal(f"is damaged: the numbers of {name!r} are not those that were written")

@@ -83,6 +83,11 @@ class TensorFile:
         _check_places(file, tensors, len(memory) - first)
         return cls(file, memory, first, tensors, texts)
 
+    def check_length(self) -> None:
+        """Raises the file's error if a mapped file is shorter by now: to read beyond its end would end the process."""
+        if not isinstance(self.memory, bytearray) and self.memory.size() < len(self.memory):
+            raise self.file.refusal("was cut short after it was opened; write files anew, as save does")
+
     def bytes_of(self, name: str) -> memoryview:
         """The bytes of an array."""
         tensor = self.tensors[name]
