@@ -221,6 +221,27 @@ def test_sizes_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
             rnnc.load(path)
 
 
+def test_numbers_of_hdf5_lie_in_the_file_and_in_one_piece(tmp_path: Path) -> None:
+    """Other files' numbers are not for a file to name, and HDF5's readers of chunks crash on damaged ones."""
+    h5py, path = pytest.importorskip("h5py"), tmp_path / "w.h5"
+    (tmp_path / "secret").write_bytes(bytes(64))
+    for options in (
+        {"chunks": (2,), "data": np.zeros(4)},
+        {"compression": "gzip", "data": np.zeros(4)},
+        {"external": [(tmp_path / "secret", 0, 32)], "shape": (4,), "dtype": "f8"},
+    ):
+        with h5py.File(path, "w") as file:
+            file.create_dataset("a", **options)
+        with raises_saying(rnnc.FileError, "w.h5", "'a' do not lie in one piece", "create_dataset"):
+            rnnc.load(path)
+    with h5py.File(path, "w") as file:
+        file["a"], file["empty"] = np.arange(3, dtype=">f4"), np.zeros((0, 3))
+        file["out"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+    found = rnnc.load(path)
+    assert {name: array.shape for name, array in found.items()} == {"a": (3,), "empty": (0, 3)}
+    np.testing.assert_array_equal(found["a"], [0, 1, 2])
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [

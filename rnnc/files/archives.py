@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rnnc.files.named import NamedFile
 
-__all__ = ["check_ratio", "check_size", "opened_archive"]
+__all__ = ["check_size", "opened_archive"]
 
 MOST_BYTES = 1 << 30
 MOST_RATIO = 200
@@ -27,10 +27,6 @@ def opened_archive(file: NamedFile, kind: str) -> Iterator[zipfile.ZipFile]:
 
 def check_size(file: NamedFile, members: list[zipfile.ZipInfo]) -> None:
     """Raises the file's error for members that together are far too large for their archive."""
-    check_ratio(file, "it", sum(member.file_size for member in members), file.place.stat().st_size)
-
-
-def check_ratio(file: NamedFile, what: str, unpacked: int, packed: int) -> None:
-    """Raises the file's error for a part of it, `what`, that claims to unpack to far more bytes than it has."""
+    unpacked, packed = sum(member.file_size for member in members), file.place.stat().st_size
     if unpacked > MOST_BYTES and unpacked > MOST_RATIO * packed:
-        raise file.refusal(f"is refused: {what} has {packed} bytes, which claim to unpack to {unpacked}")
+        raise file.refusal(f"is refused: it has {packed} bytes, which claim to unpack to {unpacked}")
