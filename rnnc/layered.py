@@ -34,6 +34,12 @@ class Layered(PlainData):
         """The layers, by name."""
         raise NotImplementedError
 
+    def network_class(self) -> type[Network]:
+        """The class of `compile`'s result."""
+        from rnnc.network import Network
+
+        return Network
+
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name -> shape of every parameter: "dense.weight", "vad.weight_ih_l0", ..."""
         return self.graph().parameter_shapes()
@@ -62,6 +68,4 @@ class Layered(PlainData):
         params: name -> array, as in `rnnc.Program.bind`. backend, threads, matmul, names: as in `rnnc.compile`.
         Raises ParameterError, ShapeError, DtypeError, BackendError, ArgumentError or ArgumentTypeError.
         """
-        from rnnc.network import Network
-
-        return Network(self, params, backend=backend, threads=threads, matmul=matmul, names=names)
+        return self.network_class()(self, params, backend=backend, threads=threads, matmul=matmul, names=names)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,8 +78,38 @@ def test_compiled_pickled_and_on_its_way_as_plain_data() -> None:
     xs = CASES["front"][1]()
     check_outputs(module, network, xs)
     check_outputs(module, pickle.loads(pickle.dumps(network)), xs)
-    assert rnnc.Graph.from_json(network.model.to_json()) == network.model
+    assert type(network.model).from_json(network.model.to_json()) == network.model
     assert "norm.num_batches_tracked" in network.explain()
+
+
+@pytest.mark.parametrize("name", ("front", "tied", "twice"))
+def test_a_file_keeps_the_axes_and_the_names(name: str, tmp_path: Path) -> None:
+    module, (_, arguments) = made(CASES[name][0]), CASES[name]
+    rnnc.from_torch(module, backend="reference").save(tmp_path / "m.rnnc")
+    for use in (lambda network: check_outputs(module, network, arguments()), lambda net: check_round_trip(module, net)):
+        network = rnnc.load(tmp_path / "m.rnnc", backend="reference")  # not read yet: each use is the first
+        assert isinstance(network, rnnc.TorchNetwork)
+        use(network)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    (
+        (lambda origin: origin["outputs"].clear(), "its outputs are not those"),
+        (lambda origin: origin["outputs"]["rnn.h"].update(places=[0, 9]), "output 'rnn.h' has the axes"),
+        (lambda origin: origin["outputs"]["fc"].update(axes=["B", "S0"]), "output 'fc' has the axes"),
+        (lambda origin: origin["outputs"]["fc"].update(axes=[1]), "output 'fc' has the axes"),
+        (lambda origin: origin["state_dict"]["kept"]["norm.num_batches_tracked"].update(shape=[3]), "8 bytes"),
+        (lambda origin: origin["state_dict"]["places"].update({"fc.bias": ["fc.weight", 0]}), "its parameters are not"),
+        (lambda origin: origin.pop("inputs"), "expected a dict such as"),
+    ),
+)
+def test_plain_data_that_does_not_fit_is_refused(change: Any, message: str) -> None:
+    model = rnnc.from_torch(made(torch_modules.Front), backend="reference").model
+    data = json.loads(model.to_json())
+    change(data["origin"])
+    with pytest.raises(rnnc.ArgumentError, match=message):
+        type(model).from_dict(data)
 
 
 def test_rows_of_several_lengths() -> None:

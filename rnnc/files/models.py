@@ -155,8 +155,9 @@ def _networks() -> dict[str, type[Layered] | type[Decoder]]:
     from rnnc.decoding import Decoder
     from rnnc.graph import Graph
     from rnnc.sequential import Sequential
+    from rnnc.torch.origin import TorchGraph
 
-    return {"Sequential": Sequential, "Graph": Graph, "Decoder": Decoder}
+    return {"Sequential": Sequential, "Graph": Graph, "Decoder": Decoder, "TorchGraph": TorchGraph}
 
 
 def _differences(model: Architecture, tensors: TensorFile) -> list[str]:

@@ -16,6 +16,8 @@ from rnnc.decoding import Decoder, Decoding
 from rnnc.model import Model
 from rnnc.network import Network
 from rnnc.specs import Spec
+from rnnc.torch.network import ArrangedNetwork, TorchNetwork
+from rnnc.torch.origin import TorchGraph
 
 if TYPE_CHECKING:
     from rnnc.files.models import Bound, ModelFile
@@ -31,7 +33,12 @@ def unread(source: ModelFile, options: CompileOptions) -> Bound:
     """The model of a file, which reads it at the first call. Its spec and options are there at once."""
     if isinstance(source.model, Spec):
         return UnreadModel(source, options)
-    return UnreadDecoding(source, options) if isinstance(source.model, Decoder) else UnreadNetwork(source, options)
+    if isinstance(source.model, Decoder):
+        return UnreadDecoding(source, options)
+    if isinstance(source.model, TorchGraph):
+        arranged = source.model.network_class() is ArrangedNetwork
+        return UnreadArrangedNetwork(source, options) if arranged else UnreadTorchNetwork(source, options)
+    return UnreadNetwork(source, options)
 
 
 class Unread:
@@ -84,7 +91,15 @@ class UnreadNetwork(Unread, Network):
         self._graph = self.model.graph()
 
     def _made(self, params: dict[str, Any]) -> Network:
-        return Network(self.model, params, **self._options.arguments)
+        return self.model.compile(params, **self._options.arguments)
+
+
+class UnreadTorchNetwork(UnreadNetwork, TorchNetwork):
+    """A `rnnc.TorchNetwork`."""
+
+
+class UnreadArrangedNetwork(UnreadNetwork, ArrangedNetwork):
+    """A `rnnc.TorchNetwork` whose module has other axes than a network."""
 
 
 class UnreadDecoding(Unread, Decoding):

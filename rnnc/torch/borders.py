@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rnnc.ir.errors import ArgumentError
 from rnnc.torch.traced import BATCH, ONE, STEPS, WIDTH, TracedTensor
 
 if TYPE_CHECKING:
@@ -35,6 +37,31 @@ class Border:
             return Border(value.axes, own)
         places = tuple(map(int, value.places.ravel()))
         return Border(value.axes, own, places, value.places.shape, value.slabs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        lists = {"axes": list(self.axes), "own": list(self.own), "sizes": list(self.sizes)}
+        return lists | {"places": None if self.places is None else list(self.places), "slabs": self.slabs}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Border:
+        """Of `to_dict`, not checked."""
+        places = None if data["places"] is None else tuple(data["places"])
+        return Border(tuple(data["axes"]), tuple(data["own"]), places, tuple(data["sizes"]), data["slabs"])
+
+    def check(self, what: str, *, timed: bool, batch_first: bool, width: int) -> None:
+        """Raises ArgumentError unless it is one of a value of a network. width: of an output; 0 of an input."""
+        numbers = [self.slabs, *self.sizes, *(self.places or ())]
+        fits = all(type(number) is int and number >= 0 for number in numbers) and self.slabs > 0
+        fits = fits and self.own == own_axes(timed, batch_first) and all(isinstance(label, str) for label in self.axes)
+        inner = [label for axis in self.axes for label in axis.split("*")] if fits else []
+        own = list(self.own)
+        if fits and self.places is not None:
+            fits = width % self.slabs == 0 and math.prod(self.sizes) == len(self.places) and not timed
+            fits = fits and max(self.places, default=0) < self.slabs
+            own += [f"S{number}" for number in range(len(self.sizes))]
+        if not fits or sorted({WIDTH, *inner} - {ONE}) != sorted(own) or sum(map(inner.count, own)) > len(own):
+            raise ArgumentError(f"origin: {what} has the axes {self.axes}, which do not fit the network's")
 
     @property
     def plain(self) -> bool:

@@ -12,15 +12,15 @@ from rnnc.copies import on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.network import Network
 from rnnc.torch.borders import Border
+from rnnc.torch.origin import Origin, TorchGraph
 from rnnc.torch.state_dict import StateDict, arrays_of, checked
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from rnnc.layered import Layered
     from rnnc.network import Arrays, State
 
-__all__ = ["TorchNetwork", "from_torch"]
+__all__ = ["ArrangedNetwork", "TorchNetwork", "from_torch"]
 
 
 @explained
@@ -65,33 +65,28 @@ def from_torch(
     graph = reader.graph
     inputs = {name: Border.of(value, graph.batch_first) for name, value in reader.inputs.items() if value.width}
     outputs = {name: Border.of(value, graph.batch_first) for name, value in reader.outputs.items()}
-    arranged = not all(border.plain for border in (*inputs.values(), *outputs.values()))
     origin = Origin(StateDict.of(module, reader.parts), inputs, outputs)
-    kind = ArrangedNetwork if arranged else TorchNetwork
-    return kind(graph, arrays_of(reader.parts), origin, backend=backend, threads=threads, matmul=matmul)
+    model = TorchGraph(graph, origin)
+    options = {"backend": backend, "threads": threads, "matmul": matmul}
+    return model.network_class()(model, arrays_of(reader.parts), **options)  # type: ignore[arg-type]
 
 
 def _is_module(value: object) -> bool:
     return any(f"{base.__module__}.{base.__name__}" == "torch.nn.modules.module.Module" for base in type(value).__mro__)
 
 
-class Origin:
-    """Where a network came from: its module's state_dict, and the axes of its inputs and outputs."""
-
-    def __init__(self, state_dict: StateDict, inputs: Mapping[str, Border], outputs: Mapping[str, Border]) -> None:
-        self.state_dict, self.inputs, self.outputs = state_dict, dict(inputs), dict(outputs)
-
-
 class TorchNetwork(Network):
     """What `rnnc.from_torch` returns: a `rnnc.Network` that knows the names of the module's state_dict."""
 
-    def __init__(self, model: Layered, params: Mapping[str, Any], origin: Origin, **options: Any) -> None:
-        super().__init__(model, params, **options)
-        self._origin = origin
+    @property
+    def _origin(self) -> Origin:
+        model = self.model
+        assert isinstance(model, TorchGraph)
+        return model.origin
 
     def __reduce__(self) -> tuple[Any, ...]:
         params = on_host(self._params, self._arrays)
-        return partial(type(self), **self._options.arguments), (self.model, params, self._origin)
+        return partial(type(self), **self._options.arguments), (self.model, params)
 
     @explained
     def to_torch_state_dict(self, params: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rnnc.checking.parameters import read_parameters
-from rnnc.ir.errors import BackendUnavailable
+from rnnc.ir.errors import ArgumentError, BackendUnavailable, TorchError
 
 if TYPE_CHECKING:
     from rnnc.layered import Layered
@@ -18,17 +20,41 @@ if TYPE_CHECKING:
 __all__ = ["StateDict", "arrays_of", "plain_state_dict"]
 
 
+class Kept(NamedTuple):
+    """A tensor that no layer reads. data: its bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @staticmethod
+    def of(name: str, tensor: Any) -> Kept:
+        """Raises TorchError for what a module may have in its state_dict besides tensors."""
+        if not hasattr(tensor, "data_ptr"):
+            raise TorchError(f"module: {name!r} in its state_dict is a {type(tensor).__name__}; expected a tensor")
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        data = plain.view(_torch().uint8).numpy().tobytes() if plain.numel() else b""
+        return Kept(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data)
+
+    def tensor(self) -> Any:
+        """A new tensor."""
+        torch = _torch()
+        dtype = getattr(torch, self.dtype)
+        made = torch.frombuffer(bytearray(self.data), dtype=dtype) if self.data else torch.empty(0, dtype=dtype)
+        return made.reshape(self.shape)
+
+
 @dataclass(frozen=True)
 class StateDict:
     """What is where in a module's state_dict.
 
-    places: name, in the module's order -> (parameter of the network, whether it is transposed there).
+    names: all, in the module's order. places: name -> (parameter of the network, whether it is transposed there).
     kept: what no layer reads, by name: num_batches_tracked, parameters of modules that forward() does not call.
     """
 
-    names: tuple[str, ...]
-    places: Mapping[str, tuple[str, bool]]
-    kept: Mapping[str, Any]
+    names: tuple[str, ...] = ()
+    places: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+    kept: Mapping[str, Kept] = field(default_factory=dict)
 
     @staticmethod
     def of(module: Any, parts: NetworkParts) -> StateDict:
@@ -42,7 +68,7 @@ class StateDict:
             if place is not None:
                 places[name] = place
             else:
-                kept[name] = value.detach().cpu().clone() if hasattr(value, "detach") else value
+                kept[name] = Kept.of(name, value)
         return StateDict(tuple(found), places, kept)
 
     def write(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,8 +79,40 @@ class StateDict:
             name, turned = place
             array = params[name].T if turned else params[name]
             tensors[place] = torch.from_numpy(np.array(array, order="C"))
-        kept = {name: value.clone() if hasattr(value, "clone") else value for name, value in self.kept.items()}
-        return {name: tensors[self.places[name]] if name in self.places else kept[name] for name in self.names}
+        return {
+            name: tensors[self.places[name]] if name in self.places else self.kept[name].tensor() for name in self.names
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data: what is kept as base64."""
+        kept = {
+            name: {"dtype": one.dtype, "shape": list(one.shape), "data": b64encode(one.data).decode()}
+            for name, one in self.kept.items()
+        }
+        places = {name: list(place) for name, place in self.places.items()}
+        return {"names": list(self.names), "places": places, "kept": kept}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> StateDict:
+        """Of `to_dict`. Raises ArgumentError, KeyError, TypeError or ValueError for other data."""
+        names, places = tuple(data["names"]), {name: (str(p), bool(t)) for name, (p, t) in data["places"].items()}
+        kept = {}
+        for name, one in data["kept"].items():
+            raw, shape = b64decode(one["data"], validate=True), tuple(map(int, one["shape"]))
+            size = WIDTHS[one["dtype"]]
+            if len(raw) != size * math.prod(shape) or min(shape, default=0) < 0:
+                raise ArgumentError(f"origin: {name!r} has {len(raw)} bytes, expected {shape} of {size}")
+            kept[name] = Kept(one["dtype"], shape, raw)
+        if sorted(names) != sorted([*places, *kept]):
+            raise ArgumentError("origin: the names of the state_dict are not those of its entries")
+        return StateDict(names, places, kept)
+
+
+WIDTHS = {
+    **{"bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8},
+    **{"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16},
+}
+"""Dtype of a tensor that may be kept -> bytes per number."""
 
 
 def arrays_of(parts: NetworkParts) -> dict[str, Any]:
