@@ -73,6 +73,9 @@ def test_weights_of_classes_divide_the_mean_of_a_batch_and_not_the_accuracy() ->
     nll = np.log(np.exp(z).sum(-1)) - z[np.arange(len(t)), t]
     assert trained.history[-1].validation_loss == pytest.approx((weights * nll).sum() / weights.sum(), rel=1e-10)
     assert trained.history[-1].accuracy == pytest.approx((z.argmax(-1) == t).mean())
+    step = train.TrainingStep(NET, loss, optimizers.SGD(0.1), params=trained.params, backend="reference")
+    mean, _ = step.gradients(train.Sequences(NET, loss, data).batch(np.arange(len(data))))
+    assert mean == pytest.approx(trained.history[-1].validation_loss, rel=1e-12)
 
 
 def test_gaps_in_targets_are_left_out_or_told_with_their_place() -> None:

@@ -193,10 +193,10 @@ def counted(loss: Loss, target: Array, weights: Array | None, there: Array | Non
 
 
 def _terms(label: str, value: object, count: float, weighted: bool) -> float:
-    """The terms that a batch gives, if they are those of its targets: to the bit, if there are no weights."""
+    """The terms that a batch gives, if they are those of its targets, up to the rounding of sums."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ArgumentTypeError(f"{label}: expected a number, got {checks.came(value)}")
-    if not abs(value - count) <= (1e-5 * count if weighted else 0):
+    if not abs(value - count) <= (1e-5 if weighted else 1e-12) * count:
         raise ArgumentError(f"{label}: the targets of the batch are {count:.9g} terms of the mean, got {value}")
     return float(value)
 
