@@ -298,6 +298,9 @@ class FakeCupyArray(FakeArray):
         out._host[...] = found
         return out
 
+    def cumsum(self, axis: int) -> Any:
+        return self._gpu.new(self._host.cumsum(axis=axis))
+
     def max(self, axis: Any = None, keepdims: bool = False) -> Any:
         return self._gpu.new(np.asarray(self._host.max(axis=axis, keepdims=keepdims)))
 

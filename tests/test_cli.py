@@ -145,7 +145,7 @@ def test_compile_prints_the_time_of_every_part(backend: str, capsys: pytest.Capt
         (["inspect", "my_models:decoder"], "my_models has no 'decoder'"),
         (
             ["inspect", "my_models:number"],
-            "is not a spec (RNN, GRU, LSTM, Recurrent, Sequential, Graph, Decoder) but 3 (int)",
+            "is not a spec (RNN, GRU, LSTM, Recurrent, Sequential, Graph, Decoder, TorchGraph) but 3 (int)",
         ),
         (["inspect", "my_models:"], "expected 'module:object'"),
         (["inspect", "broken_module:x"], "importing broken_module failed: ZeroDivisionError: division by zero"),

@@ -94,7 +94,7 @@ class _Adding:
         targets = self.graph.input(self.roles.target, (BATCH, self.positions * self.width), output.step)
         rows = []
         for number, (one, target) in enumerate(zip(self._cut(output), self._cut(targets), strict=True)):
-            with located(self.loss.equations):
+            with located(self.loss._equations):
                 row = self._checked("row", self.loss.row(self._value(one), self._value(target)))
             rows.append(self._weighted(row, output.step, number))
         row = self.graph.sum(rows)

@@ -83,7 +83,7 @@ class TorchGraph(Graph):
     origin: Origin
 
     def __init__(self, graph: Graph, origin: Origin) -> None:
-        for name in ("inputs", "entries", "outputs", "dtype", "batch_first"):
+        for name in ("inputs", "static", "entries", "outputs", "dtype", "batch_first"):
             self._set(name, getattr(graph, name))
         self._set("origin", origin)
 
