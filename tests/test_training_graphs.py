@@ -12,7 +12,7 @@ from rnnc import train
 from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.backends.llvm import code
 from rnnc.backends.llvm.training import trainer
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ShapeError
 from rnnc.losses import cross_entropy
 from rnnc.optimizers import SGD, Adam, AdamW
 from rnnc.train import Batch
@@ -109,6 +109,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
     for array in step.params.values():
         array += 0.1 * rng.standard_normal(array.shape)
     params = {name: array.copy() for name, array in step.params.items()}
+    batch.weights["b"][1] = 0  # whatever the target is
+    batch.targets["b"][1] = np.nan
+    batch = batch._replace(terms={**batch.terms, "b": 2 * batch.weights["b"].sum()})
     loss, gradients = step.gradients(batch)
 
     def value(at: dict[str, Array]) -> float:
@@ -267,6 +270,17 @@ def test_what_does_not_fit_is_named() -> None:
     ):
         with raises_saying(error, *words):
             step.step(batch._replace(**change))
+    assert np.array_equal(step.flat, start) and step.updates == 0
+    targets = {**batch.targets, "a": batch.targets["a"].copy(), "b": np.full((B, 2), 1e200)}
+    with raises_saying(NonFiniteError, "overflow"):
+        step.step(batch._replace(targets=targets))
+    targets["a"][3, 2] = np.nan  # in the padding
+    with raises_saying(NonFiniteError, "overflow"):
+        step.step(batch._replace(targets=targets))
+    x = batch.inputs["x"].copy()
+    x[1, 1, 2] = np.inf
+    with raises_saying(NonFiniteError, "batch.inputs['x'] holds inf", "[1, 1, 2]"):
+        step.step(batch._replace(inputs={**batch.inputs, "x": x}))
     assert np.array_equal(step.flat, start) and step.updates == 0
     plain = train.TrainingStep(model, LOSSES, SGD(0.1), backend="reference")
     with raises_saying(ArgumentError, "batch.weights", "weighted=True"):

@@ -94,8 +94,9 @@ class _Adding:
         targets = self.graph.input(self.roles.target, (BATCH, self.positions * self.width), output.step)
         rows = []
         for number, (one, target) in enumerate(zip(self._cut(output), self._cut(targets), strict=True)):
+            read = self._left_out(target, output.step, number)
             with located(self.loss._equations):
-                row = self._checked("row", self.loss.row(self._value(one), self._value(target)))
+                row = self._checked("row", self.loss.row(self._value(one), self._value(read)))
             rows.append(self._weighted(row, output.step, number))
         row = self.graph.sum(rows)
         if output.step in self.valid:
@@ -107,13 +108,24 @@ class _Adding:
         width = int(frame.shape[-1]) // self.positions
         return [self.graph.slice(frame, -1, n * width, (n + 1) * width) for n in range(self.positions)]
 
+    def _left_out(self, target: Node, step: int | None, number: int) -> Node:
+        """A target, or zeros where its weight is 0: a NaN there must not reach a gradient, not even as 0 * NaN."""
+        if not self.roles.weighted:
+            return target
+        _, there = self._weight(step, number, self.positions)
+        return self.graph.add("select", (there, target, self.graph.const(0.0)))
+
     def _weighted(self, row: Node, step: int | None, number: int, positions: int | None = None) -> Node:
         if not self.roles.weighted:
             return row
-        count = self.positions if positions is None else positions
-        weight = self.graph.slice(self.graph.input(self.roles.weight, (BATCH, count), step), -1, number, number + 1)
-        there = self.graph.add("greater", (weight, self.graph.const(0.0)))
+        weight, there = self._weight(step, number, self.positions if positions is None else positions)
         return self.graph.add("select", (there, self.graph.add("mul", (row, weight)), self.graph.const(0.0)))
+
+    def _weight(self, step: int | None, number: int, positions: int) -> tuple[Node, Node]:
+        """The weight at a position, and whether it is above 0."""
+        frame = self.graph.input(self.roles.weight, (BATCH, positions), step)
+        weight = self.graph.slice(frame, -1, number, number + 1)
+        return weight, self.graph.add("greater", (weight, self.graph.const(0.0)))
 
     def _over_rows(self, row: Node) -> Node:
         return self.graph.add("reduce_rows", (row,), keep=False)

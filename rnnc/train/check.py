@@ -106,6 +106,35 @@ class Rules:
             found[name] = NUMPY.compact(label, array)
         return found
 
+    def reason(
+        self, batches: Sequence[Batch], state: Mapping[str, Array] | None, params: Mapping[str, Array]
+    ) -> tuple[str, str]:
+        """The reason why a step had no finite result: "data", "state", "parameters" or "overflow", then a sentence."""
+        for number, batch in enumerate(batches):
+            for name, array in self._floats(batch):
+                if (where := _first(array)) is not None:
+                    label = f"batch[{number}].{name}" if len(batches) > 1 else f"batch.{name}"
+                    return "data", f"{label} holds {array[where]} at {list(where)}: the data is not finite"
+        for name, array in (state or {}).items():
+            if (where := _first(array)) is not None:
+                return "state", f"state[{name!r}] holds {array[where]} at {list(where)}"
+        for name, array in params.items():
+            if (where := _first(array)) is not None:
+                return "parameters", f"the parameter {name!r} holds {array[where]} at {list(where)}"
+        return "overflow", "data and parameters are finite, so a number overflowed; try a lower learning rate, or clip="
+
+    def _floats(self, batch: Batch) -> Iterator[tuple[str, Array]]:
+        """The floating-point arrays of a batch by their labels, with zeros in the padding."""
+        steps, rows = batch.sizes
+        own = inside(steps, batch.lengths)
+        there = {name: own if self._graph.kinds[name].timed else None for name in batch.inputs}
+        for name, array in batch.inputs.items():
+            if array.dtype.kind == "f":
+                yield _label("", "inputs", name, batch.inputs)[1:], _zeroed(array, there[name])
+        for name, array in batch.targets.items():
+            mask = self._there(name, steps, rows, batch.lengths).inside
+            yield _label("", "targets", name, batch.targets)[1:], _zeroed(array, mask)
+
     # ---- inputs
 
     def _inputs(self, name: str, value: object) -> dict[str, Array]:
@@ -285,31 +314,9 @@ def check_untied(params: Mapping[str, Any]) -> None:
                 )
 
 
-def reason(batches: Sequence[Batch], state: Mapping[str, Array] | None, params: Mapping[str, Array]) -> tuple[str, str]:
-    """The reason why a step had no finite result: "data", "state", "parameters" or "overflow", then a sentence."""
-    for number, batch in enumerate(batches):
-        for name, array in _floats(batch):
-            if (where := _first(array)) is not None:
-                label = f"batch[{number}].{name}" if len(batches) > 1 else f"batch.{name}"
-                return "data", f"{label} holds {array[where]} at {list(where)}: the data is not finite"
-    for name, array in (state or {}).items():
-        if (where := _first(array)) is not None:
-            return "state", f"state[{name!r}] holds {array[where]} at {list(where)}"
-    for name, array in params.items():
-        if (where := _first(array)) is not None:
-            return "parameters", f"the parameter {name!r} holds {array[where]} at {list(where)}"
-    return "overflow", "data and parameters are finite, so a number overflowed; try a lower learning rate, or clip="
-
-
-def _floats(batch: Batch) -> Iterator[tuple[str, Array]]:
-    """The floating-point arrays of a batch by their labels, with zeros in the padding."""
-    steps, _ = batch.sizes
-    for field, arrays in (("inputs", batch.inputs), ("targets", batch.targets)):
-        for name, array in arrays.items():
-            if array.dtype.kind == "f":
-                there = inside(steps, batch.lengths) if array.ndim == 3 else None
-                label = _label("", field, name, arrays)[1:]
-                yield label, array if there is None else np.where(there[..., None], array, 0)
+def _zeroed(array: Array, there: Array | None) -> Array:
+    """An array (T, B, N) with zeros where a mask (T, B) is False."""
+    return array if there is None else np.where(there[..., None], array, 0)
 
 
 def _first(array: Array) -> tuple[int, ...] | None:

@@ -23,7 +23,7 @@ from rnnc.network import read_all
 from rnnc.networks.noise import Mask, masks
 from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
 from rnnc.train.batch import Batch
-from rnnc.train.check import check_carries, check_model, check_untied, reason
+from rnnc.train.check import check_carries, check_model, check_untied
 from rnnc.train.evaluation import OfBatches
 from rnnc.train.flat import FlatLayout, Views
 from rnnc.train.trained import frozen_of, kept_apart, look_ups_of
@@ -311,7 +311,7 @@ class TrainingStep(OfBatches):
 
     def _refuse(self, outcome: Outcome, parts: Sequence[Batch], state: State | None) -> None:
         """Raises NonFiniteError for a step that was not made, or counts it as skipped."""
-        kind, why = reason(parts, state, self.params)
+        kind, why = self._rules.reason(parts, state, self.params)
         if self._skips and kind != "parameters":
             self.skipped += 1
             return
