@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int]:
         """(T, B): the number of steps and of rows."""
-        steps, rows = next(array for array in self.inputs.values() if is_timed(array)).shape[:2]
+        steps, rows = [array for array in self.inputs.values() if is_timed(array)][0].shape[:2]
         return int(steps), int(rows)
 
 

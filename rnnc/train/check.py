@@ -142,8 +142,8 @@ class Rules:
         given = _named(f"{name}.inputs", value, kinds)
         found = {s: self._input(_label(name, "inputs", s, kinds), given[s], kind) for s, kind in kinds.items()}
         shapes = {s: array.shape[:2] if kinds[s].timed else array.shape[:1] for s, array in found.items()}
-        sizes = next(shape for source, shape in shapes.items() if kinds[source].timed)
-        if any(shape != sizes[-len(shape) :] for shape in shapes.values()):
+        sizes = [shape for source, shape in shapes.items() if kinds[source].timed][0]
+        if any([shape != sizes[-len(shape) :] for shape in shapes.values()]):
             came = ", ".join(f"{source!r}: {array.shape}" for source, array in found.items())
             raise ShapeError(f"{name}.inputs: expected arrays of as many steps and rows each, got {came}")
         return found
