@@ -95,7 +95,7 @@ class _Adding:
         rows = []
         for number, (one, target) in enumerate(zip(self._cut(output), self._cut(targets), strict=True)):
             read = self._left_out(target, output.step, number)
-            with located(self.loss._equations):
+            with located(self.loss._users_code):
                 row = self._checked("row", self.loss.row(self._value(one), self._value(read)))
             rows.append(self._weighted(row, output.step, number))
         row = self.graph.sum(rows)

@@ -43,7 +43,7 @@ class Loss:
         raise NotImplementedError(f"{type(self).__name__} has no equations: define row(self, output, target)")
 
     @property
-    def _equations(self) -> Callable[..., object]:
+    def _users_code(self) -> Callable[..., object]:
         """The user's code that messages about the equations name."""
         return self.row
 

@@ -55,7 +55,7 @@ class Function(Numbers):
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     @property
-    def _equations(self) -> Callable[..., object]:
+    def _users_code(self) -> Callable[..., object]:
         return self.function
 
     def fitted(self, targets: Sequence[Array], size: int) -> Function:
