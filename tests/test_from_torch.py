@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def test_compiled_pickled_and_on_its_way_as_plain_data() -> None:
     check_outputs(module, pickle.loads(pickle.dumps(network)), xs)
     assert type(network.model).from_json(network.model.to_json()) == network.model
     assert "norm.num_batches_tracked" in network.explain()
+    assert network.frozen == ("norm.running_mean", "norm.running_var")
 
 
 @pytest.mark.parametrize("name", ("front", "tied", "twice"))
@@ -160,7 +162,17 @@ def test_in_a_sequential_a_layer_reads_the_output_of_a_recurrent_one() -> None:
     check_round_trip(stack, network)
 
 
-@pytest.mark.parametrize("name", ("language model", "tied"))
+def test_pooling_reads_each_rows_own_steps(backend: str) -> None:
+    module, x, lengths = made(torch_modules.Attentive), torch.randn(B, T, N), (T, 1, 4)
+    found = called(rnnc.from_torch(module, backend=backend), (x.numpy(),), lengths=lengths)
+    for row, length in enumerate(lengths):
+        with torch.no_grad():
+            alone = module(x[row : row + 1, :length])
+        for array, tensor in zip(found, alone, strict=True):
+            np.testing.assert_allclose(array[row], tensor[0], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ("language model", "tied", "attentive"))
 def test_tied_parameters_stay_tied_in_training(name: str) -> None:
     """One step of gradient descent in rnnc and in PyTorch: the same state_dict, tied entries included."""
     make, arguments = CASES[name]
@@ -169,7 +181,8 @@ def test_tied_parameters_stay_tied_in_training(name: str) -> None:
     (output, _), pullback = rnnc.vjp(network.model, backend="reference")(network.params, x.numpy())
     first = next(iter(output)) if isinstance(output, dict) else None
     d_params, _, _ = pullback({first: output[first]} if first else output)
-    trained = {key: array - np.float32(0.01) * d_params[key] for key, array in network.params.items()}
+    rate = {key: np.float32(0 if key in network.frozen else 0.01) for key in network.params}
+    trained = {key: array - rate[key] * d_params[key] for key, array in network.params.items()}
 
     y = next(leaves(module(x)))
     (y.square().sum() / 2).backward()
@@ -199,6 +212,15 @@ def test_the_names_of_any_network_are_those_of_a_module() -> None:
     module = nn.Sequential(nn.GRU(3, 4), nn.Linear(4, 2))
     module.load_state_dict(net.compile(params, backend="reference").to_torch_state_dict())
     assert all(np.array_equal(module.state_dict()[name], array) for name, array in params.items())
+
+
+class Sums(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 4)
+
+    def forward(self, x: Any) -> Any:
+        return self.rnn(x)[0].cumsum(1)
 
 
 class Loops(nn.Module):
@@ -255,12 +277,16 @@ REFUSED: tuple[tuple[Any, type[Exception], str], ...] = (
     (lambda: nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)), rnnc.TorchError, "track_running_stats"),
     (lambda: nn.Sequential(nn.Linear(4, 3), nn.GRU(4, 4)), rnnc.TorchError, "layer '1', GRU: .* size 4.*size 3"),
     (lambda: nn.Sequential(nn.GRU(4, 4), nn.GRU(4, 4, batch_first=True)), rnnc.TorchError, "layer '1'.*batch_first"),
-    (lambda: Uses(lambda m, x: m.rnn(x)[0].cumsum(1)), rnnc.TorchError, r"cumsum\(\) in `.*cumsum\(1\).*: rnnc does"),
+    (lambda: Uses(lambda m, x: m.rnn(x)[0].cumsum(1)), rnnc.TorchError, r"cumsum\(\): rnnc does not"),
     (lambda: Uses(lambda m, x: m.rnn(x)[0].flatten(1)), rnnc.TorchError, "flatten.*T, N of rnn"),
     (lambda: Uses(lambda m, x: m.rnn(x)[0][:, 2]), rnnc.TorchError, "index 2 of axis T.*the first and the last"),
-    (lambda: Uses(lambda m, x: m.rnn(x)[0].softmax(1)), rnnc.TorchError, "dim=1 of rnn .*expected the axis N"),
+    (lambda: Uses(lambda m, x: m.rnn(x)[0].softmax(1)), rnnc.TorchError, "output: .*softmax over the steps; only"),
     (lambda: Uses(lambda m, x: m.rnn(x)[0].squeeze()), rnnc.TorchError, "squeeze.. without dim"),
-    (lambda: Uses(lambda m, x: m.rnn(x)[0] @ x.transpose(1, 2)), rnnc.TorchError, "multiplies two values"),
+    (
+        lambda: Uses(lambda m, x: m.rnn(x)[0] @ x.transpose(1, 2)),
+        rnnc.TorchError,
+        "multiplies rnn .* by x .*expected a parameter",
+    ),
     (lambda: Uses(lambda m, x: m.rnn(x)[1] * 2), rnnc.TorchError, r"index them, as in h\[-1\]"),
     (lambda: Uses(lambda m, x: m.rnn(x, torch.ones(2, 1, 4))[0]), rnnc.TorchError, "layer 'rnn', GRU"),
     (lambda: Uses(lambda m, x: m.rnn(x)[0].view(x.size(0), x.size(1), 2, 2)), rnnc.TorchError, "view.*of size 2"),
@@ -277,8 +303,15 @@ REFUSED: tuple[tuple[Any, type[Exception], str], ...] = (
 
 @pytest.mark.parametrize("make, error, message", REFUSED, ids=lambda value: value if isinstance(value, str) else "")
 def test_what_cannot_be_read_is_named(make: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error) as caught:
         rnnc.from_torch(make(), backend="reference")
+    said = re.sub(r" in `.*?`", "", str(caught.value))  # the line of forward() is one of the table above
+    assert re.search(message, said), said
+
+
+def test_an_error_shows_the_line_of_forward() -> None:
+    with pytest.raises(rnnc.TorchError, match=r"cumsum\(\) in `return self.rnn\(x\)\[0\].cumsum\(1\)`: rnnc does not"):
+        rnnc.from_torch(Sums())
 
 
 def test_arguments_widths_and_batch_first() -> None:

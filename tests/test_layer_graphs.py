@@ -90,8 +90,12 @@ STREAMED: dict[str, rnnc.Graph] = {
             "first": (rnnc.First(), "act"),
             "last": (rnnc.Last(), "act"),
             "pool": (rnnc.AttentionPooling(4), "act"),
+            "shifted": (rnnc.Shift(4), "act"),
+            "sum": (rnnc.Sum(), "shifted"),
+            "score": (rnnc.Select((3,)), "x"),
+            "scored": (rnnc.SoftmaxPooling(), "act", "score"),
         },
-        ("mean", "max", "first", "last", "pool"),
+        ("mean", "max", "first", "last", "pool", "sum", "scored"),
         dtype="float64",
     ),
 }
@@ -152,11 +156,14 @@ def test_pieces_give_what_the_whole_gives(name: str, backend: str) -> None:
 def test_readouts_are_numpys() -> None:
     net, x = STREAMED["readouts so far"], series(4)
     params = net.init(2)
+    params["shifted.bias"] += np.arange(4)
     found = net.compile(params, backend="llvm")(x)
     act = np.where(x > 0, x, 1.67326319217681884765625 * np.expm1(x)) * 1.05070102214813232421875
     weights = np.exp(act @ params["pool.weight"].T)
     pool = (weights / weights.sum(0) * act).sum(0)
     expected = {"mean": act.mean(0), "max": act.max(0), "first": act[0], "last": act[-1], "pool": pool}
+    scores = np.exp(x[:, :, 3:])
+    expected |= {"sum": (act + np.arange(4)).sum(0), "scored": (scores / scores.sum(0) * act).sum(0)}
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=1e-12)
 
@@ -183,6 +190,7 @@ def test_a_graph_is_plain_data(name: str) -> None:
 GRU = rnnc.GRU(4, 4)
 REFUSED: tuple[tuple[Any, type[Exception], tuple[str, ...]], ...] = (
     ({"out": (GRU, "b"), "b": (GRU, "out")}, ArgumentError, ("out", "b", "cycle")),
+    ({"out": (rnnc.SoftmaxPooling(), "x", "x")}, ShapeError, ("layer 'out'", "scores of size 1", "size 4")),
     ({"out": (GRU, "y")}, ArgumentError, ("layer 'out'", "'y'", "no input and no layer")),
     ({"out": (GRU, "x", "x")}, ArgumentError, ("layer 'out'", "GRU reads 1", "got 2")),
     ({"out": GRU}, ArgumentTypeError, ("layer 'out'", "(layer, *names", "GRU")),

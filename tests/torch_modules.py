@@ -153,6 +153,25 @@ class Autoencoder(nn.Module):
         return y, functional.max_pool1d(columns, columns.size(2)).squeeze(2), functional.avg_pool1d(columns, 2)
 
 
+class Attentive(nn.Module):
+    """Attention over time (Bahdanau et al. 2015) in three spellings; vectors that are added, one of them a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(N, 6, batch_first=True)
+        self.score = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 1, bias=False))
+        self.bias = nn.Parameter(torch.randn(6))
+        self.register_buffer("mean", torch.randn(N))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.rnn(x - self.mean)[0]
+        weights = torch.softmax(self.score(y), dim=1)
+        once = torch.bmm(weights.transpose(1, 2), y).squeeze(1)
+        flat = functional.softmax(self.score(y).squeeze(-1), dim=-1)
+        again = y.transpose(1, 2).matmul(flat.unsqueeze(-1)).squeeze(2)
+        return (weights * y).sum(dim=1) + self.bias, once, again, (self.bias - y).sum(1)
+
+
 class Twice(nn.Module):
     """One recurrent module called for two inputs; columns; gates."""
 
@@ -220,6 +239,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]
     "causal": (Causal, lambda: (vectors(B, T),)),
     "translator": (Translator, lambda: (vectors(B, T, N), vectors(B, T, N))),
     "autoencoder": (Autoencoder, lambda: (words(B, T),)),
+    "attentive": (Attentive, lambda: (vectors(B, T, N),)),
     "twice": (Twice, lambda: (vectors(B, T, N), vectors(B, T, N))),
     "projected": (Projected, lambda: (vectors(T, B, N).double(),)),
     "per step": (lambda: STACK(nn.Linear(N, 4), STACK(nn.Identity(), nn.Softplus(2.0))), lambda: (vectors(B, T, N),)),

@@ -13,10 +13,10 @@ from rnnc.layers.attention import Attention
 from rnnc.layers.base import Layer, Noise, Pace, Readout
 from rnnc.layers.basic import Dropout, Embedding, LearnedStart, Linear, Regularized
 from rnnc.layers.conv import Conv1d, ConvTranspose1d, Delay
-from rnnc.layers.joins import Add, Concat, Multiply, Scale, Select
+from rnnc.layers.joins import Add, Concat, Multiply, Scale, Select, Shift
 from rnnc.layers.norms import BatchNorm, LayerNorm, RMSNorm
 from rnnc.layers.pooling import AvgPool1d, MaxPool1d
-from rnnc.layers.readouts import AttentionPooling, First, Last, Max, Mean
+from rnnc.layers.readouts import AttentionPooling, First, Last, Max, Mean, SoftmaxPooling, Sum
 from rnnc.references import resolve
 from rnnc.specs import SPECS, Spec, check_arguments
 
@@ -52,7 +52,10 @@ __all__ = [
     "Regularized",
     "Scale",
     "Select",
+    "Shift",
     "Softmax",
+    "SoftmaxPooling",
+    "Sum",
     "is_layer",
     "layer_from_dict",
     "recurrent",
@@ -64,7 +67,7 @@ LAYERS: dict[str, type[Layer]] = {
     for layer in (
         *(Activation, Add, Attention, AttentionPooling, AvgPool1d, BatchNorm, Concat, Conv1d, ConvTranspose1d, Delay),
         *(Dropout, Embedding, First, Last, LayerNorm, LearnedStart, Linear, LogSoftmax, Max, MaxPool1d, Mean, Multiply),
-        *(PReLU, RMSNorm, Regularized, Scale, Select, Softmax),
+        *(PReLU, RMSNorm, Regularized, Scale, Select, Shift, Softmax, SoftmaxPooling, Sum),
     )
 }
 """rnnc's own layers, by the "type" of their plain data."""

@@ -16,7 +16,7 @@ from rnnc.ir.equations import Value, concat
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.layers.base import Layer, size
 
-__all__ = ["Add", "Concat", "Multiply", "Scale", "Select"]
+__all__ = ["Add", "Concat", "Multiply", "Scale", "Select", "Shift"]
 
 Xs = tuple[Value, ...]
 
@@ -94,6 +94,28 @@ class Scale(Layer):
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
         scaled: Value = x * p.weight
         return scaled + p.bias if self.bias else scaled
+
+
+@explained_class
+@dataclass(frozen=True)
+class Shift(Layer):
+    """x + bias, number by number, with a trained vector. size: the width of x."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        size(self, "size")
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {"bias": Parameter((self.size,), Zeros())}
+
+    @property
+    def width(self) -> int | None:
+        return self.size
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        shifted: Value = x + p.bias
+        return shifted
 
 
 @explained_class

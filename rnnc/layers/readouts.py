@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 from rnnc.cells import Shape
 from rnnc.checking.arguments import explained_class
 from rnnc.ir.equations import Value, exp, linear, maximum, stop_gradient, where
+from rnnc.ir.errors import ShapeError
 from rnnc.layers.base import Readout, size
 
-__all__ = ["AttentionPooling", "First", "Last", "Max", "Mean"]
+__all__ = ["AttentionPooling", "First", "Last", "Max", "Mean", "SoftmaxPooling", "Sum"]
 
 New = dict[str, Value]
 
@@ -69,6 +71,22 @@ class Mean(Readout):
 
 @explained_class
 @dataclass(frozen=True)
+class Sum(Readout):
+    """The sum over each row's steps; zeros for a row without steps."""
+
+    def states(self, *widths: int) -> dict[str, int]:
+        return {"sum": widths[0]}
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> New:
+        return {"sum": state.sum + x}
+
+    def result(self, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        total: Value = state.sum
+        return total
+
+
+@explained_class
+@dataclass(frozen=True)
 class Max(Readout):
     """The largest of each row's steps, unit by unit; zeros for a row without steps."""
 
@@ -113,12 +131,45 @@ class AttentionPooling(Readout):
         return {"sum": self.size, "weight": 1, "largest": 1}
 
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> New:
-        score = linear(x, p.weight)
-        largest = stop_gradient(where(state.weight > 0.0, maximum(state.largest, score), score))
-        kept = exp(where(state.weight > 0.0, state.largest - largest, 0.0))  # else nothing is kept, whatever the factor
-        added = exp(score - largest)
-        return {"sum": state.sum * kept + x * added, "weight": state.weight * kept + added, "largest": largest}
+        return _weighted(x, linear(x, p.weight), state)
 
     def result(self, state: SimpleNamespace, p: SimpleNamespace) -> Value:
-        mean: Value = state.sum / where(state.weight > 0.0, state.weight, 1.0)
-        return mean
+        return _weighted_mean(state)
+
+
+@explained_class
+@dataclass(frozen=True)
+class SoftmaxPooling(Readout):
+    """The mean over each row's steps, weighted by a softmax over them of scores: it reads the values and the scores.
+
+    As `AttentionPooling`, with scores of any kind, one number per step. Zeros for a row without steps.
+    """
+
+    inputs: ClassVar[int | None] = 2
+
+    def output_width(self, *widths: int) -> int:
+        if widths[1] != 1:
+            raise ShapeError(f"SoftmaxPooling reads values and scores of size 1; got scores of size {widths[1]}")
+        return widths[0]
+
+    def states(self, *widths: int) -> dict[str, int]:
+        return {"sum": widths[0], "weight": 1, "largest": 1}
+
+    def step(self, x: tuple[Value, Value], state: SimpleNamespace, p: SimpleNamespace) -> New:
+        return _weighted(*x, state)
+
+    def result(self, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        return _weighted_mean(state)
+
+
+def _weighted(x: Value, score: Value, state: SimpleNamespace) -> New:
+    """The sums with one more step."""
+    largest = stop_gradient(where(state.weight > 0.0, maximum(state.largest, score), score))
+    kept = exp(where(state.weight > 0.0, state.largest - largest, 0.0))  # else nothing is kept, whatever the factor
+    added = exp(score - largest)
+    return {"sum": state.sum * kept + x * added, "weight": state.weight * kept + added, "largest": largest}
+
+
+def _weighted_mean(state: SimpleNamespace) -> Value:
+    mean: Value = state.sum / where(state.weight > 0.0, state.weight, 1.0)
+    return mean

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rnnc.ir.errors import TorchError
-from rnnc.layers import Activation, First, Last, Readout, Select
+from rnnc.layers import Activation, First, Last, Readout, Select, Sum
 from rnnc.torch.traced import BATCH, ONE, STEPS, WIDTH, Dim, TracedTensor
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ def read_out(r: Reader, layer: Readout, input: Any, dim: Any, keepdim: bool) -> 
     at = value.axis(dim)
     if isinstance(layer, Last) and r.reads_ahead(value):  # PyTorch's is the last step, of both directions
         value = r.each(Activation("identity"), value)
+    pools = value.scores is not None and isinstance(layer, Sum)
+    made = r.pooled(value) if pools else r.apply(layer, (r.plain(value),), value)
     kept = (ONE,) if keepdim else ()
-    axes = (*value.axes[:at], *kept, *value.axes[at + 1 :])
-    return replace(r.apply(layer, (value,), value), axes=axes, timed=False)
+    return replace(made, axes=(*value.axes[:at], *kept, *value.axes[at + 1 :]), timed=False)
 
 
 # ---- reshapes

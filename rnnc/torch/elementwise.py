@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rnnc.ir.errors import TorchError
-from rnnc.layers import Activation, Add, Dropout, LogSoftmax, Multiply, PReLU, Scale, Softmax
+from rnnc.layers import Activation, Add, Dropout, LogSoftmax, Multiply, PReLU, Scale, Shift, Softmax
 from rnnc.torch.traced import Dim, TracedTensor, Weight, ZeroTensor
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ def add(r: Reader, input: Any, other: Any, *, alpha: Number = 1) -> Any:
         return _affine(r, input, 1.0, alpha * other)
     if isinstance(input, (int, float)):
         return _affine(r, other, alpha, input)
+    if isinstance(input, Weight):
+        return _shifted(r, _affine(r, other, alpha, 0.0), input)
+    if isinstance(other, Weight):
+        if alpha not in (1, -1):
+            raise TorchError(f"alpha is {alpha} of parameter {other.name!r}; expected 1 or -1")
+        return _affine(r, _shifted(r, _affine(r, input, alpha, 0.0), other), alpha, 0.0)
     return r.joined(Add(), (input, _affine(r, other, alpha, 0.0)))
 
 
@@ -68,7 +74,16 @@ def mul(r: Reader, input: Any, other: Any) -> Any:
         return _affine(r, other, input, 0.0)
     if isinstance(input, Weight) or isinstance(other, Weight):
         return _scaled(r, *((other, input) if isinstance(input, Weight) else (input, other)))
+    for one, two in ((input, other), (other, input)):
+        if isinstance(one, TracedTensor) and one.weights:
+            return r.weighted(two, one)
     return r.joined(Multiply(), (input, other))
+
+
+def _shifted(r: Reader, x: Any, bias: Weight) -> TracedTensor:
+    if bias.tensor.ndim != 1:
+        raise TorchError(f"{bias.name} has shape {tuple(bias.tensor.shape)}; expected one number per number of a step")
+    return r.per_step(Shift(len(bias.tensor)), x, {"bias": bias})
 
 
 def _scaled(r: Reader, x: Any, weight: Any) -> TracedTensor:

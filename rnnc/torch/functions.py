@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rnnc.ir.errors import TorchError
-from rnnc.layers import Activation, AvgPool1d, Concat, Embedding, Linear, Max, MaxPool1d, Mean, Multiply
+from rnnc.layers import Activation, AvgPool1d, Concat, Embedding, Linear, Max, MaxPool1d, Mean, Multiply, Sum
 from rnnc.torch import axes
 from rnnc.torch.elementwise import ELEMENTWISE
 from rnnc.torch.traced import BATCH, ONE, STEPS, WIDTH, Argument, Dim, Opaque, Pair, TracedTensor, Weight, ZeroTensor
@@ -30,10 +30,15 @@ def linear(r: Reader, input: Any, weight: Any, bias: Any = None) -> TracedTensor
 
 
 def matmul(r: Reader, input: Any, other: Any) -> TracedTensor:
-    """A product with a parameter, (N, M)."""
-    if not isinstance(other, Weight):
-        raise TorchError("it multiplies two values of the network; expected a parameter of two axes")
-    return linear(r, input, replace(other, turned=not other.turned))
+    """A product with a parameter, (N, M), or of values with a softmax over their steps."""
+    if isinstance(other, Weight):
+        return linear(r, input, replace(other, turned=not other.turned))
+    one, two = r.tensor(input), r.tensor(other)
+    if one.weights and one.axes[2:] == (STEPS,) and two.axes == (BATCH, STEPS, WIDTH):
+        return replace(r.pooled(r.weighted(two, one.swapped(1, 2))), axes=(BATCH, ONE, WIDTH), timed=False)
+    if two.weights and two.axes[1:2] == (STEPS,) and one.axes == (BATCH, WIDTH, STEPS):
+        return replace(r.pooled(r.weighted(one.swapped(1, 2), two)), axes=(BATCH, WIDTH, ONE), timed=False)
+    raise TorchError(f"it multiplies {one} by {two}; expected a parameter of two axes")
 
 
 def embedding(
@@ -94,6 +99,11 @@ def glu(r: Reader, input: Any, dim: int = -1) -> TracedTensor:
 def mean(r: Reader, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: None = None) -> TracedTensor:
     """The mean over the steps."""
     return axes.read_out(r, Mean(), input, dim, keepdim)
+
+
+def total(r: Reader, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: None = None) -> TracedTensor:
+    """The sum over the steps; of values times a softmax over the steps, their weighted mean."""
+    return axes.read_out(r, Sum(), input, dim, keepdim)
 
 
 def amax(r: Reader, input: Any, dim: Any = None, keepdim: bool = False) -> TracedTensor:
@@ -309,9 +319,9 @@ def unpack(
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **ELEMENTWISE,
-    **{"linear": linear, "matmul": matmul, "mm": matmul, "embedding": embedding, "glu": glu},
+    **{"linear": linear, "matmul": matmul, "mm": matmul, "bmm": matmul, "embedding": embedding, "glu": glu},
     **{"cat": cat, "concat": cat, "concatenate": cat, "chunk": chunk, "split": split, "getitem": getitem},
-    **{"mean": mean, "amax": amax, "max": largest},
+    **{"mean": mean, "sum": total, "amax": amax, "max": largest},
     **{"max_pool1d": _pooled(MaxPool1d, amax), "avg_pool1d": _pooled(AvgPool1d, mean)},
     **{"transpose": transpose, "swapaxes": transpose, "swapdims": transpose, "permute": permute, "t": t},
     **{"squeeze": squeeze, "unsqueeze": unsqueeze, "flatten": flatten, "reshape": reshape, "view": reshape},

@@ -84,6 +84,11 @@ class TorchNetwork(Network):
         assert isinstance(model, TorchGraph)
         return model.origin
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The parameters that training in PyTorch does not change: buffers, and those that require no gradient."""
+        return self._origin.state_dict.frozen
+
     def __reduce__(self) -> tuple[Any, ...]:
         params = on_host(self._params, self._arrays)
         return partial(type(self), **self._options.arguments), (self.model, params)

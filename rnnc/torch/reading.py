@@ -9,7 +9,7 @@ from typing import Any
 
 from rnnc.graph import Graph
 from rnnc.ir.errors import RnncError, TorchError
-from rnnc.layers import Activation, Concat, Conv1d, Embedding, Layer, Select, recurrent
+from rnnc.layers import Activation, Concat, Conv1d, Embedding, Layer, Select, Softmax, SoftmaxPooling, recurrent
 from rnnc.specs import Spec
 from rnnc.torch.building import NetworkParts, WidthNeeded, own_weights, unknown_width
 from rnnc.torch.functions import FUNCTIONS
@@ -148,6 +148,8 @@ class Reader:
             raise TorchError(f"{value} is padded, which only a convolution can read")
         if value.packed:
             raise TorchError(f"{value} is packed, which only a recurrent module can read")
+        if value.weights or value.scores:
+            raise TorchError(f"{value}, a softmax over the steps, is read by a weighted sum over the steps alone")
         places, width = value.places, value.width
         if places is None or width is None:
             return value
@@ -216,6 +218,8 @@ class Reader:
     def along(self, layer: Layer, x: Any, dim: Any) -> TracedTensor:
         """A function of the numbers on the axis `dim`."""
         value = self.plain(self.tensor(x))
+        if isinstance(layer, Softmax) and dim is not None and value.label(dim) == STEPS and value.timed:
+            return replace(value, weights=True)
         if dim is None or value.label(dim) != WIDTH:
             raise TorchError(f"dim={dim} of {value}; expected the axis N of its numbers")
         return self.apply(layer, (value,), value)
@@ -266,6 +270,20 @@ class Reader:
             axes = _broadcast(axes, value.axes, found)
         return self.apply(layer, found, replace(found[0], axes=axes))
 
+    def weighted(self, values: Any, weights: TracedTensor) -> TracedTensor:
+        """Values times a softmax over the steps, before they are summed."""
+        scores, found = replace(weights, weights=False), self.plain(self.tensor(values))
+        axes = _broadcast(found.axes, scores.axes, (found, scores))
+        if scores.width != 1 or axes != found.axes:
+            raise TorchError(f"{found} times a softmax over the steps of {scores}; expected one weight per step")
+        return replace(found, scores=scores)
+
+    def pooled(self, value: TracedTensor) -> TracedTensor:
+        """The sum over the steps of values times a softmax over the steps, with the axes of the values."""
+        assert value.scores is not None
+        found = replace(value, scores=None)
+        return self.apply(SoftmaxPooling(), (found, self.plain(value.scores)), found)
+
     def looked_up(self, layer: Embedding, numbers: Any, weights: Mapping[str, Weight]) -> TracedTensor:
         """Rows of a table."""
         value = self.tensor(numbers)
@@ -299,8 +317,9 @@ class Reader:
     def _finish(self, result: Any) -> None:
         for name, value in _leaves("", result):
             found = self.tensor(value.last if isinstance(value, Opaque) and value.last else value)
-            if found.packed or found.pads != (0, 0):
-                raise TorchError(f"output: {found} is packed or padded; return the tensor itself")
+            if found.packed or found.pads != (0, 0) or found.weights or found.scores:
+                what = "is packed, padded, or a softmax over the steps"
+                raise TorchError(f"output: {found} {what}; only what a layer gives can be returned")
             if self.roles.get(found.source) == "numbers":
                 raise TorchError(f"output: {found} are integers")
             if found.places is not None and not found.places.ndim:

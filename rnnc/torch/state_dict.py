@@ -50,11 +50,13 @@ class StateDict:
 
     names: all, in the module's order. places: name -> (parameter of the network, whether it is transposed there).
     kept: what no layer reads, by name: num_batches_tracked, parameters of modules that forward() does not call.
+    frozen: parameters of the network that training in PyTorch does not change: buffers, and what requires no gradient.
     """
 
     names: tuple[str, ...] = ()
     places: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
     kept: Mapping[str, Kept] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
 
     @staticmethod
     def of(module: Any, parts: NetworkParts) -> StateDict:
@@ -69,7 +71,8 @@ class StateDict:
                 places[name] = place
             else:
                 kept[name] = Kept.of(name, value)
-        return StateDict(tuple(found), places, kept)
+        frozen = tuple(name for name, weight in parts.weights.items() if not weight.tensor.requires_grad)
+        return StateDict(tuple(found), places, kept, frozen)
 
     def write(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The state_dict with these parameters of the network; tied entries are one tensor."""
@@ -90,7 +93,7 @@ class StateDict:
             for name, one in self.kept.items()
         }
         places = {name: list(place) for name, place in self.places.items()}
-        return {"names": list(self.names), "places": places, "kept": kept}
+        return {"names": list(self.names), "places": places, "kept": kept, "frozen": list(self.frozen)}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> StateDict:
@@ -105,7 +108,10 @@ class StateDict:
             kept[name] = Kept(one["dtype"], shape, raw)
         if sorted(names) != sorted([*places, *kept]):
             raise ArgumentError("origin: the names of the state_dict are not those of its entries")
-        return StateDict(names, places, kept)
+        frozen = tuple(map(str, data["frozen"]))
+        if set(frozen) - {name for name, _ in places.values()}:
+            raise ArgumentError(f"origin: {frozen} are not parameters of the network")
+        return StateDict(names, places, kept, frozen)
 
 
 WIDTHS = {

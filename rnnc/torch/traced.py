@@ -45,6 +45,8 @@ class TracedTensor:
     places: of the last values of a state, which lie side by side, the number of each that the axes S0, S1, ... reach;
         None of other values. slabs: how many there are.
     packed: whether it is a PackedSequence.
+    weights: whether it is the softmax over the steps of what `source` holds, which only a weighted sum can read.
+    scores: of a product with such weights, what they are the softmax of.
     pads: steps of zeros before and after its own, which the convolution that reads it has as its padding.
     """
 
@@ -57,6 +59,8 @@ class TracedTensor:
     slabs: int = 1
     packed: bool = False
     pads: tuple[int, int] = (0, 0)
+    weights: bool = False
+    scores: TracedTensor | None = None
 
     def axis(self, dim: object) -> int:
         """An axis counted from the front, from a torch argument `dim`."""
