@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from rnnc.checking import checks
@@ -83,8 +83,8 @@ class TorchGraph(Graph):
     origin: Origin
 
     def __init__(self, graph: Graph, origin: Origin) -> None:
-        for name in ("inputs", "static", "entries", "outputs", "dtype", "batch_first"):
-            self._set(name, getattr(graph, name))
+        for part in fields(graph):
+            self._set(part.name, getattr(graph, part.name))
         self._set("origin", origin)
 
     def __eq__(self, other: object) -> bool:
