@@ -249,6 +249,20 @@ def test_positions_share_their_weights(positions: int, channels: int) -> None:
     np.testing.assert_allclose(net.compile(params)(x[:1, :1]), expected[:1, :1], atol=1e-5)
 
 
+def test_shared_weights_are_read_in_place_by_the_forward_half_of_few_rows() -> None:
+    net = rnnc.Sequential(PositionConv(5, 9, 3, 4, before=1, after=1), rnnc.Activation("tanh"), rnnc.Linear(36, 3))
+    params = net.init(seed=0)
+    for steps in (1, 4):  # rows of two sequences: in place, packed
+        x = np.random.default_rng(0).standard_normal((steps, 2, 20)).astype(np.float32)
+        found = []
+        for backend in ("llvm", "reference"):
+            (y, _), pullback = rnnc.vjp(net, backend=backend)(params, x)
+            d_params, d_x, _ = pullback(y)
+            found.append([y, d_x, *(d_params[name] for name in sorted(params))])
+        for a, b in zip(*found, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_a_weight_that_an_accumulator_adds_twice_has_two_loops() -> None:
     w, one, rows = parameter(6, 8), parameter(8), Buffer("x", Space.INPUT, 12)
     feeds = [Feed(Place(rows, at), 6, ((0, Weight(w, False, 0, 8)), (1, Weight(w, False, 0, 8)))) for at in (0, 6)]
