@@ -116,6 +116,7 @@ class Graph:
     outputs: dict[str, Output] = field(default_factory=dict)
     site: Site | None = None
     _numbers: dict[Any, Node] = field(default_factory=dict, repr=False)
+    _live: tuple[int, list[Node], frozenset[Node]] | None = field(default=None, repr=False)
 
     def add(
         self, op: str, inputs: Sequence[Node] = (), *, step: int | None | _Auto = _JOIN, **attrs: AttrValue
@@ -214,15 +215,15 @@ class Graph:
     def _append(
         self, op: str, inputs: tuple[Node, ...], attrs: Attrs, shape: Shape, dtype: str, step: int | None
     ) -> Node:
-        operands = [n.index for n in inputs]
-        if len(operands) > 1 and OPS[op].commutative:
-            operands.sort()
-        key = (op, tuple(operands), _exact(attrs) if op == "const" else attrs, shape, dtype, step)
+        node = Node(len(self.nodes), op, inputs, attrs, shape, dtype, step, self.site)
         if self.share or not inputs:
-            known = self._numbers.get(key)
-            if known is not None:
+            operands = [n.index for n in inputs]
+            if len(operands) > 1 and OPS[op].commutative:
+                operands.sort()
+            key = (op, tuple(operands), _exact(attrs) if op == "const" else attrs, shape, dtype, step)
+            known = self._numbers.setdefault(key, node)
+            if known is not node:
                 return known
-        node = self._numbers[key] = Node(len(self.nodes), op, inputs, attrs, shape, dtype, step, self.site)
         self.nodes.append(node)
         return node
 
@@ -231,17 +232,23 @@ class Graph:
         for output in self.outputs.values():
             yield from output if isinstance(output, tuple) else (output,)
 
-    def live(self) -> set[Node]:
+    def live(self) -> frozenset[Node]:
         """The nodes that an output depends on.
 
         The exit of a live carry is live too, whether it is read or not. If it were dropped, the last step would lose
         nodes that the other steps keep, and the steps would no longer be alike. Roll drops it later.
         """
+        roots = list(self.roots())
+        if self._live is None or self._live[:2] != (len(self.nodes), roots):  # every pass asks, some of them twice
+            self._live = len(self.nodes), roots, self._reached(roots)
+        return self._live[2]
+
+    def _reached(self, roots: Sequence[Node]) -> frozenset[Node]:
         states: dict[str, list[Node]] = {}
         for node in self.nodes:
             if node.op in _STATE_OPS:
                 states.setdefault(node.attr("state"), []).append(node)
-        seen = set(self.roots())
+        seen = set(roots)
         todo = list(seen)
         while todo:
             node = todo.pop()
@@ -252,7 +259,7 @@ class Graph:
                 if read not in seen:
                     seen.add(read)
                     todo.append(read)
-        return seen
+        return frozenset(seen)
 
     def users(self) -> dict[Node, int]:
         """How often each live node is read, by nodes and by outputs."""
