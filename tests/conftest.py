@@ -60,8 +60,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def codegen(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A fast run spares LLVM's effort: results have the same bits. Modules marked shipped compile as users do."""
-    quick = request.config.getoption("--effort") == "fast" and request.node.get_closest_marker("shipped") is None
+    """`make test-all` spares LLVM's effort: results have the same bits. Modules marked shipped compile as users do."""
+    quick = request.config.getoption("--effort") != "all" and request.node.get_closest_marker("shipped") is None
     with pytest.MonkeyPatch.context() as patch:
         if quick:
             patch.setenv("RNNC_CODEGEN", "0")

@@ -23,6 +23,8 @@ from tests.cases import (
     other_sizes,
 )
 
+pytestmark = pytest.mark.shipped
+
 each_cell = pytest.mark.parametrize("cell", CELLS)
 
 
