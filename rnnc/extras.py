@@ -19,7 +19,7 @@ def load(module: str, purpose: str, install: str = "'rnnc[train]'") -> ModuleTyp
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        if error.name not in (package, module):
+        if (error.name or "").partition(".")[0] != package:
             raise
         raise MissingExtra(
             f"{purpose} need the package {package}, which is not installed: pip install {install}", name=package

@@ -9,20 +9,28 @@
 
 from rnnc.extras import MissingExtra
 from rnnc.train.batch import Batch
+from rnnc.train.callbacks import CSV, Callback, TensorBoard, Training
 from rnnc.train.checkpoint import load_parameters, save_parameters
 from rnnc.train.data import Sequences, batches
 from rnnc.train.evaluation import Evaluation
-from rnnc.train.loop import Trained, fit, right
+from rnnc.train.loop import Trained, fit
+from rnnc.train.metrics import Metric
 from rnnc.train.record import Epoch
 from rnnc.train.step import TrainingStep
+from rnnc.train.validation import right
 
 __all__ = [
+    "CSV",
     "Batch",
+    "Callback",
     "Epoch",
     "Evaluation",
+    "Metric",
     "MissingExtra",
     "Sequences",
+    "TensorBoard",
     "Trained",
+    "Training",
     "TrainingStep",
     "batches",
     "fit",

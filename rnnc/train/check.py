@@ -44,7 +44,7 @@ class Rules:
         self._graph, self._losses, self._weighted = model.graph(), losses, weighted
         self._dtype = np.dtype(model.dtype)
         self._states = {name: width for name, (_, _, width) in state_shapes(model).items()}
-        self._heights = _heights(self._graph)
+        self._heights = heights_of(self._graph)
 
     def batches(self, value: object) -> list[Batch]:
         """The batches of one update. value: a Batch, or a sequence of several."""
@@ -246,7 +246,7 @@ def _label(batch: str, field: str, name: str, names: Collection[str]) -> str:
     return f"{batch}.{ {'inputs': 'x', 'targets': 'target'}.get(field, field)}"
 
 
-def _heights(graph: Graph) -> dict[str, int]:
+def heights_of(graph: Graph) -> dict[str, int]:
     """Input of integers -> the number of rows of the smallest table that reads it."""
     found: dict[str, int] = {}
     shapes = graph.parameter_shapes()

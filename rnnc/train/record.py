@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -33,6 +33,9 @@ class Epoch:
     learning_rate: at the start of the epoch. seconds: of training, without validation and checkpoints.
     accuracy: the share of right classes in the validation data (cross_entropy only).
     skipped: the number of updates that were not made (`on_nonfinite="skip"`); `loss` leaves them out.
+    data_seconds: the part of `seconds` in which batches were made, with the time of the user's own data.
+    metrics: name -> metric of the validation data. losses, validation_losses: output -> mean loss; empty for a network
+        of one output.
     """
 
     epoch: int
@@ -42,6 +45,10 @@ class Epoch:
     validation_loss: float | None = None
     accuracy: float | None = None
     skipped: int = 0
+    data_seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict, hash=False)
+    losses: dict[str, float] = field(default_factory=dict, hash=False)
+    validation_losses: dict[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass
@@ -56,6 +63,29 @@ class Place:
     best: float = math.inf
     bad: int = 0  # epochs since the best one
     skipped: int = 0  # the number of updates of this epoch that were not made
+    data_seconds: float = 0.0
+    updates: int = 0  # of the epoch before; 0 if there was none
+    sums: dict[str, float] = field(default_factory=dict)  # as loss and count, by output, if there are several
+    terms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """The mean loss of this epoch so far."""
+        return self.loss / (self.count or 1.0)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean losses by output; empty for a network of one."""
+        return {output: loss / (self.terms[output] or 1.0) for output, loss in self.sums.items()}
+
+    def add(self, loss: float, losses: Mapping[str, float], terms: Mapping[str, float]) -> None:
+        """Adds the losses of an update. losses, terms: by output."""
+        count = sum(terms.values())
+        self.loss += loss * count
+        self.count += count
+        for output in terms if len(terms) > 1 else ():
+            self.sums[output] = self.sums.get(output, 0.0) + losses[output] * terms[output]
+            self.terms[output] = self.terms.get(output, 0.0) + terms[output]
 
 
 class Record(NamedTuple):
@@ -93,9 +123,9 @@ def restored(
     identity: Mapping[str, Any],
     layout: FlatLayout,
     slots: tuple[str, ...],
-    positions: int,
+    positions: int | None,
 ) -> Record:
-    """The record in a checkpoint. positions: the number of updates per epoch.
+    """The record in a checkpoint. positions: the number of updates per epoch, if it is known.
 
     Raises CheckpointError if the checkpoint is of another training, or is not one that `fit` writes.
     """
@@ -112,7 +142,8 @@ def restored(
     check.that(
         [line.epoch for line in history] == list(range(1, place.epoch + 1)), "its history is not that of its place"
     )
-    check.that(place.position <= positions, f"its place, {place.position} of {positions} updates, is beyond the data")
+    what = f"its place, {place.position} of {positions} updates, is beyond the data"
+    check.that(positions is None or place.position <= positions, what)
     updates = check.number("updates", saved.data["updates"], int)
     groups = {"": "params", **{f"optimizer.{slot}.": slot for slot in slots}}
     if any(name.startswith("best.") for name in saved.arrays):
@@ -197,11 +228,12 @@ class _Check:
         assert isinstance(value, dict)
         declared = {f.name: str(f.type) for f in fields(kind)}
         self.names(what, value, tuple(declared))
-        return kind(
-            **{
-                name: self.number(
-                    f"{name} in {what}", value[name], int if type_ == "int" else float, type_.endswith("None")
-                )
-                for name, type_ in declared.items()
-            }
-        )
+        return kind(**{name: self.value(f"{name} in {what}", value[name], type_) for name, type_ in declared.items()})
+
+    def value(self, what: str, value: object, declared: str) -> Any:
+        """A number, or a mapping of names to numbers. declared: its type in a dataclass."""
+        if declared.startswith("dict"):
+            self.that(isinstance(value, dict), f"{what} is {checks.came(value)}")
+            assert isinstance(value, dict)
+            return {name: self.number(f"{name} in {what}", number, float, True) for name, number in value.items()}
+        return self.number(what, value, int if declared == "int" else float, declared.endswith("None"))
