@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnc.checking import checks
-from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.extras import load
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
