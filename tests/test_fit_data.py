@@ -215,6 +215,101 @@ def test_metrics_that_are_none_are_refused(metrics: Any, words: tuple[str, ...])
         fit(series(), validation=series(), metrics=metrics, epochs=1)
 
 
+# -- networks of several inputs and outputs -----------------------------------------------------------
+
+
+def hours() -> Any:
+    """Values per hour, an hour's number, and a vector per site; outputs per hour, per three hours and per sequence."""
+    return rnnc.Graph(
+        inputs={"speed": 2, "hour": "numbers", "site": rnnc.Static(3)},
+        layers={
+            "hours": (rnnc.Embedding(7, 4), "hour"),
+            "all": (rnnc.Concat(), "speed", "hours", "site"),
+            "gru": (rnnc.GRU(9, 5, dtype="float64"), "all"),
+            "next": (rnnc.Linear(5, 2), "gru"),
+            "parts": (rnnc.Conv1d(5, 4, 3, stride=3), "gru"),
+            "mean": (rnnc.Mean(), "gru"),
+            "storm": (rnnc.Linear(5, 1), "mean"),
+        },
+        outputs=("next", "parts", "storm"),
+    )
+
+
+LOSSES = {"next": "mse", "parts": ("cross_entropy", 0.2), "storm": ("mae", 0.5)}
+
+
+def reports(seed: int = 0) -> list[Any]:
+    """Items of different lengths, with a weight per hour, per part and per sequence."""
+    rng = np.random.default_rng(seed)
+
+    def report(steps: int) -> Any:
+        parts = hours().output_lengths(steps)["parts"]
+        x = {"speed": rng.random((steps, 2)), "hour": rng.integers(0, 7, steps), "site": rng.random(3)}
+        y = {"next": rng.random((steps, 2)), "parts": rng.integers(0, 4, parts), "storm": rng.random(1)}
+        return x, y, {"next": rng.random(steps), "parts": rng.integers(0, 2, parts), "storm": rng.random()}
+
+    return [report(steps) for steps in (9, 5, 7, 3, 12, 8)]
+
+
+def losses_of(model: Any, params: Any, items: list[Any]) -> dict[str, float]:
+    """The mean losses by output, from the outputs of each sequence."""
+    network = model.compile(params, backend="reference")
+    sums, terms = dict.fromkeys(LOSSES, 0.0), dict.fromkeys(LOSSES, 0.0)
+    for x, y, weight in items:
+        outputs = network({name: value[:, None] if name != "site" else value[None] for name, value in x.items()})
+        gap = outputs["next"][:, 0] - y["next"]
+        scores = outputs["parts"][:, 0]
+        classes = np.log(np.exp(scores).sum(-1)) - scores[np.arange(len(scores)), y["parts"]]
+        each = {"next": (gap**2).sum(-1), "parts": classes, "storm": abs(outputs["storm"][0] - y["storm"])}
+        for name, loss in each.items():
+            sums[name] += float((weight[name] * loss).sum())
+            terms[name] += float(np.sum(weight[name])) * (2 if name == "next" else 1)
+    return {name: sums[name] / terms[name] for name in LOSSES}
+
+
+def test_a_graph_is_trained_on_weighted_items_by_name() -> None:
+    """The losses by output are those of each sequence alone; metrics are named by output; what is frozen stays."""
+    model, items = hours(), reports()
+    options: dict[str, Any] = {"model": model, "loss": LOSSES, "batch_size": 6, "epochs": 1}
+    metrics = {"next": "mae", "parts": ["accuracy"]}
+    trained = fit(items, validation=reports(1), metrics=metrics, frozen=["hours.*"], **options)
+    (line,) = trained.history
+    expected = losses_of(model, model.init(0), items)
+    assert line.losses == pytest.approx(expected, rel=1e-12)
+    assert line.validation_losses == pytest.approx(losses_of(model, trained.params, reports(1)), rel=1e-12)
+    found = line.validation_losses
+    total = found["next"] + 0.2 * found["parts"] + 0.5 * found["storm"]
+    assert line.validation_loss == pytest.approx(total, rel=1e-12)
+    assert set(line.metrics) == {"next.mae", "parts.accuracy"}
+    np.testing.assert_array_equal(trained.params["hours.weight"], model.init(0)["hours.weight"])
+    assert not np.array_equal(trained.params["gru.weight_ih_l0"], model.init(0)["gru.weight_ih_l0"])
+
+
+def test_a_stream_of_a_graph_makes_the_batches_of_its_list() -> None:
+    model, items = hours(), reports()
+    options: dict[str, Any] = {"model": model, "loss": LOSSES, "epochs": 1, "optimizer": Adam(0.0)}
+    listed, streamed = fit(items, batch_size=6, **options), fit(lambda: iter(items), batch_size=6, **options)
+    assert streamed.history[0].losses == pytest.approx(listed.history[0].losses, rel=1e-13)
+    with raises_saying(ArgumentTypeError, "item 0 of data", "'speed', 'hour', 'site'", "dict"):
+        fit([(items[0][0]["speed"], items[0][1])], **options)
+    short = {**items[1][1], "parts": items[0][1]["parts"]}
+    with raises_saying(ShapeError, "item 1 of data", "[1]['parts']", "2 steps", "(3,)"):
+        fit([items[0][:2], (items[1][0], short)], **options)
+
+
+def test_pieces_behind_strides_are_whole_frames() -> None:
+    """With a rate of 0 the losses of pieces add up to those of whole sequences."""
+    model = rnnc.Sequential(rnnc.GRU(4, 5, dtype="float64"), rnnc.Conv1d(5, 3, 2, stride=2))
+    items = [(x, t[: model.graph().output_lengths(len(x))]) for x, t in series(lengths=(9, 4, 7, 6))]
+    weighted = [(x, t, np.arange(1.0, len(t) + 1)) for x, t in items]
+    options: dict[str, Any] = {"optimizer": Adam(0.0), "epochs": 1, "batch_size": 4}
+    for data in (items, weighted):
+        whole, pieces = (fit(data, model, tbptt=size, **options).history[0].loss for size in (None, 4))
+        assert pieces == pytest.approx(whole, rel=1e-12)
+    with raises_saying(ArgumentError, "size", "multiple of 2", "3"):
+        fit(items, model, tbptt=3, **options)
+
+
 # -- data that does not fit -----------------------------------------------------------------------------
 
 
