@@ -145,7 +145,8 @@ def write(trained: train.Trained, text: Text, options: argparse.Namespace) -> st
     state = None
     if len(prompt) > 1:
         _, state = trained.compile().advance(prompt[:-1, None])
-    written = writer.compile(trained.params)(last=prompt[-1:], state=state, seed=options.seed).numbers[:, 0]
+    params = {f"step.{name}": array for name, array in trained.params.items()}
+    written = writer.compile(params)(last=prompt[-1:], state=state, seed=options.seed).numbers[:, 0]
     return options.prompt + "".join(text.symbols[i] for i in written)
 
 
