@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnnc import losses
+import rnnc
+from rnnc import losses, train
 from rnnc.backends.cuda.emulator import find_compiler
 from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.equations import absolute, total
@@ -17,6 +18,7 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.ir.graph import Graph
 from rnnc.ir.shape_rules import BATCH
 from rnnc.ir.verify import verify
+from rnnc.optimizers import SGD
 from tests.compiled_losses import evaluate
 from tests.refusals import raises_saying
 
@@ -135,6 +137,25 @@ def test_weights_are_factors_of_rows() -> None:
     )
     value, _ = evaluate(losses.ctc(longest=3), scores(), labels(), LENGTHS, weights=repeats)
     assert value == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("where", ("reference", "llvm"))
+def test_it_reads_an_output_of_fewer_steps_than_x(where: str) -> None:
+    """Behind a stride of 2, whose padding makes a step more than half of them, as in recognisers of speech."""
+    net = rnnc.Sequential(
+        rnnc.Conv1d(2, 3, 3, stride=2, padding=(1, 2)), rnnc.GRU(3, 4, dtype="float64"), rnnc.Linear(4, CLASSES)
+    )
+    lengths, loss = np.array([8, 4, 6, 1, 2]), losses.ctc(longest=3)
+    step = train.TrainingStep(net, loss, SGD(0.1), backend=where)
+    x = np.random.default_rng(0).standard_normal((8, len(LABELS), 2))
+    target, _ = loss.encode(labels(), CLASSES, "float64")
+    batch = train.Batch({"x": x}, {"output": target}, lengths, {"output": len(LABELS)})
+    output = net.compile(step.params, backend=where)(x, lengths=lengths)
+    steps = net.graph().output_lengths(lengths).tolist()
+    expected = brute_force(output, labels(), steps, 0)
+    mean, gradients = step.gradients(batch)
+    assert mean == pytest.approx(expected, rel=1e-12)
+    assert all(np.isfinite(array).all() and array.any() for array in gradients.values())
 
 
 def test_what_cannot_be_labels_is_refused() -> None:
