@@ -107,5 +107,5 @@ def test_a_checkpoint_knows_the_equations_of_a_function(tmp_path: Path) -> None:
     fit(data, lambda y, t: (y - t) ** 2, epochs=1, **options)
     resumed = fit(data, lambda output, target: (output - target) ** 2, epochs=2, **options)
     assert len(resumed.history) == 2
-    with raises_saying(CheckpointError, "loss = Function"):
+    with raises_saying(CheckpointError, "loss = ", "Function(", "this one has"):
         fit(data, lambda y, t: 2 * (y - t) ** 2, epochs=3, **options)
