@@ -14,6 +14,7 @@ from rnnc.backends.llvm import code
 from rnnc.backends.llvm.training import trainer
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, ShapeError
 from rnnc.losses import cross_entropy
+from rnnc.losses import ctc as ctc_loss
 from rnnc.optimizers import SGD, Adam, AdamW
 from rnnc.train import Batch
 from tests.refusals import raises_saying
@@ -310,3 +311,31 @@ def test_an_output_without_a_loss_is_not_trained() -> None:
     outcome, _ = step.step(batch._replace(targets={"c": batch.targets["c"]}, terms={"c": batch.terms["c"]}))
     changed = {name.split(".")[0] for name, array in step.params.items() if not np.array_equal(array, before[name])}
     assert outcome.losses == {"c": outcome.loss} and changed == {"c", "fast", "word", "tag"}
+
+
+def test_a_loss_of_whole_rows_reads_an_output_behind_strides() -> None:
+    """CTC, with weights, as PyTorch's of the outputs of each row; beside a loss of single steps."""
+    torch = pytest.importorskip("torch")
+    layers = {
+        "slow": (rnnc.Conv1d(3, 4, 3, stride=2, padding=(1, 1)), "x"),
+        "labels": (rnnc.GRU(4, 5, dtype="float64"), "slow"),
+        "next": (rnnc.Linear(3, 2), "x"),
+    }
+    model, rng = rnnc.Graph({"x": 3}, layers, ("labels", "next")), np.random.default_rng(0)
+    ctc, labels, lengths = ctc_loss(longest=3), [[1, 2, 1], [3, 3], [2]], np.array([13, 9, 12])
+    x, target, weights = rng.standard_normal((13, 3, 3)), rng.standard_normal((13, 3, 2)), np.array([1.0, 0.5, 2.0])
+    encoded, _ = ctc.encode([np.array(row) for row in labels], 5, "float64")
+    terms = {"labels": weights.sum(), "next": 2 * lengths.sum()}
+    losses: Any = {"labels": ctc, "next": ("mse", 0.5)}
+    step = train.TrainingStep(model, losses, SGD(0.1), weighted=True, backend="reference")
+    batch = Batch({"x": x}, {"labels": encoded, "next": target}, lengths, terms, {"labels": weights})
+    outcome, _ = step.step(batch, 0.0)
+    found, own = model.compile(dict(step.params))({"x": x}, lengths=lengths), model.output_lengths(lengths)["labels"]
+    counts = torch.tensor([len(row) for row in labels])
+    joined = torch.tensor([label for row in labels for label in row])
+    scores = torch.log_softmax(torch.tensor(found["labels"]), -1)
+    each = torch.nn.functional.ctc_loss(scores, joined, torch.tensor(own), counts, reduction="none") / counts
+    there = np.arange(13)[:, None] < lengths
+    squares = ((found["next"] - target) ** 2).sum(-1)[there].sum() / terms["next"]
+    assert outcome.losses["labels"] == pytest.approx((each.numpy() * weights).sum() / weights.sum(), rel=1e-12)
+    assert outcome.loss == pytest.approx(outcome.losses["labels"] + 0.5 * squares, rel=1e-12)
