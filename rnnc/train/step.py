@@ -155,7 +155,7 @@ class TrainingStep(OfBatches):
         views = self.layout.views(self._flat)
         for name, array in read_all(model, given).items():
             views[name][...] = array
-        check_untied(given)
+        check_untied({name: array for name, array in given.items() if name in views})
 
     @property
     def optimizer(self) -> Optimizer:
