@@ -68,10 +68,14 @@ class Reader:
 
     def steps(self, number: int, item: object) -> int:
         """The number of steps of an item, which is checked when it is read."""
-        part = self._parts(number, item)[X]
-        if type(part) is np.ndarray and part.ndim:
-            return len(part)
-        return len(self._input(number, self._clock, self._by_name(number, part, self.inputs)[self._clock.name]))
+        part = self._by_name(number, self._parts(number, item)[X], self.inputs)[self._clock.name]
+        shape = getattr(part, "shape", ())
+        return int(shape[0]) if shape else len(self._input(number, self._clock, part))
+
+    @property
+    def clock(self) -> str:
+        """The input whose steps are those of an item."""
+        return self._clock.name
 
     def weighted(self, number: int, item: object) -> bool:
         """Whether an item has a weight."""
@@ -168,9 +172,8 @@ class Reader:
     def _inputs(self, port: Port, values: list[Any], numbers: Sequence[int]) -> list[Array]:
         """The arrays of an input, each checked by itself only if something is not as it usually is."""
         if {type(value) for value in values} == {np.ndarray}:
-            kinds = {(value.dtype, value.shape[port.timed :]) for value in values}
-            usual = (self.dtype, (port.kind.width,)) if port.kind.width else (INTEGERS, ())
-            if kinds == {usual} and 0 not in map(len, values):
+            dtype, shape = (self.dtype, (port.kind.width,)) if port.kind.width else (INTEGERS, ())
+            if all(v.dtype == dtype and v.shape[port.timed :] == shape and len(v) for v in values):
                 return values
         return [self._input(number, port, value) for number, value in zip(numbers, values, strict=True)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -113,7 +113,11 @@ class Unread:
 
     def __init__(self, reader: Reader, items: Sequence[Any]) -> None:
         self._reader, self._items = reader, items
-        self.lengths = np.fromiter((reader.steps(n, item) for n, item in enumerate(items)), np.int64, len(items))
+        if isinstance(items, Slices):
+            steps: Iterable[int] = items.steps(reader.clock)
+        else:
+            steps = (reader.steps(n, item) for n, item in enumerate(items))
+        self.lengths = np.fromiter(steps, np.int64, len(items))
         self.weighted = reader.weighted(0, items[0])
         self.digest = f"{len(items)} sequences, {int(self.lengths.sum())} steps in files"
 
@@ -129,6 +133,12 @@ class Slices(Sequence[Any]):
 
     def __len__(self) -> int:
         return self._size
+
+    def steps(self, clock: str) -> Iterable[int]:
+        """The number of steps of each item. clock: the input that has them, if there are several."""
+        x = self._arrays[0]
+        shape = (x[clock] if isinstance(x, Mapping) else x).shape
+        return repeat(int(shape[1]) if len(shape) > 1 else 0, self._size)
 
     def __getitem__(self, row: Any) -> Any:
         return tuple(
