@@ -172,6 +172,21 @@ class Attentive(nn.Module):
         return (weights * y).sum(dim=1) + self.bias, once, again, (self.bias - y).sum(1)
 
 
+class Forecaster(nn.Module):
+    """Features of each sequence beside its steps, and as the first state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Linear(2, 6)
+        self.rnn = nn.GRU(N + 2, 6, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, features: Tensor) -> Any:
+        beside = features.unsqueeze(1).expand(-1, x.size(1), -1)
+        y, h = self.rnn(torch.cat([x, beside], dim=-1), torch.tanh(self.start(features)).unsqueeze(0))
+        return self.fc(torch.cat([y, beside], dim=2)), self.fc(torch.cat([h[-1], features], dim=1))
+
+
 class Twice(nn.Module):
     """One recurrent module called for two inputs; columns; gates."""
 
@@ -240,6 +255,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]
     "translator": (Translator, lambda: (vectors(B, T, N), vectors(B, T, N))),
     "autoencoder": (Autoencoder, lambda: (words(B, T),)),
     "attentive": (Attentive, lambda: (vectors(B, T, N),)),
+    "forecaster": (Forecaster, lambda: (vectors(B, T, N), vectors(B, 2))),
     "twice": (Twice, lambda: (vectors(B, T, N), vectors(B, T, N))),
     "projected": (Projected, lambda: (vectors(T, B, N).double(),)),
     "per step": (lambda: STACK(nn.Linear(N, 4), STACK(nn.Identity(), nn.Softplus(2.0))), lambda: (vectors(B, T, N),)),

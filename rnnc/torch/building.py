@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rnnc.checking.networks import NUMBERS, width_of
+from rnnc.checking.networks import NUMBERS, Static, width_of
 from rnnc.graph import Graph
 from rnnc.ir.errors import RnncError, TorchError
 from rnnc.ir.names import in_layer
-from rnnc.layers import Layer, recurrent
+from rnnc.layers import Concat, Layer, recurrent
 from rnnc.specs import Spec
 from rnnc.torch.traced import TracedTensor, Weight
 
-__all__ = ["NetworkParts", "WidthNeeded", "WidthUnknown", "own_weights", "unknown_width"]
+__all__ = ["NetworkParts", "WidthNeeded", "WidthUnknown", "needed", "own_weights", "unknown_width"]
 
 
 class WidthNeeded(Exception):
@@ -105,9 +105,10 @@ class NetworkParts:
             raise TorchError(f"parameter {weight.name!r} is {dtype}, those before it are {self.dtype}")
         return dtype
 
-    def graph(self, outputs: Mapping[str, str]) -> Graph:
-        """The network."""
-        inputs = {name: width or NUMBERS for name, width in self.inputs.items()}
+    def graph(self, static: Collection[str], outputs: Mapping[str, str]) -> Graph:
+        """The network. static: the inputs that are one vector per sequence."""
+        inputs: dict[str, int | str | Static] = {name: width or NUMBERS for name, width in self.inputs.items()}
+        inputs |= {name: Static(self.inputs[name]) for name in static}
         return Graph(inputs, self.entries, outputs, dtype=self.dtype or None, batch_first=self.batch_first)
 
 
@@ -115,7 +116,7 @@ def _output_width(layer: Layer | Spec, values: tuple[TracedTensor, ...]) -> int:
     wanted = width_of(layer)
     for value in values:
         if value.width is None and wanted is not None:
-            raise WidthNeeded(value.of, wanted)
+            raise needed(value, wanted)
         if wanted is not None and wanted != value.width:
             kind = type(recurrent(layer) or layer).__name__
             raise TorchError(f"{kind} takes vectors of size {wanted}, {value} has size {value.width}")
@@ -124,6 +125,8 @@ def _output_width(layer: Layer | Spec, values: tuple[TracedTensor, ...]) -> int:
     assert isinstance(layer, Layer)
     widths = [value.width for value in values]
     if None in widths:
+        if isinstance(layer, Concat) and widths.count(None) == 1:
+            return 0  # that of one input and those that are known
         if len(values) == 1 and not layer.parameter_shapes() and layer.output_width(7) == 7:
             return 0  # it keeps the width, which is not known yet
         raise unknown_width(next(value.of for value in values if value.width is None))
@@ -131,6 +134,13 @@ def _output_width(layer: Layer | Spec, values: tuple[TracedTensor, ...]) -> int:
         return layer.output_width(*(width for width in widths if width is not None))
     except RnncError as error:
         raise TorchError(str(error)) from error
+
+
+def needed(value: TracedTensor, width: int) -> Exception:
+    """What to raise where a value, whose width is not known yet, must have this one."""
+    if width <= value.rest:
+        return TorchError(f"it reads vectors of size {width}; {value} has more than {value.rest}")
+    return WidthNeeded(value.of, width - value.rest)
 
 
 class WidthUnknown(TorchError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rnnc.ir.errors import TorchError
 from rnnc.torch.tracing import kind_of, place_of
 
-__all__ = ["calls_cells", "check_in_place", "function_name", "uses"]
+__all__ = ["calls_cells", "check_in_place", "declared_widths", "function_name", "uses"]
 
 RECURRENT = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 SAME = ("getitem", "long", "int", "to", "cpu", "contiguous", "t", "transpose", "permute")
@@ -42,6 +43,18 @@ def calls_cells(root: Any, graph: Any) -> bool:
     """Whether a module is called that reads one step, (B, N)."""
     called = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
     return any((kind_of(module) or "").endswith("Cell") for module in called)
+
+
+def declared_widths(root: Any, arguments: Sequence[Any]) -> dict[str, int]:
+    """Argument of forward() -> its width, where a module reads it as it is and says how wide it is."""
+    found = {}
+    for node in arguments:
+        for user in node.users:
+            module = root.get_submodule(str(user.target)) if user.op == "call_module" else None
+            said = [getattr(module, name, None) for name in ("in_features", "input_size", "in_channels")]
+            if user.args[:1] == (node,) and any(said):
+                found[str(node.target)] = next(width for width in said if width)
+    return found
 
 
 def check_in_place(root: Any, graph: Any) -> None:

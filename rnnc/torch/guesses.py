@@ -12,14 +12,14 @@ from typing import Any
 
 from rnnc.ir.errors import TorchError
 from rnnc.torch.building import WidthNeeded, WidthUnknown
-from rnnc.torch.fx_nodes import calls_cells, check_in_place, uses
+from rnnc.torch.fx_nodes import calls_cells, check_in_place, declared_widths, uses
 from rnnc.torch.reading import Guess, Reader
 from rnnc.torch.traced import BATCH, STEPS, WIDTH
 
 __all__ = ["read"]
 
-VARIANTS = ((BATCH, STEPS, WIDTH), (BATCH, WIDTH, STEPS), (BATCH, STEPS))
-"""The axes that an input of vectors may have, with the batch first."""
+VARIANTS = ((BATCH, STEPS, WIDTH), (BATCH, WIDTH, STEPS), (BATCH, WIDTH), (BATCH, STEPS))
+"""The axes that an input of vectors may have, with the batch first: (B, N) is one vector per sequence."""
 
 
 def read(root: Any, graph: Any, widths: Mapping[str, int], batch_first: bool | None) -> Reader:
@@ -28,6 +28,7 @@ def read(root: Any, graph: Any, widths: Mapping[str, int], batch_first: bool | N
     furthest: tuple[int, TorchError] | None = None
     arguments = [node for node in graph.nodes if node.op == "placeholder"]
     inputs = {str(node.target): "else" in uses(root, node) for node in arguments}
+    widths = declared_widths(root, arguments) | dict(widths)
     for guess in _guesses(inputs, batch_first, calls_cells(root, graph)):
         reader, error = _tried(root, graph, guess, dict(widths))
         if error is None:
@@ -50,8 +51,8 @@ def _guesses(inputs: Mapping[str, bool], batch_first: bool | None, step: bool) -
     variants = list(product(*(VARIANTS if vectors else VARIANTS[:1] for vectors in inputs.values())))
     variants.sort(key=lambda axes: sum(WIDTH not in one for one in axes))
     for axes, first in product(variants, orders):
-        if first or not any(WIDTH in one[1:2] for one in axes):  # (B, N, T) has the batch first
-            placed = [one if first else (STEPS, BATCH, *one[2:]) for one in axes]
+        if first or (BATCH, WIDTH, STEPS) not in axes:  # which has the batch first
+            placed = [one if first or STEPS not in one else (STEPS, BATCH, *one[2:]) for one in axes]
             yield Guess(first, False, dict(zip(inputs, placed, strict=True)))
     if step:
         yield Guess(bool(batch_first), True, dict.fromkeys(inputs, (BATCH, WIDTH)))

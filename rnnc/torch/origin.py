@@ -67,7 +67,8 @@ class Origin:
             if came != wanted:
                 raise ArgumentError(f"origin: its {what} are not those of the graph: {sorted(came ^ wanted)}")
         for name, border in self.inputs.items():
-            border.check(f"input {name!r}", timed=True, batch_first=graph.batch_first, width=0)
+            timed = name not in graph.static
+            border.check(f"input {name!r}", timed=timed, batch_first=graph.batch_first, width=0)
         for name, border in self.outputs.items():
             kind = graph.kinds[graph.outputs[name]]
             border.check(f"output {name!r}", timed=kind.timed, batch_first=graph.batch_first, width=kind.width)

@@ -11,7 +11,7 @@ from rnnc.graph import Graph
 from rnnc.ir.errors import RnncError, TorchError
 from rnnc.layers import Activation, Concat, Conv1d, Embedding, Layer, Select, Softmax, SoftmaxPooling, recurrent
 from rnnc.specs import Spec
-from rnnc.torch.building import NetworkParts, WidthNeeded, own_weights, unknown_width
+from rnnc.torch.building import NetworkParts, needed, own_weights, unknown_width
 from rnnc.torch.functions import FUNCTIONS
 from rnnc.torch.fx_nodes import function_name, uses
 from rnnc.torch.modules import MODULES
@@ -115,7 +115,8 @@ class Reader:
         if name not in self.inputs:
             axes, width = self.guess.axes[name], self.widths.get(name)
             width = width if WIDTH in axes else 1
-            self.inputs[name] = TracedTensor(name, axes, width, timed=True, of=name)
+            timed = self.guess.step or STEPS in axes
+            self.inputs[name] = TracedTensor(name, axes, width, timed, of=name)
             self.parts.inputs[name] = width or 0
         return self.inputs[name]
 
@@ -200,8 +201,12 @@ class Reader:
         made, width = self.parts.add(name or self.name, layer, values, weights or {}, starts or {})
         self._nodes[made] = self._node
         timed = any(value.timed for value in values)
-        of = "" if width else values[0].of
-        return TracedTensor(made, like.axes, width or None, timed, of, packed=like.packed)
+        of, rest = "", 0
+        if not width:
+            unknown = next(value for value in values if value.width is None)
+            of, rest = unknown.of, unknown.rest
+            rest += sum(value.width or 0 for value in values)
+        return TracedTensor(made, like.axes, width or None, timed, of, rest, packed=like.packed)
 
     def each(self, layer: Layer, x: Any, weights: Mapping[str, Weight] | None = None) -> TracedTensor:
         """A function of each number, whatever the axes."""
@@ -264,7 +269,7 @@ class Reader:
         known = next((value.width for value in found if value.width is not None), None)
         for value in found:
             if value.width is None and known is not None and not isinstance(layer, Concat):
-                raise WidthNeeded(value.of, known)
+                raise needed(value, known)
         axes = found[0].axes
         for value in found[1:]:
             axes = _broadcast(axes, value.axes, found)
@@ -301,7 +306,7 @@ class Reader:
             layer = self.parts.entries[found][0] if found else None
             steps = replace(steps, source=found or "", width=getattr(layer, "size", None))
         if not steps.timed or steps.width is None or value.width is None:
-            raise TorchError(f"{value} at every step of {steps}, of which no layer is known yet")
+            return value  # it can be read beside values per step, as if it were there at every step
         both = self.apply(Concat(), (self.plain(value), self.plain(steps)), value, name=f"{self.name}.beside")
         return self.apply(Select(tuple(range(value.width))), (both,), value)
 
@@ -344,9 +349,12 @@ class Reader:
         for name, width in kept.items():
             if not width and self.roles[name] == "vectors":
                 raise unknown_width(name)
+        if not any(value.timed for value in self.inputs.values()):
+            raise TorchError("module: forward() reads no sequence: no input of it has an axis of time")
         self.parts.inputs = kept
         try:
-            self.graph: Graph = self.parts.graph({name: value.source for name, value in self.outputs.items()})
+            static = {name for name, value in self.inputs.items() if not value.timed}
+            self.graph: Graph = self.parts.graph(static, {name: value.source for name, value in self.outputs.items()})
         except RnncError as error:
             raise TorchError(str(error)) from error
         if self.guess.step:

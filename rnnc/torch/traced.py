@@ -41,7 +41,7 @@ class TracedTensor:
     axes: the label of each axis.
     width: the size of the axis N, or that which a missing N would have; None: not known yet.
     timed: whether the network has a value per step.
-    of: the input whose width it has, as long as that is not known.
+    of: the input whose width it has, and `rest` more, as long as that is not known.
     places: of the last values of a state, which lie side by side, the number of each that the axes S0, S1, ... reach;
         None of other values. slabs: how many there are.
     packed: whether it is a PackedSequence.
@@ -55,6 +55,7 @@ class TracedTensor:
     width: int | None
     timed: bool
     of: str = ""
+    rest: int = 0
     places: NDArray[np.int64] | None = None
     slabs: int = 1
     packed: bool = False
@@ -149,6 +150,9 @@ class Dim:
 
     label: str
     of: TracedTensor | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"size of {self.label}"
 
 
 @dataclass(frozen=True)
