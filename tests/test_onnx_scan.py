@@ -125,6 +125,62 @@ def test_a_state_of_several_axes_and_several_sequences() -> None:
     agree(rnnc.from_onnx(proto), proto, given)
 
 
+def loop(gather_axis: int = 0, condition: str = "true") -> Any:
+    """The cell as a Loop over the steps of x, which its body reads by the number of the round."""
+    graph = cell()
+    graph.node.insert(0, node("Gather", ["x", "t"], ["xt"], axis=gather_axis))
+    graph.node.append(node("Identity", ["on"], ["still"]))
+    del graph.input[-1]
+    graph.input.insert(0, helper.make_tensor_value_info("t", 7, []))
+    graph.input.insert(1, helper.make_tensor_value_info("on", 9, []))
+    graph.output.insert(0, helper.make_empty_tensor_value_info("still"))
+    return helper.make_node("Loop", ["T", condition, "h0", "c0"], ["hn", "cn", "y", "s"], name="loop", body=graph)
+
+
+LOOP: dict[str, Any] = WEIGHTS | {"true": np.array(True), "zero": np.array(0), "axis": np.array(1)}
+
+
+@pytest.mark.parametrize("condition", ["true", ""])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_loop_over_the_steps_of_a_sequence_is_a_scan(axis: int, condition: str) -> None:
+    nodes = [
+        node("Shape", ["x"], ["sizes"]),
+        node("Gather", ["sizes", "axis" if axis else "zero"], ["T"]),
+        loop(axis, condition),
+        node("Tanh", ["y"], ["z"]),
+    ]
+    kinds: dict[str, Any] = {"h0": ("float32", ["B", HIDDEN]), "c0": ("float32", ["B", HIDDEN])}
+    kinds["x"] = ("float32", ["B", "T", SIZE] if axis else ["T", "B", SIZE])
+    proto = model(nodes, kinds, ["hn", "cn", "z", "s"], LOOP)
+    network = rnnc.from_onnx(proto)
+    assert "node 'loop' (Loop): compiled: network 1" in network.explain() and "for all sizes" in network.explain()
+    for steps, batch in ((5, 2), (1, 3), (4, 1)):
+        x = numbers(batch, steps, SIZE) if axis else numbers(steps, batch, SIZE)
+        agree(network, proto, {"x": x, "h0": numbers(batch, HIDDEN), "c0": numbers(batch, HIDDEN)})
+
+
+def test_loops_that_are_left() -> None:
+    """Fewer rounds than steps; a condition that is computed; a body that counts."""
+    ends, counts = loop(), loop()
+    ends.attribute[0].g.node[-1].CopyFrom(node("Greater", ["t", "zero"], ["still"]))
+    counts.attribute[0].g.node.append(node("Cast", ["t"], ["number"], to=1))
+    counts.attribute[0].g.node.append(node("Add", ["c1", "number"], ["c2"]))
+    counts.attribute[0].g.output[2].name = "c2"
+    kinds: dict[str, Any] = {
+        "h0": ("float32", [2, HIDDEN]),
+        "c0": ("float32", [2, HIDDEN]),
+        "x": ("float32", [5, 2, 3]),
+    }
+    cases = ((loop(), 4, "4 rounds"), (ends, 5, "its condition"), (counts, 5, "the number of its round"))
+    for made, rounds, why in cases:
+        proto = model([made], kinds, ["hn", "y"], LOOP | {"T": np.array(rounds)})
+        with pytest.raises(rnnc.OnnxError, match=f"\\(Loop\\): .*{why}"):
+            rnnc.from_onnx(proto)
+        network = rnnc.from_onnx(proto, fallback="onnxruntime")
+        assert "left to ONNX Runtime" in network.explain()
+        agree(network, proto, {"x": numbers(5, 2, SIZE), "h0": numbers(2, HIDDEN), "c0": numbers(2, HIDDEN)})
+
+
 def test_what_is_left() -> None:
     """A body with an operator that rnnc does not know; one that reads what the graph around it computes."""
     kinds = X | {"h0": ("float32", ["B", SIZE])}

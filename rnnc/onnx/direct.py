@@ -68,7 +68,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class FileOutput:
+class Shown:
     """An output. key: of the array that holds it.
 
     index, way: what makes the file's array of it, one after the other; None: nothing is to be done.
@@ -170,7 +170,7 @@ class _Parts:
 
     # ---- outputs
 
-    def results(self) -> list[FileOutput]:
+    def results(self) -> list[Shown]:
         arrays = {array.key: array for array in self.call.results[0].arrays}
         outs = {part.tensor: part for part in self.segment.outs}
         found = []
@@ -180,7 +180,7 @@ class _Parts:
                 columns = self.graph.columns
                 key, array = (name, arrays[part.name]) if columns is None else (JOINED, arrays[JOINED])
                 placed, taken = self.building.placed[part.tensor], None if columns is None else columns[part.name]
-                found.append(FileOutput(name, array, key, *_out_of_rows(placed, taken)))
+                found.append(Shown(name, array, key, *_out_of_rows(placed, taken)))
             else:
                 found.append(self._ends(name, value))
         finals = [final for result in found for final in result.array.names if result.key != JOINED]
@@ -188,14 +188,14 @@ class _Parts:
             raise _NotDirect
         return found
 
-    def _ends(self, name: str, value: object) -> FileOutput:
+    def _ends(self, name: str, value: object) -> Shown:
         """An output whose slabs are last states."""
         stack = self.stacks.get(value.name) if isinstance(value, Tensor) else None
         if stack is None or not all(isinstance(key, str) for key in stack.ravel()) or stack.ndim > 3:
             raise _NotDirect
         keys = list(stack.ravel())
         shape = (*stack.shape[:-2], BATCH, self.states[keys[0]][2])
-        return FileOutput(name, CallArray(shape, tuple(self.states[key][1] for key in keys)), name)
+        return Shown(name, CallArray(shape, tuple(self.states[key][1] for key in keys)), name)
 
 
 def _into_rows(axes: Axes) -> tuple[tuple[int | str | None, ...], tuple[Any, ...] | None]:
@@ -259,7 +259,7 @@ def _alike(taken: Sequence[Taken], first: Place, second: Place) -> bool:
 
 
 def _function(
-    code: Callable[..., Any], taken: Sequence[Taken], results: Sequence[FileOutput], promises: Promises
+    code: Callable[..., Any], taken: Sequence[Taken], results: Sequence[Shown], promises: Promises
 ) -> DirectCall:
     count, given = len(promises.fits), [(each.name, each.way) for each in taken]
     known = {(each.name, axis) for each in taken for axis, size in enumerate(each.sizes) if isinstance(size, int)}
@@ -294,7 +294,7 @@ def _function(
     return call
 
 
-def _shown(results: Sequence[FileOutput]) -> Callable[[dict[str, Array]], dict[str, Array]] | None:
+def _shown(results: Sequence[Shown]) -> Callable[[dict[str, Array]], dict[str, Array]] | None:
     """From the arrays that the code gives to the file's; None if they are the same."""
     if not any(result.way or result.index for result in results):
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
     Array = NDArray[Any]
 
@@ -74,11 +75,12 @@ class Foreign:
             t.name: name for s in steps for t, name in zip(s.outputs, s.node.outputs, strict=False) if t is not None
         }
         self._outputs = {made[tensor.name]: tensor.name for tensor in wanted}
-        self._session = _session(model, nodes, inputs, constants, list(self._outputs), threads)
+        bodies = _constants_of_bodies(model, nodes, {*inputs, *constants, *made.values()})
+        self._session = _session(model, nodes, inputs, constants, bodies, list(self._outputs), threads)
 
     def run(self, values: dict[str, Array]) -> None:
         """Reads its inputs from the values and adds its outputs."""
-        given = {name: np.ascontiguousarray(values[tensor]) for name, tensor in self._inputs.items()}
+        given = {name: np.asarray(values[tensor], order="C") for name, tensor in self._inputs.items()}
         made = self._session.run(list(self._outputs), given)
         values |= dict(zip(self._outputs.values(), made, strict=True))
 
@@ -98,6 +100,33 @@ def _outside(steps: Sequence[Step]) -> tuple[dict[str, Tensor], dict[str, Array]
     return inputs, constants
 
 
+def _constants_of_bodies(model: ModelProto, nodes: Sequence[NodeProto], known: AbstractSet[str]) -> list[TensorProto]:
+    """The file's constants that the bodies of nodes read. known: names that are given anyway."""
+    from onnx import TensorProto
+
+    read = {name for node in nodes for graph in _bodies(node) for name in _read_in(graph)} - known
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output[0] in read and node.attribute[0].name == "value":
+            constants.append(TensorProto())
+            constants[-1].CopyFrom(node.attribute[0].t)
+            constants[-1].name = node.output[0]
+    return constants
+
+
+def _bodies(node: NodeProto) -> list[GraphProto]:
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def _read_in(graph: GraphProto) -> Iterator[str]:
+    """All names that the nodes of a graph read, in graphs within it, too, and those that it gives."""
+    yield from (output.name for output in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for inner in _bodies(node):
+            yield from _read_in(inner)
+
+
 def _numbers(step: Step, value: Known | Filled) -> Array:
     sizes = value.array.ravel() if isinstance(value, Known) else np.array(value.shape, object)
     if any(isinstance(size, Size) and not size.known for size in sizes):
@@ -112,6 +141,7 @@ def _session(
     nodes: Sequence[NodeProto],
     inputs: dict[str, Tensor],
     constants: dict[str, Array],
+    bodies: Sequence[TensorProto],
     outputs: Sequence[str],
     threads: int | None,
 ) -> Any:
@@ -123,7 +153,7 @@ def _session(
         "left",
         [_declared(name, tensor) for name, tensor in inputs.items()],
         [helper.make_empty_tensor_value_info(name) for name in outputs],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
+        [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in constants.items()] + [*bodies],
     )
     own = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     options = onnxruntime.SessionOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from rnnc.ir.errors import OnnxError
 from rnnc.onnx.file import Body
@@ -11,7 +12,7 @@ from rnnc.onnx.ops.table import Given, Left, Result, axis_in
 from rnnc.onnx.sizes import Dims
 from rnnc.onnx.values import Scanned, Step, Tensor, Value
 
-__all__ = ["ScanForm"]
+__all__ = ["ScanForm", "check_body", "check_states", "results_of"]
 
 
 class ScanForm:
@@ -54,14 +55,21 @@ class ScanForm:
             raise Left("it scans a constant")
         return [value for value in values if isinstance(value, Tensor)]
 
-    def states(self) -> list[Tensor]:
-        """The states as the body reads them."""
+    def bound(self) -> dict[str, Value]:
+        """What the body reads, by its names."""
+        return dict(zip(self.body.inputs, self._tensors, strict=True))
+
+    @cached_property
+    def _tensors(self) -> list[Tensor]:
+        """The states, then what is scanned, as the body reads them."""
+        return [*self._states(), *self._xs()]
+
+    def _states(self) -> list[Tensor]:
         names = list(self.body.inputs)
         values = [self.given.value(n) for n in range(self.states_count)]
         return [Tensor(self._inner(name), v.dtype, tuple(v.shape)) for name, v in zip(names, values, strict=False)]
 
-    def xs(self) -> list[Tensor]:
-        """What is scanned as the body reads it."""
+    def _xs(self) -> list[Tensor]:
         names = list(self.body.inputs)[self.states_count :]
         parts = zip(names, self.read, self.axes, strict=True)
         return [Tensor(self._inner(name), x.dtype, x.shape[:axis] + x.shape[axis + 1 :]) for name, x, axis in parts]
@@ -69,20 +77,11 @@ class ScanForm:
     def _inner(self, name: str) -> str:
         return f"{self.given.node.name}: {name}"
 
-    def scanned(self, steps: Sequence[Step], tensors: Sequence[Tensor], values: Sequence[Value]) -> Scanned:
+    def scanned(self, steps: Sequence[Step], values: Sequence[Value]) -> Scanned:
         """The body as it was read. Raises Left if a node in it is left, OnnxError if a state changes its shape."""
-        why = next((f"{step.node.label} of its body: {step.why}" for step in steps if step.why), None)
-        own = {*tensors, *(tensor for step in steps for tensor in step.made)}
-        outside = [t.name for step in steps for t in step.tensors if t not in own]
-        outside += [value.name for value in values if isinstance(value, Tensor) and value not in own]
-        if why or outside:
-            raise Left(why or f"its body reads {outside[0]!r} of the graph around it")
-        count = self.states_count
-        for old, new in zip(tensors[:count], values, strict=False):
-            if len(old.shape) != len(new.shape) or old.dtype != new.dtype:
-                raise OnnxError(f"{self.given.label}: a state of shape {old.shape} becomes {tuple(new.shape)}")
-            for a, b in zip(old.shape, new.shape, strict=True):
-                meet(a, b)
+        tensors, count = self._tensors, self.states_count
+        check_body(steps, tensors, values)
+        check_states(self.given, tensors[:count], values)
         axes = self._listed("scan_output_axes", self.results_count)
         ranks = [len(value.shape) for value in values[count:]]
         return Scanned(
@@ -99,11 +98,31 @@ class ScanForm:
             opset=self.given.opset,
         )
 
-    def results(self, scanned: Scanned) -> list[Result]:
-        """dtype and shape of the last states, and of what the body gives at each step."""
-        time = scanned.read[0].shape[scanned.axes[0]]
-        found: list[Result] = [(state.dtype, state.shape) for state in scanned.states]
-        for value, axis in zip(scanned.outputs, scanned.out_axes, strict=True):
-            shape: Dims = tuple(value.shape)
-            found.append((value.dtype, (*shape[:axis], time, *shape[axis:])))
-        return found
+
+def check_body(steps: Sequence[Step], bound: Sequence[Tensor], values: Sequence[Value]) -> None:
+    """Raises Left if a node of a body is left, or reads other tensors than those that the body is given."""
+    why = next((f"{step.node.label} of its body: {step.why}" for step in steps if step.why), None)
+    own = {*bound, *(tensor for step in steps for tensor in step.made)}
+    outside = [t.name for step in steps for t in step.tensors if t not in own]
+    outside += [value.name for value in values if isinstance(value, Tensor) and value not in own]
+    if why or outside:
+        raise Left(why or f"its body reads {outside[0]!r} of the graph around it")
+
+
+def check_states(given: Given, states: Sequence[Tensor], values: Sequence[Value]) -> None:
+    """Raises OnnxError if a state changes its shape or dtype. values: what the body gives, the new states first."""
+    for old, new in zip(states, values, strict=False):
+        if len(old.shape) != len(new.shape) or old.dtype != new.dtype:
+            raise OnnxError(f"{given.label}: a state of shape {old.shape} becomes {tuple(new.shape)}")
+        for a, b in zip(old.shape, new.shape, strict=True):
+            meet(a, b)
+
+
+def results_of(scanned: Scanned) -> list[Result]:
+    """dtype and shape of the last states, and of what the body gives at each step."""
+    time = scanned.read[0].shape[scanned.axes[0]]
+    found: list[Result] = [(state.dtype, state.shape) for state in scanned.states]
+    for value, axis in zip(scanned.outputs, scanned.out_axes, strict=True):
+        shape: Dims = tuple(value.shape)
+        found.append((value.dtype, (*shape[:axis], time, *shape[axis:])))
+    return found

@@ -16,11 +16,12 @@ import numpy as np
 
 from rnnc.ir.errors import OnnxError, RnncError
 from rnnc.onnx.file import Body, File, Node, ValueType
+from rnnc.onnx.loop_form import LoopForm
 from rnnc.onnx.neutral import filled, without_work
 from rnnc.onnx.ops import OPS
 from rnnc.onnx.ops.table import MISFITS, Given, Left, Op, check_bytes, folded
 from rnnc.onnx.order import all_reads
-from rnnc.onnx.scan_form import ScanForm
+from rnnc.onnx.scan_form import ScanForm, results_of
 from rnnc.onnx.sizes import Dims, NeedsValue, SameSize, Size, static
 from rnnc.onnx.values import Filled, Known, Step, Tensor, Value
 
@@ -145,7 +146,7 @@ class _Trace:
         given = Given(node, inputs, self.file.opset, self._need)
         if node.op == "If" and not node.domain:
             return self._branch(given, known)
-        if node.op == "Scan" and not node.domain:
+        if node.op in ("Scan", "Loop") and not node.domain:
             return self._scan(given, known)
         if node.op == "Constant" and not node.domain:
             return [Known(_constant(given))]
@@ -244,26 +245,27 @@ class _Trace:
         return [inner[name] for name in body.outputs]
 
     def _scan(self, given: Given, known: Mapping[str, Value]) -> Sequence[Value]:
-        """A Scan whose body rnnc can compile. Raises Left for any other."""
-        scan = ScanForm(given)
-        tensors = [*scan.states(), *scan.xs()]
-        named = dict(zip(scan.body.inputs, tensors, strict=True))
+        """A Scan or a Loop whose body rnnc can compile. Raises Left for any other."""
+        form = ScanForm(given) if given.node.op == "Scan" else LoopForm(given)
+        bound = form.bound()
         source = frozenset[str]().union(*(self.sources[v.name] for v in given.inputs if isinstance(v, Tensor)))
-        self.sources |= dict.fromkeys((tensor.name for tensor in tensors), source)
-        inner: dict[str, Value] = {**known, **named}
+        self.sources |= {value.name: source for value in bound.values() if isinstance(value, Tensor)}
+        inner: dict[str, Value] = {**known, **bound}
         outer, self.steps = self.steps, []
         try:
-            self._body(scan.body, inner)
-            steps = tuple(needed(self.steps, (inner[name] for name in scan.body.outputs)))
+            self._body(form.body, inner)
+            values = [inner[name] for name in form.body.outputs]
+            steps = tuple(needed(self.steps, values))
         finally:
             self.steps = outer
-        scanned = scan.scanned(steps, tensors, [inner[name] for name in scan.body.outputs])
+        scanned = form.scanned(steps, values)
         made = [
             Tensor(self._unique(name), *result)
-            for name, result in zip(given.node.outputs, scan.results(scanned), strict=False)
+            for name, result in zip(given.node.outputs, results_of(scanned), strict=False)
         ]
-        step = Step(given.node, tuple(given.inputs), tuple(v if v.name else None for v in made), scanned=scanned)
-        self._add(step)
+        outputs = tuple(v if v.name else None for v in made)
+        captured = tuple(x for x in scanned.read if x not in given.inputs)
+        self._add(Step(given.node, tuple(given.inputs), outputs, captured, scanned=scanned))
         return made
 
 

@@ -72,7 +72,8 @@ class Scanned:
 
     states, xs: what the body reads. nexts, outputs: the states that it gives, and its further results. read: the
     tensors that are scanned, along these axes. out_axes: of the results. backward: whether the last step comes first.
-    turned: for each result, whether its steps lie in the other order than those of what is scanned.
+    turned: for each result, whether its steps lie in the other order than those of what is scanned. starts: the number
+    of the node's input that is the first initial state.
     """
 
     steps: tuple[Step, ...]
@@ -86,6 +87,7 @@ class Scanned:
     backward: bool
     turned: tuple[bool, ...]
     opset: int
+    starts: int = 0
 
 
 @dataclass(frozen=True, eq=False)

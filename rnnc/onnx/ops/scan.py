@@ -1,4 +1,4 @@
-"""Scan: its body as a cell, its states as the cell's, what it scans as x."""
+"""Scan, and a Loop over the steps of a sequence: the body as a cell, its states as the cell's, what it scans as x."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def _lower(building: Building, step: Step, given: Given) -> None:
     suffix = spec.ways[0].suffix
     params = {f"{name}_l0{suffix}": inner.params[f"{layer}.{base}"] for name, layer, _, base in cell.named()}
     x = building.layer(f"{step.node.name}_x", Concat(), *(x.name for x in xs)) if len(xs) > 1 else xs[0].name
-    starts = {f"s{n}": value for n, value in enumerate(step.inputs[: len(scanned.states)])}
+    initial = step.inputs[scanned.starts : scanned.starts + len(scanned.states)]
+    starts = {f"s{n}": value for n, value in enumerate(initial)}
     inside = _inside(building, starts)
     name = building.layer(step.node.name, spec, x, params=params, states=inside)
     for (state, value), tensor in zip(starts.items(), scanned.states, strict=True):
@@ -144,4 +145,4 @@ def _put(building: Building, step: Step, scanned: Scanned, inner: Building, name
         at += width
 
 
-SCAN_OPS: dict[tuple[str, str], Op] = {("", "Scan"): Op(lower=_lower)}
+SCAN_OPS: dict[tuple[str, str], Op] = {("", "Scan"): Op(lower=_lower), ("", "Loop"): Op(lower=_lower)}
