@@ -123,6 +123,7 @@ class _Parts:
     # ---- inputs
 
     def taken(self) -> list[Taken]:
+        """The arguments of the code, in order."""
         return [*self._vectors(), *self._states()]
 
     def _vectors(self) -> Iterator[Taken]:
@@ -162,15 +163,16 @@ class _Parts:
             stack = self.stacks.get(feed.value.name) if isinstance(feed.value, Tensor) else None
             if stack is None or stack.shape != (len(feed.keys), 1, 1) or feed.batch_axis != 1 or feed.way is not None:
                 raise _NotDirect
-            for key, (source, number) in zip(feed.keys, stack.ravel(), strict=True):
-                if number in found.setdefault(source, {}):
+            for key, slab in zip(feed.keys, stack.ravel(), strict=True):
+                if not isinstance(slab, tuple) or slab[1] in found.setdefault(slab[0], {}):
                     raise _NotDirect
-                found[source][number] = self.states[key][0]
+                found[slab[0]][slab[1]] = self.states[key][0]
         return found
 
     # ---- outputs
 
     def results(self) -> list[Shown]:
+        """The file's outputs, in order."""
         arrays = {array.key: array for array in self.call.results[0].arrays}
         outs = {part.tensor: part for part in self.segment.outs}
         found = []
