@@ -17,7 +17,7 @@ from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.networks.names import state_shapes
 from rnnc.onnx.places import Axes, Placed, out_of_rows
 from rnnc.onnx.segment import Segment
-from rnnc.onnx.slabs import followed, stack_of, stacked
+from rnnc.onnx.slabs import as_slabs, followed, slabs_of
 from rnnc.onnx.trace import Traced
 from rnnc.onnx.values import Step, Tensor
 from rnnc.plain_calls import plain_network_call
@@ -104,21 +104,21 @@ class _Parts:
             raise _NotDirect
         self.states = state_shapes(graph)
         self.call = plain_network_call(graph, self.states, {}, stateful=True)
-        known = {name: stack for name, tensor in traced.inputs.items() if (stack := stack_of(tensor)) is not None}
+        known = {name: slabs for name, tensor in traced.inputs.items() if (slabs := slabs_of(tensor)) is not None}
         for end in segment.ends:
             known |= self._last_states(end.tensor, end.keys)
         found = followed(moving, known, traced.opset)
         if found is None:
             raise _NotDirect
-        self.stacks = found
+        self.slabs = found
 
     def _last_states(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
-        """The stack that last states are, if they are (directions, B, H), or of one direction (B, H)."""
+        """The slabs that last states are, if they are (directions, B, H), or of one direction (B, H)."""
         axes = self.building.placed[name].axes
         count, rank = len(keys), len(axes.roles)
         if rank not in (2, 3) or axes.roles[-2] not in "B1" or count != (axes.size(0) if rank == 3 else 1):
             return {}
-        return {name: stacked(keys, rank - 2)}
+        return {name: as_slabs(keys, rank - 2)}
 
     # ---- inputs
 
@@ -140,10 +140,10 @@ class _Parts:
 
     def _slab(self, tensor: Tensor, array: CallArray) -> Taken:
         """A value of a step, (B, H), that is a slab of an input."""
-        stack = self.stacks.get(tensor.name)
-        if stack is None or stack.shape != (1, 1) or not isinstance(stack[0, 0], tuple):
+        slabs = self.slabs.get(tensor.name)
+        if slabs is None or slabs.shape != (1, 1) or not isinstance(slabs[0, 0], tuple):
             raise _NotDirect
-        source, number = stack[0, 0]
+        source, number = slabs[0, 0]
         *lead, _, width = self.traced.inputs[source].shape
         way = (slice(number, number + 1) if lead else None, slice(None), slice(None))
         return Taken(source, array, (*([None] * len(lead)), BATCH, int(width)), way)
@@ -160,10 +160,10 @@ class _Parts:
         """For each input with initial states: the name of the state that each of its slabs is."""
         found: dict[str, dict[int, str]] = {}
         for feed in self.building.feeds:
-            stack = self.stacks.get(feed.value.name) if isinstance(feed.value, Tensor) else None
-            if stack is None or stack.shape != (len(feed.keys), 1, 1) or feed.batch_axis != 1 or feed.way is not None:
+            slabs = self.slabs.get(feed.value.name) if isinstance(feed.value, Tensor) else None
+            if slabs is None or slabs.shape != (len(feed.keys), 1, 1) or feed.batch_axis != 1 or feed.way is not None:
                 raise _NotDirect
-            for key, slab in zip(feed.keys, stack.ravel(), strict=True):
+            for key, slab in zip(feed.keys, slabs.ravel(), strict=True):
                 if not isinstance(slab, tuple) or slab[1] in found.setdefault(slab[0], {}):
                     raise _NotDirect
                 found[slab[0]][slab[1]] = self.states[key][0]
@@ -192,11 +192,11 @@ class _Parts:
 
     def _ends(self, name: str, value: object) -> Shown:
         """An output whose slabs are last states."""
-        stack = self.stacks.get(value.name) if isinstance(value, Tensor) else None
-        if stack is None or not all(isinstance(key, str) for key in stack.ravel()) or stack.ndim > 3:
+        slabs = self.slabs.get(value.name) if isinstance(value, Tensor) else None
+        if slabs is None or not all(isinstance(key, str) for key in slabs.ravel()) or slabs.ndim > 3:
             raise _NotDirect
-        keys = list(stack.ravel())
-        shape = (*stack.shape[:-2], BATCH, self.states[keys[0]][2])
+        keys = list(slabs.ravel())
+        shape = (*slabs.shape[:-2], BATCH, self.states[keys[0]][2])
         return Shown(name, CallArray(shape, tuple(self.states[key][1] for key in keys)), name)
 
 

@@ -26,45 +26,43 @@ from rnnc.onnx.values import Step, Tensor, is_ready
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Stack", "followed", "stack_of"]
+    Slabs = NDArray[np.object_]
+    """What a tensor (..., B, H) is made of: for each place of its leading axes, which slab is there; (..., 1, 1)."""
 
-Stack = "NDArray[np.object_]"
-"""A tensor (..., B, H) made of slabs: for each place of its leading axes, which slab is there; (..., 1, 1)."""
+__all__ = ["as_slabs", "followed", "slabs_of"]
 
 
-def stack_of(tensor: Tensor) -> NDArray[np.object_] | None:
-    """The stack that an input is: its slabs are (name, number). None unless it has the sizes of one."""
+def slabs_of(tensor: Tensor) -> Slabs | None:
+    """The slabs that an input (B, H) or (n, B, H) is made of, each as (name, number); None for any other."""
     if len(tensor.shape) not in (2, 3) or static(tensor.shape[-1]) is None:
         return None
     lead = [static(size) for size in tensor.shape[:-2]]
     if None in lead:
         return None
-    return stacked([(tensor.name, number) for number in range(prod(int(size or 0) for size in lead))], len(lead))
+    return as_slabs([(tensor.name, number) for number in range(prod(int(size or 0) for size in lead))], len(lead))
 
 
-def stacked(slabs: Iterable[object], axes: int = 1) -> NDArray[np.object_]:
-    """A stack of these slabs. axes: its leading axes, 1, or 0 for a single slab."""
-    listed = list(slabs)
-    stack = np.empty(len(listed), object)
-    stack[:] = listed
-    return stack.reshape(*(stack.shape if axes else ()), 1, 1)
+def as_slabs(names: Iterable[object], axes: int = 1) -> Slabs:
+    """Slabs one after the other. names: what each is. axes: of the leading axes, 1, or 0 for a single slab."""
+    listed = list(names)
+    slabs = np.empty(len(listed), object)
+    slabs[:] = listed
+    return slabs.reshape(*(slabs.shape if axes else ()), 1, 1)
 
 
-def followed(
-    steps: Iterable[Step], known: Mapping[str, NDArray[np.object_]], opset: int
-) -> dict[str, NDArray[np.object_]] | None:
-    """The stacks that steps make of others, by the names of tensors. None if a step does anything else."""
+def followed(steps: Iterable[Step], known: Mapping[str, Slabs], opset: int) -> dict[str, Slabs] | None:
+    """The slabs that steps make of others, by the names of tensors. None if a step does anything else."""
     found = dict(known)
     for step in steps:
         made = _moved(step, found, opset)
         if made is None:
             return None
-        found |= {t.name: stack for t, stack in zip(step.outputs, made, strict=False) if t is not None}
+        found |= {t.name: slabs for t, slabs in zip(step.outputs, made, strict=False) if t is not None}
     return found
 
 
-def _moved(step: Step, found: Mapping[str, NDArray[np.object_]], opset: int) -> tuple[NDArray[np.object_], ...] | None:
-    """What a step makes of stacks: its meaning in NumPy, of the stacks as arrays. None if it changes slabs."""
+def _moved(step: Step, found: Mapping[str, Slabs], opset: int) -> tuple[Slabs, ...] | None:
+    """What a step makes of slabs: its meaning in NumPy, of the slabs as arrays. None if it changes slabs."""
     given = Given(step.node, step.inputs, opset, lambda tensor: None)
     meaning = op_of(step).meaning
     arrays: list[Any] = []
