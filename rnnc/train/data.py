@@ -13,7 +13,7 @@ from rnnc import random
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.train.check import Rules, check_model
-from rnnc.train.items import Reader, fitted
+from rnnc.train.items import ItemReader, fitted
 from rnnc.train.objective import objective_of
 from rnnc.train.windows import windows
 
@@ -72,7 +72,7 @@ class Sequences:
         if not isinstance(items, (list, tuple)) or len(items) == 0:
             raise ArgumentTypeError(f"{name}: expected a list of pairs (x, target), got {checks.came(items)}")
         self.losses = fitted(model, self.losses, items)
-        self._columns = Reader(model, self.losses, name).columns(items, range(len(items)))
+        self._columns = ItemReader(model, self.losses, name).columns(items, range(len(items)))
         self._rules = Rules(model, self.losses, self.weighted)
         self.lengths = self._columns.lengths
 

@@ -46,7 +46,7 @@ class Port(NamedTuple):
     height: int = 0
 
 
-class Reader:
+class ItemReader:
     """Reads items for one network and its losses.
 
     losses: output -> loss. name: what error messages call the data.

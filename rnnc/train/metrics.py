@@ -148,7 +148,7 @@ def _metric(label: str, value: object) -> Metric:
     raise ArgumentTypeError(f"{label}: expected a function of (output, target), got {checks.came(value)}")
 
 
-class Sum:
+class MetricSum:
     """The sum of a metric over the steps seen so far."""
 
     def __init__(self, name: str, metric: Metric) -> None:

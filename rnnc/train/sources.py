@@ -20,7 +20,7 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.train.batch import Batch
 from rnnc.train.check import Rules
 from rnnc.train.data import Batching, Sequences, batches, in_order
-from rnnc.train.items import Reader, fitted
+from rnnc.train.items import ItemReader, fitted
 from rnnc.train.streams import Dataset, Elements, Passes, Streamed
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ class Store(Protocol):
     def batch(self, rows: Rows, first: int = 0) -> Batch: ...
 
 
-class Stored:
+class StoredItems:
     """A source of items whose lengths are known. kept: whether they are in memory."""
 
-    def __init__(self, model: Layered, reader: Reader, items: Sequence[Any], plan: Batching, kept: bool) -> None:
+    def __init__(self, model: Layered, reader: ItemReader, items: Sequence[Any], plan: Batching, kept: bool) -> None:
         self._model, self._reader, self._items, self._plan, self._kept = model, reader, items, plan, kept
         self.updates: int | None = -(-len(items) // plan.rows)
 
@@ -91,7 +91,7 @@ class Stored:
         reader = self._reader
         reader.losses = losses
         self._store: Store = (
-            Sequences(self._model, losses, self._items, reader.name) if self._kept else Unread(reader, self._items)
+            Sequences(self._model, losses, self._items, reader.name) if self._kept else UnreadItems(reader, self._items)
         )
         self.weighted, self.identity = self._store.weighted, self._store.digest
 
@@ -108,10 +108,10 @@ class Stored:
             yield self._store.batch(rows)
 
 
-class Unread:
+class UnreadItems:
     """A store of items that stay where they are, such as in memory-mapped files, until a batch reads them."""
 
-    def __init__(self, reader: Reader, items: Sequence[Any]) -> None:
+    def __init__(self, reader: ItemReader, items: Sequence[Any]) -> None:
         self._reader, self._items = reader, items
         if isinstance(items, Slices):
             steps: Iterable[int] = items.steps(reader.clock)
@@ -155,7 +155,7 @@ def source(model: Layered, losses: Mapping[str, Loss], data: Any, plan: Batching
 
     Raises ArgumentError or ArgumentTypeError.
     """
-    reader = Reader(model, losses, name)
+    reader = ItemReader(model, losses, name)
     size = _rows(name, data)
     if size is None and not isinstance(data, (list, tuple)):
         return Streamed(reader, partial(Rules, model), _elements(name, data, plan), plan)
@@ -166,7 +166,7 @@ def source(model: Layered, losses: Mapping[str, Loss], data: Any, plan: Batching
     if not len(items):
         raise ArgumentTypeError(f"{name}: expected a list of pairs (x, target), got {checks.came(data)}")
     kept = not any(is_stored(leaf) for item in (items if size is None else [data]) for leaf in _leaves(item))
-    return Stored(model, reader, list(items) if kept else items, plan, kept)
+    return StoredItems(model, reader, list(items) if kept else items, plan, kept)
 
 
 def prepare(model: Layered, losses: Mapping[str, Loss], sources: Sequence[Source]) -> dict[str, Loss]:

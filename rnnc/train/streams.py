@@ -22,7 +22,7 @@ from rnnc.train.data import Batching, batches
 if TYPE_CHECKING:
     from rnnc.losses import Loss
     from rnnc.train.check import Rules
-    from rnnc.train.items import Reader
+    from rnnc.train.items import ItemReader
 
 SPREAD = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio: its multiples are seeds far from each other (Steele et al. 2014, SplitMix)."""
@@ -92,7 +92,7 @@ Draft = Batch | tuple[list[int], list[Any]]
 class Streamed:
     """A source of elements that come one after the other."""
 
-    def __init__(self, reader: Reader, rules: Callable[..., Rules], elements: Elements, plan: Batching) -> None:
+    def __init__(self, reader: ItemReader, rules: Callable[..., Rules], elements: Elements, plan: Batching) -> None:
         self._reader, self._elements, self._plan = reader, elements, plan
         self._running: Iterator[list[Draft]] | None = None
         self._new_rules = rules

@@ -11,7 +11,7 @@ from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.losses import CrossEntropy
 from rnnc.train.batch import Batch, inside
-from rnnc.train.metrics import METRICS, Sum, read_metrics
+from rnnc.train.metrics import METRICS, MetricSum, read_metrics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,8 +55,8 @@ class Validation:
     def __call__(self, params: Mapping[str, Array]) -> Validated:
         """Evaluates the network with these parameters."""
         sums, terms = dict.fromkeys(self._losses, 0.0), dict.fromkeys(self._losses, 0.0)
-        metrics = {name: (output, Sum(name, metric)) for name, (output, metric) in self._metrics.items()}
-        accuracy = Sum("accuracy", METRICS["accuracy"])
+        metrics = {name: (output, MetricSum(name, metric)) for name, (output, metric) in self._metrics.items()}
+        accuracy = MetricSum("accuracy", METRICS["accuracy"])
         for batch in self._source.once():
             found, outputs = self._evaluation._of(params, batch)
             for output in self._losses:
