@@ -1,6 +1,6 @@
-# `make demo`, `make pos` and `make test` do all their own set-up: a virtual environment in .venv and the install, redone
-# only when pyproject.toml or this file changed. They need Python >= 3.11; name another one with
-# `make PYTHON=/path/to/python3 test`.
+# `make demo`, `make pos`, `make forecast`, `make text` and `make test` do all their own set-up: a virtual environment in
+# .venv and the install, redone only when pyproject.toml or this file changed. They need Python >= 3.11; name another one
+# with `make PYTHON=/path/to/python3 test`.
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
@@ -15,13 +15,19 @@ SEED ?=
 CASES ?=
 PARTS ?=
 
-.PHONY: demo pos test test-all lint types tests rest fuzz sanitize venv clean
+.PHONY: demo pos forecast text test test-all lint types tests rest fuzz sanitize venv clean
 
 demo: .venv/.demo  ## the trained grapheme-to-phoneme model: make demo WORDS="hello world"
 	$(BIN)/python examples/g2p.py $(WORDS)
 
 pos: .venv/.train  ## trains a tagger of parts of speech: make pos ARGS="--cell gru --sentence 'Burda da'"
 	$(BIN)/python examples/pos_tagging.py $(ARGS)
+
+forecast: .venv/.train  ## trains a forecaster of quantiles: make forecast ARGS="--sites 20"
+	$(BIN)/python examples/forecasting.py $(ARGS)
+
+text: .venv/.train  ## trains a language model, which then writes: make text ARGS="book.txt --words"
+	$(BIN)/python examples/language_model.py $(ARGS)
 
 test: lint types tests  ## ruff, mypy --strict, pytest
 
