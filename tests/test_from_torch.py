@@ -363,7 +363,7 @@ def stacks(draw: Any, channels: bool) -> Any:
 
 
 @pytest.mark.parametrize("channels", (False, True))
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_any_stack(channels: bool, data: Any) -> None:
     module = made(lambda: data.draw(stacks(channels)))
