@@ -33,10 +33,10 @@ def read(root: Any, graph: Any, widths: Mapping[str, int], batch_first: bool | N
         reader, error = _tried(root, graph, guess, dict(widths))
         if error is None:
             return reader
+        if isinstance(error, WidthUnknown):
+            raise error  # so far all fits, and no other guess would know more
         if furthest is None or reader.calls > furthest[0]:
             furthest = reader.calls, error
-        if isinstance(error, WidthUnknown):
-            break  # all else fits
     assert furthest is not None
     raise furthest[1]
 
