@@ -26,11 +26,11 @@ __all__ = ["Building", "StateFeed", "check_places", "zeros"]
 
 
 MOST_PLACES = 256
-"""How often an operator is written out, once per place, before compiling it takes too long."""
+"""The most places for which an operator is written out, because compile time grows with their number."""
 
 
 MOST_RUNS = 1024
-"""Runs of columns that are moved one by one, likewise."""
+"""The most runs of columns that are moved one by one, for the same reason."""
 
 
 def check_places(count: int, most: int = MOST_PLACES) -> None:
@@ -84,7 +84,7 @@ class Building:
     # ---- reading
 
     def place(self, tensor: Tensor) -> Placed:
-        """Where a tensor lies: that of a node in this part, or an input of the graph."""
+        """The place of a tensor: of one that a node of this part gives, or of an input of the graph."""
         if tensor.name not in self.placed:
             self.placed[tensor.name] = self._input(tensor, self.axes(tensor).columns)
         return self.placed[tensor.name]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Frames", "found_frames"]
 
 AXIS = 2
-"""Of positions, in what a Conv over one axis reads and gives."""
+"""The axis of positions in the input and the output of a Conv over one axis."""
 MOST_WRITTEN_OUT = 16
 """The most positions that are written out one by one instead. With 16, the detector of tests/test_onnx_chunks.py at
 silero-vad's sizes takes 2.1 s to compile, and 0.54 times the time of the other form (AMD Zen 3, one row)."""
@@ -65,7 +65,7 @@ class Frames:
 
 
 def found_frames(steps: Sequence[Step], opset: int) -> Frames | None:
-    """The first chain of two convolutions or more that starts at a tensor from outside. steps: of all networks."""
+    """The first chain of at least two convolutions that starts at a tensor from outside. steps: of all networks."""
     inside = {tensor.name for step in steps for tensor in step.made}
     for step in steps:
         if not _starts(step, inside, opset):

@@ -36,7 +36,7 @@ __all__ = ["OnnxNetwork", "from_onnx"]
 FALLBACKS = ("error", "onnxruntime")
 
 MOST_PLANS = 32
-"""Compiled forms of a graph that are kept, where it is compiled for each size or number that comes."""
+"""The most compiled forms of a graph that are kept, if it is compiled for each size or number that comes."""
 
 
 @explained
@@ -237,7 +237,7 @@ class OnnxNetwork:
         return Promises(fits, dict(facts.values), sizes, equal)
 
     def _fits(self, plan: Plan, given: Mapping[str, Array]) -> bool:
-        """Whether axes that were taken for one size have one here; else their numbers count from now on."""
+        """Whether axes that were taken for equal are equal here. If not, the graph depends on their numbers from now on."""
         for one, other in plan.aliases:
             if self._size(one, given) != self._size(other, given):
                 self._ask(one)
@@ -278,7 +278,7 @@ class OnnxNetwork:
 
 @dataclass(frozen=True)
 class _Check:
-    """What an array must be, to be told at once. sizes: None for those that are free."""
+    """A quick check of an input's dtype and sizes. sizes: None for an axis of any size."""
 
     dtype: np.dtype[Any]
     sizes: tuple[int | None, ...]
@@ -289,7 +289,7 @@ class _Check:
         return cls(np.dtype(kind.dtype or "V"), sizes)
 
     def fits(self, value: object) -> bool:
-        """Whether it certainly does."""
+        """True if an array passes. If False, `_as_input` decides, and says what is wrong."""
         if type(value) is not np.ndarray or value.dtype != self.dtype or value.ndim != len(self.sizes):
             return False
         return all(size is None or size == came for size, came in zip(self.sizes, value.shape, strict=True))

@@ -1,4 +1,4 @@
-"""The order of nodes: each behind those whose values it reads. A name that nothing gives, and a cycle, are errors."""
+"""The order of nodes: each follows those whose values it reads. Unknown names and cycles are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a graph in parts: those that become one compiled network each, and those between that do not.
+"""Partitioning: the steps of a graph that become one compiled network each, and the steps between networks.
 
     input --> [NumPy: Transpose] --> [network 1: LSTM, Gemm] --> [another runtime: TopK] --> output
 

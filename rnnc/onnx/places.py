@@ -1,11 +1,12 @@
-"""Where a tensor of ONNX lies in a compiled network: which of its axes is time, which are the rows, which are columns.
+"""The place of a tensor of ONNX in a compiled network: which of its axes is time, which the batch, which are columns.
 
 A network's values are (T, B, N) or (B, N). A tensor of any shape is one of them if at most one of its axes is time and
 one the batch; all others, of sizes that are known, lie side by side in the N columns, in an order of their own:
 
     (B, 2, T, 5)  ->  (T, B, 10), columns of axis 1 outermost
 
-Moving axes around is then a matter of words, until numbers go in or come out (`into_rows`, `out_of_rows`).
+Operators that move axes then only rename them. Numbers are moved where they go in and come out (`into_rows`,
+`out_of_rows`).
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Rows:
 
 
 def _is(size: Dim, other: Dim) -> bool:
-    """Whether it is the same axis, not one that happens to be as long; of plain numbers nobody can tell."""
+    """Whether two sizes are those of one axis. Plain numbers cannot be told apart: equal ones count as one axis."""
     if isinstance(size, Size) and isinstance(other, Size):
         return size.terms == other.terms
     return not isinstance(size, Size) and not isinstance(other, Size) and size == other

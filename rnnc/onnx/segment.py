@@ -62,7 +62,7 @@ def built(steps: Sequence[Step], outputs: Sequence[Tensor], opset: int, frames: 
 
 
 def _check_ends(building: Building, step: Step) -> None:
-    """Of a ragged batch, last states leave the network: rows without steps are seen to outside."""
+    """Raises Left if a step reads last states of a ragged batch: rows without steps are set to zero outside."""
     placed = [building.placed[tensor.name] for tensor in step.tensors if tensor.name in building.made]
     if building.lengths is not None and not all(value.timed for value in placed):
         raise Left("it reads the last state of a ragged batch", later=True)
@@ -198,7 +198,7 @@ class Segment:
             self._clear(values, lengths)
 
     def _call(self, x: Any, state: dict[str, Array] | None, lengths: Array | None) -> dict[str, Array]:
-        """Outputs and last states, by the quickest way there is."""
+        """Outputs and last states, by the fastest kind of call."""
         last: dict[str, Array] = {}
         output: Any
         if self._plain:
@@ -218,7 +218,7 @@ class Segment:
         return steps, batch
 
     def _nothing(self, batch: int) -> dict[str, Array]:
-        """What comes out of sequences without steps."""
+        """The results for sequences without steps."""
         graph = self.network.model.graph()
         shapes = {name: graph.kinds[source] for name, source in graph.outputs.items()}
         made = {
@@ -228,7 +228,7 @@ class Segment:
         return made | {key: np.zeros((batch, width), graph.dtype) for key, width in self._zeros.items()}
 
     def _state(self, values: Mapping[str, Array], batch: int) -> dict[str, Array] | None:
-        """Initial states, if any is given."""
+        """The initial states of a call; None if the file gives none."""
         feeds = self.building.feeds
         if not feeds:
             return None

@@ -4,7 +4,7 @@
     same(batch * 3 // 3, batch)        # True
     int(batch)                         # raises NeedsNumber("batch")
 
-What needs the number of such an axis raises NeedsNumber; whoever reads the graph then does it again with the number
+An operation that needs the number of such an axis raises NeedsNumber. The graph is then read again, with the number
 that a call gives (`rnnc.onnx.trace`).
 """
 

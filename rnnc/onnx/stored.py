@@ -20,7 +20,7 @@ __all__ = ["Folder", "array_of", "raw_array"]
 
 
 class Folder:
-    """Where a model lies, if it came from a path."""
+    """The folder of a model that came from a path."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path

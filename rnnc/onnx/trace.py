@@ -1,7 +1,7 @@
-"""Reading a graph as far as that goes without a call: constants are folded, branches taken, shapes worked out.
+"""Reading a graph before any call: constants are folded, branches are taken, and shapes are worked out.
 
-What is left is a list of steps that each read a tensor of the call. Where the graph depends on the size of an axis, or
-on the numbers in an input, and those are not known, NeedsNumber or NeedsValue says which.
+The result is a list of steps, each of which reads a tensor of the call. If the graph depends on the size of an axis, or
+on the numbers in an input, and these are not known, NeedsNumber or NeedsValue names them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """The graph as far as it could be read. notes: what became of nodes that are not among the steps, for explain()."""
+    """The graph as far as it could be read. notes: for explain(), what became of nodes that are not among the steps."""
 
     inputs: Mapping[str, Tensor]
     steps: Sequence[Step]
@@ -218,7 +218,7 @@ class _Trace:
         self.steps.append(step)
 
     def _unique(self, name: str) -> str:
-        """Branches that are taken one after the other may use a name each."""
+        """A name that no tensor has yet: two branches that are taken may use the same name."""
         while name and name in self.taken:
             name += "'"
         self.taken.add(name)

@@ -1,4 +1,4 @@
-"""What reading a graph knows of its values before any call: constants, and tensors that only a call brings."""
+"""The values of a graph as they are known before any call: constants, and tensors that a call brings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that give axes another order, or add, drop, join and cut axes of columns: in a network they are words."""
+"""Operators that reorder, add, drop, join or cut axes. In a network they only rename axes."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _target(given: Given) -> Dims:
 
 
 def _named_again(wanted: Dims, shape: Dims) -> Dims:
-    """Sizes that a file writes as numbers are the axes of the input that they were, as far as they can be told."""
+    """Sizes that a file writes as numbers, as the axes of the input that they stand for, where that can be told."""
     found, axis = list(wanted), 0
     for n, size in enumerate(wanted):
         while axis < len(shape) and static(shape[axis]) == 1 and static(size) != 1:

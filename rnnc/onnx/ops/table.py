@@ -105,7 +105,7 @@ class Op:
 
 
 MOST_BYTES = 1 << 28
-"""Memory for constants that nodes make of others while a file is read, beyond a multiple of its own constants."""
+"""The most bytes of constants that nodes make of others while a file is read, beyond a multiple of its own."""
 
 
 def check_bytes(size: int, more: int = 0) -> None:
