@@ -237,7 +237,7 @@ class OnnxNetwork:
         return Promises(fits, dict(facts.values), sizes, equal)
 
     def _fits(self, plan: Plan, given: Mapping[str, Array]) -> bool:
-        """Whether axes that were taken for equal are equal here. If not, the graph depends on their numbers from now on."""
+        """Whether axes that were taken for equal are equal here. If not, their numbers count from now on."""
         for one, other in plan.aliases:
             if self._size(one, given) != self._size(other, given):
                 self._ask(one)
