@@ -145,3 +145,30 @@ def test_what_direct_calls_decline_is_refused(change: Any, error: type[Exception
     network.run(plain)
     with raises_saying(error, *words):
         network.run(plain | change)
+
+
+SHAPES: dict[str, tuple[list[Any], int, str]] = {
+    "(D, B, H)": ([], 0, "directly"),
+    "(B, D, H)": ([], 1, "through NumPy"),
+    "(B, H)": ([node("Squeeze", ["h_n", "first"], ["h"])], 0, "directly"),
+    "(H,)": ([node("Squeeze", ["h_n", "both"], ["h"])], 0, "through NumPy"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_last_states_of_any_shape(shape: str) -> None:
+    """Direct calls give last states where these lie one after the other; `Plan.run` gives all others."""
+    moves, layout, way = SHAPES[shape]
+    directions, rng, batch = (2 if layout else 1), np.random.default_rng(0), (3 if layout else 1)
+    constants = {"W": numbers(rng, directions, 9, 4), "R": numbers(rng, directions, 9, 3)}
+    constants |= {"first": np.array([0]), "both": np.array([0, 1])}
+    options = {"direction": "bidirectional" if layout else "forward", "layout": layout}
+    nodes = [node("GRU", ["x", "W", "R"], ["y", "h_n"], hidden_size=3, **options), *moves]
+    sizes = [batch, 5, 4] if layout else [5, batch, 4]
+    file = model(nodes, {"x": ("float32", sizes)}, ["y", "h" if moves else "h_n"], constants, opset=17)
+    network, x = rnnc.from_onnx(file), numbers(rng, *sizes)
+    made = network.run({"x": x})
+    _, plan = network._plans.items()[-1]
+    for name, array in plan.run({"x": x}).items():
+        np.testing.assert_array_equal(made[name], array, strict=True)
+    assert f"{way}\n" in network.explain()

@@ -115,10 +115,13 @@ class _Parts:
     def _last_states(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
         """The slabs that last states are, if they are (directions, B, H), or of one direction (B, H)."""
         axes = self.building.placed[name].axes
-        count, rank = len(keys), len(axes.roles)
-        if rank not in (2, 3) or axes.roles[-2] not in "B1" or count != (axes.size(0) if rank == 3 else 1):
+        if len(axes.roles) < 2:  # a single row of one direction, as (H,)
             return {}
-        return {name: as_slabs(keys, rank - 2)}
+        *lead, rows, _ = axes.roles
+        directions = axes.size(0) if lead else 1
+        if len(lead) > 1 or "B" in lead or rows not in "B1" or len(keys) != directions:
+            return {}
+        return {name: as_slabs(keys, len(lead))}
 
     # ---- inputs
 
