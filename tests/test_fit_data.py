@@ -34,6 +34,17 @@ class Items:
         return self.items[number]
 
 
+class Rows:
+    """An array of another library, in a file: h5py's and zarr's, say. It counts what is read of it."""
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.shape, self.dtype, self.read = array, array.shape, array.dtype, 0
+
+    def __getitem__(self, row: int) -> Any:
+        self.read += 1
+        return self.array[row].copy()
+
+
 def fit(data: Any, model: Any = MODEL, **changes: Any) -> train.Trained:
     options: dict[str, Any] = {"loss": "mse", "epochs": 2, "batch_size": 2, "optimizer": Adam(0.02)}
     return train.fit(model, data, **(options | {"progress": False, "backend": "reference"} | changes))
@@ -73,6 +84,9 @@ def test_arrays_and_files_train_as_the_list_of_their_rows(tmp_path: Path) -> Non
     assert all(map(is_stored, mapped)) and is_stored(mapped[0][1][2:]) and not is_stored(x)
     same(expected, fit(mapped))
     same(expected, fit([(mapped[0][n], mapped[1][n]) for n in range(6)]))
+    stored = Rows(x), Rows(target)
+    same(expected, fit(stored))
+    assert [rows.read for rows in stored] == [2 * 6 + 2] * 2  # two epochs, and the first row, to see what it is
 
 
 def test_elements_of_a_stream_are_items_or_batches_of_any_form() -> None:
@@ -215,7 +229,7 @@ def test_metrics_that_are_none_are_refused(metrics: Any, words: tuple[str, ...])
         fit(series(), validation=series(), metrics=metrics, epochs=1)
 
 
-# -- networks of several inputs and outputs -----------------------------------------------------------
+# -- networks of several inputs and outputs ------------------------------------------------------------
 
 
 def hours() -> Any:

@@ -385,7 +385,7 @@ class _Fit:
         }
         return {
             "model": self.model.to_dict(),
-            "loss": losses,
+            "loss": losses if len(losses) > 1 else next(iter(losses.values())),
             "optimizer": repr(self.step.optimizer),
             "schedule": _named(self.schedule),
             "data": self.data.identity,

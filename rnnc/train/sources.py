@@ -74,7 +74,7 @@ class Store(Protocol):
     def batch(self, rows: Rows, first: int = 0) -> Batch: ...
 
 
-class StoredItems:
+class Listed:
     """A source of items whose lengths are known. kept: whether they are in memory."""
 
     def __init__(self, model: Layered, reader: ItemReader, items: Sequence[Any], plan: Batching, kept: bool) -> None:
@@ -91,7 +91,7 @@ class StoredItems:
         reader = self._reader
         reader.losses = losses
         self._store: Store = (
-            Sequences(self._model, losses, self._items, reader.name) if self._kept else UnreadItems(reader, self._items)
+            Sequences(self._model, losses, self._items, reader.name) if self._kept else OnDisk(reader, self._items)
         )
         self.weighted, self.identity = self._store.weighted, self._store.digest
 
@@ -108,7 +108,7 @@ class StoredItems:
             yield self._store.batch(rows)
 
 
-class UnreadItems:
+class OnDisk:
     """A store of items that stay where they are, such as in memory-mapped files, until a batch reads them."""
 
     def __init__(self, reader: ItemReader, items: Sequence[Any]) -> None:
@@ -166,7 +166,7 @@ def source(model: Layered, losses: Mapping[str, Loss], data: Any, plan: Batching
     if not len(items):
         raise ArgumentTypeError(f"{name}: expected a list of pairs (x, target), got {checks.came(data)}")
     kept = not any(is_stored(leaf) for item in (items if size is None else [data]) for leaf in _leaves(item))
-    return StoredItems(model, reader, list(items) if kept else items, plan, kept)
+    return Listed(model, reader, list(items) if kept else items, plan, kept)
 
 
 def prepare(model: Layered, losses: Mapping[str, Loss], sources: Sequence[Source]) -> dict[str, Loss]:
