@@ -191,6 +191,7 @@ def test_metrics_are_means_over_the_steps_that_are_there() -> None:
         "mae": "mae",
         "own": lambda y, t: abs(y - t).mean(1),
         "batch": lambda y, t: abs(y - t).mean(),
+        "columns": lambda y, t: abs(y - t),
         "rmse": "rmse",
         "wape": ratio,
     }
@@ -199,7 +200,7 @@ def test_metrics_are_means_over_the_steps_that_are_there() -> None:
     output = np.concatenate([network(x[:, None])[:, 0] for x, _ in valid])
     target = np.concatenate([t for _, t in valid])
     found, error = trained.history[-1].metrics, abs(output - target)
-    assert [found[name] for name in ("mae", "own", "batch")] == pytest.approx([error.mean()] * 3, rel=1e-12)
+    assert [found[name] for name in ("mae", "own", "batch", "columns")] == pytest.approx([error.mean()] * 4, rel=1e-12)
     assert found["rmse"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-12)
     assert found["wape"] == pytest.approx(error.sum() / abs(target).sum(), rel=1e-12)
     assert found["rmse"] ** 2 == pytest.approx(trained.history[-1].validation_loss, rel=1e-12)
@@ -217,6 +218,7 @@ def test_accuracy_leaves_out_what_is_ignored() -> None:
     ("metrics", "words"),
     (
         ({"m": lambda y, t: np.zeros(3)}, ("metrics['m']", "one per step", "(3,)")),
+        ({"m": train.Metric(lambda y, t: y, lambda mean: mean)}, ("metrics['m']", "one number from finish", "(3,)")),
         ({"m": lambda y, t: "x"}, ("metrics['m']", "numbers", "'x'")),
         ({"loss": "mae"}, ("metrics", "'loss'")),
         ({"m": "nope"}, ("metrics['m']", "'rmse'")),

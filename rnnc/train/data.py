@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ class Sequences:
         """
         self.model = check_model(model)
         self.losses = objective_of(model, loss).losses
-        if not isinstance(items, (list, tuple)) or len(items) == 0:
+        if not isinstance(items, Sequence) or isinstance(items, str) or len(items) == 0:
             raise ArgumentTypeError(f"{name}: expected a list of pairs (x, target), got {checks.came(items)}")
         self.losses = fitted(model, self.losses, items)
         self._columns = ItemReader(model, self.losses, name).columns(items, range(len(items)))

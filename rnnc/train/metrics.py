@@ -33,7 +33,7 @@ class Metric:
         class is one number; a target that is missing is NaN; steps of which no target counts are left out. It
         returns a number per step, (N,), or several, (N, K); or one number, the mean over the N steps.
     finish: a function of the mean over all steps of the data, a float or an array (K,), that returns the metric. Such
-        are a root (`numpy.sqrt`), or the F1 score from the rates of hits and misses. Default: the mean is the metric.
+        are a root (`numpy.sqrt`), or the F1 score from the rates of hits and misses. Default: the mean of all numbers.
     """
 
     of: Callable[[Any, Any], Any]
@@ -172,9 +172,9 @@ class MetricSum:
         if not self._steps:
             return float("nan")
         mean = self._total / self._steps
-        found = mean if self._metric.finish is None else self._read(self._metric.finish(mean))
+        found = np.mean(mean) if self._metric.finish is None else self._read(self._metric.finish(mean))
         if np.ndim(found):
-            raise self._error(found, "one number; a Metric with finish= makes one of several means")
+            raise self._error(found, "one number from finish")
         return float(found)
 
     def _read(self, found: object) -> Array:
