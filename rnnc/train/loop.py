@@ -200,7 +200,9 @@ class _Fit:
         self.held_out = None
         if validation is not None:
             self.held_out = source(model, losses, validation, settings.plan_of_validation, "validation")
-        self.data.check(settings.epochs)
+        for given in (self.data, self.held_out):
+            if given is not None:
+                given.check(settings.epochs)
         self.losses = prepare(model, losses, [self.data, *([self.held_out] if self.held_out else [])])
         loss = {output: (self.losses[output], part.factor) for output, part in objective.parts.items()}
         self.step = TrainingStep(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -122,7 +122,7 @@ class Streamed:
         if self._elements.once_only and epochs > 1 and self._plan.updates is None:
             raise ArgumentError(
                 f"{self._reader.name}: an iterator can be gone through once, and there are {epochs} epochs; pass the "
-                "generator function itself, or steps_per_epoch="
+                f"generator function itself{', or steps_per_epoch=' if self._reader.name == 'data' else ''}"
             )
 
     def samples(self) -> Iterable[Any]:
@@ -163,23 +163,24 @@ class Streamed:
 
     def _passes(self) -> Iterator[list[Draft]]:
         """Pass after pass, without an end unless the stream has one."""
-        number = 0
-        while True:
-            empty = True
-            for update in self._pass(number, 0):
-                empty = False
-                yield update
-            if empty and not self._elements.once_only:
-                raise ArgumentError(f"{self._reader.name}: pass {number + 1} over it gave no item")
+        for number in count():
+            yield from self._pass(number, 0)
             if self._elements.once_only:
                 return
-            number += 1
 
     def _start(self, number: int, skipped: int) -> Iterator[tuple[int, Any]]:
+        """The elements of a pass, without the first ones. Raises ArgumentError if there is none."""
         if number == 0 and self._first is not None:
             first, self._first = self._first, None
             return islice(first, skipped, None)
-        return self._elements.start(number, skipped)
+        elements = self._elements.start(number, skipped)
+        if skipped or self._elements.once_only:
+            return elements
+        for element in elements:
+            return chain((element,), elements)
+        raise ArgumentError(
+            f"{self._reader.name}: it gave no item when it was started again; pass a function that makes a generator"
+        )
 
     def _pass(self, number: int, done: int) -> Iterator[list[Draft]]:
         """The updates of a pass, without the first ones."""
@@ -211,19 +212,19 @@ class Streamed:
 
     def _batched(self, elements: Iterator[tuple[int, Any]], size: int) -> Iterator[Draft]:
         """Batches of consecutive items, or, if each element is several items, of one element."""
-        count = 0
+        number = 0
         while chunk := list(islice(elements, 1 if self._several else size)):
             if not self._several:
                 yield _draft(chunk)
                 continue
             ((_, element),) = chunk
             if isinstance(element, Batch):
-                count += element.sizes[1]
+                number += element.sizes[1]
                 yield element
             else:
-                items = self._reader.split(count, element)
-                yield list(range(count, count + len(items))), items
-                count += len(items)
+                items = self._reader.split(number, element)
+                yield list(range(number, number + len(items))), items
+                number += len(items)
 
 
 def _draft(items: Sequence[tuple[int, Any]]) -> Draft:
