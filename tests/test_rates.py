@@ -389,8 +389,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with raises_saying(ShapeError, "layer 'sum'", "as many steps"):
         beside({"short": (rnnc.Conv1d(4, 4, 3, padding="valid"), "x")}, "short").advance(series(4))
     down = rnnc.Sequential(rnnc.Conv1d(4, 4, 2, stride=2))
-    with raises_saying(ArgumentError, "model", "strides"):
-        rnnc.train.Sequences(down, "mse", [(series(4), series(2))])
+    x = series(4)[:, 0].astype("float32")
+    with raises_saying(ShapeError, "data[0][1]", "expected 2 steps"):
+        rnnc.train.Sequences(down, "mse", [(x, x[:3])])
     with raises_saying(ArgumentError, "frames of 999000 steps", "1024"):
         chain(rnnc.MaxPool1d(1000), rnnc.MaxPool1d(999), width=4)
     backward = RATED["both directions behind a stride"]
