@@ -77,6 +77,21 @@ def test_the_same_threads_give_the_same_bits(threads: int) -> None:
     np.testing.assert_array_equal(first.flat, second.flat)
 
 
+def test_scratch_memory_is_kept_for_the_next_step_and_grows_when_it_must() -> None:
+    model = tagger()
+    step = train.TrainingStep(model, "cross_entropy", SGD(0.1), threads=1)
+    data = train.Sequences(model, step.loss, tagged())
+
+    def block(rows: int) -> tuple[int, int]:
+        step.step(data.batch(np.arange(rows)))
+        (kept,) = step._trainer._steps[1].kept  # type: ignore[attr-defined]
+        return kept.block, kept.bytes
+
+    small = block(1)
+    assert small[0] and block(1) == small
+    assert block(4)[1] > small[1] and block(1) == block(4)
+
+
 @pytest.mark.parametrize("threads", (1, 3))
 def test_batches_that_count_as_one(threads: int) -> None:
     """The second and third batch add to the dense gradients, and to rows of the table, old and new ones."""

@@ -27,12 +27,14 @@ from rnnc.backends.llvm.asm.target import Target
 
 
 def _calls(module: Module, dtype: str, target: Target) -> None:
+    from rnnc.backends.llvm.kernels.kept_memory import emit_kept_memory
     from rnnc.backends.llvm.kernels.line_copies import emit_line_copies
     from rnnc.backends.llvm.kernels.native_call import emit_native_call
     from rnnc.backends.llvm.kernels.native_halves import emit_native_halves
     from rnnc.backends.llvm.kernels.packers import emit_packer
     from rnnc.backends.llvm.kernels.row_copies import emit_row_copies
 
+    emit_kept_memory(module)
     emit_row_copies(module)
     emit_line_copies(module)
     emit_packer(module, dtype, target)
@@ -62,6 +64,9 @@ def _training(module: Module, dtype: str, target: Target) -> None:
 
 _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
     _calls: (
+        "rnnc_take_memory",
+        "rnnc_give_memory",
+        "rnnc_free_kept",
         "rnnc_first_row",
         "rnnc_copy_rows",
         "rnnc_start_state",

@@ -23,11 +23,13 @@ HEADER = (
     ("ptr", "weights"),
     ("ptr", "scratch"),
     ("ptr", "sources"),
+    ("ptr", "kept"),
 )
 """The first fields. rows, order and lengths are null for a dense batch. rows: the first row of each step (steps + 1
 numbers). order: the caller's row of each sorted row. lengths: the sorted lengths. scratch: memory that the caller keeps
 between the two halves of a computation, or null. sources: the addresses of the arrays that packing reads, if the first
-half is to read weights in place, or null."""
+half is to read weights in place, or null. kept: a record of `rnnc.backends.llvm.kernels.kept_memory`, or null, if a
+computation of one part is to take scratch memory of its own."""
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class PlanFunction(PlanMemory):
                 self._sum(total)
         self._scatter_outputs()
         if not self.two_halves:
-            f.call("void", "free", self.scratch)
+            f.call("void", "rnnc_give_memory", self._field("kept"), self.scratch)
         f.ret(Val("i32", "0"))
         return f
 

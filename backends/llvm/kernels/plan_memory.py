@@ -146,7 +146,7 @@ class PlanMemory:
         if self.two_halves:
             self.scratch = self._field("scratch")
         else:
-            self.scratch = f.call("ptr", "malloc", size)
+            self.scratch = f.call("ptr", "rnnc_take_memory", self._field("kept"), size)
             with f.when(f.is_null(self.scratch)):
                 f.ret(Val("i32", "1"))
                 f._begin(f._label("dead"))

@@ -6,7 +6,9 @@ relies on nothing that an earlier one has filled in partly. The run of the threa
 
 from __future__ import annotations
 
+import ctypes
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from rnnc.backends.llvm.calls.lockstep import Call, Scripts, run_together
 from rnnc.backends.llvm.calls.shards import Shard, even
 from rnnc.backends.llvm.kernels.context import array_field, row_field, step_field, sum_field
 from rnnc.backends.llvm.kernels.gradients import COLLECT, OUT_OF_RANGE, SEGMENT
+from rnnc.backends.llvm.kernels.kept_memory import KEPT
 from rnnc.backends.llvm.kernels.noise import NOISE, filled
 from rnnc.backends.llvm.kernels.packers import SHARE, shares
 from rnnc.backends.llvm.kernels.updates import APPLY, LOSSES_APART, NOT_FINITE, SQUARES_APART
@@ -163,9 +166,12 @@ class ThreadedStep:
         self.targets = [0] * count
         fields = [sum_field(self.code.untimed[name]) for name in self.memory.losses]
         own = [{field: address(losses[n:]) for n, field in enumerate(fields)} for losses in self.losses]
+        self.kept = KEPT.several([{}] * count, apart=True)
         self.contexts = self.code.interface.record.several(
-            [{"weights": trainer.weights} | places for places in own], apart=True
+            [{"weights": trainer.weights, "kept": kept} | places for kept, places in zip(self.kept, own, strict=True)],
+            apart=True,
         )
+        weakref.finalize(self, _free_all, self.runtime("rnnc_free_kept"), self.kept).atexit = False
 
     def _fill_contexts(self, work: Work, shards: Sequence[Shard], arrays: Mapping[str, Array], first: bool) -> None:
         gradients = [self.trainer.gradient if self.count == 1 and first else own for own in self.gradients]
@@ -206,6 +212,13 @@ class ThreadedStep:
 def _shares(size: int, count: int) -> Iterator[tuple[int, int]]:
     for number in range(count):
         yield size * number // count, size * (number + 1) // count
+
+
+def _free_all(free: int, kept: Sequence[Struct]) -> None:
+    """Frees the scratch memory of all members. free: the address of `rnnc_free_kept`."""
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(free)
+    for record in kept:
+        function(record.address)
 
 
 def _segments(code: LlvmCode, memory: Memory) -> tuple[Array, dict[str, int]]:
