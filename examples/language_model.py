@@ -223,7 +223,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--layers", type=int, default=2, metavar="N", help="layers of the LSTM (default: 2)")
     add("--dropout", type=float, default=0.1, metavar="P", help="everywhere (default: 0.1)")
     add("--rate", type=float, default=3e-3, metavar="X", help="the learning rate (default: 0.003)")
-    add("--epochs", type=int, default=8, metavar="N", help="times over the text (default: 8)")
+    add("--epochs", type=int, default=5, metavar="N", help="times over the text (default: 5)")
     add("--batch", type=int, default=32, metavar="N", help="columns of the text (default: 32)")
     add("--window", type=int, default=64, metavar="N", help="steps between updates (default: 64)")
     add("--characters", type=int, metavar="N", help="only the first N characters of the text")

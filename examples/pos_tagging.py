@@ -261,7 +261,7 @@ def side_by_side(
     for batch in batches_of(test, options.batch):
         right["rnnc"] += train.right(evaluation(step.params, batch)[1], batch)
         right["torch"] += peer.right(batch)
-    words = len(test.x)
+    words = int(test.lengths.sum())
     columns = (np.array(list(rows.values())).T for rows in (losses, seconds))
     return (*columns, {name: count / words for name, count in right.items()})
 
