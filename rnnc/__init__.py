@@ -38,7 +38,7 @@ from rnnc.model import Model
 from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
 
 if TYPE_CHECKING:
-    from rnnc import gates, losses, optimizers, schedules, train
+    from rnnc import gates, losses, optimizers, schedules, torch, train
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
     from rnnc.drawing import draw
     from rnnc.files.loading import load
@@ -176,6 +176,7 @@ __all__ = [
     "save",
     "schedules",
     "take",
+    "torch",
     "train",
     "vjp",
 ]
@@ -239,6 +240,7 @@ _LATER = {
     "save": "rnnc.files.models",
     "schedules": "",
     "take": "rnnc.files.weights",
+    "torch": "",
     "train": "",
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import rnnc.torch
 from rnnc.backends.llvm.asm.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,9 +115,10 @@ READERS = {
     *(("rnnc/onnx/" + name, "onnx") for name in ("foreign.py", "network.py", "reading.py", "stored.py")),
     ("rnnc/onnx/foreign.py", "onnxruntime"),
     *(("rnnc/torch/" + name, "torch") for name in ("state_dict.py", "tracing.py")),
+    *(("rnnc/torch/nn/" + path.name, "torch") for path in (ROOT / "rnnc" / "torch" / "nn").glob("*.py")),
 }
 """Model files are read with the package of the extra `onnx`; what is left runs in ONNX Runtime, if asked for. Modules
-of PyTorch are read with PyTorch."""
+of PyTorch are read with PyTorch, and those for its programs run in it."""
 
 
 # ------------------------------------------------------------------------------------------ rooms of a backend
@@ -183,6 +185,7 @@ def test_no_file_is_too_long_to_read() -> None:
 def test_no_public_class_has_a_namesake_in_its_package() -> None:
     """Two classes of one name in one package, and a reader never knows which is meant."""
     allowed = {"Constant"}  # an initializer and a schedule; both are public names
+    allowed |= set(rnnc.torch.__all__)  # PyTorch's names for specs, cells, and modules of rnnc.torch
     found: dict[tuple[str, str], list[str]] = {}
     for package in ("rnnc", "ir", "backends"):
         for path in files(package):

@@ -51,8 +51,8 @@ def check_no_gradient(name: str, value: object) -> None:
     """Raises ArgumentTypeError for a torch tensor that requires gradients."""
     if attribute(value, "requires_grad") is True:
         raise ArgumentTypeError(
-            f"{name}: the tensor requires gradients, and torch would get none through rnnc; pass value.detach() (of "
-            "parameters module.state_dict()), and compute gradients with rnnc.vjp"
+            f"{name}: the tensor requires gradients, and torch would get none through rnnc; use a module "
+            "of rnnc.torch, or pass value.detach() (of parameters module.state_dict()) and call rnnc.vjp"
         )
 
 

@@ -1,0 +1,54 @@
+"""Dropout between layers in training: one call per layer, and torch.nn.functional.dropout between them.
+
+The values are time first, as those of torch.nn's modules, so that PyTorch's generator drops the same there and here.
+It is not so for a PackedSequence, whose values torch.nn drops in their packed order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from rnnc.specs import Spec
+from rnnc.torch.nn.calls import call
+from rnnc.torch.nn.engine import Packed
+from rnnc.torch.nn.gradients import as_state
+
+if TYPE_CHECKING:
+    from rnnc.torch.nn.layers import Layers
+
+__all__ = ["run"]
+
+
+def run(module: Layers, x: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
+    """(output, state) of a module in training."""
+    turned = module.batch_first and x.dim() == 3
+    value = x.transpose(0, 1) if turned else x
+    weights, finals = module.weights(), []
+    states = () if state is None else state if isinstance(state, (tuple, list)) else (state,)
+    for number, (spec, count) in enumerate(_layers(module._plain)):
+        if number:
+            value = functional.dropout(value, module.dropout, True)
+        rows = slice(number * spec.num_directions, (number + 1) * spec.num_directions)
+        initial = as_state([part[rows] for part in states])
+        value, final = call(spec, Packed(), weights[:count], value, initial, lengths)
+        finals.append(final if isinstance(final, tuple) else (final,))
+        weights = weights[count:]
+    last = as_state([torch.cat(parts) for parts in zip(*finals, strict=True)])
+    return value.transpose(0, 1) if turned else value, last
+
+
+@lru_cache(maxsize=128)
+def _layers(spec: Spec) -> list[tuple[Spec, int]]:
+    """The spec of each layer by itself, time first, and the number of its parameters."""
+    found, width = [], spec.input_size
+    for layer in spec.stack().layers:
+        sizes = {"input_size": width, "num_layers": 1, "batch_first": False}
+        one: Spec = replace(spec, **sizes)  # type: ignore[type-var]
+        found.append((one, sum(len(direction.parameters) for direction in layer)))
+        width = spec.output_size
+    return found

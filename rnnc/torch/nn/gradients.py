@@ -1,0 +1,212 @@
+"""The autograd functions of a call. f(p) = (output, final state) of all it reads, p = (x, initial state, parameters):
+
+    Run         p -> f(p)               backward  s -> J' s              forward mode  v -> J v
+    Gradient    (p, s) -> J' s          backward  v -> (H v, J v)        forward mode  (v, w) -> H v + J' w
+
+J is the derivative of f at p, and H the second derivative of <s, f> at p. J' s is `rnnc.vjp`, J v is `rnnc.jvp`, and
+H v + J' w is `rnnc.hvp`. `Underived` runs the latter two, which have no derivatives of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rnnc.ir.errors import ArgumentError
+from rnnc.torch.nn.engine import Engine, array
+
+__all__ = ["TensorCall", "Run", "as_state", "as_tuple"]
+
+Tensors = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class TensorCall:
+    """What a call is besides its tensors: these are x, the initial states, and the parameters, in this order.
+
+    lengths: as of `rnnc.Model.__call__`. states: the number of initial states that are given; 0 if they are zeros.
+    """
+
+    engine: Engine
+    lengths: Any
+    states: int
+
+    def __len__(self) -> int:
+        """The number of tensors that the call reads."""
+        return 1 + self.states + len(self.engine.names)
+
+    def arrays(self, tensors: Tensors) -> tuple[Any, Any, Any]:
+        """(params, x, state), as the derivatives take them, of the tensors or of tangents of them."""
+        states = [array("state", tensor) for tensor in tensors[1 : 1 + self.states]]
+        return self.engine.params(tensors[1 + self.states :]), array("x", tensors[0]), as_state(states)
+
+    def tensors(self, gradients: tuple[Any, Any, Any]) -> tuple[Any, ...]:
+        """The gradients of the call's tensors, from what a derivative returns."""
+        params, x, state = gradients
+        states = as_tuple(state) if self.states else ()
+        return tuple(map(torch.from_numpy, (x, *states, *params.values())))
+
+    def run(self, *tensors: Any) -> tuple[Any, ...]:
+        """The output, the final states, and the pullback."""
+        result, pullback = self.engine.vjp(*self.arrays(tensors), self.lengths)
+        return (*_results(result), pullback)
+
+    def tangent(self, *tensors: Any) -> tuple[Any, ...]:
+        """J v, of (p, v)."""
+        p, v = self.arrays(tensors[: len(self)]), self.arrays(tensors[len(self) :])
+        return _results(self.engine.jvp(p, v, lengths=self.lengths)[1])
+
+    def turned(self, *tensors: Any) -> tuple[Any, ...]:
+        """H v + J' w, of (p, v, s, w), or H v of (p, v, s)."""
+        count, many = len(self), 1 + len(self.engine.spec.states)
+        p, v = self.arrays(tensors[:count]), self.arrays(tensors[count : 2 * count])
+        s, w = tensors[2 * count : 2 * count + many], tensors[2 * count + many :]
+        turned = _seeds(w) if w else (None, None)
+        return self.tensors(self.engine.hvp(p, _seeds(s), v, turned, lengths=self.lengths)[1])
+
+
+class _Function(torch.autograd.Function):  # type: ignore[misc]
+    """The base of the functions. torch.vmap calls them once per element."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        ctx.call, ctx.pullback, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+        found = [cls.apply(*_element(inputs, in_dims, number)) for number in range(info.batch_size)]
+        columns = list(zip(*found, strict=True))
+        tensors = [isinstance(column[0], torch.Tensor) for column in columns]
+        made = tuple(torch.stack(c) if tensor else c for c, tensor in zip(columns, tensors, strict=True))
+        return made, tuple(0 if tensor else None for tensor in tensors)
+
+
+class Run(_Function):
+    """(call, None, *p) -> (output, *final states, pullback). The pullback is no tensor."""
+
+    @staticmethod
+    def forward(call: TensorCall, _: None, *tensors: Any) -> tuple[Any, ...]:
+        return call.run(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        _Function.setup_context(ctx, inputs, output)
+        ctx.pullback = output[-1]
+        ctx.shapes = [result.shape for result in output[:-1]]
+
+    @staticmethod
+    def backward(ctx: Any, *seeds: Any) -> tuple[Any, ...]:
+        call, tensors = ctx.call, ctx.saved_tensors  # raises PyTorch's errors, if one was written to
+        if torch.is_grad_enabled():
+            seeds = tuple(_filled(seeds[:-1], ctx.shapes, tensors[0].dtype))
+            return (None, None, *Gradient.apply(call, ctx.pullback, *tensors, *seeds))
+        return (None, None, *call.tensors(ctx.pullback(*_plain(seeds[:-1], ctx.shapes, tensors[0].dtype))))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *tangents: Any) -> tuple[Any, ...]:
+        tensors = ctx.saved_tensors
+        return (*Underived.apply(ctx.call.tangent, *tensors, *_like(tangents, tensors)), None)
+
+
+class Gradient(_Function):
+    """(call, pullback, *p, *s) -> J' s."""
+
+    @staticmethod
+    def forward(call: TensorCall, pullback: Any, *tensors: Any) -> tuple[Any, ...]:
+        return call.tensors(pullback(*_seeds(tensors[len(call) :])))
+
+    @staticmethod
+    def backward(ctx: Any, *tangents: Any) -> tuple[Any, ...]:
+        call, count = ctx.call, len(ctx.call)
+        p, s = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        v, needed = _like(tangents, p), ctx.needs_input_grad[2:]
+        of_p = Underived.apply(call.turned, *p, *v, *s) if any(needed[:count]) else (None,) * count
+        of_s = Underived.apply(call.tangent, *p, *v) if any(needed[count:]) else (None,) * len(s)
+        return (None, None, *of_p, *of_s)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *tangents: Any) -> tuple[Any, ...]:
+        count = len(ctx.call)
+        p, s = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        v, w = _like(tangents[:count], p), _like(tangents[count:], s)
+        found: tuple[Any, ...] = Underived.apply(ctx.call.turned, *p, *v, *s, *w)
+        return found
+
+
+class Underived(_Function):
+    """(function, *tensors) -> function(*tensors), without derivatives."""
+
+    @staticmethod
+    def forward(function: Callable[..., tuple[Any, ...]], *tensors: Any) -> tuple[Any, ...]:
+        return function(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise ArgumentError("create_graph: rnnc has first and second derivatives; a third one was asked for")
+
+    jvp = backward
+
+
+def as_tuple(state: Any) -> tuple[Any, ...]:
+    """The arrays or tensors of a state, which is bare if there is one, otherwise a tuple."""
+    return state if isinstance(state, tuple) else (state,)
+
+
+def as_state(parts: Sequence[Any]) -> Any:
+    """The inverse of `as_tuple`; None without parts."""
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def _results(result: tuple[Any, Any]) -> tuple[Any, ...]:
+    """(output, state) as tensors in a row."""
+    output, state = result
+    return tuple(map(torch.from_numpy, (output, *as_tuple(state))))
+
+
+def _seeds(seeds: Tensors) -> tuple[Any, Any]:
+    """(d_output, d_state) as a pullback takes them."""
+    output, *states = (array("gradient", seed) for seed in seeds)
+    return output, as_state(states)
+
+
+def _plain(seeds: Tensors, shapes: Sequence[Any], dtype: Any) -> tuple[Any, Any]:
+    """`_seeds`, of which some may be None, for zeros. A pullback takes None for the output, and for all states."""
+    output, *states = seeds
+    d_output = None if output is None else array("gradient", output)
+    if all(state is None for state in states):
+        return d_output, None
+    return d_output, as_state([array("gradient", state) for state in _filled(states, shapes[1:], dtype)])
+
+
+def _filled(tensors: Tensors, shapes: Sequence[Any], dtype: Any) -> list[Any]:
+    """The tensors, with zeros in the place of None."""
+    pairs = zip(tensors, shapes, strict=True)
+    return [torch.zeros(shape, dtype=dtype) if tensor is None else tensor for tensor, shape in pairs]
+
+
+def _like(tangents: Tensors, tensors: Tensors) -> list[Any]:
+    """Tangents of tensors, with zeros in the place of None."""
+    return _filled(tangents, [tensor.shape for tensor in tensors], tensors[0].dtype)
+
+
+def _element(inputs: Tensors, in_dims: tuple[Any, ...], number: int) -> list[Any]:
+    """The arguments of one element of a vmap. Pullbacks of the elements are a tuple."""
+    found = []
+    for value, dim in zip(inputs, in_dims, strict=True):
+        if isinstance(value, torch.Tensor):
+            found.append(value if dim is None else value.select(dim, number))
+        else:
+            found.append(value[number] if isinstance(value, tuple) else value)
+    return found
