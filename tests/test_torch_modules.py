@@ -385,7 +385,7 @@ def test_misuse(graph: bool) -> None:
         with pytest.raises(rnnc.LengthError, match="got 9 in row 0"):
             module(x, lengths=[9, 1, 1])
         with pytest.raises(rnnc.DtypeError, match="module.float()"):
-            rnnc.torch.GRU(N, H).half()(x)
+            rnnc.torch.GRU(N, H).half()(x.half())
 
 
 def test_an_ordinary_model_refuses_what_requires_gradients() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,9 +26,9 @@ class Module(nn.Module):  # type: ignore[misc]
     def __init__(self, spec: Spec, device: Any) -> None:
         super().__init__()
         self.spec = spec
-        self._plain: Spec = replace(spec, dropout=0.0)  # type: ignore[type-var]
-        self._packed = Packed()
+        self._packed = Packed(replace(spec, dropout=0.0))  # type: ignore[type-var]
         self._names = tuple(self.name_of(name) for name in spec.parameter_shapes())
+        self._read = itemgetter(*self._names) if len(self._names) > 1 else _Single(*self._names)
         for field in fields(spec):  # type: ignore[arg-type]
             if field.name not in ("dtype", "spec"):
                 setattr(self, field.name, getattr(spec, field.name))
@@ -50,13 +52,13 @@ class Module(nn.Module):  # type: ignore[misc]
             for weight, start in zip(weights, self.spec.init(seed).values(), strict=True):
                 weight.copy_(torch.from_numpy(start))
 
-    def weights(self) -> list[Any]:
+    def weights(self) -> tuple[Any, ...]:
         """The parameters in the order of the spec: what the module's names are now, parametrized or not."""
-        held = self._parameters
         try:
-            return [held[name] for name in self._names]
+            found: tuple[Any, ...] = self._read(self._parameters)
+            return found
         except KeyError:  # a parametrization, weight_norm or a replica has put an attribute in a parameter's place
-            return [getattr(self, name) for name in self._names]
+            return tuple(getattr(self, name) for name in self._names)
 
     def flatten_parameters(self) -> None:
         """Packs the parameters again in the next call.
@@ -86,6 +88,15 @@ class Module(nn.Module):  # type: ignore[misc]
         self._packed.forget()
 
 
+class _Single(NamedTuple):
+    """`operator.itemgetter` of one name, which returns a tuple all the same."""
+
+    name: str
+
+    def __call__(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (values[self.name],)
+
+
 def spec_dtype(dtype: Any) -> str:
     """The dtype of a spec, from PyTorch's; None is PyTorch's default."""
     return str(torch.get_default_dtype() if dtype is None else dtype).removeprefix("torch.")
@@ -96,6 +107,6 @@ def reset_uniformly(module: Module) -> None:
 
     After the same torch.manual_seed they are the same.
     """
-    bound = module.spec.hidden_size**-0.5
+    bound = 1 / math.sqrt(module.spec.hidden_size)
     for weight in module.parameters():
         nn.init.uniform_(weight, -bound, bound)

@@ -34,7 +34,7 @@ class _Step(Module):
             raise ShapeError(f"input: expected (B, I) or (I,) with I = {self.input_size}, got {tuple(input.shape)}")
         parts = () if hx is None else tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
         state = as_state([part.unsqueeze(0) for part in parts])
-        _, final = call(self._plain, self._packed, self.weights(), input.unsqueeze(0), state, None)
+        _, final = call(self._packed, self.weights(), input.unsqueeze(0), state, None)
         return tuple(part[0] for part in final) if isinstance(final, tuple) else final[0]
 
 

@@ -30,12 +30,12 @@ def run(module: Layers, x: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
     value = x.transpose(0, 1) if turned else x
     weights, finals = module.weights(), []
     states = () if state is None else state if isinstance(state, (tuple, list)) else (state,)
-    for number, (spec, count) in enumerate(_layers(module._plain)):
+    for number, (spec, count) in enumerate(_layers(module._packed.spec)):
         if number:
             value = functional.dropout(value, module.dropout, True)
         rows = slice(number * spec.num_directions, (number + 1) * spec.num_directions)
         initial = as_state([part[rows] for part in states])
-        value, final = call(spec, Packed(), weights[:count], value, initial, lengths)
+        value, final = call(Packed(spec), weights[:count], value, initial, lengths)
         finals.append(final if isinstance(final, tuple) else (final,))
         weights = weights[count:]
     last = as_state([torch.cat(parts) for parts in zip(*finals, strict=True)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from rnnc.checking.arrays import as_array
 from rnnc.compile import Program
 from rnnc.compile import compile as compile_spec
 from rnnc.derivatives import HVP, JVP, VJP, hvp, jvp, vjp
+from rnnc.ir.errors import DtypeError
 from rnnc.model import Model
 from rnnc.specs import Spec
 
@@ -57,9 +58,15 @@ class Engine:
 
 
 @lru_cache(maxsize=512)
-def engine(spec: Spec, threads: int) -> Engine:
-    """The engine of a spec. threads: the most threads of a call, torch.get_num_threads()."""
-    return Engine(spec, threads)
+def engine(spec: Spec, dtype: Any, threads: int) -> Engine:
+    """The engine of a spec in a dtype of PyTorch. threads: the most threads of a call, torch.get_num_threads().
+
+    Raises DtypeError for a dtype that rnnc does not have.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in ("float32", "float64"):
+        raise DtypeError(f"weights: expected float32 or float64, got {name}; use module.float()")
+    return Engine(replace(spec, dtype=name), threads)  # type: ignore[type-var]
 
 
 def array(name: str, tensor: Any) -> NDArray[Any]:
@@ -75,57 +82,52 @@ def array(name: str, tensor: Any) -> NDArray[Any]:
 
 
 class _Held(NamedTuple):
-    """A bound model. versions, places: of the tensors that it was packed from, their counters and addresses."""
+    """A bound model. sources: the tensors that it was packed from, with their counters and addresses."""
 
-    engine: Engine
-    weights: Tensors
-    versions: list[int]
-    places: list[int]
     model: Model
+    threads: int
+    sources: tuple[tuple[Any, int, int], ...]
 
 
 class Packed:
-    """A module's bound model. It is bound again when a parameter is another tensor, lies elsewhere or was written to.
+    """A spec and its bound model, which belong to one module.
 
+    It is bound again when a parameter is another tensor, lies elsewhere or was written to.
     PyTorch counts what is written to a tensor (`Tensor._version`), but not what is written through `.data` or through
     a view that NumPy has. `forget` is for these.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spec: Spec) -> None:
+        """spec: in any dtype; that of the parameters decides."""
+        self.spec = spec
+        self.states = tuple(spec.states)
         self._held: _Held | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Packed, (self.spec,)  # a copy or a pickle of a module starts without one
 
     def forget(self) -> None:
         """The next call binds the parameters again."""
         self._held = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Packed, ()  # a copy or a pickle of a module starts without one
-
-    def model(self, made: Engine, weights: Tensors) -> Model:
+    def model(self, weights: Tensors, threads: int) -> Model:
         """The model of these parameters. Threads may call it at the same time."""
-        try:
-            versions = [weight._version for weight in weights]
-        except RuntimeError:  # made in torch.inference_mode(): PyTorch does not count what is written to it
-            return self._bound(made, weights)
-        places = [weight.data_ptr() for weight in weights]
         held = self._held
-        if (
-            held is not None
-            and held.engine is made
-            and held.versions == versions
-            and held.places == places
-            and all(map(operator.is_, held.weights, weights))
-        ):
-            return held.model
-        model = self._bound(made, weights)
-        # Other processes write to shared memory without this process's counters.
-        shared = any(weight.is_shared() for weight in weights)
-        self._held = None if shared else _Held(made, weights, versions, places, model)
-        return model
+        if held is None or held.threads != threads:
+            return self._bound(weights, threads)
+        for weight, (source, version, place) in zip(weights, held.sources, strict=True):
+            if weight is not source or weight._version != version or weight.data_ptr() != place:
+                return self._bound(weights, threads)
+        return held.model
 
-    @staticmethod
-    def _bound(made: Engine, weights: Tensors) -> Model:
-        return made.program.bind(made.params(weights))
+    def _bound(self, weights: Tensors, threads: int) -> Model:
+        made = engine(self.spec, weights[0].dtype, threads)
+        # PyTorch does not count what is written to tensors made in torch.inference_mode(), nor other processes' writes.
+        counted = not any(weight.is_inference() or weight.is_shared() for weight in weights)
+        sources = [(weight, weight._version, weight.data_ptr()) for weight in weights] if counted else []
+        model = made.program.bind(made.params(weights))
+        self._held = _Held(model, threads, tuple(sources)) if counted else None
+        return model
 
 
 def dtype_of(tensor: Any) -> str:

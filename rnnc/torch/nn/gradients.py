@@ -71,6 +71,13 @@ class TensorCall:
 class _Function(torch.autograd.Function):  # type: ignore[misc]
     """The base of the functions. torch.vmap calls them once per element."""
 
+    @classmethod
+    def apply(cls, *inputs: Any) -> Any:
+        """As of `torch.autograd.Function`, which matches inputs with forward()'s signature first: 40 us per call."""
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*inputs)
+        return super(torch.autograd.Function, cls).apply(*inputs)
+
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         ctx.call, ctx.pullback, *tensors = inputs

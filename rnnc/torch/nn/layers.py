@@ -49,7 +49,7 @@ class Layers(Module):
         """(output, state) of a tensor."""
         if self.dropout and self.training and self.num_layers > 1:
             return dropping.run(self, x, state, lengths)
-        return call(self._plain, self._packed, self.weights(), x, state, lengths)
+        return call(self._packed, self.weights(), x, state, lengths)
 
 
 class Recurrent(Layers):
