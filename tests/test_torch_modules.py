@@ -57,7 +57,8 @@ def outcome(module: Any, *arguments: Any) -> tuple[Any, Any]:
     found = list(tensors(module(*arguments)))
     leaves = [*module.parameters(), *(leaf for leaf in tensors(arguments) if leaf.requires_grad)]
     loss = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view_as(part)).sum() for part in found)
-    return found, torch.autograd.grad(loss, leaves, retain_graph=True)
+    shared = any(isinstance(argument, PackedSequence) for argument in arguments)  # its graph is used again
+    return found, torch.autograd.grad(loss, leaves, retain_graph=shared)
 
 
 def drawn(*shape: int, dtype: Any = None) -> Any:
@@ -365,6 +366,64 @@ def test_autocast_runs_in_the_dtype_of_the_parameters() -> None:
     assert output.dtype is torch.float32
     output.sum().backward()
     assert module[0].weight.grad is not None
+
+
+class Compiled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = rnnc.torch.LSTM(N, H, 2, batch_first=True, dropout=0.5)
+        self.cell = rnnc.torch.GRUCell(H, H)
+
+    def forward(self, x: Any) -> Any:
+        output, (h, _) = self.rnn(x)
+        return self.cell(output[:, -1], h[0])
+
+
+@pytest.mark.rare
+@pytest.mark.filterwarnings("ignore")
+def test_torch_compile_sees_one_graph_for_any_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    from rnnc.torch.nn.gradients import TensorCall
+
+    passes = []
+    forward = TensorCall.run
+    monkeypatch.setattr(TensorCall, "run", lambda self, *tensors: passes.append(1) or forward(self, *tensors))
+    torch.manual_seed(0)
+    module = Compiled()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    for steps in 4, 40, 41:
+        x = drawn(B, steps, N)
+        for training in True, False:
+            module.train(training)
+            found = outcome(compiled, x)
+            assert len(passes) == (3 if training else 2), "one per layer with dropout: backward runs none again"
+            passes.clear()
+            check_same(found[0] + list(found[1]), sum(map(list, outcome(module, x)), []))
+            passes.clear()
+    assert counter.frame_count <= 4, "for each mode, one for 4 steps and one for any number"
+    with torch.no_grad():
+        compiled(x)
+        held = module.rnn._packed._held
+        check_same(compiled(x), module(x))
+    assert held is not None and held is module.rnn._packed._held
+    check_same(torch.export.export(module, (x,)).module()(x), module(x))
+
+
+@pytest.mark.rare
+@pytest.mark.filterwarnings("ignore")
+def test_operators_are_as_torch_wants_them() -> None:
+    module = rnnc.torch.GRU(N, H)
+    packed, weights = module._packed, list(module.parameters())
+    lengths = torch.tensor([4, 2, 0])
+    arguments = (drawn(T, B, N), [drawn(1, B, H)], weights, lengths)
+    torch.library.opcheck(torch.ops.rnnc.run, (packed.key, packed.owner, *arguments, True))
+    ticket = torch.zeros(1, dtype=torch.float64)  # of no call: the forward pass runs again
+    seeds = [torch.ones(T, B, H), torch.ones(1, B, H)]
+    found = torch.ops.rnnc.gradient(packed.key, ticket, *arguments, seeds)
+    output, h_n = module(arguments[0], arguments[1][0], lengths=lengths)
+    check_same(found, torch.autograd.grad(output.sum() + h_n.sum(), [arguments[0], *arguments[1], *weights]))
 
 
 @pytest.mark.parametrize("graph", (True, False))

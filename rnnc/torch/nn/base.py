@@ -54,6 +54,8 @@ class Module(nn.Module):  # type: ignore[misc]
 
     def weights(self) -> tuple[Any, ...]:
         """The parameters in the order of the spec: what the module's names are now, parametrized or not."""
+        if torch.compiler.is_compiling():
+            return tuple(getattr(self, name) for name in self._names)
         try:
             found: tuple[Any, ...] = self._read(self._parameters)
             return found

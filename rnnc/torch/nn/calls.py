@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError
+from rnnc.torch.nn import operators
 from rnnc.torch.nn.engine import Packed, array, engine
 from rnnc.torch.nn.gradients import Run, TensorCall, as_state
 
@@ -26,11 +27,14 @@ def call(packed: Packed, weights: Tensors, x: Any, state: Any, lengths: Any) -> 
     """
     if not isinstance(x, torch.Tensor):
         raise ArgumentTypeError(f"input: expected a tensor, got {checks.came(x)}")
-    states, dtype = (), weights[0].dtype
+    states: tuple[Any, ...] = ()
+    dtype = weights[0].dtype
     if x.dtype is not dtype:
         x = _cast("input", x, dtype)
     if state is not None:
         states = tuple([_cast("hx", part, dtype) for part in _states(packed.states, state)])
+    if torch.compiler.is_compiling():
+        return operators.call(packed, x, states, tuple(weights), lengths)
     if _wants_graph(x, states, weights):
         packed.forget()  # an optimiser comes next, and may write past PyTorch's counters
         made = engine(packed.spec, dtype, torch.get_num_threads())

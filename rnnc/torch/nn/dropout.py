@@ -7,7 +7,6 @@ It is not so for a PackedSequence, whose values torch.nn drops in their packed o
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from rnnc.torch.nn.gradients import as_state
 if TYPE_CHECKING:
     from rnnc.torch.nn.layers import Layers
 
-__all__ = ["run"]
+__all__ = ["layers", "run"]
 
 
 def run(module: Layers, x: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
@@ -30,25 +29,28 @@ def run(module: Layers, x: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
     value = x.transpose(0, 1) if turned else x
     weights, finals = module.weights(), []
     states = () if state is None else state if isinstance(state, (tuple, list)) else (state,)
-    for number, (spec, count) in enumerate(_layers(module._packed.spec)):
+    directions = module.spec.num_directions
+    for number, (packed, count) in enumerate(module._by_layer):
         if number:
             value = functional.dropout(value, module.dropout, True)
-        rows = slice(number * spec.num_directions, (number + 1) * spec.num_directions)
+        rows = slice(number * directions, (number + 1) * directions)
         initial = as_state([part[rows] for part in states])
-        value, final = call(Packed(spec), weights[:count], value, initial, lengths)
+        value, final = call(packed, weights[:count], value, initial, lengths)
         finals.append(final if isinstance(final, tuple) else (final,))
         weights = weights[count:]
     last = as_state([torch.cat(parts) for parts in zip(*finals, strict=True)])
     return value.transpose(0, 1) if turned else value, last
 
 
-@lru_cache(maxsize=128)
-def _layers(spec: Spec) -> list[tuple[Spec, int]]:
-    """The spec of each layer by itself, time first, and the number of its parameters."""
-    found, width = [], spec.input_size
+def layers(spec: Spec) -> list[tuple[Packed, int]]:
+    """Each of several layers by itself, time first, and the number of its parameters; none of a single layer."""
+    found: list[tuple[Packed, int]] = []
+    if spec.num_layers == 1:
+        return found
+    width = spec.input_size
     for layer in spec.stack().layers:
         sizes = {"input_size": width, "num_layers": 1, "batch_first": False}
         one: Spec = replace(spec, **sizes)  # type: ignore[type-var]
-        found.append((one, sum(len(direction.parameters) for direction in layer)))
+        found.append((Packed(one), sum(len(direction.parameters) for direction in layer)))
         width = spec.output_size
     return found

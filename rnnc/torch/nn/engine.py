@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from numpy.typing import NDArray
 
@@ -13,11 +16,11 @@ from rnnc.checking.arrays import as_array
 from rnnc.compile import Program
 from rnnc.compile import compile as compile_spec
 from rnnc.derivatives import HVP, JVP, VJP, hvp, jvp, vjp
-from rnnc.ir.errors import DtypeError
+from rnnc.ir.errors import DtypeError, RnncError
 from rnnc.model import Model
 from rnnc.specs import Spec
 
-__all__ = ["Engine", "Packed", "array", "dtype_of", "engine"]
+__all__ = ["OWNERS", "Engine", "Packed", "array", "dtype_of", "engine", "spec_of"]
 
 Tensors = Sequence[Any]
 
@@ -81,6 +84,26 @@ def array(name: str, tensor: Any) -> NDArray[Any]:
         return as_array(name, tensor.detach() if hasattr(tensor, "detach") else tensor)
 
 
+_SPECS: dict[str, Spec] = {}
+
+
+@lru_cache(maxsize=512)
+def key_of(spec: Spec) -> str:
+    """The text that stands for a spec in PyTorch's graphs: its JSON, unless its cell has none."""
+    with warnings.catch_warnings(action="ignore"):  # of cells in a script: the spec itself is remembered here
+        try:
+            key = spec.to_json()
+        except RnncError:
+            key = f"{type(spec).__name__} {len(_SPECS)}"
+    _SPECS[key] = spec
+    return key
+
+
+def spec_of(key: str) -> Spec:
+    """The spec that a text stands for. Raises ArgumentError or ArgumentTypeError as `rnnc.Spec.from_json`."""
+    return _SPECS[key] if key in _SPECS else Spec.from_json(key)
+
+
 class _Held(NamedTuple):
     """A bound model. sources: the tensors that it was packed from, with their counters and addresses."""
 
@@ -100,6 +123,9 @@ class Packed:
     def __init__(self, spec: Spec) -> None:
         """spec: in any dtype; that of the parameters decides."""
         self.spec = spec
+        self.key = key_of(spec)
+        self.owner = str(next(_NUMBERS))
+        OWNERS[self.owner] = self
         self.states = tuple(spec.states)
         self._held: _Held | None = None
 
@@ -128,6 +154,11 @@ class Packed:
         model = made.program.bind(made.params(weights))
         self._held = _Held(model, threads, tuple(sources)) if counted else None
         return model
+
+
+_NUMBERS = itertools.count()
+OWNERS: WeakValueDictionary[str, Packed] = WeakValueDictionary()
+"""All of this process by their `owner`, for graphs, which do not hold objects."""
 
 
 def dtype_of(tensor: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from rnnc.ir.errors import ArgumentError
+from rnnc.model import Model
 from rnnc.torch.nn.engine import Engine, array
 
 __all__ = ["TensorCall", "Run", "as_state", "as_tuple"]
@@ -53,6 +54,15 @@ class TensorCall:
         """The output, the final states, and the pullback."""
         result, pullback = self.engine.vjp(*self.arrays(tensors), self.lengths)
         return (*_results(result), pullback)
+
+    def plain(self, model: Model, *tensors: Any) -> tuple[Any, ...]:
+        """The output and the final states, by the bound model."""
+        _, x, state = self.arrays(tensors)
+        return _results(model(x, state, lengths=self.lengths))
+
+    def pulled(self, pullback: Any, *seeds: Any) -> tuple[Any, ...]:
+        """J' s, of s."""
+        return self.tensors(pullback(*_seeds(seeds)))
 
     def tangent(self, *tensors: Any) -> tuple[Any, ...]:
         """J v, of (p, v)."""
@@ -126,7 +136,7 @@ class Gradient(_Function):
 
     @staticmethod
     def forward(call: TensorCall, pullback: Any, *tensors: Any) -> tuple[Any, ...]:
-        return call.tensors(pullback(*_seeds(tensors[len(call) :])))
+        return call.pulled(pullback, *tensors[len(call) :])
 
     @staticmethod
     def backward(ctx: Any, *tangents: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from rnnc.torch.nn.calls import call
 
 if TYPE_CHECKING:
     from rnnc.cells import Cell
+    from rnnc.specs import Spec
 
 __all__ = ["GRU", "LSTM", "RNN", "Layers", "Recurrent"]
 
@@ -23,6 +24,15 @@ class Layers(Module):
     """Layers of a cell, called as torch.nn.LSTM is."""
 
     __module__ = "rnnc.torch"
+
+    def __init__(self, spec: Spec, device: Any) -> None:
+        super().__init__(spec, device)
+        self._by_layer = dropping.layers(self._packed.spec)
+
+    def _forget(self) -> None:
+        super()._forget()
+        for layer, _ in self._by_layer:
+            layer.forget()
 
     @property
     def all_weights(self) -> list[list[Any]]:
