@@ -10,6 +10,7 @@ import sys
 import types
 import unittest
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -445,6 +446,63 @@ def test_misuse(graph: bool) -> None:
             module(x, lengths=[9, 1, 1])
         with pytest.raises(rnnc.DtypeError, match="module.float()"):
             rnnc.torch.GRU(N, H).half()(x.half())
+
+
+RANK = """
+import os, sys, torch, rnnc, torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+rank, store = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+torch.manual_seed(0)
+x, y = torch.randn(8, 5, 3), torch.randn(8, 2)
+
+
+class Last(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = rnnc.torch.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+def losses(wrap, x, y):
+    torch.manual_seed(1)
+    module = wrap(Last())
+    optimizer, found = torch.optim.Adam(module.parameters(), lr=0.1), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        found.append((module(x) - y).square().mean())
+        found[-1].backward()
+        optimizer.step()
+        with torch.no_grad():
+            found.append((module(x) - y).square().mean())
+    return torch.stack(found).detach()
+
+
+whole = losses(lambda module: module, x, y)
+mesh = init_device_mesh("cpu", (2,))
+for wrap in nn.parallel.DistributedDataParallel, lambda module: fully_shard(module, mesh=mesh) or module:
+    part = losses(wrap, x[rank::2], y[rank::2])
+    dist.all_reduce(part)
+    torch.testing.assert_close(part / 2, whole, rtol=1e-5, atol=1e-6)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.rare
+def test_two_processes_with_halves_of_a_batch_train_as_one(tmp_path: Path) -> None:
+    """DistributedDataParallel, and FSDP, which frees and fills the memory of parameters at every call."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()
 
 
 def test_an_ordinary_model_refuses_what_requires_gradients() -> None:

@@ -74,6 +74,10 @@ class Module(nn.Module):  # type: ignore[misc]
         self._forget()
         return super().train(mode)
 
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._forget()  # where the parameters are sharded, PyTorch does not count the writes to them
+        super()._load_from_state_dict(*arguments)
+
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults."""
         return ", ".join(self._shown())

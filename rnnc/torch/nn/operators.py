@@ -63,7 +63,7 @@ def run(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], le
         _TICKETS[ticket.ctypes.data] = ticket
     else:
         packed = OWNERS.get(owner) or Packed(made.engine.spec)
-        results = list(made.plain(packed.model(weights, torch.get_num_threads()), x, *states, *weights))
+        results = list(made.plain(packed.model(tuple(weights), torch.get_num_threads()), x, *states, *weights))
     return [*results, torch.from_numpy(ticket)]
 
 
