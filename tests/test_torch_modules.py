@@ -360,6 +360,22 @@ def test_accelerate_of_a_single_module_returns_another() -> None:
         rnnc.torch.accelerate([module])
 
 
+def test_from_torch_reads_the_modules() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = rnnc.torch.GRU(N, H, batch_first=True)
+            self.second = rnnc.torch.Recurrent(Leaky(), H, H, batch_first=True, bidirectional=True)
+
+        def forward(self, x: Any) -> Any:
+            return self.second(self.first(x)[0])[0]
+
+    module, x = Whole(), drawn(B, T, N).detach()
+    network = rnnc.from_torch(module)
+    check_same(torch.from_numpy(network(x)), module(x))
+    assert module.load_state_dict(network.to_torch_state_dict())
+
+
 def test_autocast_runs_in_the_dtype_of_the_parameters() -> None:
     module = nn.Sequential(nn.Linear(N, N), rnnc.torch.GRU(N, H))
     with torch.autocast("cpu", dtype=torch.bfloat16):

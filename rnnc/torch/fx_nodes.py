@@ -10,7 +10,7 @@ from rnnc.torch.tracing import kind_of, place_of
 
 __all__ = ["calls_cells", "check_in_place", "declared_widths", "function_name", "uses"]
 
-RECURRENT = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
+RECURRENT = ("RNN", "GRU", "LSTM", "Recurrent", "RNNCell", "GRUCell", "LSTMCell")
 SAME = ("getitem", "long", "int", "to", "cpu", "contiguous", "t", "transpose", "permute")
 """Functions whose result is read as what they read."""
 VIEWS = (*SAME, "squeeze", "unsqueeze", "view", "reshape", "flatten", "expand", "chunk", "split", "swapaxes", "detach")

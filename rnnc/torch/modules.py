@@ -184,6 +184,7 @@ MODULES: Mapping[str, Read] = {
     "RNN": recurrent_layer,
     "GRU": recurrent_layer,
     "LSTM": recurrent_layer,
+    "Recurrent": recurrent_layer,
     "RNNCell": cell,
     "GRUCell": cell,
     "LSTMCell": cell,

@@ -23,12 +23,7 @@ def recurrent_layer(r: Reader, m: Any, x: Any, hx: Any = None) -> Result:
     axes = (BATCH, STEPS, WIDTH) if m.batch_first else (STEPS, BATCH, WIDTH)
     if not value.packed and value.axes != axes:
         raise TorchError(f"it reads ({', '.join(axes)}), as batch_first={m.batch_first}; {value} came")
-    options: dict[str, Any] = {
-        "bias": m.bias,
-        "dropout": m.dropout if m.num_layers > 1 else 0.0,  # torch's does nothing in one layer
-        "bidirectional": m.bidirectional,
-    }
-    spec = _spec(r, m, m.mode, m.num_layers, options | ({"proj_size": m.proj_size} if m.proj_size else {}))
+    spec = _layers(r, m)
     weights = r.weights(m, spec)
     starts = _starts(r, spec, hx)
     made = r.apply(spec, (value,), value, weights, starts=starts)
@@ -55,6 +50,16 @@ def cell(r: Reader, m: Any, x: Any, hx: Any = None) -> Any:
     last = [_last_values(made.source, state, width, spec) for state, width in spec.states.items()]
     others = [Opaque(f"{state.source}, which is known behind the last step,", state.taken(0, 0)) for state in last[1:]]
     return Result((made, *others)) if others else made
+
+
+def _layers(r: Reader, m: Any) -> Spec:
+    """The spec of a module of whole sequences. Those of rnnc.torch have one."""
+    dropout = m.dropout if m.num_layers > 1 else 0.0  # torch's does nothing in one layer
+    if hasattr(m, "spec"):
+        dtype = r.parts.check_dtype(Weight(f"{r.path}.{m._names[0]}", m.weights()[0]))
+        return replace(m.spec, dropout=dropout, batch_first=r.guess.batch_first, dtype=dtype)  # type: ignore[no-any-return]
+    options = {"bias": m.bias, "dropout": dropout, "bidirectional": m.bidirectional}
+    return _spec(r, m, m.mode, m.num_layers, options | ({"proj_size": m.proj_size} if m.proj_size else {}))
 
 
 def _spec(r: Reader, m: Any, mode: str, layers: int, options: dict[str, Any]) -> Spec:

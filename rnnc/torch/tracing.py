@@ -73,7 +73,9 @@ CONTAINERS = ("Sequential", "ModuleList", "ModuleDict", "ParameterList", "Parame
 
 
 def kind_of(module: Any) -> str | None:
-    """The name of the class of torch.nn whose forward() the module runs; None of containers and of others' modules."""
+    """The name of the class, of torch.nn or rnnc.torch, whose forward() the module runs; None of all others."""
+    if type(module).__module__ == "rnnc.torch":
+        return type(module).__name__
     for base in type(module).__mro__:
         if base.__module__.startswith(("torch.nn.", "torch.ao.")):
             own = type(module).forward is getattr(base, "forward", None) and base.__name__ not in CONTAINERS
