@@ -22,9 +22,12 @@ from tests.refusals import raises_saying
 from tests.training_data import tagged, tagger
 
 
+MODEL = tagger(num_layers=1, bidirectional=False)
+
+
 def fit(**changes: Any) -> train.Trained:
     options: dict[str, Any] = {"epochs": 3, "batch_size": 2, "optimizer": Adam(0.02), "progress": False}
-    return train.fit(tagger(), tagged(), **(options | {"backend": "reference"} | changes))
+    return train.fit(MODEL, tagged(), **(options | {"backend": "reference"} | changes))
 
 
 class Watch(train.Callback):
@@ -116,7 +119,7 @@ def test_an_interrupted_training_returns_what_was_trained_so_far() -> None:
     params = dict(whole.params)
     with keyboard():
         ends = [
-            trained(_Profile(moment, "/rnnc/train/")) for moment in range(0, counting.count - 99, counting.count // 8)
+            trained(_Profile(moment, "/rnnc/train/")) for moment in range(0, counting.count - 99, counting.count // 6)
         ]
     assert sum(end.interrupted for end in ends) >= 4 and len({end.updates for end in ends}) > 2
     for end in ends:

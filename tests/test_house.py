@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,25 @@ def files(*folders: str, patterns: tuple[str, ...] = ("*.py",)) -> list[Path]:
     return sorted(path for path in found if "__pycache__" not in path.parts)
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> tuple[str, ...]:
     """Every module a file imports, at its top or inside a function; `from a import b` counts as a and as a.b."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found: list[str] = []
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names))
+    return tuple(found)
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements, without a walk through their expressions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield child
+            yield from statements(child)
 
 
 def within(module: str, *packages: str) -> bool:
