@@ -21,7 +21,6 @@ from tests.interrupted import _Profile
 from tests.refusals import raises_saying
 from tests.training_data import tagged, tagger
 
-
 MODEL = tagger(num_layers=1, bidirectional=False)
 
 
