@@ -48,13 +48,13 @@ def assert_llvm_is_right(stack: Stack) -> None:
             assert error(found[name], value) <= TOLERANCE[stack.dtype], name
 
 
-@settings(max_examples=14)
+@settings(max_examples=11)
 @given(stacks())
 def test_random_cells(stack: Stack) -> None:
     assert_llvm_is_right(stack)
 
 
-@settings(max_examples=14)
+@settings(max_examples=10)
 @given(stacks(recipe=GRID_RECIPES))
 def test_random_cells_of_several_axes(stack: Stack) -> None:
     assert_llvm_is_right(stack)

@@ -58,7 +58,7 @@ def test_one_program_serves_every_length_and_batch(backend: str) -> None:
     """Nothing of T or B is compiled in: one bound model takes them all, in any order."""
     base = Case("gru", num_layers=2, bidirectional=True, dtype="float64")
     model = compiled(base, backend)
-    for steps, batch in ((1, 1), (2000, 1), (3, 17), (1, 64), (40, 2), (2, 1)):
+    for steps, batch in ((1, 1), (300, 1), (3, 17), (1, 64), (40, 2), (2, 1)):
         other = other_sizes(base, steps, batch, "mixed")
         assert_close(other.call(model), other.expected(), "float64")
 

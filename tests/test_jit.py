@@ -70,7 +70,7 @@ def test_an_equal_part_of_another_module_is_not_compiled_again(monkeypatch: pyte
 
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 def test_code_that_is_compiled_quickly_computes_the_same_bits(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = rnnc.LSTM(5, 9, 2, bidirectional=True, dtype=dtype)
+    spec = rnnc.LSTM(5, 9, bidirectional=True, dtype=dtype)
     x = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(dtype)
     results = []
     for effort in ("0", "3"):
