@@ -16,7 +16,7 @@ import rnnc
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = {
     "forecasting": "--sites 3 --weeks 8 --hidden 8 --window 168 --batch 4 --epochs 2 --quiet --threads 1".split(),
-    "language_model": "--characters 12000 --hidden 16 --embedding 12 --batch 8 --epochs 2 --length 100 --quiet --threads 1".split(),
+    "language_model": "--characters 12000 --hidden 16 --embedding 12 --batch 8 --epochs 2 --quiet --threads 1".split(),
 }
 
 
