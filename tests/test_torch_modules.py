@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import subprocess
@@ -52,11 +53,11 @@ def pair(name: str, *arguments: Any, **options: Any) -> tuple[Any, Any]:
     return ours, theirs
 
 
-def outcome(module: Any, *arguments: Any) -> tuple[Any, Any]:
+def outcome(module: Any, *arguments: Any, parameters: Any = None) -> tuple[Any, Any]:
     """The results, and the gradients of parameters and arguments, all for one seed."""
     torch.manual_seed(2)
     found = list(tensors(module(*arguments)))
-    leaves = [*module.parameters(), *(leaf for leaf in tensors(arguments) if leaf.requires_grad)]
+    leaves = [*(parameters or module.parameters()), *(leaf for leaf in tensors(arguments) if leaf.requires_grad)]
     loss = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view_as(part)).sum() for part in found)
     shared = any(isinstance(argument, PackedSequence) for argument in arguments)  # its graph is used again
     return found, torch.autograd.grad(loss, leaves, retain_graph=shared)
@@ -237,6 +238,27 @@ def test_a_backward_may_come_once_and_only_for_what_was_read() -> None:
         module.weight_hh_l0.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace"):
         loss.backward()
+
+
+def test_what_a_call_keeps_goes_when_torch_frees_its_graph() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    from rnnc.torch.nn import tickets
+
+    module, x = rnnc.torch.GRU(N, H), drawn(T, B, N)
+    expected = outcome(module, x)[1]
+    gc.collect()
+    before = len(tickets._BY_ADDRESS)
+    loss = module(x)[0].sum()
+    assert len(tickets._BY_ADDRESS) == before + 1
+    loss.backward()
+    assert len(tickets._BY_ADDRESS) == before, "and loss is still there"
+    found = outcome(lambda x: checkpoint(module, x, use_reentrant=False), x, parameters=module.parameters())
+    check_same(found[1], expected)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda copied: copied):  # the forward pass runs again
+        results = module(x)
+        assert len(tickets._BY_ADDRESS) == before
+    check_same(outcome(lambda _: results, x, parameters=module.parameters())[1], expected)
 
 
 # -------------------------------------------------------------------------------------------- parameters

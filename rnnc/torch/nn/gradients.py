@@ -18,6 +18,7 @@ import torch
 from rnnc.ir.errors import ArgumentError
 from rnnc.model import Model
 from rnnc.torch.nn.engine import Engine, array
+from rnnc.torch.nn.tickets import kept_by, ticket_for
 
 __all__ = ["TensorCall", "Run", "as_state", "as_tuple"]
 
@@ -55,6 +56,11 @@ class TensorCall:
         result, pullback = self.engine.vjp(*self.arrays(tensors), self.lengths)
         return (*_results(result), pullback)
 
+    def pullback(self, ticket: Any, *tensors: Any) -> Any:
+        """The pullback that a ticket owns. Without one the forward pass runs again."""
+        found = kept_by(ticket)
+        return self.run(*tensors)[-1] if found is None else found
+
     def plain(self, model: Model, *tensors: Any) -> tuple[Any, ...]:
         """The output and the final states, by the bound model."""
         _, x, state = self.arrays(tensors)
@@ -90,7 +96,7 @@ class _Function(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        ctx.call, ctx.pullback, *tensors = inputs
+        ctx.call, _, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -114,16 +120,21 @@ class Run(_Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         _Function.setup_context(ctx, inputs, output)
-        ctx.pullback = output[-1]
         ctx.shapes = [result.shape for result in output[:-1]]
+        ctx.pullback = output[-1] if torch._C._are_functorch_transforms_active() else None
+        if ctx.pullback is None:
+            ctx.save_for_backward(*inputs[2:], ticket_for(output[-1]))
 
     @staticmethod
     def backward(ctx: Any, *seeds: Any) -> tuple[Any, ...]:
-        call, tensors = ctx.call, ctx.saved_tensors  # raises PyTorch's errors, if one was written to
+        call, pullback, tensors = ctx.call, ctx.pullback, ctx.saved_tensors  # raises PyTorch's errors
+        if pullback is None:
+            *tensors, ticket = tensors
+            pullback = call.pullback(ticket, *tensors)
         if torch.is_grad_enabled():
             seeds = tuple(_filled(seeds[:-1], ctx.shapes, tensors[0].dtype))
-            return (None, None, *Gradient.apply(call, ctx.pullback, *tensors, *seeds))
-        return (None, None, *call.tensors(ctx.pullback(*_plain(seeds[:-1], ctx.shapes, tensors[0].dtype))))
+            return (None, None, *Gradient.apply(call, pullback, *tensors, *seeds))
+        return (None, None, *call.tensors(pullback(*_plain(seeds[:-1], ctx.shapes, tensors[0].dtype))))
 
     @staticmethod
     def jvp(ctx: Any, _: None, __: None, *tangents: Any) -> tuple[Any, ...]:

@@ -1,32 +1,21 @@
 """A call as operators of PyTorch, for torch.compile and torch.export: rnnc::run and rnnc::gradient.
 
 In their graphs a call is one node, however many steps it has. These graphs hold tensors alone, not what `run` keeps for
-`gradient`. So `run` returns a ticket: a tensor whose memory owns what is kept, which lives as long as PyTorch keeps the
-ticket. If PyTorch has kept a copy of the ticket, `gradient` runs the forward pass again.
+`gradient`. So `run` returns a ticket (`rnnc.torch.nn.tickets`). If PyTorch has kept a copy of it, `gradient` runs the
+forward pass again.
 """
 
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 
 from rnnc.torch.nn.engine import OWNERS, Packed, engine, spec_of
 from rnnc.torch.nn.gradients import TensorCall, as_state
+from rnnc.torch.nn.tickets import ticket_for
 
 __all__ = ["call"]
-
-
-class _Ticket(np.ndarray[Any, Any]):
-    """The memory of a ticket. pullback: what a call has kept for its gradients."""
-
-    pullback: Any
-
-
-_TICKETS: WeakValueDictionary[int, _Ticket] = WeakValueDictionary()
-"""The tickets by address."""
 
 
 def call(packed: Packed, x: Any, states: tuple[Any, ...], weights: tuple[Any, ...], lengths: Any) -> tuple[Any, Any]:
@@ -57,14 +46,13 @@ def run(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], le
     owner: of the module's `Packed`, whose bound model runs the call if record is False: if no gradients follow.
     """
     made = _call(spec, states, weights, lengths)
-    ticket = np.zeros(1).view(_Ticket)
+    pullback = None
     if record:
-        *results, ticket.pullback = made.run(x, *states, *weights)
-        _TICKETS[ticket.ctypes.data] = ticket
+        *results, pullback = made.run(x, *states, *weights)
     else:
         packed = OWNERS.get(owner) or Packed(made.engine.spec)
         results = list(made.plain(packed.model(tuple(weights), torch.get_num_threads()), x, *states, *weights))
-    return [*results, torch.from_numpy(ticket)]
+    return [*results, ticket_for(pullback)]
 
 
 @run.register_fake  # type: ignore[untyped-decorator]
@@ -83,9 +71,7 @@ def gradient(
 ) -> list[Any]:
     """The gradients of [x, *states, *weights]."""
     made = _call(spec, states, weights, lengths)
-    held = _TICKETS.get(ticket.data_ptr())
-    pullback = made.run(x, *states, *weights)[-1] if held is None else held.pullback
-    return list(made.pulled(pullback, *seeds))
+    return list(made.pulled(made.pullback(ticket, x, *states, *weights), *seeds))
 
 
 @gradient.register_fake  # type: ignore[untyped-decorator]
