@@ -27,10 +27,11 @@ _BY_ADDRESS: WeakValueDictionary[int, _Memory] = WeakValueDictionary()
 def ticket_for(kept: Any) -> Any:
     """A new ticket: float64 (1,). kept: what it owns, None for nothing."""
     memory = np.zeros(1).view(_Memory)
+    ticket = torch.from_numpy(memory)
     if kept is not None:
         memory.kept = kept
-        _BY_ADDRESS[memory.ctypes.data] = memory
-    return torch.from_numpy(memory)
+        _BY_ADDRESS[ticket.data_ptr()] = memory
+    return ticket
 
 
 def kept_by(ticket: Any) -> Any:
