@@ -52,7 +52,7 @@ CALLS = {
 }
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(**CALLS)
 def test_reverse_mode(stack: Stack, steps: int, rows: list[int], ragged: bool, seed: int) -> None:
     check("vjp", stack, steps, rows, ragged, seed)

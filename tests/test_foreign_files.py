@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rnnc
@@ -199,6 +199,7 @@ def changed(data: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 999), nonsense), min_size=1, max_size=3), st.booleans())
 def test_any_data_is_a_network_or_refused(changes: list[tuple[int, Any]], more: bool) -> None:
     """A network's plain data, with nonsense in some places: no exception but rnnc's."""
