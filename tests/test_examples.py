@@ -1,4 +1,4 @@
-"""The examples of forecasting and of language models, at a small size: they run, learn, and agree with PyTorch."""
+"""The examples at a small size: they run, learn, and agree with PyTorch."""
 
 from __future__ import annotations
 
@@ -58,6 +58,21 @@ def test_updates_are_those_of_pytorch(example: Any, capsys: pytest.CaptureFixtur
     assert len(losses) == 3
     for ours, theirs in losses:
         assert float(ours) == pytest.approx(float(theirs), abs=2e-4)
+
+
+def test_an_accelerated_program_has_the_losses_of_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    program = importlib.import_module("accelerated_torch")
+    assert program.main("--sites 3 --hidden 6 --epochs 2 --threads 1".split()) == 0
+    said = capsys.readouterr().out
+    assert "GRU: runs in rnnc" in said
+    losses = re.findall(r"^ +\d +(0\.\d+) +(0\.\d+) ", said, re.MULTILINE)
+    assert len(losses) == 2
+    for before, after in losses:
+        assert float(before) == pytest.approx(float(after), abs=2e-5)
 
 
 def test_what_is_wrong_is_said(example: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
