@@ -163,7 +163,7 @@ def test_a_function_is_given_the_number_of_the_pass() -> None:
         {"data": lambda: generator(series())},
         {"data": lambda: generator(series()), "shuffle_buffer": 4},
         {"data": lambda: generator(series()), "steps_per_epoch": 4, "accumulate": 2},
-        {"data": lambda: Items(series())},
+        {"data": lambda: Items(series() * 2), "batch_size": 1, "stop": 9},
         {"data": lambda: iter(series() * 4), "steps_per_epoch": 4},
     ),
     ids=("generator", "buffer", "steps", "set", "iterator"),
@@ -171,17 +171,18 @@ def test_a_function_is_given_the_number_of_the_pass() -> None:
 def test_a_stream_is_resumed_where_it_was(changes: dict[str, Any], tmp_path: Path) -> None:
     """What was seen is skipped: stopped in the middle, a training ends with the bits of one that was not."""
     pytest.importorskip("safetensors")
-    options = {name: value for name, value in changes.items() if name != "data"}
+    options = {name: value for name, value in changes.items() if name not in ("data", "stop")}
+    stop = changes.get("stop", 5)  # within an epoch, and behind the first items that a data set is asked for
     expected = fit(changes["data"](), **options)
     path = tmp_path / "run"
 
     class Stop(train.Callback):
         def on_update(self, training: train.Training) -> None:
-            if training.updates == 5:  # in the middle of the second epoch
+            if training.updates == stop:
                 training.stop()
 
     stopped = fit(changes["data"](), checkpoint=path, callbacks=[Stop()], **options)
-    assert stopped.updates == 5 and stopped.ended == "stopped"
+    assert stopped.updates == stop and stopped.ended == "stopped"
     same(expected, fit(changes["data"](), checkpoint=path, resume=True, **options))
 
 

@@ -35,8 +35,9 @@ class Tagger(nn.Module):
         both = torch.cat((h[-2], h[-1]), dim=1)
         merged = h.view(2, 2, x.size(0), -1)[-1].transpose(0, 1).flatten(1)
         whole = h.transpose(0, 1).reshape(x.shape[0], -1)
+        swapped = h.view(2, 2, x.size(0), -1).permute(2, 1, 0, 3).flatten(1)
         tags = self.head(y + torch.tanh(y))
-        return {"tags": tags, "words": self.head(both), "ends": (merged, y[:, -1], y[:, 0], whole), "c": c}
+        return {"tags": tags, "words": self.head(both), "ends": (merged, y[:, -1], y[:, 0], whole, swapped), "c": c}
 
 
 class LanguageModel(nn.Module):
