@@ -163,7 +163,7 @@ def test_a_function_is_given_the_number_of_the_pass() -> None:
         {"data": lambda: generator(series())},
         {"data": lambda: generator(series()), "shuffle_buffer": 4},
         {"data": lambda: generator(series()), "steps_per_epoch": 4, "accumulate": 2},
-        {"data": lambda: Items(series() * 2), "batch_size": 1, "stop": 9},
+        {"data": lambda: Items(series() * 2), "batch_size": 1, "stop": 21},
         {"data": lambda: iter(series() * 4), "steps_per_epoch": 4},
     ),
     ids=("generator", "buffer", "steps", "set", "iterator"),
@@ -172,7 +172,7 @@ def test_a_stream_is_resumed_where_it_was(changes: dict[str, Any], tmp_path: Pat
     """What was seen is skipped: stopped in the middle, a training ends with the bits of one that was not."""
     pytest.importorskip("safetensors")
     options = {name: value for name, value in changes.items() if name not in ("data", "stop")}
-    stop = changes.get("stop", 5)  # within an epoch, and behind the first items that a data set is asked for
+    stop = changes.get("stop", 5)  # in the second epoch, and there behind the first block of items
     expected = fit(changes["data"](), **options)
     path = tmp_path / "run"
 
