@@ -151,6 +151,7 @@ for n in range(3, 9):
 
 
 @pytest.mark.skipif(not processor().triple.startswith("x86_64-unknown-linux"), reason="it maps memory as Linux does")
+@pytest.mark.rare
 def test_code_runs_where_its_constants_are_far_away() -> None:
     environment = {**os.environ, "RNNC_CACHE_DIR": "off"}
     result = subprocess.run(

@@ -108,7 +108,7 @@ def checked(case: Case) -> rnnc.OnnxNetwork:
     return network
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(case=CASES)
 def test_reversals_cancel(case: Case) -> None:
     network = checked(case)
