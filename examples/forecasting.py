@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import _demand
+import _side_by_side
 import numpy as np
 from _demand import HOURS, WEEK, Demand
 
@@ -234,12 +235,7 @@ def compare(demand: Demand, series: Series, options: argparse.Namespace) -> int:
         theirs = peer.step(inputs, targets)
         seconds.append((middle - start, time.perf_counter() - middle))
         found.append((outcome.loss, theirs))
-    ours, others = np.array(seconds).sum(0)
-    ratio = float(np.median([theirs / mine for mine, theirs in seconds[1:] or seconds]))
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; {len(found)} updates, no dropout")
-    print(f"rnnc {ours:.2f} s, torch {others:.2f} s; median of the updates {ratio:.2f} x")
-    for i in sorted({0, len(found) // 2, len(found) - 1}):
-        print(f"  update {i + 1:4}: loss {found[i][0]:.6f}, torch {found[i][1]:.6f}")
+    _side_by_side.report(seconds, found)
     return 0
 
 

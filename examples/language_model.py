@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _side_by_side
 import numpy as np
 
 import rnnc
@@ -197,12 +198,7 @@ def compare(text: Text, options: argparse.Namespace) -> int:
         loss, theirs = peer.step(batch.x, batch.target[..., 0], theirs)
         seconds.append((middle - start, time.perf_counter() - middle))
         losses.append((outcome.loss, loss))
-    ours, others = np.array(seconds).sum(0)
-    ratio = float(np.median([theirs / mine for mine, theirs in seconds[1:] or seconds]))
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; {len(losses)} updates, no dropout")
-    print(f"rnnc {ours:.2f} s, torch {others:.2f} s; median of the updates {ratio:.2f} x")
-    for i in sorted({0, len(losses) // 2, len(losses) - 1}):
-        print(f"  update {i + 1:4}: loss {losses[i][0]:.6f}, torch {losses[i][1]:.6f}")
+    _side_by_side.report(seconds, losses)
     return 0
 
 

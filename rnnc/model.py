@@ -124,8 +124,8 @@ class Model(Compiled, Unchanging):
     ) -> tuple[Array, dict[str, Array]]:
         """(output, state) of the next piece of sequences, with a state as `rnnc.Network.advance` has it.
 
-        x, lengths: see `__call__`; x has a batch axis. state: name -> (B, width) for each layer, "h_l0", "h_l1", ...
-        (LSTM: "c_l0", ..., too): what the call before returned; None starts sequences at zeros.
+        output, x, lengths: see `__call__`; x has a batch axis. state: name -> (B, width) for each layer, "h_l0",
+            "h_l1", ... (LSTM: "c_l0", ..., too): what the call before returned; None starts sequences at zeros.
         Raises what `__call__` raises, and ArgumentError for a spec that reads later steps.
         """
         if self.spec.reads_ahead:

@@ -17,7 +17,18 @@ from rnnc.backends.training.composed import ComposedTrainer
 from rnnc.ir.equations import Value, linear, tanh
 from rnnc.losses import cross_entropy
 from rnnc.optimizers import SGD, Adam, AdamW, Optimizer
-from tests.training_data import LENGTHS, WORDS, changed, noisy, same, series, steps, tagged, tagger
+from tests.training_data import (
+    LENGTHS,
+    WORDS,
+    changed,
+    check_unwritten_memory,
+    noisy,
+    same,
+    series,
+    steps,
+    tagged,
+    tagger,
+)
 
 
 @dataclass(frozen=True)
@@ -113,15 +124,7 @@ def test_what_lies_in_the_padding_reaches_nothing(threads: int) -> None:
     model, pairs = noisy(), tagged()
     step = train.TrainingStep(model, "cross_entropy", SGD(0.1), threads=threads)
     batch = train.Sequences(model, step.loss, pairs).batch(np.arange(len(pairs)))
-    loss, before = step.gradients(batch)
-    assert isinstance(step._trainer, trainer.LlvmTrainer)
-    for threaded in step._trainer._steps.values():
-        for block in threaded.space._blocks.values():
-            block[...] = np.nan
-    again, after = step.gradients(batch)
-    assert loss == again
-    for name in before:
-        np.testing.assert_array_equal(before[name], after[name])
+    check_unwritten_memory(step, batch)
 
 
 def test_a_row_that_the_table_lacks_is_refused_and_nothing_changes() -> None:

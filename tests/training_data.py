@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 import rnnc
 from rnnc import train
+from rnnc.backends.llvm.training.trainer import LlvmTrainer
 from rnnc.losses import mse
 from rnnc.optimizers import Optimizer
 
@@ -89,3 +90,16 @@ def overflowing(dtype: str, table: bool) -> tuple[Any, Any, Any]:
     xs = [rng.integers(0, 6, len(t)) if table else rng.standard_normal((len(t), 4)).astype(dtype) for t in targets]
     fitting, wild = ([(x, t * factor) for x, t in zip(xs, targets, strict=True)] for factor in (1, large))
     return model, *(train.Sequences(model, mse(), pairs).batch(np.arange(4)) for pairs in (fitting, wild))
+
+
+def check_unwritten_memory(step: train.TrainingStep, batch: train.Batch) -> None:
+    """Fails if gradients depend on what the memory that steps reuse held before."""
+    loss, before = step.gradients(batch)
+    assert isinstance(step._trainer, LlvmTrainer)
+    for threaded in step._trainer._steps.values():
+        for block in threaded.space._blocks.values():
+            block[...] = np.nan
+    again, after = step.gradients(batch)
+    assert loss == again
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])

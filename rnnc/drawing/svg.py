@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as xml
 
+from rnnc.drawing.layout import HEIGHT
+
 if TYPE_CHECKING:
     from rnnc.drawing.layout import Arrow, Box, Label, Layout
 
-HEIGHT = 28.0
 STYLE = """
 text { font: 11px sans-serif; fill: #222 } .shape { font-family: monospace; fill: #666 }
 .name { font-weight: bold } .state { font-family: monospace; font-size: 10px; fill: #666 } .inside { fill: #222 }
