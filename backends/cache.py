@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import re
 import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, cast
 
 from rnnc.ir import settings
 from rnnc.ir.errors import RnncWarning
@@ -51,6 +52,8 @@ _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # without it, opening a named pipe w
 _O_BINARY = getattr(os, "O_BINARY", 0)
 
 _told: set[Path] = set()
+
+T = TypeVar("T")
 
 
 def key(*parts: str) -> str:
@@ -78,6 +81,19 @@ def store(name: str, payload: bytes) -> None:
         if folder is not None:
             folder.store(name, payload)
             folder.prune()
+
+
+def remembered(name: str, make: Callable[[], T]) -> T:
+    """The value of an entry, or that of `make`, which is then stored. Values are pickled.
+
+    A pickle may run code when it is read. So it is as dangerous as machine code, and is guarded in the same way.
+    """
+    found = load(name)
+    if found is not None:
+        return cast(T, pickle.loads(found))
+    made = make()
+    store(name, pickle.dumps(made))
+    return made
 
 
 @contextmanager

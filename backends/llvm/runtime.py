@@ -15,11 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import llvmlite.binding as llvm
-
 from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
-from rnnc.backends.llvm.asm.library import use
 from rnnc.backends.llvm.asm.parts import parts_of, renamed
 from rnnc.backends.llvm.asm.target import Target
 
@@ -110,9 +107,11 @@ class RuntimeUnit:
         names = [function.name for function in self.module.functions]
         self.symbols = {name: f"{name}.{dtype}.{digest}" for name in names}
         self._code = compile_assembly(renamed(text, self.symbols), target)
-        exported = {symbol: self._code.address(symbol) for symbol in self.symbols.values()}
         _made.append(self)
-        use(lambda: [llvm.add_symbol(symbol, address) for symbol, address in exported.items()])
+
+    def addresses(self) -> dict[str, int]:
+        """The address of each function, by its symbol."""
+        return {symbol: self._code.address(symbol) for symbol in self.symbols.values()}
 
     def address(self, name: str) -> int:
         """The address of one of its functions."""
@@ -150,7 +149,9 @@ class Linked:
     def __init__(self, module: Module, runtime: Runtime) -> None:
         units = runtime.units(module)
         symbols = {name: symbol for unit in units for name, symbol in unit.symbols.items()}
-        self._code = MachineCode(renamed(module.text(), symbols), runtime.target, parts_of(module, symbols))
+        foreign = {symbol: address for unit in units for symbol, address in unit.addresses().items()}
+        parts = parts_of(module, symbols)
+        self._code = MachineCode(renamed(module.text(), symbols), runtime.target, parts, foreign)
 
     @property
     def cached(self) -> bool:

@@ -5,6 +5,8 @@ LLVM's optimisation passes are not run: the vectors are explicit, and the code g
 The parts of a module are compiled one by one, each to an object file. The objects of the parts compiled last are kept,
 so that a module with an equal part takes its object. An entry of the disk cache has all objects of a module.
 
+Objects are linked to an image and mapped (`image`) where that is known to work. On other systems, LLVM's MCJIT does it.
+
 With RNNC_CODEGEN=0, LLVM's code generator makes slower code four times faster. The results have the same bits.
 """
 
@@ -13,18 +15,20 @@ from __future__ import annotations
 import re
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
-import llvmlite
-import llvmlite.binding as llvm
-
-from rnnc.backends import cache
-from rnnc.backends.llvm.asm.library import Engine, use
+from rnnc.backends import cache, stamps
+from rnnc.backends.llvm.asm.image import Mapped, can_map, link
+from rnnc.backends.llvm.asm.library import Engine, binding, use
 from rnnc.backends.llvm.asm.parts import Parts
 from rnnc.backends.llvm.asm.target import Target, processor
 from rnnc.ir import settings
+
+if TYPE_CHECKING:
+    import llvmlite.binding as llvm
 
 KEPT_BYTES = 1 << 24
 """The total size of the objects that are kept in memory."""
@@ -36,25 +40,30 @@ _kept: OrderedDict[tuple[str, Target, str, int], bytes] = OrderedDict()
 class MachineCode:
     """A compiled module in memory. Its addresses are valid for as long as this object lives.
 
-    text: the module as a whole. parts: what is compiled.
+    text: the module as a whole. parts: what is compiled. foreign: the addresses of functions of other modules.
     cached: True if its object code came from the disk cache.
     """
 
-    def __init__(self, text: str, target: Target, parts: Parts) -> None:
+    def __init__(self, text: str, target: Target, parts: Parts, foreign: Mapping[str, int] | None = None) -> None:
         self._text = text
         self._target = target
-        self._symbols = parts.symbols
-        versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}"
+        self.symbols = parts.symbols
         triple = processor().triple
         effort = str(settings.codegen())
-        name = cache.key(*parts.texts, repr(target), triple, code_model(triple), effort, versions)
+        llvm = stamps.of_package("llvmlite")
+        name = cache.key(*parts.texts, repr(target), triple, code_model(triple), effort, llvm)
         found = cache.load(name)
         self.cached = found is not None
-        self._objects, self._engine = use(partial(_load, name, parts, target, found))
+        if found is None:
+            self._objects = use(partial(_compile, parts, target))
+            cache.store(name, _joined(self._objects))
+        else:
+            self._objects = _separate(found)
+        self._loaded = _loaded(self._objects, parts, target, foreign or {})
 
     def address(self, name: str) -> int:
         """The address of a function. Raises KeyError if the module does not define it."""
-        return self._engine.addresses[self._symbols.get(name, name)]
+        return self._loaded.addresses[self.symbols.get(name, name)]
 
     def assembly(self) -> str:
         """The machine code as text."""
@@ -74,6 +83,7 @@ def emit_assembly(text: str, target: Target, triple: str) -> str:
     """Native assembly for any machine that LLVM knows, such as "aarch64-unknown-linux-gnu". Nothing is run."""
 
     def emit() -> str:
+        llvm = binding()
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()
         return _assembly(text, target, triple)
@@ -94,23 +104,31 @@ def code_model(triple: str) -> str:
 # ---- functions that call LLVM
 
 
-def _load(name: str, parts: Parts, target: Target, found: bytes | None) -> tuple[tuple[bytes, ...], Engine]:
-    """The objects, compiled unless they were found in the cache, and their engine."""
+def _compile(parts: Parts, target: Target) -> tuple[bytes, ...]:
+    """The objects of the parts."""
     triple = processor().triple
-    if found is None:
-        objects = tuple(_object(text, target, triple) for text in parts.texts)
-        cache.store(name, _joined(objects))
-    else:
-        objects = _separate(found)
+    return tuple(_object(text, target, triple) for text in parts.texts)
+
+
+def _loaded(objects: Sequence[bytes], parts: Parts, target: Target, foreign: Mapping[str, int]) -> Mapped | Engine:
+    """The objects of parts in memory, linked to each other and to functions of other modules."""
+    return Mapped(link(objects), foreign) if can_map() else use(lambda: _engine(objects, parts, target, foreign))
+
+
+def _engine(objects: Sequence[bytes], parts: Parts, target: Target, foreign: Mapping[str, int]) -> Engine:
+    """The objects in memory of MCJIT."""
+    llvm = binding()
+    for symbol, address in foreign.items():
+        llvm.add_symbol(symbol, address)
     # MCJIT takes ownership of its machine and its module, so each engine needs fresh ones. llvmlite's own memory
     # manager is not used: it reserves no room for the stubs of calls to libc, and aborts.
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, triple), use_lmm=False)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, processor().triple), use_lmm=False)
     for each in objects:
         engine.add_object_file(llvm.ObjectFileRef.from_data(each))
     engine.finalize_object()
     defined = [definition for text in parts.texts for definition in f"\n{text}".split("\ndefine ")[1:]]
     names = [definition.split("(", 1)[0].split("@")[1] for definition in defined]
-    return objects, Engine(engine, {name: int(engine.get_function_address(name)) for name in names})
+    return Engine(engine, {name: int(engine.get_function_address(name)) for name in names})
 
 
 def _object(text: str, target: Target, triple: str) -> bytes:
@@ -147,13 +165,13 @@ def _parse(text: str, target: Target) -> llvm.ModuleRef:
     """A module whose functions are tuned for the target's processor model."""
     if target.tuning:
         text = re.sub(r"(?<=\n)define .*(?= \{\n)", rf'\g<0> "tune-cpu"="{target.tuning}"', f"\n{text}")
-    module = llvm.parse_assembly(text)
+    module = binding().parse_assembly(text)
     module.verify()
     return module
 
 
 def _machine(target: Target, triple: str) -> llvm.TargetMachine:
-    return llvm.Target.from_triple(triple).create_target_machine(
+    return binding().Target.from_triple(triple).create_target_machine(
         cpu=target.cpu,
         features=target.features,
         opt=settings.codegen(),

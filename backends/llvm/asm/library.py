@@ -7,6 +7,8 @@ wrong moment. So all code that uses llvmlite goes through `use`:
 - Python runs signal handlers on the main thread. There, `use` starts a thread for the work (about 50 us), which ends
   with it. An interrupt ends only the wait: the work is still completed.
 - llvmlite's objects are freed in the work that made them, except for the engines that hold machine code (`Engine`).
+
+llvmlite is imported by work that needs it. A process that takes all its code from the disk cache never does.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
-
-import llvmlite.binding as llvm
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from rnnc.backends.locks import new_lock
+
+if TYPE_CHECKING:
+    import llvmlite.binding as llvm
 
 T = TypeVar("T")
 
@@ -35,6 +39,16 @@ _numbers = itertools.count()
 _unused: deque[int] = deque()
 _awaited: list[_Errand[Any]] = []
 """The work that the main thread waits for. There is more than one if a signal handler compiles."""
+
+
+def binding() -> ModuleType:
+    """llvmlite's functions, with LLVM's code generator for this machine. Only work within `use` calls it."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
+    return cast("ModuleType", llvm)
 
 
 def use(work: Callable[[], T]) -> T:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-import llvmlite.binding as llvm
-
-from rnnc.backends.llvm.asm.library import use
+from rnnc.backends import cache as disk
+from rnnc.backends import stamps
+from rnnc.backends.llvm.asm import cpuid
+from rnnc.backends.llvm.asm.library import binding, use
 from rnnc.ir.errors import BackendError
 
 
@@ -59,14 +60,16 @@ class Processor:
 
 @cache
 def processor() -> Processor:
-    """LLVM's description of this machine. The first call also initialises LLVM's native code generator."""
-    return use(_processor)
+    """LLVM's description of this machine. It is kept on disk, under all that LLVM knows of the machine."""
+    identity = cpuid.identity()
+    if identity is None:
+        return use(_processor)
+    name = disk.key("processor", identity, stamps.of_package("llvmlite"))
+    return disk.remembered(name, lambda: use(_processor))
 
 
 def _processor() -> Processor:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    llvm.initialize_native_asmparser()
+    llvm = binding()
     return Processor(llvm.get_process_triple(), llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features()))
 
 
