@@ -27,10 +27,13 @@ class Computation:
 
     build: (steps, lengths) -> the graph as written. With lengths, the graph reads the mask "valid" (B, 1) of each step.
     late: names of the inputs and outputs of the second half; empty if there is no second half.
+    identity: a text that determines the graph, for any number of steps. It is known where no code of a user has a part
+        in building the graph, and is empty otherwise.
     """
 
     build: Callable[[int, bool], Graph]
     late: frozenset[str] = frozenset()
+    identity: str = ""
 
     @staticmethod
     def of_stack(stack: Stack) -> Computation:

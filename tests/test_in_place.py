@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.llvm.code import FEW_ROWS
+from rnnc.backends.llvm.manifest import FEW_ROWS
 from tests import user_cells
 from tests.test_computed_weights import OneScale, flat
 from tests.test_outer import AtPageEnd
@@ -83,7 +83,7 @@ def test_what_is_read_in_place_is_not_packed() -> None:
     f: Any = rnnc.vjp(SPECS["gru of two layers"])
     code = f._code
     assert code.reads_in_place(1, FEW_ROWS) and not code.reads_in_place(1, FEW_ROWS + 1)
-    every, rest = (len(moves) for _, moves in (code.tables, code.tables_of_rest))
+    every, rest = (len(moves) for _, moves in (code.manifest.tables, code.manifest.tables_of_rest))
     assert 0 < rest < every
     assert "read in place by the first half" in f.explain()
 

@@ -17,7 +17,7 @@ from rnnc.backends.llvm.asm.target import host
 from rnnc.backends.llvm.calls import lockstep, threads
 from rnnc.backends.llvm.calls.lockstep import Scripts, run_all, run_together
 from rnnc.backends.llvm.kernels import derived
-from rnnc.backends.llvm.kernels.packers import shares
+from rnnc.backends.llvm.kernels.packers import MOVE, SWEEP, shares
 from rnnc.backends.llvm.runtime import Linked, Runtime
 from rnnc.backends.reference.interpreter import evaluate
 from rnnc.ir.equations import Value, exp, linear, tanh
@@ -137,12 +137,14 @@ def test_who_comes_early_or_late_calls_nothing() -> None:
 
 @pytest.mark.parametrize("count", (1, 2, 3, 40))
 def test_shares_of_packing_are_all_of_it(count: int) -> None:
-    sweeps = rnnc.compile(rnnc.LSTM(17, 30, 3))._code.sweeps
-    bounds = shares(sweeps, count)
+    sweeps, moves = tables = rnnc.compile(rnnc.LSTM(17, 30, 3))._code.manifest.tables
+    bounds = shares(tables, count)
     assert len(bounds) == count
     assert [n for first, stop in bounds for n in range(first, stop)] == list(range(len(sweeps)))
     if count == 2:
-        written = [sum(m.inner * m.fill for s in sweeps[a:b] for m in s.moves) for a, b in bounds]
+        sizes = moves[:, MOVE.number("inner")] * moves[:, MOVE.number("fill")]
+        starts, stops = sweeps[:, SWEEP.number("start")], sweeps[:, SWEEP.number("stop")]
+        written = [sizes[starts[first] : stops[last - 1]].sum() for first, last in bounds]
         assert min(written) > 0.3 * sum(written)
 
 

@@ -242,7 +242,8 @@ def test_positions_share_their_weights(positions: int, channels: int) -> None:
     net = rnnc.Sequential(taps, rnnc.Activation("relu"), PositionConv(24, 24, 3, positions, 2, 0, 0, bias=True))
     params = net.init(seed=0)
     code = llvm.compile(forward(net), target=legalized("avx2"))
-    assert code.layout.size < sum(map(np.size, params.values())) + 16 * len(code.layout.blocks)
+    layout = code.emitted.layout
+    assert layout.size < sum(map(np.size, params.values())) + 16 * len(layout.blocks)
     x = np.random.default_rng(0).standard_normal((5, 3, positions * channels)).astype(np.float32)
     expected = net.compile(params, backend="reference")(x)
     np.testing.assert_allclose(net.compile(params)(x), expected, atol=1e-5)

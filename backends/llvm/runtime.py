@@ -11,11 +11,13 @@ contain the dtype and a digest of the unit's text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
+from rnnc.backends.llvm import stored
 from rnnc.backends.llvm.asm.builder import Module
+from rnnc.backends.llvm.asm.image import Image, Mapped
 from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
 from rnnc.backends.llvm.asm.parts import parts_of, renamed
 from rnnc.backends.llvm.asm.target import Target
@@ -97,25 +99,45 @@ need a unit at the same moment may make it twice."""
 
 
 class RuntimeUnit:
-    """One compiled unit."""
+    """One compiled unit. symbols: the symbols of its functions, by their names."""
 
     def __init__(self, emit: Callable[[Module, str, Target], None], dtype: str, target: Target) -> None:
-        self.module = Module()
-        emit(self.module, dtype, target)
-        text = self.module.text()
-        digest = hashlib.sha256(f"{text}{target!r}".encode()).hexdigest()[:8]
-        names = [function.name for function in self.module.functions]
-        self.symbols = {name: f"{name}.{dtype}.{digest}" for name in names}
-        self._code = compile_assembly(renamed(text, self.symbols), target)
+        self.name = emit.__name__
+        self._emit, self._dtype, self._target = emit, dtype, target
+        entry = stored.name_of("unit", target, self.name, dtype)
+        found: stored.StoredUnit | None = stored.load(entry)
+        self.symbols: Mapping[str, str]
+        self._code: Mapped | MachineCode
+        if found is not None:
+            self.symbols, self._code = found.symbols, Mapped(found.image, {})
+        else:
+            self.symbols, self._code = self._compiled(entry)
         _made.append(self)
 
-    def addresses(self) -> dict[str, int]:
+    @cached_property
+    def module(self) -> Module:
+        """The functions, by their own names."""
+        module = Module()
+        self._emit(module, self._dtype, self._target)
+        return module
+
+    def _compiled(self, entry: str | None) -> tuple[Mapping[str, str], MachineCode]:
+        """The symbols and the machine code, which is stored."""
+        text = self.module.text()
+        digest = hashlib.sha256(f"{text}{self._target!r}".encode()).hexdigest()[:8]
+        symbols = {f.name: f"{f.name}.{self._dtype}.{digest}" for f in self.module.functions}
+        code = compile_assembly(renamed(text, symbols), self._target)
+        if code.image is not None:
+            stored.save(entry, stored.StoredUnit(code.image, symbols))
+        return symbols, code
+
+    def addresses(self) -> Mapping[str, int]:
         """The address of each function, by its symbol."""
-        return {symbol: self._code.address(symbol) for symbol in self.symbols.values()}
+        return self._code.addresses
 
     def address(self, name: str) -> int:
         """The address of one of its functions."""
-        return self._code.address(self.symbols[name])
+        return self._code.addresses[self.symbols[name]]
 
 
 @cache
@@ -139,19 +161,41 @@ class Runtime:
         every = {name for names in _UNITS.values() for name in names}
         return list(dict.fromkeys(self._with(name) for name in module.declarations() if name in every))
 
+    def named(self, unit: str) -> RuntimeUnit:
+        """The unit of a name."""
+        return _unit(next(emit for emit in _UNITS if emit.__name__ == unit), self.dtype, self.target)
+
     def _with(self, name: str) -> RuntimeUnit:
         return _unit(next(emit for emit, names in _UNITS.items() if name in names), self.dtype, self.target)
 
 
+class Relinked:
+    """Stored machine code of a module, linked to the units of the runtime that it calls."""
+
+    cached = True
+
+    def __init__(self, image: Image, units: Sequence[str], runtime: Runtime) -> None:
+        self._code = Mapped(image, _addresses(map(runtime.named, units)))
+
+    def address(self, name: str) -> int:
+        """The address of a function of the module. Raises KeyError if it does not define it."""
+        return self._code.addresses[name]
+
+
 class Linked:
-    """A compiled module, linked to the units of the runtime that it calls."""
+    """A compiled module, linked to the units of the runtime that it calls. units: their names."""
 
     def __init__(self, module: Module, runtime: Runtime) -> None:
         units = runtime.units(module)
         symbols = {name: symbol for unit in units for name, symbol in unit.symbols.items()}
-        foreign = {symbol: address for unit in units for symbol, address in unit.addresses().items()}
+        self.units = tuple(unit.name for unit in units)
         parts = parts_of(module, symbols)
-        self._code = MachineCode(renamed(module.text(), symbols), runtime.target, parts, foreign)
+        self._code = MachineCode(renamed(module.text(), symbols), runtime.target, parts, _addresses(units))
+
+    @property
+    def image(self) -> Image | None:
+        """The linked code; None where LLVM links it."""
+        return self._code.image
 
     @property
     def cached(self) -> bool:
@@ -169,6 +213,11 @@ class Linked:
     def assembly(self) -> str:
         """The machine code of the module itself, as text."""
         return self._code.assembly()
+
+
+def _addresses(units: Iterable[RuntimeUnit]) -> dict[str, int]:
+    """The addresses of the functions of units, by their symbols."""
+    return {symbol: address for unit in units for symbol, address in unit.addresses().items()}
 
 
 def shown(module: Module, runtime: Runtime) -> str:

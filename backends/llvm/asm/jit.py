@@ -41,13 +41,13 @@ class MachineCode:
     """A compiled module in memory. Its addresses are valid for as long as this object lives.
 
     text: the module as a whole. parts: what is compiled. foreign: the addresses of functions of other modules.
-    cached: True if its object code came from the disk cache.
+    cached: True if its object code came from the disk cache. image: the linked code; None where LLVM links it.
     """
 
     def __init__(self, text: str, target: Target, parts: Parts, foreign: Mapping[str, int] | None = None) -> None:
         self._text = text
         self._target = target
-        self.symbols = parts.symbols
+        self._symbols = parts.symbols
         triple = processor().triple
         effort = str(settings.codegen())
         llvm = stamps.of_package("llvmlite")
@@ -59,11 +59,23 @@ class MachineCode:
             cache.store(name, _joined(self._objects))
         else:
             self._objects = _separate(found)
-        self._loaded = _loaded(self._objects, parts, target, foreign or {})
+        self.image = link(self._objects) if can_map() else None
+        self._loaded = self._load(parts, foreign or {})
+
+    @property
+    def addresses(self) -> Mapping[str, int]:
+        """The addresses of all functions, by their symbols."""
+        return self._loaded.addresses
+
+    def _load(self, parts: Parts, foreign: Mapping[str, int]) -> Mapped | Engine:
+        """The code in memory, linked to functions of other modules."""
+        if self.image is not None:
+            return Mapped(self.image, foreign)
+        return use(lambda: _engine(self._objects, parts, self._target, foreign))
 
     def address(self, name: str) -> int:
         """The address of a function. Raises KeyError if the module does not define it."""
-        return self._loaded.addresses[self.symbols.get(name, name)]
+        return self.addresses[self._symbols.get(name, name)]
 
     def assembly(self) -> str:
         """The machine code as text."""
@@ -108,11 +120,6 @@ def _compile(parts: Parts, target: Target) -> tuple[bytes, ...]:
     """The objects of the parts."""
     triple = processor().triple
     return tuple(_object(text, target, triple) for text in parts.texts)
-
-
-def _loaded(objects: Sequence[bytes], parts: Parts, target: Target, foreign: Mapping[str, int]) -> Mapped | Engine:
-    """The objects of parts in memory, linked to each other and to functions of other modules."""
-    return Mapped(link(objects), foreign) if can_map() else use(lambda: _engine(objects, parts, target, foreign))
 
 
 def _engine(objects: Sequence[bytes], parts: Parts, target: Target, foreign: Mapping[str, int]) -> Engine:

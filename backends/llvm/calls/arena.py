@@ -44,7 +44,7 @@ class Packing:
         self.leaves = leaves(self.derived)
         self.sizes = {family: elements(family) for family in self.derived}
         if self.derived:
-            self._linked = Linked(emit_derived(self.derived, code.program.dtype, code.target), code.runtime)
+            self._linked = Linked(emit_derived(self.derived, code.dtype.name, code.target), code.runtime)
             self.derive_address = self._linked.address(NAME)
             self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.derive_address)
 
@@ -57,13 +57,13 @@ class Packing:
         read where they are stay there.
         """
         code = self._code
-        item, size = code.dtype.itemsize, code.layout.size
+        item, size = code.dtype.itemsize, code.manifest.arena_size
         room = size + sum(self.sizes.values())
         arena = aligned_view(take(room * item + ALIGNMENT), room, code.dtype)
         start = address(arena)
         computed = self._compute(values, start + size * item)
         sources = _pointers([computed[f] if f in computed else address(values[f]) for f in code.sources])
-        sweeps, moves = code.tables_of_rest if in_place else code.tables
+        sweeps, moves = code.manifest.tables_of_rest if in_place else code.manifest.tables
         code.sweep(start, ctypes.addressof(sources), address(sweeps), len(sweeps), address(moves))
         return arena, sources
 
@@ -71,7 +71,7 @@ class Packing:
         """Computes what packing reads besides parameters. Returns the addresses of the derived values, from `place`."""
         code = self._code
         if self.evaluated:
-            evaluate(self.evaluated, values, code.program.dtype)
+            evaluate(self.evaluated, values, code.dtype.name)
             for family in self.evaluated:
                 values[family] = np.ascontiguousarray(values[family], code.dtype)
         places = {}

@@ -34,7 +34,7 @@ class LlvmBound:
     def __init__(self, code: LlvmCode, parameters: Arrays) -> None:
         self.code = code
         self._values = _known(code, parameters)
-        fixed = code.packed_parameters <= set(parameters)
+        fixed = code.manifest.packed_parameters <= set(parameters)
         self._packing = Packing(code, in_calls=not fixed)
         self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
 
@@ -48,7 +48,7 @@ class LlvmBound:
 
     def quick_halves(self, first: PlainCall, second: PlainCall) -> QuickHalves | None:
         """See `rnnc.backends.base.Bound.quick_halves`."""
-        if self._weights is not None or not self.code.plan.late:
+        if self._weights is not None or not self.code.late:
             return None
         from rnnc.backends.llvm.calls.quick_halves import quick_halves
 
@@ -179,7 +179,7 @@ class LlvmTape:
     def _sum_arrays(self, outputs: Arrays, late: bool) -> dict[Family, Array]:
         """The array of each sum over rows: an output if the sum is one, otherwise a new array."""
         code = self._code
-        wanted = [total.target for total in code.plan.sums if total.late == late]
+        wanted = [total.target for total in code.sums if total.late == late]
         alone = len(self._shards) == 1
         own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs} if alone and wanted else {}
         return {f: own[f] if f in own else fresh.empty(_sizes(f), code.dtype) for f in wanted}
@@ -194,7 +194,7 @@ class LlvmTape:
                 first += other[family]
         if not known.keys() >= set(wanted.values()):
             known = self._values | known
-            evaluate(operands_first(wanted.values(), known), known, code.program.dtype)
+            evaluate(operands_first(wanted.values(), known), known, code.dtype.name)
         for name, family in wanted.items():
             if known[family] is not outputs[name]:
                 outputs[name][...] = known[family]

@@ -148,7 +148,7 @@ def _fits(code: LlvmCode, call: PlainCall) -> bool:
     """
     interface = code.interface
     given, returned = names_in(call.arguments), names_in(call.results)
-    forward = not code.plan.late and not code.untimed and returned <= {*interface.timed, *interface.rows}
+    forward = not code.late and not code.untimed and returned <= {*interface.timed, *interface.rows}
     return forward and {*interface.timed} <= given | returned
 
 

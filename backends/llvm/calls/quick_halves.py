@@ -11,10 +11,10 @@ from rnnc.backends.llvm.calls.arena import Packing
 from rnnc.backends.llvm.calls.bound import LlvmTape
 from rnnc.backends.llvm.calls.buffers import ALIGNMENT
 from rnnc.backends.llvm.calls.quick import bound_function, names_in, place_in, table
-from rnnc.backends.llvm.code import FEW_ROWS
 from rnnc.backends.llvm.kernels.binding import ARENA_PLACE, COPY, FIRST_HALF, SECOND_HALF
 from rnnc.backends.llvm.kernels.call_results import MOST_AXES
 from rnnc.backends.llvm.kernels.context import sum_field
+from rnnc.backends.llvm.manifest import FEW_ROWS
 from rnnc.backends.locks import new_lock
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
@@ -32,14 +32,16 @@ def quick_halves(code: LlvmCode, packing: Packing, first: PlainCall, second: Pla
 
 def _fit(code: LlvmCode, first: PlainCall, second: PlainCall) -> bool:
     """True if the calls pass all that the halves read, take all that they write, and return only what they make."""
-    interface, late = code.interface, code.plan.is_late
+    interface, late = code.interface, code.late
     made = {*interface.timed, *interface.rows, *code.untimed}
     sums = {code.untimed[name] for name in names_in(second.results) if name in code.untimed}
-    if not code.packed_parameters <= names_in(first.arguments) or sums != {total.target for total in code.plan.sums}:
+    if sums != {total.target for total in code.sums}:
+        return False
+    if not code.manifest.packed_parameters <= names_in(first.arguments):
         return False
     for call, is_second in ((first, False), (second, True)):
         known, returned = names_in(call.arguments), names_in(call.results)
-        timed = {name for name in interface.timed if late(name) == is_second}
+        timed = {name for name in interface.timed if (name in late) == is_second}
         if not (timed <= known | returned and returned <= made):
             return False
     arrays = [array for call in (first, second) for group in (*call.arguments, *call.results) for array in group.arrays]
@@ -115,15 +117,15 @@ class _Pointers:
 
 def _first_function(code: LlvmCode, packing: Packing, call: PlainCall) -> Callable[..., Any]:
     item, pointers = code.dtype.itemsize, _Pointers(code, packing)
-    place, places = code.layout.size * item, list[dict[str, int]]()
+    place, places = code.manifest.arena_size * item, list[dict[str, int]]()
     for family, size in packing.sizes.items():
         places += [{"offset": offset, "skip": place} for offset in pointers.of_value(family)]
         place += size * item
     arena = -(-place // ALIGNMENT) * ALIGNMENT
     for field, skip in (("weights", 0), ("scratch", arena)):
         places.append({"offset": pointers.record.offset(field), "skip": skip})
-    sweeps, moves = code.tables
-    rest, rest_moves = code.tables_of_rest
+    sweeps, moves = code.manifest.tables
+    rest, rest_moves = code.manifest.tables_of_rest
     take = code.pool.take
     half = FIRST_HALF.new(
         take=id(take),
@@ -141,7 +143,7 @@ def _first_function(code: LlvmCode, packing: Packing, call: PlainCall) -> Callab
         rest=rest,
         rest_count=len(rest),
         rest_moves=rest_moves,
-        rows_in_place=FEW_ROWS if code.emitted.in_place else 0,
+        rows_in_place=FEW_ROWS if code.manifest.reads_in_place else 0,
     )
     functions, context = ("rnnc_call_first", "rnnc_run"), pointers.record.new()
     return bound_function(code, functions, call, context, pointers.of, half, owned=(take, packing))

@@ -153,11 +153,13 @@ def tables(sweeps: list[Sweep], given: Sequence[Family]) -> tuple[Array, Array]:
     return SWEEP.table(rows), MOVE.table(moves)
 
 
-def shares(sweeps: list[Sweep], count: int) -> list[tuple[int, int]]:
+def shares(tables: tuple[Array, Array], count: int) -> list[tuple[int, int]]:
     """`count` runs of sweeps, as (first, stop), that write about the same number of elements each."""
+    sweeps, moves = tables
+    sizes = moves[:, MOVE.number("inner")] * moves[:, MOVE.number("fill")]
     written = [0]
-    for sweep in sweeps:
-        written.append(written[-1] + sum(move.inner * move.fill for move in sweep.moves))
+    for start, stop in sweeps[:, [SWEEP.number("start"), SWEEP.number("stop")]].tolist():
+        written.append(written[-1] + int(sizes[start:stop].sum()))
     bounds = [_nearest(written, written[-1] * n / count) for n in range(count)] + [len(sweeps)]
     return list(zip(bounds, bounds[1:], strict=False))
 

@@ -138,9 +138,9 @@ class ThreadedStep:
     # ---- the records of the functions
 
     def _packs(self) -> list[Struct]:
-        trainer, (sweeps, moves) = self.trainer, self.code.tables
+        trainer, (sweeps, moves) = self.trainer, self.code.manifest.tables
         common = {"arena": trainer.weights, "sources": trainer.sources.pointers, "moves": moves}
-        runs = shares(self.code.sweeps, self.count)
+        runs = shares(self.code.manifest.tables, self.count)
         return SHARE.several([common | {"sweeps": sweeps[a:b], "count": b - a} for a, b in runs])
 
     def _arrays(self) -> Array:

@@ -49,8 +49,8 @@ class LlvmTrainer:
         self.code, self.update, self.noise, self.memory = code, update, noise, memory
         self.members = min(code.threads, MOST_WORKERS)
         self.gradient = np.zeros(memory.dense, memory.dtype)
-        block = fresh.block(code.layout.size * memory.dtype.itemsize + ALIGNMENT)
-        self.weights = aligned_view(block, code.layout.size, memory.dtype)
+        block = fresh.block(code.manifest.arena_size * memory.dtype.itemsize + ALIGNMENT)
+        self.weights = aligned_view(block, code.manifest.arena_size, memory.dtype)
         self.numbers = np.zeros(len(update.numbers), memory.dtype)
         self.clip = np.zeros(2)
         self.sources = _Sources(code, memory)
@@ -97,7 +97,7 @@ class _Sources:
     """
 
     def __init__(self, code: LlvmCode, memory: Memory) -> None:
-        self._dtype = code.program.dtype
+        self._dtype = code.dtype.name
         self._seeds = {gradient(name): np.ones(1, memory.dtype) for name in memory.losses}
         given = {**memory.constants, **memory.views(memory.flat[UPDATED]), **self._seeds}
         inputs = {name: family for name, family in code.parameters.items() if name in given}

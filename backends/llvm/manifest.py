@@ -1,0 +1,79 @@
+"""Manifest: what calls need to know of the machine code of a computation. It is stored beside the code.
+
+Making it takes the plan and the layout of packed weights. Reading it takes neither: it is plain data, but for the
+values that are computed from parameters, or from sums over rows, which are small graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from rnnc.backends.llvm.kernels.context import Interface
+from rnnc.ir.families import Family, operands_first
+
+if TYPE_CHECKING:
+    from rnnc.ir.ops import Array
+
+FEW_ROWS = 4
+"""The rows of all steps for which packing a weight takes longer than reading it where it lies."""
+
+
+@dataclass(frozen=True)
+class SumOfRows:
+    """A sum over rows. late: it is computed in the second half."""
+
+    target: Family
+    late: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """See the module.
+
+    interface: the context of a run. arena_size: elements of packed weights. late: names of the inputs and outputs of
+        the second half.
+    parameters: the parameters, by name. untimed: the outputs without a batch axis, by name. sums: the sums over rows.
+    sources: the values that packing reads. packed_parameters: the names of all parameters that these depend on.
+    tables: the tables of sweeps and of moves that packing reads. tables_of_rest: as `tables`, without the weights that
+        the first half can read in place. reads_in_place: it can read some.
+    flops_per_row: multiplications and additions in matrix products, per step of one sequence. saved_width: the elements
+        that the first half keeps for the second, per step of one sequence.
+    """
+
+    dtype: str
+    interface: Interface
+    arena_size: int
+    late: frozenset[str]
+    parameters: dict[str, Family]
+    untimed: dict[str, Family]
+    sums: tuple[SumOfRows, ...]
+    sources: list[Family]
+    packed_parameters: frozenset[str]
+    tables: tuple[Array, Array]
+    tables_of_rest: tuple[Array, Array]
+    reads_in_place: bool
+    flops_per_row: int
+    saved_width: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the manifest without the graph of the computation, of which sums over rows are results."""
+        bare = _bare([*self.parameters.values(), *self.sources, *self.untimed.values()], [s.target for s in self.sums])
+        named = {
+            "interface": replace(self.interface, sums=tuple(bare[target] for target in self.interface.sums)),
+            "parameters": {name: bare[family] for name, family in self.parameters.items()},
+            "untimed": {name: bare[family] for name, family in self.untimed.items()},
+            "sums": tuple(SumOfRows(bare[total.target], total.late) for total in self.sums),
+            "sources": [bare[family] for family in self.sources],
+        }
+        return Manifest, tuple(named.get(field.name, getattr(self, field.name)) for field in fields(self))
+
+
+def _bare(values: Iterable[Family], results: Iterable[Family]) -> dict[Family, Family]:
+    """Copies of values and of their operands, without members. results: values without operands."""
+    found = {family: replace(family, inputs=(), members={}, site=None) for family in results}
+    for family in operands_first(values, found):
+        inputs = tuple(found[operand] for operand in family.inputs)
+        found[family] = replace(family, inputs=inputs, members={}, site=None)
+    return found
