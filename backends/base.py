@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rnnc.backends.arrays import Array
-from rnnc.backends.training.noise import Noise
-from rnnc.backends.training.protocol import Update
-from rnnc.ir.computation import Computation
-from rnnc.ir.graph import Graph
+if TYPE_CHECKING:
+    from rnnc.backends.arrays import Array
+    from rnnc.backends.training.noise import Noise
+    from rnnc.backends.training.protocol import Update
+    from rnnc.ir.computation import Computation
+    from rnnc.ir.graph import Graph
 
 
 class Tape(Protocol):

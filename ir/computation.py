@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rnnc.ir.errors import IRError
-from rnnc.ir.families import Family
-from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack, lower
-from rnnc.ir.program import Loop, Program, Statement
 
 if TYPE_CHECKING:
+    from rnnc.ir.families import Family
+    from rnnc.ir.graph import Graph
     from rnnc.ir.pipeline import Optimized
+    from rnnc.ir.program import Program, Statement
+    from rnnc.ir.stacks import Stack
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Computation:
     @staticmethod
     def of_stack(stack: Stack) -> Computation:
         """The computation of a stack of layers: x, parameters and initial states -> output and final states."""
+        from rnnc.ir.lower import lower
+
         return Computation(lambda steps, lengths: lower(stack, steps, lengths=lengths))
 
     def optimized(self, steps: int, *, lengths: bool = False) -> Optimized:
@@ -82,4 +84,6 @@ def split(program: Program, late: frozenset[str]) -> tuple[list[Statement], list
 
 def members(statement: Statement) -> Sequence[Family]:
     """The values that a statement computes."""
+    from rnnc.ir.program import Loop
+
     return statement.body if isinstance(statement, Loop) else (statement,)

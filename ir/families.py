@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnnc.ir.errors import RollError
-from rnnc.ir.graph import Graph, Node, Site
-from rnnc.ir.ops import OPS, Attrs, Op
 from rnnc.ir.ordering import strongly_connected
-from rnnc.ir.shape_rules import Shape
+
+if TYPE_CHECKING:  # stored code brings families without graphs
+    from rnnc.ir.graph import Graph, Node, Site
+    from rnnc.ir.ops import Attrs, Op
+    from rnnc.ir.shape_rules import Shape
 
 
 @dataclass(eq=False)
@@ -45,6 +47,8 @@ class Family:
     @property
     def spec(self) -> Op:
         """The row of the op table."""
+        from rnnc.ir.ops import OPS
+
         return OPS[self.op]
 
     def attr(self, name: str) -> Any:

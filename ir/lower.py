@@ -7,8 +7,7 @@ one concat node a step, which the next layer reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 from rnnc.ir import names
@@ -17,10 +16,7 @@ from rnnc.ir.errors import IRError, MissingNameError
 from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.locating import located
 from rnnc.ir.shape_rules import BATCH, Shape
-
-Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, Mapping[str, Value]]]
-"""x (B, I), states, parameters -> output (B, O), new states. Absent parameters are None."""
-
+from rnnc.ir.stacks import Direction, Stack, Step
 
 _WHAT = "what these are"
 """No identifier, so that a value may have any name."""
@@ -40,47 +36,6 @@ class Names(SimpleNamespace):
 def values_of(given: SimpleNamespace) -> dict[str, object]:
     """The values of a `Names`, by name."""
     return {name: value for name, value in vars(given).items() if name != _WHAT}
-
-
-@dataclass(frozen=True)
-class Direction:
-    """One direction of one layer.
-
-    suffix: "_l0", "_l0_reverse", ...: ends the name of each parameter and state.
-    parameters: base name -> shape, without the suffix; absent ones (bias=False) are left out.
-    optional: base names the equations may ask for that are absent here.
-    states: base name -> width.
-    step: the cell's equations.
-    tied: base name -> full name, of parameters that are another layer's.
-    """
-
-    suffix: str
-    parameters: Mapping[str, tuple[int, ...]]
-    states: Mapping[str, int]
-    output_size: int
-    reverse: bool
-    step: Step
-    optional: tuple[str, ...] = ()
-    tied: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A stack of layers; layers[k] holds the directions of layer k (one or two)."""
-
-    input_size: int
-    dtype: str
-    layers: tuple[tuple[Direction, ...], ...]
-
-    @property
-    def flat(self) -> tuple[Direction, ...]:
-        """All directions of all layers, in the order of the first axis of h_n: layer outermost."""
-        return tuple(layer for directions in self.layers for layer in directions)
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """Names of the cell's states, in the order they are passed in and returned."""
-        return tuple(self.layers[0][0].states)
 
 
 def lower(stack: Stack, steps: int, *, lengths: bool = False) -> Graph:

@@ -10,11 +10,6 @@ equations: see `rnnc.cells`. Whole networks: `Sequential`, trained by `rnnc.trai
 
 from typing import TYPE_CHECKING, Any
 
-from rnnc import cells, initializers
-from rnnc.cells import Cell, Parameter
-from rnnc.checking.renaming import rename
-from rnnc.compile import Program, compile
-from rnnc.derivatives import hvp, jvp, vjp
 from rnnc.ir.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -34,12 +29,13 @@ from rnnc.ir.errors import (
     SizeError,
     TorchError,
 )
-from rnnc.model import Model
-from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
 
 if TYPE_CHECKING:
-    from rnnc import gates, losses, optimizers, schedules, torch, train
+    from rnnc import cells, gates, initializers, losses, optimizers, schedules, torch, train
+    from rnnc.cells import Cell, Parameter
+    from rnnc.checking.renaming import rename
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
+    from rnnc.derivatives import hvp, jvp, vjp
     from rnnc.drawing import draw
     from rnnc.files.loading import load
     from rnnc.files.models import save
@@ -81,9 +77,12 @@ if TYPE_CHECKING:
         SoftmaxPooling,
         Sum,
     )
+    from rnnc.model import Model
     from rnnc.network import Network
     from rnnc.onnx.network import OnnxNetwork, from_onnx
+    from rnnc.programs import Program, compile
     from rnnc.sequential import Sequential
+    from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
     from rnnc.torch.network import TorchNetwork, from_torch
 
 __all__ = [
@@ -181,7 +180,7 @@ __all__ = [
     "vjp",
 ]
 
-# Imported when they are first asked for: whoever only runs a network does not pay for them.
+# All names but those of errors are imported when they are first asked for: a program pays for what it uses.
 _LATER = {
     "Activation": "rnnc.layers",
     "Add": "rnnc.layers",
@@ -190,6 +189,7 @@ _LATER = {
     "AvgPool1d": "rnnc.layers",
     "BatchNorm": "rnnc.layers",
     "Beam": "rnnc.decoding",
+    "Cell": "rnnc.cells",
     "Concat": "rnnc.layers",
     "Conv1d": "rnnc.layers",
     "ConvTranspose1d": "rnnc.layers",
@@ -200,8 +200,10 @@ _LATER = {
     "Dropout": "rnnc.layers",
     "Embedding": "rnnc.layers",
     "First": "rnnc.layers",
+    "GRU": "rnnc.specs",
     "Graph": "rnnc.graph",
     "Greedy": "rnnc.decoding",
+    "LSTM": "rnnc.specs",
     "Last": "rnnc.layers",
     "Layer": "rnnc.layers",
     "LayerNorm": "rnnc.layers",
@@ -211,14 +213,19 @@ _LATER = {
     "Max": "rnnc.layers",
     "MaxPool1d": "rnnc.layers",
     "Mean": "rnnc.layers",
+    "Model": "rnnc.model",
     "Multiply": "rnnc.layers",
     "NUMBERS": "rnnc.graph",
     "Network": "rnnc.network",
     "OnnxNetwork": "rnnc.onnx.network",
     "PReLU": "rnnc.layers",
     "Pace": "rnnc.layers",
+    "Parameter": "rnnc.cells",
+    "Program": "rnnc.programs",
     "RMSNorm": "rnnc.layers",
+    "RNN": "rnnc.specs",
     "Readout": "rnnc.layers",
+    "Recurrent": "rnnc.specs",
     "Regularized": "rnnc.layers",
     "Sample": "rnnc.decoding",
     "Scale": "rnnc.layers",
@@ -226,22 +233,30 @@ _LATER = {
     "Sequential": "rnnc.sequential",
     "Shift": "rnnc.layers",
     "Softmax": "rnnc.layers",
-    "Static": "rnnc.graph",
     "SoftmaxPooling": "rnnc.layers",
+    "Spec": "rnnc.specs",
+    "Static": "rnnc.graph",
     "Sum": "rnnc.layers",
     "TorchNetwork": "rnnc.torch.network",
+    "cells": "",
+    "compile": "rnnc.programs",
     "draw": "rnnc.drawing",
     "from_onnx": "rnnc.onnx.network",
     "from_torch": "rnnc.torch.network",
     "gates": "",
+    "hvp": "rnnc.derivatives",
+    "initializers": "",
+    "jvp": "rnnc.derivatives",
     "load": "rnnc.files.loading",
     "losses": "",
     "optimizers": "",
+    "rename": "rnnc.checking.renaming",
     "save": "rnnc.files.models",
     "schedules": "",
     "take": "rnnc.files.weights",
     "torch": "",
     "train": "",
+    "vjp": "rnnc.derivatives",
 }
 
 

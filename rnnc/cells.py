@@ -28,14 +28,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, SupportsIndex
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained_class
-from rnnc.initializers import Init, check_init
 from rnnc.ir.equations import Value, linear, relu, sigmoid, tanh
 from rnnc.ir.errors import ArgumentTypeError
 from rnnc.references import reference, warn_if_main
+
+if TYPE_CHECKING:
+    from rnnc.initializers import Init
 
 __all__ = ["Cell", "ElmanCell", "GRUCell", "LSTMCell", "Parameter", "ProjectedLSTMCell", "ResetFirstGRUCell"]
 
@@ -58,6 +60,8 @@ class Parameter(tuple[int, ...]):
     def __new__(cls, shape: Shape, init: Init | str | None = None) -> Self:
         if not isinstance(shape, tuple):
             raise ArgumentTypeError(f"shape: expected a tuple of sizes, got {checks.came(shape)}")
+        from rnnc.initializers import check_init
+
         made = super().__new__(cls, shape)
         made.init = check_init("init", init, shape)
         return made

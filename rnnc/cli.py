@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from rnnc.checking import checks
-from rnnc.compile import check_spec, compile
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import DERIVATIVES, forward
 from rnnc.ir.errors import ArgumentError, RnncError
 from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
 from rnnc.model import Model
 from rnnc.plain_data import MOST_CHARACTERS, read_json
+from rnnc.programs import check_spec, compile
 from rnnc.references import resolve
 from rnnc.specs import Spec
 

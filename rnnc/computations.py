@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rnnc.array_names import ArrayNames, Names
 from rnnc.ir.computation import Computation
-from rnnc.ir.graph import Graph
-from rnnc.ir.lower import lower
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:
+    from rnnc.ir.graph import Graph
     from rnnc.layered import Layered
     from rnnc.networks.timing import Form
 
@@ -22,7 +22,7 @@ def forward(model: Spec | Layered, form: Form | None = None) -> Computation:
     form: of a network; default: that of whole sequences whose frames are full (`rnnc.networks.timing`).
     """
     if isinstance(model, Spec):
-        return Computation.of_stack(model.stack())
+        return Computation(partial(_lowered, model), identity=_identity("forward", model))
     from rnnc.networks.lowering import lower_network
     from rnnc.networks.timing import WHOLE
 
@@ -36,7 +36,7 @@ def vjp(model: Spec | Layered) -> Computation:
     """The forward pass, and its pullback as the second half."""
     names = _names_of(model)
     late = frozenset((*names.adjoints, *names.gradients))
-    return Computation(lambda steps, lengths: _reverse(model, names, steps, lengths), late)
+    return Computation(partial(_reverse, model, names), late, _identity("vjp", model))
 
 
 def jvp(model: Spec | Layered) -> Computation:
@@ -48,7 +48,7 @@ def jvp(model: Spec | Layered) -> Computation:
 
         return forward_mode(_lowered(model, steps, lengths), names.inputs)
 
-    return Computation(build)
+    return Computation(build, identity=_identity("jvp", model))
 
 
 def hvp(model: Spec | Layered) -> Computation:
@@ -63,7 +63,12 @@ def hvp(model: Spec | Layered) -> Computation:
         read = {n.attr("name") for n in gradient.nodes if n.op == "input"}
         return forward_mode(gradient, [name for name in (*names.inputs, *names.adjoints) if name in read])
 
-    return Computation(build)
+    return Computation(build, identity=_identity("hvp", model))
+
+
+def _identity(what: str, model: Spec | Layered) -> str:
+    """The identity of a computation (`Computation`): of a spec whose equations are rnnc's own, all its arguments."""
+    return f"{what} {model!r}" if isinstance(model, Spec) and model.is_ours else ""
 
 
 def _reverse(model: Spec | Layered, names: Names, steps: int, lengths: bool) -> Graph:
@@ -74,6 +79,8 @@ def _reverse(model: Spec | Layered, names: Names, steps: int, lengths: bool) -> 
 
 def _lowered(model: Spec | Layered, steps: int, lengths: bool) -> Graph:
     if isinstance(model, Spec):
+        from rnnc.ir.lower import lower
+
         return lower(model.stack(), steps, lengths=lengths)
     from rnnc.networks.lowering import lower_network
     from rnnc.networks.timing import Form

@@ -18,7 +18,6 @@ from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.calls import Call, Signature
 from rnnc.checking.parameters import read_parameters
-from rnnc.compile import check_spec
 from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import DERIVATIVES
 from rnnc.copies import Unchanging, refusal
@@ -26,6 +25,7 @@ from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layered import Layered
 from rnnc.plain_calls import plain_vjp
+from rnnc.programs import check_spec
 from rnnc.quick import way_in
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 from rnnc.specs import Spec
@@ -260,7 +260,7 @@ class VJP(Derivative):
     ) -> tuple[tuple[Array, State], Pullback]:
         """Runs the forward pass, and returns ((output, state), pullback).
 
-        params: name -> array, as in `rnnc.compile.Program.bind`. With backend "cuda", parameters on the host are copied
+        params: name -> array, as in `rnnc.Program.bind`. With backend "cuda", parameters on the host are copied
         to the GPU in every call. x, state, lengths, and the results: as in `rnnc.Model.__call__`.
         Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """

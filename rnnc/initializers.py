@@ -36,7 +36,7 @@ __all__ = [
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
-Init = Callable[[Shape, np.random.Generator], Array]
+Init = Callable[[Shape, "np.random.Generator"], Array]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from rnnc.compile import Program
+    from rnnc.programs import Program
     from rnnc.specs import Spec
 
     Array = NDArray[Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
@@ -41,6 +40,8 @@ class PlainData:
         for name in _named(data):
             warn_if_main(name)
         try:
+            import json
+
             return json.dumps(data, indent=2, allow_nan=False)
         except ValueError as error:
             raise ArgumentError(f"{type(self).__name__} has no form as JSON: {error}") from error
@@ -67,6 +68,8 @@ def read_json(name: str, text: object) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise ArgumentError(f"{name}: expected at most {MOST_CHARACTERS} characters of JSON, got {len(text)}")
     try:
+        import json
+
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
     except ValueError as error:  # raised by the parser, the decoder of bytes, int() and the functions below
         raise ArgumentError(f"{name}: not JSON: {error}") from error

@@ -30,9 +30,8 @@ from rnnc.cells import (
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained_class
 from rnnc.checking.declarations import cell_from_dict, cell_to_dict, check_cell
-from rnnc.initializers import Uniform, default, started
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, RnncWarning
-from rnnc.ir.lower import Direction, Stack, with_axes
+from rnnc.ir.stacks import Direction, Stack, Step
 from rnnc.plain_data import PlainData
 from rnnc.references import check_trusted
 
@@ -124,6 +123,8 @@ class Spec(PlainData):
         PyTorch's generator. In float32 they are the rounded numbers of float64.
         Raises ArgumentError or ArgumentTypeError.
         """
+        from rnnc.initializers import Uniform, default, started
+
         if not isinstance(seed, np.random.Generator):
             seed = np.random.default_rng(checks.integer("seed", seed, 0, 2**128))
         bound = 1 / math.sqrt(self.hidden_size)
@@ -154,18 +155,28 @@ class Spec(PlainData):
         """True if a step depends on later steps, so that a sequence cannot be run piece by piece."""
         return any(way.reverse for way in self.ways)
 
+    @property
+    def is_ours(self) -> bool:
+        """True if rnnc's own cells compute the steps, so that the arguments say all about the equations."""
+        return all(type(way.cell).__module__ == Cell.__module__ for way in self.ways)
+
     def _layer(self, width: int, suffix: str, way: Way) -> Direction:
         cell, size = way.cell, self.hidden_size
         parameters = cell.parameters(width, size, self.bias)
         axes = {name: as_axes(declared) for name, declared in cell.states(size).items()}
         several = {name: sizes for name, sizes in axes.items() if len(sizes) > 1}
+        step: Step = cell.step
+        if several:
+            from rnnc.ir.lower import with_axes
+
+            step = with_axes(step, several)
         return Direction(
             suffix=suffix,
             parameters=parameters,
             states={name: math.prod(sizes) for name, sizes in axes.items()},
             output_size=cell.output_size(size),
             reverse=way.reverse,
-            step=with_axes(cell.step, several) if several else cell.step,
+            step=step,
             optional=tuple(name for name in cell.parameters(width, size, True) if name not in parameters),
         )
 

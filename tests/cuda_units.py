@@ -22,7 +22,8 @@ from rnnc.backends.planning.planner import plan
 from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack, lower
+from rnnc.ir.lower import lower
+from rnnc.ir.stacks import Stack
 from tests.networks import CELLS, stack_of
 from tests.pairwise import covering
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from rnnc.backends.base import Bound
-from rnnc.ir.lower import Stack
 from rnnc.ir.names import OUTPUT, X, final, initial
+from rnnc.ir.stacks import Stack
 
 
 def run_stack(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import rnnc
 from rnnc import cells
-from rnnc.ir.lower import Stack
+from rnnc.ir.stacks import Stack
 from tests import user_cells
 
 Array = NDArray[Any]

@@ -39,8 +39,8 @@ from rnnc.ir.equations import (
     where,
 )
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Direction, Stack
 from rnnc.ir.shape_rules import BATCH
+from rnnc.ir.stacks import Direction, Stack
 from tests.random_grids import GRIDS, flat, grouped
 
 UNARY: Mapping[str, Callable[[Value], Value]] = {

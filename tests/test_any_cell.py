@@ -12,7 +12,8 @@ from rnnc.backends.llvm import compile
 from rnnc.backends.llvm.code import LlvmCode
 from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.computation import Computation
-from rnnc.ir.lower import Stack, lower
+from rnnc.ir.lower import lower
+from rnnc.ir.stacks import Stack
 from tests.cases import TOLERANCE, error
 from tests.forward_calls import run_stack
 from tests.networks import CELLS, Feeds, data_of, lengths_of, parameters_of, stack_of

@@ -12,7 +12,8 @@ from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack, lower
+from rnnc.ir.lower import lower
+from rnnc.ir.stacks import Stack
 from tests.random_cells import GRID_RECIPES, stacks
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}

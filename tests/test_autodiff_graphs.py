@@ -13,12 +13,13 @@ from rnnc.ir.autodiff import jvp, vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import IRError, RollError
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.lower import Stack, lower
+from rnnc.ir.lower import lower
 from rnnc.ir.ops import OPS, Kind
 from rnnc.ir.passes import optimize
 from rnnc.ir.program import Loop, Program
 from rnnc.ir.roll import roll
 from rnnc.ir.shape_rules import Shape
+from rnnc.ir.stacks import Stack
 from rnnc.ir.text import parse_graph, print_graph
 from rnnc.ir.verify import verify
 from tests.derivative_oracles import Point, assert_points_agree, difference, inner, size_of_terms

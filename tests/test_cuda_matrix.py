@@ -25,7 +25,8 @@ from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack, lower
+from rnnc.ir.lower import lower
+from rnnc.ir.stacks import Stack
 from tests.cases import TOLERANCE, Array, Case, Result, assert_close, assert_same, worst_error
 from tests.cuda_ways import ROOMY, SLICES, Way
 from tests.derivative_oracles import (

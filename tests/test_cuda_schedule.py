@@ -23,7 +23,7 @@ from rnnc.backends.planning.planner import plan
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import BackendError
 from rnnc.ir.families import Family
-from rnnc.ir.lower import Stack
+from rnnc.ir.stacks import Stack
 from tests.networks import CELLS, stack_of
 from tests.random_cells import stacks
 

@@ -19,7 +19,7 @@ from rnnc.backends.llvm.calls.lockstep import Scripts, run_all, run_together
 from rnnc.backends.llvm.kernels import derived
 from rnnc.backends.llvm.kernels.packers import MOVE, SWEEP, shares
 from rnnc.backends.llvm.runtime import Linked, Runtime
-from rnnc.backends.reference.interpreter import evaluate
+from rnnc.backends.reference.evaluation import evaluate
 from rnnc.ir.equations import Value, exp, linear, tanh
 from rnnc.ir.errors import RnncWarning
 from rnnc.ir.families import families

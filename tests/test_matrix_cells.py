@@ -20,7 +20,8 @@ from rnnc.ir.autodiff import vjp
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph
-from rnnc.ir.lower import Stack, lower
+from rnnc.ir.lower import lower
+from rnnc.ir.stacks import Stack
 from tests import oracle
 from tests.cases import TOLERANCE, Result, as_result, assert_close
 from tests.cuda_ways import Way

@@ -19,7 +19,7 @@ from rnnc.ir.computation import Computation
 from rnnc.ir.equations import Value, linear, sigmoid, tanh
 from rnnc.ir.errors import RollError
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.lower import Direction, Stack, lower
+from rnnc.ir.lower import lower
 from rnnc.ir.passes import PASSES, Pass
 from rnnc.ir.passes.common_subexpressions import common_subexpressions
 from rnnc.ir.passes.dead_code import dead_code
@@ -27,6 +27,7 @@ from rnnc.ir.passes.sink_slices import sink_slices
 from rnnc.ir.pipeline import TEMPLATE_STEPS
 from rnnc.ir.program import Loop, Program
 from rnnc.ir.roll import roll
+from rnnc.ir.stacks import Direction, Stack
 from rnnc.ir.text import print_graph
 from rnnc.ir.verify import verify
 from tests.cases import error

@@ -9,7 +9,7 @@ from rnnc.backends.llvm.kernels.epilogue import signature
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Space
 from rnnc.backends.planning.planner import plan
 from rnnc.ir.computation import Computation
-from rnnc.ir.lower import Stack
+from rnnc.ir.stacks import Stack
 
 
 def columns(place: Place, width: int) -> set[int]:

@@ -14,13 +14,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 from rnnc.backends.llvm import stored
-from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.image import Image, Mapped
-from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
-from rnnc.backends.llvm.asm.parts import parts_of, renamed
 from rnnc.backends.llvm.asm.target import Target
+
+if TYPE_CHECKING:  # stored code needs neither
+    from rnnc.backends.llvm.asm.builder import Module
+    from rnnc.backends.llvm.asm.jit import MachineCode
 
 # The kernels of a unit are imported when a module first needs the unit.
 
@@ -117,12 +119,17 @@ class RuntimeUnit:
     @cached_property
     def module(self) -> Module:
         """The functions, by their own names."""
+        from rnnc.backends.llvm.asm.builder import Module
+
         module = Module()
         self._emit(module, self._dtype, self._target)
         return module
 
     def _compiled(self, entry: str | None) -> tuple[Mapping[str, str], MachineCode]:
         """The symbols and the machine code, which is stored."""
+        from rnnc.backends.llvm.asm.jit import compile_assembly
+        from rnnc.backends.llvm.asm.parts import renamed
+
         text = self.module.text()
         digest = hashlib.sha256(f"{text}{self._target!r}".encode()).hexdigest()[:8]
         symbols = {f.name: f"{f.name}.{self._dtype}.{digest}" for f in self.module.functions}
@@ -186,6 +193,9 @@ class Linked:
     """A compiled module, linked to the units of the runtime that it calls. units: their names."""
 
     def __init__(self, module: Module, runtime: Runtime) -> None:
+        from rnnc.backends.llvm.asm.jit import MachineCode
+        from rnnc.backends.llvm.asm.parts import parts_of, renamed
+
         units = runtime.units(module)
         symbols = {name: symbol for unit in units for name, symbol in unit.symbols.items()}
         self.units = tuple(unit.name for unit in units)
@@ -222,6 +232,8 @@ def _addresses(units: Iterable[RuntimeUnit]) -> dict[str, int]:
 
 def shown(module: Module, runtime: Runtime) -> str:
     """The text of a module and of the units that it calls, as one module."""
+    from rnnc.backends.llvm.asm.builder import Module
+
     modules = [module, *(unit.module for unit in runtime.units(module))]
     functions = [function for each in modules for function in each.functions]
     lines = list(dict.fromkeys(line for each in modules for line in each.globals))

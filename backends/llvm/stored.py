@@ -12,8 +12,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from rnnc.backends.llvm.manifest import Manifest
 
 
-@dataclass(frozen=True)
-class StoredProgram:
+class StoredProgram(NamedTuple):
     """The machine code of a computation. units: the names of the units of the runtime that it calls."""
 
     manifest: Manifest
@@ -35,8 +33,7 @@ class StoredProgram:
     units: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class StoredUnit:
+class StoredUnit(NamedTuple):
     """The machine code of a unit of the runtime. symbols: of its functions, by their names."""
 
     image: Image

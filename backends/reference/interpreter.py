@@ -5,11 +5,11 @@ It is simple rather than fast, because the other backends are compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from rnnc.ir.errors import IRError
+from rnnc.backends.reference.evaluation import evaluate, meaning, number
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.ops import Array, Kind
@@ -46,33 +46,11 @@ def _leaf(node: Node, dtype: str, feeds: Feeds, batch: int) -> Array:
     if node.op == "input":
         fed = feeds[node.attr("name")]
         return fed if node.step is None else fed[node.step]
-    return _number(node, dtype, batch)
-
-
-def _number(leaf: Node | Family, dtype: str, batch: int) -> Array:
-    """The value of a `const` or `zeros` leaf."""
-    if leaf.op == "const":
-        return np.asarray(leaf.attr("value"), dtype)
-    if leaf.op != "zeros":
-        raise IRError(f"{leaf!r} is read before it is computed")
-    return np.zeros([batch if size == BATCH else int(size) for size in leaf.shape], dtype)
+    return number(node, dtype, batch)
 
 
 def _apply(node: Node, values: Mapping[Node, Array]) -> Array:
-    return _meaning(node, [values[i] for i in node.inputs])
-
-
-def _meaning(node: Node | Family, operands: Sequence[Array]) -> Array:
-    with np.errstate(all="ignore"):
-        return _result(node, operands)
-
-
-def _result(node: Node | Family, operands: Sequence[Array]) -> Array:
-    """The meaning of an op, applied to operands. NumPy may warn."""
-    meaning = node.spec.meaning
-    if meaning is None:
-        raise IRError(f"{node!r} has no meaning of its own")
-    return np.asarray(meaning(*operands, **({} if node.op == "carry" else dict(node.attrs))))
+    return meaning(node, [values[i] for i in node.inputs])
 
 
 def evaluate_bind(program: Program, parameters: Feeds) -> dict[Family, Array]:
@@ -82,17 +60,6 @@ def evaluate_bind(program: Program, parameters: Feeds) -> dict[Family, Array]:
     }
     evaluate(program.bind, values, program.dtype)
     return values
-
-
-def evaluate(made: Iterable[Family], values: dict[Family, Array], dtype: str) -> None:
-    """Adds to the known values those of `made`, which have no batch axis and come operands first."""
-    with np.errstate(all="ignore"):
-        for family in made:
-            if family.spec.kind is Kind.LEAF:
-                values[family] = _number(family, dtype, 0)
-            else:
-                operands = [values[i] if i in values else _number(i, dtype, 0) for i in family.inputs]
-                values[family] = _result(family, operands)
 
 
 def run_program(program: Program, bound: Mapping[Family, Array], feeds: Feeds, steps: int) -> dict[str, Array]:
@@ -144,7 +111,7 @@ class Execution:
         return np.stack([value] * self.steps) if family.timed and family not in self.values else value
 
     def _value(self, family: Family) -> Array:
-        return self.values[family] if family in self.values else _number(family, self.program.dtype, self.batch)
+        return self.values[family] if family in self.values else number(family, self.program.dtype, self.batch)
 
     def _once(self, family: Family) -> Array:
         """A time-free value. For `exit`, it is the last value of a state."""
@@ -152,7 +119,7 @@ class Execution:
             return self._at(family.inputs[0], self.steps - 1 if family.attr("delta") > 0 else 0, {})
         if family.op == "tsum":
             return self._sum_over_time(family)
-        return _meaning(family, [self._value(i) for i in family.inputs])
+        return meaning(family, [self._value(i) for i in family.inputs])
 
     def _sum_over_time(self, family: Family) -> Array:
         terms = [self._at(i, t, {}) for i in family.inputs for t in range(self.steps)]
@@ -180,7 +147,7 @@ class Execution:
         if family.spec.kind is Kind.LEAF:
             return self._value(family)
         if family.op != "carry":
-            return _meaning(family, [read(i) for i in family.inputs])
+            return meaning(family, [read(i) for i in family.inputs])
         previous = t - family.attr("delta")
         assert family.initial is not None and family.source is not None
         inside = 0 <= previous < self.steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rnnc import initializers
 from rnnc.cells import Cell, as_axes
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
@@ -91,6 +90,8 @@ def _plain(name: str, value: object) -> object:
         return value
     if isinstance(value, tuple):
         return [_plain(name, item) for item in value]
+    from rnnc import initializers
+
     if isinstance(value, initializers.Initializer):
         return initializers.to_dict(value)
     hint = "use numbers, strings, booleans, None, initializers or tuples of such"
@@ -100,5 +101,7 @@ def _plain(name: str, value: object) -> object:
 def _unlisted(value: object) -> object:
     """The field that plain data stands for: lists were tuples, and mappings were initializers."""
     if isinstance(value, Mapping):
+        from rnnc import initializers
+
         return initializers.from_dict(value)
     return tuple(_unlisted(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rnnc.checking.networks import Kind
-from rnnc.ir.lower import Direction
+from rnnc.ir.stacks import Direction
 from rnnc.layers import Activation, Embedding, recurrent
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from rnnc.backends.locks import new_lock
-from rnnc.compile import Program
 from rnnc.compiled import CompileOptions
 from rnnc.decoding import Decoder, Decoding
 from rnnc.model import Model
 from rnnc.network import Network
+from rnnc.programs import Program
 from rnnc.specs import Spec
 from rnnc.torch.network import ArrangedNetwork, TorchNetwork
 from rnnc.torch.origin import TorchGraph

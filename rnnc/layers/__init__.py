@@ -7,7 +7,7 @@ from typing import Any
 
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
-from rnnc.ir.lower import Direction
+from rnnc.ir.stacks import Direction
 from rnnc.layers.activations import Activation, LogSoftmax, PReLU, Softmax
 from rnnc.layers.attention import Attention
 from rnnc.layers.base import Layer, Noise, Pace, Readout

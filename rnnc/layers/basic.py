@@ -20,7 +20,7 @@ from rnnc.specs import SPECS, Spec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rnnc.ir.lower import Direction
+    from rnnc.ir.stacks import Direction
 
     Array = NDArray[Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rnnc.ir.graph import Graph, Node
-from rnnc.ir.lower import Direction
+from rnnc.ir.stacks import Direction
 
 Nodes = tuple[Node, ...] | Node
 """A value at each position of each frame, or one per sequence."""

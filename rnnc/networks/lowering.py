@@ -22,8 +22,9 @@ from rnnc.ir.equations import Value, greater, select
 from rnnc.ir.errors import IRError
 from rnnc.ir.graph import Graph, Node, Site
 from rnnc.ir.locating import located
-from rnnc.ir.lower import Direction, Names, check_returned, lower_direction, values_of
+from rnnc.ir.lower import Names, check_returned, lower_direction, values_of
 from rnnc.ir.shape_rules import BATCH
+from rnnc.ir.stacks import Direction
 from rnnc.layered import Layered
 from rnnc.layers import Embedding, Layer, Readout, recurrent
 from rnnc.layers.base import EVEN

@@ -9,8 +9,9 @@ from rnnc.checking.networks import BEGUN, Entry
 from rnnc.ir import names
 from rnnc.ir.graph import Graph as IRGraph
 from rnnc.ir.graph import Node, Site
-from rnnc.ir.lower import Direction, lower_direction
+from rnnc.ir.lower import lower_direction
 from rnnc.ir.shape_rules import BATCH
+from rnnc.ir.stacks import Direction
 from rnnc.layered import Layered
 from rnnc.layers import Layer, recurrent
 from rnnc.layers.readouts import Last

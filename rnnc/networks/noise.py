@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rnnc.ir.equations import Value
 from rnnc.ir.graph import Graph as IRGraph
 from rnnc.ir.graph import Node
-from rnnc.ir.lower import Names, Step, values_of
+from rnnc.ir.lower import Names, values_of
+from rnnc.ir.stacks import Step
 from rnnc.layered import Layered
 from rnnc.layers import Layer, LearnedStart, Regularized, recurrent
 from rnnc.specs import Spec

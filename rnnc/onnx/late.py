@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.compile import Program, compile
 from rnnc.ir.errors import ArgumentError
 from rnnc.onnx.building import zeros
 from rnnc.onnx.ops.recurrence import C0, H0, LENGTHS, B, P, R, W, X, recurrence_of
@@ -16,6 +15,7 @@ from rnnc.onnx.readers import InputAxes, Reader, reader
 from rnnc.onnx.recent import Recent
 from rnnc.onnx.recurrent import Weights, parameters_of, spec_of
 from rnnc.onnx.values import Filled, Step, Tensor, Value
+from rnnc.programs import Program, compile
 from rnnc.specs import Spec
 
 if TYPE_CHECKING:

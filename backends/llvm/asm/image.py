@@ -20,9 +20,10 @@ import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rnnc.backends.llvm.asm.elf import ObjectFile, Relocation
+if TYPE_CHECKING:
+    from rnnc.backends.llvm.asm.elf import ObjectFile, Relocation
 
 _GOT = "_GLOBAL_OFFSET_TABLE_"
 _PC64, _GOTOFF64, _GOT64, _GOTPC64 = 24, 25, 27, 29
@@ -60,6 +61,8 @@ def can_map() -> bool:
 
 def link(objects: Iterable[bytes]) -> Image:
     """The image of some object files, which define each function once."""
+    from rnnc.backends.llvm.asm.elf import ObjectFile
+
     files = [ObjectFile(content) for content in objects]
     code, starts = _laid_out(files)
     symbols = {

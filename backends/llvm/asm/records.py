@@ -14,12 +14,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.backends.llvm.asm.builder import Function, Val, i64
-from rnnc.ir.ops import Array
+if TYPE_CHECKING:
+    from rnnc.backends.llvm.asm.builder import Function, Val
+    from rnnc.ir.ops import Array
 
 _CTYPES: dict[str, Any] = {
     "ptr": ctypes.c_void_p,
@@ -113,6 +114,8 @@ class Record:
 
     def element(self, f: Function, table: Val, index: Val | int) -> Val:
         """The address of the record at an index of a table of records."""
+        from rnnc.backends.llvm.asm.builder import i64
+
         return f.element(table, i64(index) if isinstance(index, int) else index, self.llvm_type)
 
     # ---- Python

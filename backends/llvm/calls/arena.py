@@ -10,14 +10,12 @@ import numpy as np
 
 from rnnc.backends.llvm.asm.records import address
 from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
-from rnnc.backends.llvm.kernels.derived import NAME, elements, emit_derived, is_derivable, leaves
 from rnnc.backends.llvm.runtime import Linked
-from rnnc.backends.reference.interpreter import evaluate
 from rnnc.ir.families import Family, operands_first
-from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
+    from rnnc.ir.ops import Array
 
 
 Pointers = ctypes.Array[ctypes.c_void_p]
@@ -37,14 +35,25 @@ class Packing:
 
     def __init__(self, code: LlvmCode, *, in_calls: bool) -> None:
         self._code = code
+        self.derived: list[Family] = []
+        self.leaves: list[Family] = []
+        self.sizes: dict[Family, int] = {}
         computed = [family for family in code.sources if family.op != "input"]
-        self.derived = [family for family in computed if in_calls and is_derivable(family)]
+        if in_calls and computed:
+            self._generate(computed)
         others = [family for family in computed if family not in self.derived]
         self.evaluated = operands_first(others, set(code.parameters.values()))
+
+    def _generate(self, computed: list[Family]) -> None:
+        """Generates the function of those values that are elementwise."""
+        from rnnc.backends.llvm.kernels.derived import NAME, elements, emit_derived, is_derivable, leaves
+
+        self.derived = [family for family in computed if is_derivable(family)]
         self.leaves = leaves(self.derived)
         self.sizes = {family: elements(family) for family in self.derived}
         if self.derived:
-            self._linked = Linked(emit_derived(self.derived, code.dtype.name, code.target), code.runtime)
+            module = emit_derived(self.derived, self._code.dtype.name, self._code.target)
+            self._linked = Linked(module, self._code.runtime)
             self.derive_address = self._linked.address(NAME)
             self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.derive_address)
 
@@ -71,6 +80,8 @@ class Packing:
         """Computes what packing reads besides parameters. Returns the addresses of the derived values, from `place`."""
         code = self._code
         if self.evaluated:
+            from rnnc.backends.reference.evaluation import evaluate
+
             evaluate(self.evaluated, values, code.dtype.name)
             for family in self.evaluated:
                 values[family] = np.ascontiguousarray(values[family], code.dtype)

@@ -12,18 +12,16 @@ from rnnc.backends import fresh
 from rnnc.backends.base import PlainCall, QuickHalves
 from rnnc.backends.llvm.asm.records import Record, address
 from rnnc.backends.llvm.calls.arena import Packing, Pointers
-from rnnc.backends.llvm.calls.lockstep import run_all
 from rnnc.backends.llvm.calls.shards import Shard, even, split_batch
 from rnnc.backends.locks import new_lock
-from rnnc.backends.reference.interpreter import evaluate
 from rnnc.ir.errors import SizeError
 from rnnc.ir.families import Family, operands_first
-from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
+    from rnnc.ir.ops import Array
 
-Arrays = Mapping[str, Array]
+Arrays = Mapping[str, "Array"]
 Words = ctypes.Array[ctypes.c_int64]
 """A context, whose fields take eight bytes each, by their positions: a call sets dozens of them."""
 
@@ -114,7 +112,8 @@ class LlvmTape:
     def run(self, half: str, inputs: Arrays, outputs: Arrays, sources: Pointers | None = None) -> None:
         """Runs a half, by the name of its function. sources: the arrays that it reads in place, if it does."""
         code, interface = self._code, self._code.interface
-        timed, copied = list[tuple[int, Array]](), list[tuple[Array, Array]]()
+        timed: list[tuple[int, Array]] = []
+        copied: list[tuple[Array, Array]] = []
         for name, number in interface.timed_numbers.items():
             if name in inputs:
                 timed.append((number, even(inputs[name])))
@@ -148,6 +147,8 @@ class LlvmTape:
         if len(addresses) == 1:
             error = code.run_functions[half](addresses[0])
         else:
+            from rnnc.backends.llvm.calls.lockstep import run_all
+
             function = code.address(half)
             error = run_all([(function, address_) for address_ in addresses], code.runtime)
         if error:
@@ -193,6 +194,8 @@ class LlvmTape:
             for other in sums[1:]:
                 first += other[family]
         if not known.keys() >= set(wanted.values()):
+            from rnnc.backends.reference.evaluation import evaluate
+
             known = self._values | known
             evaluate(operands_first(wanted.values(), known), known, code.dtype.name)
         for name, family in wanted.items():

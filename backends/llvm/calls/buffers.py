@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from rnnc.backends import fresh
 from rnnc.backends.llvm.asm.records import address
-from rnnc.ir.ops import Array
+
+if TYPE_CHECKING:
+    from rnnc.ir.ops import Array
 
 KEPT = 8
 """The largest number of free blocks that are kept for the next call."""

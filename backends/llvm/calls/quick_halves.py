@@ -17,10 +17,10 @@ from rnnc.backends.llvm.kernels.context import sum_field
 from rnnc.backends.llvm.manifest import FEW_ROWS
 from rnnc.backends.locks import new_lock
 from rnnc.ir.families import Family
-from rnnc.ir.ops import Array
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
+    from rnnc.ir.ops import Array
 
 
 def quick_halves(code: LlvmCode, packing: Packing, first: PlainCall, second: PlainCall) -> LlvmHalves | None:

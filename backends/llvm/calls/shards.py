@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rnnc.ir.ops import Array
+if TYPE_CHECKING:
+    from rnnc.ir.ops import Array
+
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from rnnc.backends.llvm.asm.records import Record
-from rnnc.backends.planning.plan import Plan
 from rnnc.ir.families import Family
 from rnnc.ir.shape_rules import BATCH
+
+if TYPE_CHECKING:
+    from rnnc.backends.planning.plan import Plan
 
 HEADER = (
     ("i64", "steps"),

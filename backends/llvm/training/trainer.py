@@ -29,7 +29,7 @@ from rnnc.backends.llvm.kernels.derived import NAME, elements, emit_derived, is_
 from rnnc.backends.llvm.runtime import Linked
 from rnnc.backends.llvm.training.table import Table
 from rnnc.backends.llvm.training.threaded_step import ThreadedStep
-from rnnc.backends.reference.interpreter import evaluate
+from rnnc.backends.reference.evaluation import evaluate
 from rnnc.backends.training.protocol import Change, Memory, Report, Work
 from rnnc.backends.training.sparse import SparseRows
 from rnnc.ir.families import Family, operands_first

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch.utils.dlpack import to_dlpack
 
 from rnnc.checking.arrays import as_array
-from rnnc.compile import Program
-from rnnc.compile import compile as compile_spec
 from rnnc.derivatives import HVP, JVP, VJP, hvp, jvp, vjp
 from rnnc.ir.errors import DtypeError, RnncError
 from rnnc.model import Model
+from rnnc.programs import Program
+from rnnc.programs import compile as compile_spec
 from rnnc.specs import Spec
 
 __all__ = ["OWNERS", "Engine", "Packed", "array", "dtype_of", "engine", "spec_of"]
