@@ -10,8 +10,9 @@ opened once, and the checks are made on the open descriptors. Entries are reache
 not matter who may rename the folders above it. Windows has neither owners of this kind nor folders that can be opened;
 its cache lies within the user's profile.
 
-The cache deletes only files that it has made: those in its own folder, with a name of its own and its mark at the
-beginning.
+The time of an entry is that of its last use. If the cache is larger than the user allows, the entries that were not
+used for longest are deleted. The cache deletes only files that it has made: those in its own folder, with a name of its
+own and its mark at the beginning.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from rnnc.ir import settings
 from rnnc.ir.errors import RnncWarning
 
 FOLDER = "objects"
 """The cache's own folder, below the one that the user names."""
-MOST_ENTRIES = 1024
-"""The number of entries beyond which the oldest quarter is deleted."""
+KEPT_PART = 0.75
+"""The part of the largest size (`settings.cache_bytes`) that is left when a full cache is pruned."""
 MOST_BYTES = 1 << 28
 """The largest size of an entry. A larger file is not one."""
 DRAFT_SECONDS = 3600.0
@@ -81,6 +82,28 @@ def store(name: str, payload: bytes) -> None:
         if folder is not None:
             folder.store(name, payload)
             folder.prune()
+
+
+class Entry(NamedTuple):
+    """A file of the cache. size: in bytes. used: the time of its last use, in seconds since 1970."""
+
+    used: float
+    name: str
+    size: int
+
+
+def entries() -> list[Entry]:
+    """All entries, those not used for longest first."""
+    with suppress(OSError), _opened(make=False) as folder:
+        return [] if folder is None else folder.entries()
+    return []
+
+
+def clear() -> int:
+    """Deletes all entries, and returns their number."""
+    with suppress(OSError), _opened(make=False) as folder:
+        return 0 if folder is None else sum(map(folder.delete, folder.entries()))
+    return 0
 
 
 def remembered(name: str, make: Callable[[], T]) -> T:
@@ -138,7 +161,11 @@ class _Folder:
             if file is None:
                 return None
             digest, payload = file.read(_DIGEST_BYTES), file.read()
-        return payload if digest == _digest(name, payload) else None
+        if digest != _digest(name, payload):
+            return None
+        with suppress(OSError):  # the user may read the folder only
+            os.utime(self._place(f"{name}.rnnc"), dir_fd=self._descriptor, follow_symlinks=not _OWNED)
+        return payload
 
     def store(self, name: str, payload: bytes) -> None:
         """Writes an entry, atomically."""
@@ -153,31 +180,43 @@ class _Folder:
             raise
 
     def prune(self) -> None:
-        """Deletes drafts of killed writers, and the oldest entries of a full cache."""
-        files = sorted(self._files())
-        for modified, name in files:
-            if _DRAFT.fullmatch(name) and modified < time.time() - DRAFT_SECONDS:
-                self._remove(name)
-        entries = [name for _, name in files if _ENTRY.fullmatch(name)]
-        if len(entries) > MOST_ENTRIES:
-            for name in entries[: MOST_ENTRIES // 4]:
-                if self._is_entry(name):
-                    self._remove(name)
+        """Deletes drafts of killed writers, and of a full cache the entries that were not used for longest."""
+        for file in self._files(_DRAFT):
+            if file.used < time.time() - DRAFT_SECONDS:
+                self._remove(file.name)
+        files, most = sorted(self._files(_ENTRY)), settings.cache_bytes()
+        total = sum(file.size for file in files)
+        if total > most:
+            for file in files:
+                if total <= KEPT_PART * most:
+                    break
+                if self.delete(file):
+                    total -= file.size
+
+    def entries(self) -> list[Entry]:
+        """All entries, those not used for longest first."""
+        return [file for file in sorted(self._files(_ENTRY)) if self._is_entry(file.name)]
+
+    def delete(self, entry: Entry) -> bool:
+        """Deletes a file if it is an entry. Returns whether it is."""
+        if own := self._is_entry(entry.name):
+            self._remove(entry.name)
+        return own
 
     def _is_entry(self, name: str) -> bool:
         with suppress(OSError), self._reading(name) as file:
             return file is not None
         return False
 
-    def _files(self) -> Iterator[tuple[float, str]]:
-        """The time of writing and the name of every regular file whose name is that of an entry or a draft."""
+    def _files(self, pattern: re.Pattern[str]) -> Iterator[Entry]:
+        """All regular files whose names fit a pattern."""
         with os.scandir(self._path if self._descriptor is None else self._descriptor) as files:
             for file in files:
-                if _ENTRY.fullmatch(file.name) or _DRAFT.fullmatch(file.name):
+                if pattern.fullmatch(file.name):
                     with suppress(OSError):  # another process may have deleted the file
                         found = file.stat(follow_symlinks=False)
                         if stat.S_ISREG(found.st_mode):
-                            yield found.st_mtime, file.name
+                            yield Entry(found.st_mtime, file.name, found.st_size)
 
     @contextmanager
     def _reading(self, entry: str) -> Iterator[BinaryIO | None]:

@@ -58,6 +58,17 @@ def compiler() -> str:
     return os.environ.get("CXX", "").strip()
 
 
+def cache_bytes() -> int:
+    """RNNC_CACHE_MEGABYTES: the largest size of the cache of compiled code, in bytes. Default: 256 MB.
+
+    Raises ArgumentError if the variable is not a positive number.
+    """
+    text = os.environ.get("RNNC_CACHE_MEGABYTES", "").strip() or "256"
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentError(f"RNNC_CACHE_MEGABYTES: expected a positive number, got {text!r}; unset it for 256")
+    return int(text) * 1_000_000
+
+
 def cache_folder() -> Path | None:
     """RNNC_CACHE_DIR; by default, the folder "rnnc" in the user's cache folder.
 

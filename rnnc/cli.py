@@ -1,7 +1,8 @@
 """The command line.
 
 `rnnc inspect SPEC` prints a stage of the pipeline, `rnnc explain SPEC` which paths a backend takes, `rnnc compile SPEC`
-the time of every stage. `rnnc run MODEL` calls a model file on arrays in files.
+the time of every stage. `rnnc run MODEL` calls a model file on arrays in files. `rnnc cache` shows the cache of
+compiled code.
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="call a model file on arrays in files")
     _add_run(running)
 
+    kept = commands.add_parser("cache", help="show the compiled code that is kept on disk, or delete it")
+    kept.add_argument("--clear", action="store_true", help="delete all entries")
+    kept.set_defaults(run=_cache)
+
     for command in (inspect, timing, explain, running):
         command.add_argument(
             "--trust", action="append", default=[], metavar="MODULE", help="a module that a file may name for its cell"
@@ -164,6 +169,37 @@ def _run(options: argparse.Namespace) -> None:
     from rnnc.files.running import run
 
     run(options)
+
+
+# ---- cache
+
+
+def _cache(options: argparse.Namespace) -> None:
+    """Prints the folder of the cache, and the size and last use of each entry; or clears it."""
+    from rnnc.backends import cache
+    from rnnc.ir import settings
+
+    folder = settings.cache_folder()
+    if folder is None:
+        print("there is no cache: RNNC_CACHE_DIR is 'off', or the user has no home folder")
+        return
+    print(folder / cache.FOLDER)
+    if options.clear:
+        print(f"deleted: {cache.clear()} entries")
+        return
+    found = cache.entries()
+    size, most = sum(entry.size for entry in found), settings.cache_bytes()
+    print(f"{len(found)} entries, {size / 1e6:.1f} of at most {most / 1e6:,.0f} MB (RNNC_CACHE_MEGABYTES)")
+    now = time.time()
+    for entry in reversed(found):
+        print(f"  {entry.name[:12]}  {entry.size / 1e3:8,.1f} KB   used {_age(now - entry.used)} ago")
+
+
+def _age(seconds: float) -> str:
+    for unit, scale in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:.0f} {unit}"
+    return f"{max(seconds, 0.0):.0f} seconds"
 
 
 # ---- compile

@@ -19,6 +19,7 @@ from rnnc.backends import cache
 from rnnc.backends.llvm import LlvmCode, compile
 from rnnc.backends.llvm.asm.target import host
 from rnnc.backends.llvm.runtime import Runtime
+from rnnc.cli import main
 from rnnc.ir import settings
 from rnnc.ir.computation import Computation
 
@@ -105,17 +106,40 @@ def test_concurrent_writers_leave_whole_entries(folder: Path) -> None:
     assert [f.name for f in entries(folder)] == [f"{name}.rnnc"]
 
 
-def test_the_oldest_entries_go_when_it_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MOST_ENTRIES", 8)
-    for number in range(20):
-        cache.store(cache.key(f"{number}"), b"code")
-    assert len(entries(folder)) <= 8
-    assert cache.load(cache.key("19")) == b"code"
+def test_entries_that_were_not_used_for_longest_go_when_it_is_full(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RNNC_CACHE_MEGABYTES", "1")
+    names = [cache.key(f"{number}") for number in range(20)]
+    for age, name in enumerate(names[:9]):
+        cache.store(name, b"x" * 100_000)
+        os.utime(folder / cache.FOLDER / f"{name}.rnnc", (1000 + age, 1000 + age))
+    assert cache.load(names[0])  # it is now the one that was used last
+    for name in names[9:11]:
+        cache.store(name, b"x" * 100_000)
+    assert [cache.load(name) is not None for name in names[:5]] == [True, False, False, False, True]
+    assert all(cache.load(name) for name in names[4:11])
+    assert sum(entry.size for entry in cache.entries()) <= 1_000_000
+    monkeypatch.setenv("RNNC_CACHE_MEGABYTES", "none")
+    with pytest.raises(rnnc.ArgumentError, match="RNNC_CACHE_MEGABYTES: expected a positive number, got 'none'"):
+        cache.store(names[12], b"code")
+
+
+def test_the_command_line_shows_and_clears_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache.store(cache.key("entry"), b"x" * 10_000)
+    assert main(["cache"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{folder / cache.FOLDER}\n1 entries, 0.0 of at most 256 MB" in shown
+    assert f"{cache.key('entry')[:12]}      10.0 KB   used 0 seconds ago" in shown
+    (folder / cache.FOLDER / f"{cache.key('other')}.rnnc").write_text("mine")
+    assert main(["cache", "--clear"]) == 0
+    assert "deleted: 1 entries" in capsys.readouterr().out
+    assert [path.read_text() for path in entries(folder)] == ["mine"]
 
 
 def test_files_of_others_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RNNC_CACHE_DIR may be any folder: what the cache has not made stays, however it is called and however old."""
-    monkeypatch.setattr(cache, "MOST_ENTRIES", 8)
+    monkeypatch.setattr(settings, "cache_bytes", lambda: 1000)
     own, draft = folder / cache.FOLDER, f"{cache.key('x')}.{'0' * 16}.rnnc-draft"
     own.mkdir(parents=True, mode=0o700)
     names = ("notes", "tmp-1", cache.key("a"), f"{cache.key('b')}.rnnc", draft + "s")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import platform
 import struct
 import sys
@@ -21,6 +22,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from rnnc.ir.errors import BackendError
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.asm.elf import ObjectFile, Relocation
@@ -124,7 +127,7 @@ class Mapped:
     """An image in memory, for as long as this object lives. addresses: of its functions.
 
     foreign: the addresses of functions of other images. All others are found in this process.
-    Raises LookupError if a function cannot be found, and OSError if the system gives no memory for code.
+    Raises LookupError if a function cannot be found, and BackendError if the system gives no memory for code.
     """
 
     def __init__(self, image: Image, foreign: Mapping[str, int]) -> None:
@@ -137,7 +140,7 @@ class Mapped:
         # Not at exit, because other threads may still run the code.
         weakref.finalize(self, _system().munmap, base, image.size).atexit = False
         if _system().mprotect(base, image.size, _PROTECTION):
-            raise OSError(ctypes.get_errno(), "the system does not let memory be executed")
+            raise _refused("mprotect")
 
 
 def _allocate(size: int) -> int:
@@ -145,8 +148,13 @@ def _allocate(size: int) -> int:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     base: int | None = _system().mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
     if base is None or base == ctypes.c_void_p(-1).value:
-        raise OSError(ctypes.get_errno(), "the system gives no memory for code")
+        raise _refused("mmap")
     return base
+
+
+def _refused(call: str) -> BackendError:
+    reason = os.strerror(ctypes.get_errno())
+    return BackendError(f"machine code: {call} fails ({reason}); let this process map memory that is executed")
 
 
 @cache
