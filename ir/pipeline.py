@@ -70,6 +70,12 @@ class Artefacts:
             self._made[name] = self._stages[name].make(self)
         return self._made[name]
 
+    def extended(self, stages: Sequence[Stage], given: Any) -> Artefacts:
+        """The same artefacts, with those of further stages."""
+        other = Artefacts(stages, self.computation, steps=self.steps, lengths=self.lengths, given=given)
+        other._made = self._made
+        return other
+
     def text(self, name: str) -> str:
         """The text of a stage's artefact, for a reader."""
         made = self[name]

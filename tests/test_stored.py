@@ -63,8 +63,11 @@ x = np.linspace(-1, 1, 4 * 2 * 3, dtype=np.float32).reshape(4, 2, 3)
 output, (h, c) = rnnc.compile(spec, params)(x)
 (_, _), pullback = rnnc.vjp(spec)(params, x, lengths=[4, 2])
 d_params, d_x, _ = pullback(output)
+net = rnnc.Sequential(rnnc.GRU(3, 4), rnnc.Linear(4, 2))
+net.compile(net.init())(x)
+rnnc.train.fit(net, [(x[:, 0], [0, 1, 0, 1])], epochs=1, loss=rnnc.losses.cross_entropy(), progress=False)
 np.savez(sys.argv[2], output=output, h=h, c=c, d_x=d_x, **d_params)
-print(sorted({"llvmlite", "networkx", "rnnc.ir.passes", "rnnc.backends.planning.planner"} & set(sys.modules)))
+print(sorted({"llvmlite", "networkx", "rnnc.backends.planning.planner"} & set(sys.modules)))
 """
 
 

@@ -90,17 +90,24 @@ class LlvmCode:
         """The graph of a few steps, which determines the code."""
         from rnnc.ir.pipeline import PIPELINE, Artefacts
 
-        made = Artefacts(PIPELINE, self.computation, lengths=True) if lengths else self._artefacts
+        made = Artefacts(PIPELINE, self.computation, lengths=True) if lengths else self._shared
         return made.text("lowered")
 
     # ---- texts, and the stages behind them, which stored code comes without
 
     @cached_property
-    def _artefacts(self) -> Artefacts:
-        from rnnc.backends.llvm.stages import STAGES
-        from rnnc.ir.pipeline import Artefacts
+    def _shared(self) -> Artefacts:
+        """The stages that all backends share."""
+        from rnnc.ir.pipeline import PIPELINE, Artefacts
 
-        return Artefacts(STAGES, self.computation, given=self.target)
+        return Artefacts(PIPELINE, self.computation)
+
+    @cached_property
+    def _artefacts(self) -> Artefacts:
+        """All stages. Their modules take longer to import than stored code to load."""
+        from rnnc.backends.llvm.stages import STAGES
+
+        return self._shared.extended(STAGES, self.target)
 
     @property
     def program(self) -> Program:
