@@ -16,7 +16,7 @@ from rnnc.backends.llvm.asm.records import address
 from rnnc.backends.llvm.asm.target import host
 from rnnc.backends.llvm.calls import lockstep, threads
 from rnnc.backends.llvm.calls.lockstep import Scripts, run_all, run_together
-from rnnc.backends.llvm.kernels import derived
+from rnnc.backends.llvm.kernels import derivable, derived
 from rnnc.backends.llvm.kernels.packers import MOVE, SWEEP, shares
 from rnnc.backends.llvm.runtime import Linked, Runtime
 from rnnc.backends.reference.evaluation import evaluate
@@ -168,10 +168,10 @@ def test_values_made_of_parameters(tree: str, dtype: str, size: int) -> None:
     made = TREES[tree](a, b, c)
     graph.outputs["made"] = made.node
     family = families(graph)[made.node]
-    assert derived.is_derivable(family)
-    rng, inputs = np.random.default_rng(size), derived.leaves([family])
+    assert derivable.is_derivable(family)
+    rng, inputs = np.random.default_rng(size), derivable.leaves([family])
     values = {leaf: rng.uniform(-1, 1, tuple(map(int, leaf.shape))).astype(dtype) for leaf in inputs}
-    guarded = np.full(derived.elements(family) + 16, 7, dtype)
+    guarded = np.full(derivable.elements(family) + 16, 7, dtype)
     given = np.array([*(address(values[leaf]) for leaf in inputs), address(guarded[8:])], np.int64)
     linked = Linked(derived.emit_derived([family], dtype, host()), Runtime(dtype, host()))
     assert Callback(linked.address(derived.NAME))(address(given)) == 0
@@ -193,4 +193,4 @@ def test_products_of_parameters_are_left_to_numpy() -> None:
     w, v = (Value(graph, graph.input(name, (4, 4))) for name in "wv")
     product = linear(w, v)
     graph.outputs["made"] = product.node
-    assert not derived.is_derivable(families(graph)[product.node])
+    assert not derivable.is_derivable(families(graph)[product.node])

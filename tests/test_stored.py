@@ -108,7 +108,7 @@ def test_a_computation_is_found_by_all_that_decides_its_code(monkeypatch: pytest
         assert not is_stored(rnnc.compile(other))
     generic = target.host("generic")
     assert not llvm_compile(forward(SPEC), threads=1, target=generic).linked.cached
-    for change in (("RNNC_CODEGEN", "0"), ("RNNC_VERIFY", "1"), ("RNNC_CACHE_DIR", "off")):
+    for change in (("RNNC_CODEGEN", "1"), ("RNNC_VERIFY", "1"), ("RNNC_CACHE_DIR", "off")):
         with monkeypatch.context() as patch:
             patch.setenv(*change)
             assert not is_stored(rnnc.compile(SPEC))

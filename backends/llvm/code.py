@@ -19,6 +19,7 @@ from rnnc.ir import settings
 from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
+    from rnnc.backends.llvm.asm.builder import Module
     from rnnc.backends.llvm.kernels.plan_module import Emitted
     from rnnc.backends.planning.plan import Plan
     from rnnc.ir.computation import Computation
@@ -92,6 +93,17 @@ class LlvmCode:
 
         made = Artefacts(PIPELINE, self.computation, lengths=True) if lengths else self._shared
         return made.text("lowered")
+
+    def linked_beside(self, kind: str, emit: Callable[[], Module]) -> Linked | Relinked:
+        """Another module of this computation, linked. emit: makes it, if it is not stored."""
+        name = stored.name_of(kind, self.target, self._name) if self._name else None
+        found: stored.StoredModule | None = stored.load(name)
+        if found is not None:
+            return Relinked(found.image, found.units, self.runtime)
+        linked = Linked(emit(), self.runtime)
+        if linked.image is not None:
+            stored.save(name, stored.StoredModule(linked.image, linked.units))
+        return linked
 
     # ---- texts, and the stages behind them, which stored code comes without
 

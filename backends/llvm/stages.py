@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rnnc.backends.llvm.asm.target import Target
-from rnnc.backends.llvm.kernels.derived import leaves
+from rnnc.backends.llvm.kernels.derivable import leaves
 from rnnc.backends.llvm.kernels.packers import sources, sweeps_of, tables
 from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.manifest import FEW_ROWS, Manifest, SumOfRows

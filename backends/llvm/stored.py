@@ -33,6 +33,13 @@ class StoredProgram(NamedTuple):
     units: tuple[str, ...]
 
 
+class StoredModule(NamedTuple):
+    """The machine code of another module of a computation. units: as of a program."""
+
+    image: Image
+    units: tuple[str, ...]
+
+
 class StoredUnit(NamedTuple):
     """The machine code of a unit of the runtime. symbols: of its functions, by their names."""
 

@@ -62,8 +62,11 @@ def can_map() -> bool:
     return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
-def link(objects: Iterable[bytes]) -> Image:
-    """The image of some object files, which define each function once."""
+def link(objects: Iterable[bytes], symbols_of: Mapping[str, str] | None = None) -> Image:
+    """The image of some object files, which define each function once.
+
+    symbols_of: further names of functions -> their symbols.
+    """
     from rnnc.backends.llvm.asm.elf import ObjectFile
 
     files = [ObjectFile(content) for content in objects]
@@ -80,7 +83,8 @@ def link(objects: Iterable[bytes]) -> Image:
         for relocation in file.relocations():
             place = start[relocation.section] + relocation.place
             struct.pack_into("<q", code, place, _distance(relocation, place, start, symbols, slots, table))
-    return Image(bytes(code), symbols, table, tuple(slots))
+    named = {name: symbols[symbol] for name, symbol in (symbols_of or {}).items()}
+    return Image(bytes(code), symbols | named, table, tuple(slots))
 
 
 def _laid_out(files: Iterable[ObjectFile]) -> tuple[bytearray, list[dict[int, int]]]:

@@ -47,7 +47,6 @@ class MachineCode:
     def __init__(self, text: str, target: Target, parts: Parts, foreign: Mapping[str, int] | None = None) -> None:
         self._text = text
         self._target = target
-        self._symbols = parts.symbols
         triple = processor().triple
         effort = str(settings.codegen())
         llvm = stamps.of_package("llvmlite")
@@ -59,12 +58,12 @@ class MachineCode:
             cache.store(name, _joined(self._objects))
         else:
             self._objects = _separate(found)
-        self.image = link(self._objects) if can_map() else None
+        self.image = link(self._objects, parts.symbols) if can_map() else None
         self._loaded = self._load(parts, foreign or {})
 
     @property
     def addresses(self) -> Mapping[str, int]:
-        """The addresses of all functions, by their symbols."""
+        """The addresses of all functions, by their names and symbols."""
         return self._loaded.addresses
 
     def _load(self, parts: Parts, foreign: Mapping[str, int]) -> Mapped | Engine:
@@ -75,7 +74,7 @@ class MachineCode:
 
     def address(self, name: str) -> int:
         """The address of a function. Raises KeyError if the module does not define it."""
-        return self.addresses[self._symbols.get(name, name)]
+        return self.addresses[name]
 
     def assembly(self) -> str:
         """The machine code as text."""
@@ -135,7 +134,8 @@ def _engine(objects: Sequence[bytes], parts: Parts, target: Target, foreign: Map
     engine.finalize_object()
     defined = [definition for text in parts.texts for definition in f"\n{text}".split("\ndefine ")[1:]]
     names = [definition.split("(", 1)[0].split("@")[1] for definition in defined]
-    return Engine(engine, {name: int(engine.get_function_address(name)) for name in names})
+    addresses = {name: int(engine.get_function_address(name)) for name in names}
+    return Engine(engine, addresses | {name: addresses[symbol] for name, symbol in parts.symbols.items()})
 
 
 def _object(text: str, target: Target, triple: str) -> bytes:

@@ -10,10 +10,10 @@ import numpy as np
 
 from rnnc.backends.llvm.asm.records import address
 from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
-from rnnc.backends.llvm.runtime import Linked
 from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
+    from rnnc.backends.llvm.asm.builder import Module
     from rnnc.backends.llvm.code import LlvmCode
     from rnnc.ir.ops import Array
 
@@ -46,16 +46,20 @@ class Packing:
 
     def _generate(self, computed: list[Family]) -> None:
         """Generates the function of those values that are elementwise."""
-        from rnnc.backends.llvm.kernels.derived import NAME, elements, emit_derived, is_derivable, leaves
+        from rnnc.backends.llvm.kernels.derivable import elements, is_derivable, leaves
 
         self.derived = [family for family in computed if is_derivable(family)]
         self.leaves = leaves(self.derived)
         self.sizes = {family: elements(family) for family in self.derived}
         if self.derived:
-            module = emit_derived(self.derived, self._code.dtype.name, self._code.target)
-            self._linked = Linked(module, self._code.runtime)
-            self.derive_address = self._linked.address(NAME)
+            self._linked = self._code.linked_beside("derived", self._emit)
+            self.derive_address = self._linked.address("rnnc_derive")
             self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.derive_address)
+
+    def _emit(self) -> Module:
+        from rnnc.backends.llvm.kernels.derived import emit_derived
+
+        return emit_derived(self.derived, self._code.dtype.name, self._code.target)
 
     def pack(
         self, values: dict[Family, Array], take: Callable[[int], Array], *, in_place: bool = False

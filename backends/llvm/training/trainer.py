@@ -25,7 +25,8 @@ from rnnc.backends.llvm.asm.records import address
 from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
 from rnnc.backends.llvm.calls.shards import split_batch
 from rnnc.backends.llvm.calls.threads import MOST_WORKERS
-from rnnc.backends.llvm.kernels.derived import NAME, elements, emit_derived, is_derivable, leaves
+from rnnc.backends.llvm.kernels.derivable import elements, is_derivable, leaves
+from rnnc.backends.llvm.kernels.derived import NAME, emit_derived
 from rnnc.backends.llvm.runtime import Linked
 from rnnc.backends.llvm.training.table import Table
 from rnnc.backends.llvm.training.threaded_step import ThreadedStep
