@@ -9,7 +9,7 @@ import pytest
 
 import rnnc
 from rnnc.backends.llvm import code
-from rnnc.backends.llvm.calls import bound
+from rnnc.backends.llvm.calls import lockstep
 from rnnc.backends.llvm.calls.lockstep import Call, run_all
 from rnnc.backends.llvm.runtime import Runtime
 from rnnc.computations import forward
@@ -61,7 +61,7 @@ def counting(counts: list[int]) -> Callable[[Sequence[Call], Runtime], int]:
 
 def test_the_shards_really_run_on_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    monkeypatch.setattr(bound, "run_all", counting(counts))
+    monkeypatch.setattr(lockstep, "run_all", counting(counts))
     spec = rnnc.GRU(3, 4)
     model = rnnc.compile(spec, spec.init(seed=0), threads=3)
     model(np.zeros((5, 8, 3), np.float32))
@@ -72,7 +72,7 @@ def test_the_shards_really_run_on_threads_of_their_own(monkeypatch: pytest.Monke
 
 
 def test_no_memory_in_a_part_is_a_memory_error_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bound, "run_all", lambda calls, runtime: 1)
+    monkeypatch.setattr(lockstep, "run_all", lambda calls, runtime: 1)
     model = rnnc.compile(rnnc.GRU(3, 4), rnnc.GRU(3, 4).init(seed=0), threads=3)
     with pytest.raises(MemoryError, match="5 steps of 8 rows"):
         model(np.zeros((5, 8, 3), np.float32))
@@ -100,7 +100,7 @@ def test_gradients_are_sums_over_the_rows_of_all_threads(
 ) -> None:
     """In both halves of a vjp: parameters' gradients are added up, rows' own stay with their rows."""
     counts: list[int] = []
-    monkeypatch.setattr(bound, "run_all", counting(counts))
+    monkeypatch.setattr(lockstep, "run_all", counting(counts))
     params, rng = spec.init(seed=0), np.random.default_rng(3)
     alone, together = (rnnc.vjp(spec, threads=n) for n in (1, 3))
     for batch in (2, 12):
