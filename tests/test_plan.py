@@ -112,6 +112,21 @@ def test_a_tile_counts_the_weights_of_all_feeds_of_a_pass() -> None:
     assert _best(both, legalized("avx2"), 8).group < 4
 
 
+def test_a_small_phase_with_equations_is_one_panel_of_vectors_that_take_turns() -> None:
+    """The same matmuls have the tile with the least code where no equations follow, or where weights take longer."""
+    loops = ((32, ((0,), (1,), (2,), (3,))),)
+    assert _best(TileWork(32, 4, loops, equations=True), legalized("avx2"), 8) == Tile(8, 4, 3, 1, quick=True)
+    assert _best(TileWork(32, 4, loops), legalized("avx2"), 8) == Tile(8, 1, 3, 4)
+    large = ((128, ((0,), (1,), (2,), (3,))),)
+    assert not _best(TileWork(128, 4, large, equations=True), legalized("avx2"), 8).quick
+
+
+def test_fewer_rows_share_their_groups_evenly_among_passes() -> None:
+    tile = Tile(8, 4, 3, 1)
+    assert [[len(g) for g in groups] for groups in tile.passes(4, 1)] == [[1, 1], [1, 1]]
+    assert [len(groups) for groups in tile.passes(4, 3)] == [1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("tile", [Tile(8, 1, 6, 2), Tile(4, 2, 3, 1), Tile(16, 1, 6, 4), Tile(8, 3, 4, 3)])
 @pytest.mark.parametrize("spec", [rnnc.LSTM(5, 33), rnnc.GRU(7, 20, reset_after=False)], ids=repr)
 def test_packed_weights_are_where_the_kernel_reads_them(spec: rnnc.Spec, tile: Tile) -> None:

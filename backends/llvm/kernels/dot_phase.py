@@ -52,7 +52,7 @@ class _DotPhase(TilePhase):
                     for v in range(self.tile.vectors):
                         dots = self._dots(number, block, row.index, panel.index, v)
                         accumulators[target][v] = self.math.add(accumulators[target][v], dots)
-            self._finish(row.index, panel.index, [accumulators[a] for a in every])
+            self._finish(row.index, [accumulators[a] for a in every], panel.index)
         f.ret()
         return f
 

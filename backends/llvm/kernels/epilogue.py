@@ -1,8 +1,8 @@
-"""The equations of a phase for one vector of units of one row, as all kinds of phases use them."""
+"""The equations of a phase for a few vectors of units, as all kinds of phases use them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, vector
@@ -49,8 +49,18 @@ def number_of(family: Family) -> float:
     return float(family.attr("value")) if family.op == "const" else 0.0
 
 
+@dataclass(frozen=True)
+class Spot:
+    """One vector of units of one row. lanes: the number of its units that exist."""
+
+    row: Val
+    panel: Val
+    vector: int
+    lanes: int
+
+
 class Epilogue:
-    """A phase function under construction: its arguments, addresses, and the equations of one row."""
+    """A phase function under construction: its arguments, addresses, and the equations."""
 
     def __init__(self, phase: Phase, name: str, tile: Tile, dtype: str) -> None:
         self.phase = phase
@@ -151,33 +161,42 @@ class Epilogue:
         count = self.tile.lanes if place.buffer.padded else lanes
         return self.f.load_lanes(self.type, pointer, count, self.bytes)
 
-    def values(self, row: Val, panel: Val, v: int, lanes: int, known: dict[Family, Val]) -> dict[Family, Val]:
-        """The values of the equations for one vector of units of one row. known: the accumulators."""
-        known = dict(known)
+    def values(self, spots: Sequence[Spot], known: Sequence[Mapping[Family, Val]]) -> list[dict[Family, Val]]:
+        """The values of the equations at some spots. known: the accumulators of each spot.
 
-        def operand(family: Family) -> Val:
-            if family not in known:
-                if family.op in ("const", "zeros"):
-                    return self.math.constant(number_of(family))
-                loaded = family in self.phase.loads
-                known[family] = (
-                    self.load_at(family, row, panel, v, lanes) if loaded else self.vector_at(family, panel, v)
-                )
-            return known[family]
-
+        The spots take turns, value by value, so that each hides the latency of the others.
+        """
+        each = [dict(one) for one in known]
         for value in self.phase.values:
-            if value in self.phase.late:
-                operands = [known[value], *map(operand, self.phase.late[value])]
+            for spot, one in zip(spots, each, strict=True):
+                one[value] = self._value_at(value, spot, one)
+        read = [family.inputs[0] for family in self.phase.sums]
+        read += [family for family, _ in self.phase.stores if family not in self.phase.sums]  # may be a copy of a load
+        for family in dict.fromkeys(read):
+            for spot, one in zip(spots, each, strict=True):
+                self._operand_at(family, spot, one)
+        return each
+
+    def _value_at(self, value: Family, spot: Spot, known: dict[Family, Val]) -> Val:
+        """The value of one equation."""
+        if value in self.phase.late:
+            operands = [known[value], *(self._operand_at(term, spot, known) for term in self.phase.late[value])]
+        else:
+            operands = [self._operand_at(i, spot, known) for i in value.inputs]
+        assert value.spec.emit is not None
+        result: Val = value.spec.emit(self.math, *operands)
+        return result
+
+    def _operand_at(self, family: Family, spot: Spot, known: dict[Family, Val]) -> Val:
+        """A value that is known, a constant, or a value that is loaded now and known from then on."""
+        if family not in known:
+            if family.op in ("const", "zeros"):
+                return self.math.constant(number_of(family))
+            if family in self.phase.loads:
+                known[family] = self.load_at(family, spot.row, spot.panel, spot.vector, spot.lanes)
             else:
-                operands = [operand(i) for i in value.inputs]
-            assert value.spec.emit is not None
-            known[value] = value.spec.emit(self.math, *operands)
-        for family in self.phase.sums:
-            operand(family.inputs[0])
-        for family, _ in self.phase.stores:  # a stored value may be no equation, but a copy
-            if family not in self.phase.sums:
-                operand(family)
-        return known
+                known[family] = self.vector_at(family, spot.panel, spot.vector)
+        return known[family]
 
     def lanes_of(self, v: int, tail: int) -> int:
         """The number of units in vector v of a panel that is full (tail 0) or has `tail` units."""

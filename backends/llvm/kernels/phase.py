@@ -5,17 +5,20 @@
         for each feed: for k: accumulators += broadcast(lhs[row, k]) * packed[k]
         for each row: epilogue (the equations), stores
 
+If a tile is `quick`, a single row has a loop over panels of its own, without blocks.
+
 The code contains only the structure (accumulators, equations, tile, the last panel's width), so phases that differ in
 sizes alone share one function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
-from rnnc.backends.llvm.kernels.epilogue import Epilogue, number_of
+from rnnc.backends.llvm.kernels.epilogue import Epilogue, Spot, number_of
 from rnnc.backends.llvm.kernels.grid_walk import GridWalk
 from rnnc.backends.llvm.kernels.unit_reductions import UnitReduction
 from rnnc.backends.llvm.packing.sharing import loops_of
@@ -42,6 +45,15 @@ class Stream:
     vectors: int
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a phase's rows: `larger` blocks of least + 1 rows, then blocks of `least` rows."""
+
+    count: Val
+    least: Val
+    larger: Val
+
+
 def emit_phase(phase: Phase, name: str, tile: Tile, dtype: str) -> Function:
     """The function of a phase."""
     emitter = GridWalk if phase.axes else UnitReduction if phase.sums else TilePhase
@@ -53,17 +65,40 @@ class TilePhase(Epilogue):
 
     def emit(self) -> Function:
         f = self.f
-        self.stack = self._stack_tile()
         if not self.phase.accumulators:
             self._row_by_row()
             f.ret()
             return f
-        with f.loop(0, self.arg("panels")) as panels:
-            mirrored = f.sub(f.sub(self.arg("panels"), 1), panels.index)
-            forward = f.compare("eq", self.arg("backward"), 0)
-            self._panel(f.select(forward, panels.index, mirrored))
+        self.stack = self._stack_tile()
+        if self.tile.quick:
+            alone = f.value("i64", f"zext {f.compare('eq', self.arg('rows'), 1)} to i64")
+            with f.switch(alone, (1, 0)) as cases:
+                for case in cases:
+                    self._one_row() if case else self._many_rows()
+        else:
+            self._many_rows()
         f.ret()
         return f
+
+    def _one_row(self) -> None:
+        """All panels of the only row. All of its addresses are known without a product of a row and a stride."""
+        with self._panels() as panel:
+            self._rows(i64(0), panel, 1)
+            self._finish(*self._from_stack(i64(0), i64(0)), panel)
+
+    def _many_rows(self) -> None:
+        """All panels of any number of rows."""
+        blocks = self._blocks()
+        with self._panels() as panel:
+            self._panel(panel, blocks)
+
+    @contextmanager
+    def _panels(self) -> Iterator[Val]:
+        """A loop over panels, the last one first if the argument `backward` is set."""
+        f, panels = self.f, self.arg("panels")
+        with f.loop(0, panels) as loop:
+            mirrored = f.sub(f.sub(panels, 1), loop.index)
+            yield f.select(f.compare("eq", self.arg("backward"), 0), loop.index, mirrored)
 
     def _row_by_row(self) -> None:
         """Rows from end to end, as they lie in memory: a phase without weights has nothing to keep in the cache."""
@@ -71,53 +106,46 @@ class TilePhase(Epilogue):
         whole = f.sub(self.arg("panels"), 1) if tail else self.arg("panels")
         with f.loop(0, self.arg("rows")) as rows:
             with f.loop(0, whole) as panels:
-                self._epilogue(rows.index, panels.index, [], 0)
+                self._epilogue(rows.index, [], panels.index, 0)
             if tail:
-                self._epilogue(rows.index, whole, [], tail)
+                self._epilogue(rows.index, [], whole, tail)
 
-    def _stack_tile(self) -> Val | None:
+    def _stack_tile(self) -> Val:
         """Stack memory for the accumulators of all rows of a tile, so that one epilogue serves any number of rows."""
         count = self.tile.rows * len(self.phase.accumulators) * self.tile.vectors
-        return self.f.alloca(self.type, count, 64) if self.tile.rows > 1 else None
+        return self.f.alloca(self.type, count, 64)
 
-    def _panel(self, panel: Val) -> None:
-        f, most = self.f, self.tile.rows
-        rows = self.arg("rows")
-        if most == 1:
-            with f.loop(0, rows) as one:
-                self._rows(one.index, panel, 1)
-            return
-        blocks = f.udiv(f.add(rows, most - 1), most)
-        least = f.udiv(rows, f.maximum(blocks, i64(1)))  # a ragged batch may have no rows at all
-        larger = f.sub(rows, f.mul(least, blocks))
-        with f.loop(0, blocks, carried=[i64(0)]) as block:
+    def _blocks(self) -> Blocks:
+        """How the rows are divided, which is the same for all panels."""
+        f, most, rows = self.f, self.tile.rows, self.arg("rows")
+        count = f.udiv(f.add(rows, most - 1), most)
+        least = f.udiv(rows, f.maximum(count, i64(1)))  # a ragged batch may have no rows at all
+        return Blocks(count, least, f.sub(rows, f.mul(least, count)))
+
+    def _panel(self, panel: Val, blocks: Blocks) -> None:
+        """A panel of all rows, block by block."""
+        f = self.f
+        with f.loop(0, blocks.count, carried=[i64(0)]) as block:
             row = block.values[0]
-            extra = f.value("i64", f"zext {f.compare('ult', block.index, larger)} to i64")
-            count = f.add(least, extra)
-            with f.switch(count, range(1, most + 1)) as cases:
+            extra = f.value("i64", f"zext {f.compare('ult', block.index, blocks.larger)} to i64")
+            count = f.add(blocks.least, extra)
+            with f.switch(count, range(1, self.tile.rows + 1)) as cases:
                 for case in cases:
                     self._rows(row, panel, case)
-            single = f.compare("eq", count, 1)
-            with f.loop(0, f.select(single, i64(0), count)) as each:
-                self._finish_from_stack(f.add(row, each.index), each.index, panel)
+            with f.loop(0, count) as each:
+                self._finish(*self._from_stack(row, each.index), panel)
             block.next([f.add(row, count)])
 
     def _rows(self, row: Val, panel: Val, count: int) -> None:
-        """The loops over k of one block of rows. A single row is finished from registers, several from the stack."""
+        """The loops over k of one block of rows. The accumulators are left in the stack tile."""
         if count > 1:
             self._prefetch_ends(row, panel, count)
-        single: dict[int, list[Val]] = {}
         for groups in self.tile.passes(len(self.phase.accumulators), count):
             members = [a for group in groups for a in group]
             accumulators = [self._start(self.f.add(row, r), panel, members) for r in range(count)]
             for feeds in loops_of(self.phase, self.tile, groups):
                 accumulators = self._feed(feeds, groups, row, panel, accumulators)
-            if count == 1:
-                single.update(accumulators[0])
-            else:
-                self._keep(accumulators)
-        if count == 1:
-            self._finish(row, panel, [single[a] for a in range(len(self.phase.accumulators))])
+            self._keep(accumulators)
 
     def _prefetch_ends(self, row: Val, panel: Val, count: int) -> None:
         """Prefetches the lines of buffers over time that the epilogue will read and write, before the loops over k."""
@@ -133,7 +161,6 @@ class TilePhase(Epilogue):
 
     def _keep(self, accumulators: list[Accumulators]) -> None:
         """Stores a pass's accumulators in the stack tile, [row][accumulator][vector]."""
-        assert self.stack is not None
         for r, row in enumerate(accumulators):
             for a, vectors in row.items():
                 for v, value in enumerate(vectors):
@@ -176,9 +203,8 @@ class TilePhase(Epilogue):
     def _load_up_to(self, pointer: Val, panel: Val, v: int) -> Val:
         """A masked load whose mask depends on whether the panel is the last one."""
         f, lanes = self.f, self.tile.lanes
-        last = f.compare("eq", panel, f.sub(self.arg("panels"), 1))
         valid = self.lanes_of(v, self.tile.tail(self.phase.width))
-        mask = f.select(last, lane_mask(lanes, valid), lane_mask(lanes, lanes))
+        mask = f.select(self._is_last(panel), lane_mask(lanes, valid), lane_mask(lanes, lanes))
         return f.load_masked(self.type, pointer, mask, self.bytes)
 
     def _feed(
@@ -297,40 +323,42 @@ class TilePhase(Epilogue):
             total = self.math.add(total, value)
         return total
 
-    def _finish_from_stack(self, row: Val, slot: Val, panel: Val) -> None:
-        count, vectors = len(self.phase.accumulators), self.tile.vectors
-        assert self.stack is not None
-        base = self.f.mul(slot, count * vectors)
-        flat = []
-        for n in range(count * vectors):
-            pointer = self.f.element(self.stack, self.f.add(base, n), self.type)
-            flat.append(self.f.load(self.type, pointer, self.bytes * self.tile.lanes))
-        self._finish(row, panel, [flat[a * vectors : (a + 1) * vectors] for a in range(count)])
+    def _from_stack(self, row: Val, slot: Val) -> tuple[Val, list[list[Val]]]:
+        """A row of a block, and its accumulators in the stack tile."""
+        f, count, vectors = self.f, len(self.phase.accumulators), self.tile.vectors
+        base = f.mul(slot, count * vectors)
+        places = [f.element(self.stack, f.add(base, n), self.type) for n in range(count * vectors)]
+        flat = [f.load(self.type, place, self.bytes * self.tile.lanes) for place in places]
+        return f.add(row, slot), [flat[a * vectors : (a + 1) * vectors] for a in range(count)]
 
-    def _finish(self, row: Val, panel: Val, accumulators: list[list[Val]]) -> None:
+    def _is_last(self, panel: Val) -> Val:
+        return self.f.compare("eq", panel, self.f.sub(self.arg("panels"), 1))
+
+    def _finish(self, row: Val, accumulators: list[list[Val]], panel: Val) -> None:
         """The epilogue of one row. A last panel that is not full has an epilogue of its own."""
-        tail = self.tile.tail(self.phase.width)
-        if not tail:
-            self._epilogue(row, panel, accumulators, 0)
+        f, tail = self.f, self.tile.tail(self.phase.width)
+        if not tail or self.phase.width < self.tile.units:
+            self._epilogue(row, accumulators, panel, tail)
             return
-        last = self.f.compare("eq", panel, self.f.sub(self.arg("panels"), 1))
-        with self.f.switch(self.f.value("i64", f"zext {last} to i64"), (0, 1)) as cases:
+        with f.switch(f.value("i64", f"zext {self._is_last(panel)} to i64"), (0, 1)) as cases:
             for case in cases:
-                self._epilogue(row, panel, accumulators, tail if case else 0)
+                self._epilogue(row, accumulators, panel, tail if case else 0)
 
-    def _epilogue(self, row: Val, panel: Val, accumulators: list[list[Val]], tail: int) -> None:
-        for v in range(self.tile.vectors):
-            lanes = self.lanes_of(v, tail)
-            if lanes == 0:
-                continue
-            known = {family: accumulators[a][v] for a, family in enumerate(self.phase.accumulators)}
-            known = self.values(row, panel, v, lanes, known)
-            for family, place in self.phase.stores:
-                pointer = self.place_pointer(place, row, panel, self.phase.width)
-                pointer = self.f.element(pointer, v * self.tile.lanes, self.scalar)
-                ends = place.column + self.phase.width == place.buffer.width
-                count = self.tile.lanes if place.buffer.padded and ends else lanes
-                value = known[family] if family in known else self.math.constant(number_of(family))
-                if family.dtype == "bool":
-                    value = self.math.select(value, self.math.constant(1.0), self.math.constant(0.0))
-                self.f.store_lanes(value, pointer, count, self.bytes)
+    def _epilogue(self, row: Val, accumulators: list[list[Val]], panel: Val, tail: int) -> None:
+        """The equations and stores of a row. accumulators: the vectors of each."""
+        sizes = [self.lanes_of(v, tail) for v in range(self.tile.vectors)]
+        spots = [Spot(row, panel, v, lanes) for v, lanes in enumerate(sizes) if lanes]
+        known = [{family: accumulators[a][s.vector] for a, family in enumerate(self.phase.accumulators)} for s in spots]
+        for spot, values in zip(spots, self.values(spots, known), strict=True):
+            self._store(spot, values)
+
+    def _store(self, spot: Spot, known: Mapping[Family, Val]) -> None:
+        for family, place in self.phase.stores:
+            pointer = self.place_pointer(place, spot.row, spot.panel, self.phase.width)
+            pointer = self.f.element(pointer, spot.vector * self.tile.lanes, self.scalar)
+            ends = place.column + self.phase.width == place.buffer.width
+            count = self.tile.lanes if place.buffer.padded and ends else spot.lanes
+            value = known[family] if family in known else self.math.constant(number_of(family))
+            if family.dtype == "bool":
+                value = self.math.select(value, self.math.constant(1.0), self.math.constant(0.0))
+            self.f.store_lanes(value, pointer, count, self.bytes)

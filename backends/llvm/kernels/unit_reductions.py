@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
-from rnnc.backends.llvm.kernels.epilogue import Epilogue
+from rnnc.backends.llvm.kernels.epilogue import Epilogue, Spot
 from rnnc.ir.families import Family
 
 
@@ -40,7 +40,7 @@ class UnitReduction(Epilogue):
             lanes = self.lanes_of(v, tail)
             if lanes == 0:
                 continue
-            known = self.values(row, panel, v, lanes, {})
+            (known,) = self.values([Spot(row, panel, v, lanes)], [{}])
             for n, family in enumerate(self.phase.sums):
                 assert family.spec.emit is not None
                 value = self._valid(family, known[family.inputs[0]], lanes)

@@ -20,6 +20,12 @@ L1_BYTES = 24 * 1024
 """The largest size of a pass's weights that stay in the first-level cache from one block of rows to the next."""
 INTERFERENCE = 0.15
 """Cycles per load in a loop that is bound by its multiply-adds (measured)."""
+EQUATIONS_WAIT = 50
+"""Cycles for which the equations of a panel wait for their own results, once for all vectors, which take turns. (Three
+sigmoids and two tanhs take 101 cycles per vector alone, 75 in twos, and 62 in fours, measured on Zen 3.)"""
+QUICK_BYTES = 64 * 1024
+"""The largest size of a quick phase's weights. A larger phase overlaps the waiting of one row with the next (measured:
+there is nothing to gain from a batch at 256 x 256 weights per accumulator, and 2 % at 128 x 128)."""
 MOST_ROWS = 8
 MOST_VECTORS = 4
 
@@ -31,12 +37,15 @@ class Tile:
     group: the number of accumulators that one pass over k computes if the tile has all its rows. All accumulators of a
     tile share its epilogue, but several passes may compute them: two gates of six rows need fewer loads than four gates
     of three rows.
+    quick: True if the phase is so small that what surrounds its loops over k matters. A single row then has code of its
+    own.
     """
 
     lanes: int
     vectors: int
     rows: int
     group: int
+    quick: bool = False
 
     @property
     def units(self) -> int:
@@ -56,9 +65,13 @@ class Tile:
         return [range(a, min(a + self.group, accumulators)) for a in range(0, accumulators, self.group)]
 
     def passes(self, accumulators: int, rows: int) -> list[list[range]]:
-        """The groups of each pass for a number of rows. Fewer rows leave registers for more groups per pass."""
+        """The groups of each pass for a number of rows, about as many in each pass.
+
+        Fewer rows leave registers for more groups per pass.
+        """
         groups = self.groups(accumulators)
-        each = max(1, self.rows // rows)
+        passes = -(-len(groups) // max(1, self.rows // rows))
+        each = -(-len(groups) // passes)
         return [groups[n : n + each] for n in range(0, len(groups), each)]
 
 
@@ -72,11 +85,18 @@ class TileWork:
     """The properties of a phase that decide its tile.
 
     loops: for each set of weights, the size of k, and for each of its weights, the accumulators that it adds to.
+    equations: True if equations follow the matmuls.
     """
 
     width: int
     accumulators: int
     loops: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+    equations: bool = False
+
+    def is_quick(self, number_bytes: int) -> bool:
+        """True if the equations take a good part of the time, because there are few weights."""
+        weights = sum(inner * len(each) for inner, each in self.loops) * self.width
+        return self.equations and weights * number_bytes <= QUICK_BYTES
 
 
 def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
@@ -84,12 +104,13 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
 
     A step of k takes as many cycles as its bottleneck: the fused multiply-adds, the loads, the latency of one
     accumulator, or the weights from the second-level cache. Loads add a little where they are not the bottleneck
-    (INTERFERENCE).
+    (INTERFERENCE). The equations of a quick phase add what they wait.
     """
     if phase.axes:  # a line of a grid is its last axis; vectors are not wider than the line
         line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
         return Tile(min(target.lanes(dtype), line), 1, 1, 1)
-    return _best(TileWork(phase.width, len(phase.accumulators), _loops(phase)), target, target.lanes(dtype))
+    work = TileWork(phase.width, len(phase.accumulators), _loops(phase), bool(phase.values))
+    return _best(work, target, target.lanes(dtype))
 
 
 def _loops(phase: Phase) -> tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]:
@@ -105,16 +126,18 @@ def _loops(phase: Phase) -> tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]:
 def _best(work: TileWork, target: Target, lanes: int) -> Tile:
     if not work.accumulators:
         return Tile(lanes, 1, 1, 1)
+    quick = work.is_quick(target.vector_bytes // lanes)
     best, least = Tile(lanes, 1, 1, 1), (inf, 0, 0)
     sizes = product(range(1, MOST_VECTORS + 1), range(1, MOST_ROWS + 1), range(1, work.accumulators + 1))
     for vectors, rows, group in sizes:
-        tile = Tile(lanes, vectors, rows, group)
+        tile = Tile(lanes, vectors, rows, group, quick and rows > 1)
         passes = list(_streams(work, tile))
         # A pass's accumulators, the operands its loop holds (a broadcast per row or a weight per vector), and one more.
         held = max(min(rows * sides, weights) for loops in passes for _, weights, sides in loops)
         registers = group * vectors * rows + held + 1
         if registers <= target.registers or rows == vectors == group == 1:
-            cost = round(_cost(work, tile, passes, target.vector_bytes), 3)
+            cost = _cost(work, tile, passes, target.vector_bytes)
+            cost = round(cost + (EQUATIONS_WAIT * tile.panels(work.width) / work.width if quick else 0), 3)
             if (order := (cost, rows * vectors * group, vectors)) < least:
                 best, least = tile, order
     return best
