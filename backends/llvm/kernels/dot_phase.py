@@ -44,24 +44,35 @@ class _DotPhase(TilePhase):
         return DotSignature(known.feeds, known.places, tuple(len(feed.blocks) for feed in phase.feeds))
 
     def emit(self) -> Function:
-        f, every = self.f, range(len(self.phase.accumulators))
+        f, every = self.f, list(range(len(self.phase.accumulators)))
+        self.stack = self._stack_tile()
         with f.loop(0, self.arg("panels")) as panel, f.loop(0, self.arg("rows")) as row:
-            accumulators = self._start(row.index, panel.index, list(every))
+            self._keep([self._start(row.index, panel.index, every)])
             for number, feed in enumerate(self.phase.feeds):
                 for block, (target, _) in enumerate(feed.blocks):
-                    for v in range(self.tile.vectors):
-                        dots = self._dots(number, block, row.index, panel.index, v)
-                        accumulators[target][v] = self.math.add(accumulators[target][v], dots)
-            self._finish(row.index, [accumulators[a] for a in every], panel.index)
+                    self._add_dots(number, block, target, row.index, panel.index)
+            self._finish(*self._from_stack(row.index, i64(0)), panel.index)
         f.ret()
         return f
 
-    def _dots(self, feed: int, block: int, row: Val, panel: Val, v: int) -> Val:
-        """The products of a row and a vector of units. Units past the last one repeat it, and are not stored."""
+    def _add_dots(self, feed: int, block: int, target: int, row: Val, panel: Val) -> None:
+        """Adds the products of a block to an accumulator in the stack tile, for each vector of the panel that exists."""
+        f, lanes = self.f, self.tile.lanes
+        start = f.mul(panel, self.tile.units)
+        left = f.udiv(f.sub(i64(self.phase.width + lanes - 1), start), lanes)
+        with f.loop(0, f.minimum(left, i64(self.tile.vectors))) as v:
+            place = f.element(self.stack, f.add(v.index, target * self.tile.vectors), self.type)
+            dots = self._dots(feed, block, row, f.add(start, f.mul(v.index, lanes)))
+            total = self.math.add(f.load(self.type, place, self.bytes * lanes), dots)
+            f.store(total, place, self.bytes * lanes)
+
+    def _dots(self, feed: int, block: int, row: Val, first: Val) -> Val:
+        """The products of a row and a vector of units from `first` on. Units past the last one repeat it, and are not
+        stored.
+        """
         f, lanes = self.f, self.tile.lanes
         inner = self.arg(f"inner{feed}")
         lhs = f.element(self.arg(f"lhs{feed}"), f.mul(row, self.arg(f"lhs_stride{feed}")), self.scalar)
-        first = f.add(f.mul(panel, self.tile.units), v * lanes)
         rows = [self._unit_row(feed, block, f.add(first, lane)) for lane in range(lanes)]
         sums = [Val(self.type, "zeroinitializer")] * lanes
         whole = f.binary("and", inner, i64(-lanes))
