@@ -56,7 +56,7 @@ class _DotPhase(TilePhase):
         return f
 
     def _add_dots(self, feed: int, block: int, target: int, row: Val, panel: Val) -> None:
-        """Adds the products of a block to an accumulator in the stack tile, for each vector of the panel that exists."""
+        """Adds the products of a block to an accumulator in the stack tile, vector by vector."""
         f, lanes = self.f, self.tile.lanes
         start = f.mul(panel, self.tile.units)
         left = f.udiv(f.sub(i64(self.phase.width + lanes - 1), start), lanes)
