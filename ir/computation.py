@@ -27,10 +27,12 @@ class Computation:
 
     build: (steps, lengths) -> the graph as written. With lengths, the graph reads the mask "valid" (B, 1) of each step.
     late: names of the inputs and outputs of the second half; empty if there is no second half.
+    in_parts: rows read sums over all rows, so that it runs in parts (`rnnc.ir.parts`). It then has one half.
     """
 
     build: Callable[[int, bool], Graph]
     late: frozenset[str] = frozenset()
+    in_parts: bool = False
 
     @staticmethod
     def of_stack(stack: Stack) -> Computation:
