@@ -62,7 +62,7 @@ class Part:
 def parts_of(computation: Computation) -> list[Part]:
     """The parts of a computation of one half, in the order in which they run.
 
-    Raises IRError if a state depends on a sum over all its own steps, or a sum over the rows of each step goes on.
+    Raises IRError if a later part reads a sum over the rows of one step, for which there are no arrays.
     """
 
     @cache
@@ -163,7 +163,10 @@ def _is_mask(node: Node) -> bool:
 
 
 def _numbers(every: Sequence[Family]) -> dict[Family, int]:
-    """The number of the part of each value. every: all values, operands first."""
+    """The number of the part of each value. every: all values, operands first.
+
+    A state's values are all of one part. Its next value may come later in the list, hence the repetition.
+    """
     states = {f.attr("state"): f for f in every if f.op == "carry"}
     gathered = _gathered(every)
     number = dict.fromkeys(every, 0)
@@ -174,8 +177,6 @@ def _numbers(every: Sequence[Family]) -> dict[Family, int]:
             read = [*family.reads(), *([states[family.attr("state")]] if family.op == "exit" else [])]
             rows = family.timed or BATCH in family.shape
             least = max((number[f] + (rows and f in gathered) for f in read), default=0)
-            if least > len(gathered):
-                raise IRError(f"{family!r}: a state depends on a sum over all of its own steps")
             if least > number[family]:
                 number[family], changed = least, True
     return number
