@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from rnnc.backends.llvm import code
 from rnnc.backends.reference.interpreter import run_graph
 from rnnc.ir import names
 from rnnc.ir.computation import Computation
+from rnnc.ir.equations import maximum
 from rnnc.ir.errors import ArgumentError, IRError
 from rnnc.ir.graph import Graph
 from rnnc.ir.parts import parts_of
@@ -35,6 +38,23 @@ def _small_batches_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "PARALLEL_FLOPS", 0)
 
 
+@dataclass(frozen=True)
+class Centred(rnnc.Layer):
+    """A user's layer with a statistic: x less its mean, in inference less the largest of its sums so far."""
+
+    size: int
+    statistics: ClassVar[tuple[str, ...]] = ("largest",)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"largest": (self.size,)}
+
+    def step(self, x: Any, state: SimpleNamespace, p: SimpleNamespace) -> Any:
+        return x - (p.largest if p.mean is None else p.mean)
+
+    def renewed(self, p: SimpleNamespace) -> dict[str, Any]:
+        return {"largest": maximum(p.largest, p.mean * p.count)}
+
+
 def tied() -> rnnc.Graph:
     """One normalisation, and one recurrence, at two depths: gradients that are sums of several parts."""
     layers = {
@@ -52,7 +72,7 @@ def network(kind: str) -> Any:
     gru, lstm = rnnc.GRU(N, N, **DOUBLE), rnnc.LSTM(3, N, bidirectional=True, **DOUBLE)  # type: ignore[arg-type]
     half = rnnc.Conv1d(N, N, 3, stride=2, padding=(1, 1))
     layers: dict[str, tuple[Any, ...]] = {
-        "an input": (rnnc.BatchNorm(3), rnnc.Linear(3, N), gru),
+        "a user's layer": (Centred(3), rnnc.Linear(3, N), gru),
         "two directions": (lstm, rnnc.BatchNorm(2 * N, eps=0.1, affine=False), rnnc.Linear(2 * N, N)),
         "behind a readout": (rnnc.Linear(3, N), gru, rnnc.Mean(), rnnc.BatchNorm(N), rnnc.Activation("tanh")),
         "two rates": (rnnc.Conv1d(3, N, 3, padding="same"), rnnc.BatchNorm(N), half, rnnc.BatchNorm(N), gru),
@@ -61,7 +81,7 @@ def network(kind: str) -> Any:
     return tied() if kind == "tied" else rnnc.Sequential(*layers[kind], rnnc.Linear(N, 2))
 
 
-KINDS = ("tied", "an input", "two directions", "behind a readout", "two rates", "delay lines")
+KINDS = ("tied", "a user's layer", "two directions", "behind a readout", "two rates", "delay lines")
 
 
 def parameters(model: Any, dtype: str = "float64") -> dict[str, Array]:
