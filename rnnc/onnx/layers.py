@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -37,7 +37,16 @@ from rnnc.ir.equations import (
 )
 from rnnc.layers.base import Layer
 
-__all__ = ["EQUATIONS", "OVER_UNITS", "Blocks", "Elementwise", "PositionConv", "PositionLinear", "ZeroPad"]
+__all__ = [
+    "EQUATIONS",
+    "OVER_UNITS",
+    "Blocks",
+    "Elementwise",
+    "PositionConv",
+    "PositionLinear",
+    "PositionPool",
+    "ZeroPad",
+]
 
 EQUATIONS: Mapping[str, Callable[..., Value]] = {
     "Add": lambda *xs: reduce(lambda a, b: a + b, xs),
@@ -251,3 +260,41 @@ class PositionConv(Layer):
                 begin = self._place(at, run.start) * self.input_size + group * inner
                 parts.append(linear(x[:, begin : begin + len(run) * inner], weight))
         return reduce(add, parts)
+
+
+@dataclass(frozen=True)
+class PositionPool(Layer):
+    """The largest, or the mean, of a window that slides over positions side by side: (length * inner) columns.
+
+        y[l] = max over k of x[l * stride + k * dilation - before]
+
+    Places outside x are left out. The mean divides by the places within; by all kernel_size if it `counts_padding`.
+    """
+
+    op: str  # "MaxPool" or "AveragePool"
+    inner: int
+    kernel_size: int
+    length: int
+    out_length: int
+    stride: int = 1
+    before: int = 0
+    dilation: int = 1
+    counts_padding: bool = False
+
+    @property
+    def width(self) -> int | None:
+        return self.length * self.inner
+
+    def output_width(self, *widths: int) -> int:
+        return self.out_length * self.inner
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        positions = x.split(self.length)
+        return concat([self._one(positions, at * self.stride - self.before) for at in range(self.out_length)])
+
+    def _one(self, positions: Sequence[Value], start: int) -> Value:
+        places = range(start, start + self.kernel_size * self.dilation, self.dilation)
+        inside = [positions[place] for place in places if 0 <= place < self.length]
+        if self.op == "MaxPool":
+            return reduce(maximum, inside)
+        return reduce(add, inside) * (1.0 / (self.kernel_size if self.counts_padding else len(inside)))
