@@ -33,6 +33,7 @@ from rnnc.ir.equations import (
     softmax,
     sqrt,
     total,
+    vecmat,
     where,
 )
 from rnnc.layers.base import Layer
@@ -45,6 +46,7 @@ __all__ = [
     "PositionConv",
     "PositionLinear",
     "PositionPool",
+    "PositionProduct",
     "ZeroPad",
 ]
 
@@ -298,3 +300,25 @@ class PositionPool(Layer):
         if self.op == "MaxPool":
             return reduce(maximum, inside)
         return reduce(add, inside) * (1.0 / (self.kernel_size if self.counts_padding else len(inside)))
+
+
+@dataclass(frozen=True)
+class PositionProduct(Layer):
+    """Products of matrices that lie in the columns of two values: (count, rows, inner) @ (count, inner, columns)."""
+
+    count: int
+    rows: int
+    inner: int
+    columns: int
+    inputs: ClassVar[int | None] = 2
+
+    def output_width(self, *widths: int) -> int:
+        return self.count * self.rows * self.columns
+
+    def step(self, x: tuple[Value, Value], state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        each = zip(x[0].split(self.count), x[1].split(self.count), strict=True)
+        return concat([self._product(a, b) for a, b in each])
+
+    def _product(self, a: Value, b: Value) -> Value:
+        right = b.reshape(-1, self.inner, self.columns)
+        return concat([vecmat(row, right) for row in a.split(self.rows)])
