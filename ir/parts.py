@@ -111,13 +111,12 @@ class _Cut:
             if family in reading.given:
                 new[node] = self._input(made, node, lengths)
             elif self.number[family] == number or family in reading.again:
-                new[node] = _masked(made, node, new) if lengths else _unmasked(made, node, new)
+                new[node] = _copied(made, node, new, lengths)
         for name, output in self.whole.outputs.items():
             first = output[0] if isinstance(output, tuple) else output
             if self.number[self.of[first]] == number:
                 made.outputs[name] = tuple(new[n] for n in output) if isinstance(output, tuple) else new[output]
-        members = self._members(number)
-        for family, nodes in members.items():
+        for family, nodes in self._members(number).items():
             every = tuple(new[node] for node in nodes)
             made.outputs[self.names[family]] = every if family.timed else every[0]
         return rebuild(made, lambda *_: None)
@@ -140,15 +139,12 @@ class _Cut:
         return {family: sorted(nodes, key=lambda n: n.step or 0) for family, nodes in found.items()}
 
 
-def _masked(graph: Graph, node: Node, new: Mapping) -> Node:
-    """A copy of a node in a graph with lengths."""
-    return graph.copy_node(node, [new[i] for i in node.inputs])
-
-
-def _unmasked(graph: Graph, node: Node, new: Mapping) -> Node:
-    """A copy of a node in a graph without lengths, where every row runs at every step."""
-    if node.op != "select" or not _is_mask(node.inputs[0]):
+def _copied(graph: Graph, node: Node, new: Mapping, lengths: bool) -> Node:
+    """A copy of a node. In a graph without lengths every row runs at every step: a mask chooses the first operand."""
+    if lengths or not any(map(_is_mask, node.inputs)):
         return graph.copy_node(node, [new[i] for i in node.inputs])
+    if node.op != "select":
+        raise IRError(f"{node}: only a select may read the mask of lengths")
     chosen = new[node.inputs[1]]
     if chosen.op == "zeros" or (chosen.op == "const" and chosen.attr("value") == 0.0):
         return graph.zeros(node.shape, node.step)

@@ -25,11 +25,12 @@ MOMENTS = ("mean", "variance", "count")
 """What a layer with statistics reads beside its parameters."""
 
 
-def statistics(model: Layered) -> frozenset[str]:
-    """The names of the parameters of a network that are statistics."""
+def statistics(model: Layered, frozen: Collection[str] = ()) -> frozenset[str]:
+    """The names of the parameters of a network that are statistics; without those of layers that have a frozen one."""
     entries = model.graph().entries.values()
     layers = [(entry, entry.layer) for entry in entries if isinstance(entry.layer, Layer)]
-    return frozenset(entry.parameter(base) for entry, layer in layers for base in layer.statistics)
+    found = [{entry.parameter(base) for base in layer.statistics} for entry, layer in layers]
+    return frozenset[str]().union(*(named for named in found if named.isdisjoint(frozen)))
 
 
 class Statistics:

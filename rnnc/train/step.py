@@ -143,13 +143,14 @@ class TrainingStep(OfBatches):
         self._lock, self._running = new_lock(), False
         self._updates = np.zeros(1, np.int64)
         self.frozen = frozen_of(check_model(model), frozen)
-        self._renewed = statistics(model) - self.frozen
+        self._renewed = statistics(model, self.frozen)
+        self._fixed = self.frozen | statistics(model)
         super().__init__(model, loss, checks.flag("weighted", weighted), CompileOptions.of(backend, threads, matmul))
         self._masks = masks(model)
         self.skipped = 0
         outputs = self._build(1, False).outputs
         self._gradients = frozenset(name for name in self._inputs_to_train if names.gradient(name) in outputs)
-        self.layout = FlatLayout.of(model, self._sparse, self.frozen | self._renewed)
+        self.layout = FlatLayout.of(model, self._sparse, self._fixed)
         self._flat = self.layout.zeros()
         self._slots = {name: self.layout.zeros() for name in self.optimizer.slots}
         self._trainer = self._compile_trainer(backends.get(backend))
@@ -215,8 +216,7 @@ class TrainingStep(OfBatches):
     def _inputs_to_train(self) -> list[str]:
         """The inputs of the graph whose gradients a step needs: parameters, and rows of tables."""
         graph = self._graph
-        fixed = self.frozen | self._renewed
-        found = [n for n in graph.parameter_shapes() if n in graph.read_whole and n not in fixed]
+        found = [n for n in graph.parameter_shapes() if n in graph.read_whole and n not in self._fixed]
         return found + [rows for name, (_, rows) in graph.tables.items() if graph.table_of(name) not in self.frozen]
 
     @property
