@@ -29,11 +29,13 @@ class Computation:
     late: names of the inputs and outputs of the second half; empty if there is no second half.
     identity: a text that determines the graph, for any number of steps. It is known where no code of a user has a part
         in building the graph, and is empty otherwise.
+    in_parts: rows read sums over all rows, so that it runs in parts (`rnnc.ir.parts`). It then has one half.
     """
 
     build: Callable[[int, bool], Graph]
     late: frozenset[str] = frozenset()
     identity: str = ""
+    in_parts: bool = False
 
     @staticmethod
     def of_stack(stack: Stack) -> Computation:

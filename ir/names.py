@@ -6,6 +6,8 @@
     x:speech  output:gains                         one of several inputs or outputs
     d:weight_ih_l0  d:output                       a gradient; the adjoint of an output
     t:x  t:d:x                                     a tangent
+    new:norm.running_mean                          what a training step makes of a statistic
+    part:0                                         a value that one part of a computation passes to later ones
 
 Users name parameters and states by identifiers, which contain neither "." nor ":". So no user's name can clash with a
 derived one, and every derived name shows what it is derived from. Code calls these functions to make a name, and never
@@ -36,6 +38,8 @@ GRADIENT = "d:"
 """The prefix of gradients (of inputs), and of adjoints (of outputs), which are inputs of the pullback."""
 TANGENT = "t:"
 """The prefix of tangents: derivatives of inputs and outputs along a direction."""
+RENEWED = "new:"
+"""The prefix of the values that training gives statistics, parameters that are not learned by gradients."""
 
 
 def initial(state: str, suffix: str) -> str:
@@ -61,6 +65,16 @@ def part(role: str, name: str) -> str:
 def gradient(name: str) -> str:
     """The name of an input's gradient, or of an output's adjoint."""
     return GRADIENT + name
+
+
+def renewed(name: str) -> str:
+    """The name of what a training step makes of a statistic."""
+    return RENEWED + name
+
+
+def passed(number: int) -> str:
+    """The name of a value that one part of a computation passes to later ones."""
+    return part("part", str(number))
 
 
 def tangent(name: str) -> str:

@@ -38,7 +38,14 @@ class CompileOptions:
         from rnnc import backends
 
         options = backends.options(self.backend, self.matmul)
-        return backends.get(self.backend).compile(computation, threads=self.threads, **options)
+        backend = backends.get(self.backend)
+        if not computation.in_parts:
+            return backend.compile(computation, threads=self.threads, **options)
+        from rnnc.backends.parts import CodeInParts
+
+        return CodeInParts(
+            computation, lambda part: backend.compile(part, threads=self.threads, **options), self.arrays
+        )
 
     @property
     def arrays(self) -> ArrayLibrary:

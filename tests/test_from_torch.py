@@ -81,7 +81,7 @@ def test_compiled_pickled_and_on_its_way_as_plain_data() -> None:
     check_outputs(module, pickle.loads(pickle.dumps(network)), xs)
     assert type(network.model).from_json(network.model.to_json()) == network.model
     assert "norm.num_batches_tracked" in network.explain()
-    assert network.frozen == ("norm.running_mean", "norm.running_var")
+    assert network.frozen == ()  # training changes statistics
 
 
 @pytest.mark.parametrize("name", ("front", "tied", "forecaster"))

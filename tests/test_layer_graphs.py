@@ -329,12 +329,6 @@ def test_a_layer_that_declares_nonsense_is_refused(declared: dict[str, Any], wor
         rnnc.Graph({"x": 4}, {"out": (Odd(**declared), "x")}, "out")
 
 
-def test_training_refuses_statistics() -> None:
-    net = rnnc.Sequential(rnnc.GRU(3, 4), rnnc.BatchNorm(4))
-    with raises_saying(ArgumentError, "layer 1, BatchNorm", "no training mode"):
-        rnnc.train.fit(net, [(series(3)[:, 0], series(4)[:, 0])], loss="mse")
-
-
 TRAINED = {
     "norm": (rnnc.Conv1d(3, 4, 3), rnnc.LayerNorm(4), rnnc.GRU(4, 4), rnnc.Mean()),
     "attention": (rnnc.Conv1d(3, 4, 3, padding="same"), rnnc.PReLU(), rnnc.AttentionPooling(4)),

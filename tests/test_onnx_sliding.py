@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,6 +96,35 @@ def test_chains_give_what_onnxruntime_gives(chain: list[Link], recurrent: bool, 
             np.testing.assert_allclose(y, expected[name], atol=2e-6, rtol=1e-5)
     if named:
         assert "compiled for each" not in network.explain()
+
+
+POOLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("MaxPool", {"kernel_shape": [3], "strides": [2], "pads": [1, 2]}),
+    ("MaxPool", {"kernel_shape": [2], "dilations": [3], "pads": [1, 1]}),
+    ("AveragePool", {"kernel_shape": [4], "strides": [3], "pads": [2, 1]}),
+    ("AveragePool", {"kernel_shape": [3], "auto_pad": "SAME_LOWER", "strides": [2], "count_include_pad": 1}),
+)
+
+
+@pytest.mark.parametrize(("op", "attributes"), POOLS)
+def test_pooling_over_columns(op: str, attributes: dict[str, Any]) -> None:
+    """Over the numbers of each step, and over an axis between channels: (B, T, 10), and (B, 3, 10) of a step."""
+    rng = np.random.default_rng(0)
+    weights = {"W": rng.standard_normal((1, 9, 10)), "R": rng.standard_normal((1, 9, 3))}
+    constants = {name: array.astype(np.float32) for name, array in weights.items()}
+    numbers = [
+        node("Relu", ["x"], ["r"]),
+        node(op, ["r"], ["p"], **attributes),
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        node("GRU", ["t", "W", "R"], ["g"], hidden_size=3),
+    ]
+    channels = [node(op, ["x"], ["p"], **attributes), node("Sigmoid", ["p"], ["s"])]
+    for nodes, axis, outputs in ((numbers, "T", ["p", "g"]), (channels, 3, ["s"])):
+        file = model(nodes, {"x": ("float32", ["B", axis, 10])}, outputs, constants if axis == "T" else {})
+        x = rng.standard_normal((2, 5 if axis == "T" else 3, 10)).astype(np.float32)
+        network, expected = rnnc.from_onnx(file), onnxruntime_gives(file, {"x": x})
+        for name, y in network.run({"x": x}).items():
+            np.testing.assert_allclose(y, expected[name], atol=2e-6)
 
 
 def test_what_stays_outside_is_named() -> None:

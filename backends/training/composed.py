@@ -31,7 +31,7 @@ from rnnc.backends.training.protocol import (
 )
 from rnnc.backends.training.sparse import SparseRows, counted, grouped
 from rnnc.backends.whole import whole
-from rnnc.ir.names import CLIPPING, SLOPE, UPDATED, gradient
+from rnnc.ir.names import CLIPPING, SLOPE, UPDATED, gradient, renewed
 
 if TYPE_CHECKING:
     from rnnc.backends.base import Bound, Code
@@ -83,6 +83,7 @@ class ComposedTrainer:
         self._flat: dict[str, Array] = {}
         self._ahead = False
         self._named: dict[str, list[NamedRows]] = {}  # by table
+        self._renewed: dict[str, Array] = {}  # what the batches so far make of statistics
 
     @cached_property
     def _device(self) -> ArrayDevice:
@@ -159,7 +160,7 @@ class ComposedTrainer:
     def _gradients(self, work: Work, first: bool) -> list[Array]:
         """The losses of the batch, (1,). Its gradients are added to those so far, or replace them if it is `first`."""
         memory, xp = self._memory, self._device.xp
-        inputs = {**memory.views(self._flat[UPDATED]), **self._constants}
+        inputs = {**memory.views(self._flat[UPDATED]), **self._constants, **({} if first else self._renewed)}
         inputs |= {name: self._up(array) for name, array in work.inputs.items()}
         inputs |= {name: self._mask(draw, work.steps) for name, draw in work.masks.items()}
         for name, seed in zip(memory.losses, work.seeds, strict=True):
@@ -171,11 +172,14 @@ class ComposedTrainer:
         into = self._gradient if first else self._part
         outputs = losses | wanted | {gradient(name): memory.view(into, name) for name in memory.with_gradients}
         outputs |= {gradient(name): array for name, array in looked_up.items() if name in memory.gradients}
+        new = {name: fresh.empty(memory.places[name][1], memory.dtype, xp) for name in memory.renewed}
+        outputs |= {renewed(name): array for name, array in new.items()}
         lengths = None if work.lengths is None else self._up(work.lengths)
         self._bound.start(inputs, outputs, work.steps, work.batch, lengths)
         for name, array in work.outputs.items():
             if wanted[name] is not array:
                 array[...] = self._device.to_host(wanted[name])
+        self._renewed = new
         if not first:
             self._gradient += self._part
         self._note_rows(work, looked_up, first)
@@ -221,6 +225,8 @@ class ComposedTrainer:
             if len(rows):
                 tables = {name: self._memory.view(flat, table) for name, flat in self._flat.items()}
                 self._update.run_rows(tables, values, rows, scalars)
+        for name, array in self._renewed.items():
+            self._memory.view(self._flat[UPDATED], name)[...] = array
         self._ahead = True
         self._memory.updates[0] += 1
 

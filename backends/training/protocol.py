@@ -59,6 +59,8 @@ class Memory:
         that is also read as a matrix, such as one tied to an output layer, has a dense gradient.
     gradients: the names of the inputs whose gradients are computed. Those of other parameters are zeros.
     constants: the inputs that are the same in every call.
+    renewed: the names of parameters without gradients that change by each batch: the output `renewed(name)` is what it
+        makes of one. They change with the other parameters.
     updates: the number of updates made, (1,) int64. It changes with the parameters, so that an interrupt comes before
         both changes or after both.
     """
@@ -72,6 +74,7 @@ class Memory:
     sparse: tuple[str, ...]
     gradients: frozenset[str]
     constants: Mapping[str, Array]
+    renewed: tuple[str, ...] = ()
     updates: Array = field(default_factory=lambda: np.zeros(1, np.int64))
 
     @property

@@ -80,17 +80,19 @@ class Layer:
     A subclass defines `step`, and what differs from the defaults below: a layer that keeps the width, without
     parameters or states. It holds no arrays.
 
-    trains: whether gradients are right for all its parameters; `rnnc.train` refuses a layer for which they are not.
     inputs: how many values it reads; None: one or more, which `step` then gets as a tuple.
     window: how many steps before and after its own the equations read: x is then (B, (before + 1 + after) * N), the
         oldest step first, and zeros where the sequence has no such step.
     pace: how many steps it makes of those that it reads.
+    statistics: the names of parameters that are statistics of the data. They have no gradients: a training step gives
+        them what `renewed` says. A layer that has some reads in training the `p.mean` and `p.variance`, (N,), of its
+        first input over the `p.count`, (1,), steps that all rows of the batch have; each is None in inference.
     sees_padding: whether its equations read `p.inside`, (B, before + 1 + after): 1 for each step of the window that the
         row has, 0 for one before its start or past its end.
     """
 
     inputs: ClassVar[int | None] = 1
-    trains: ClassVar[bool] = True
+    statistics: ClassVar[tuple[str, ...]] = ()
 
     @property
     def window(self) -> tuple[int, int]:
@@ -110,6 +112,11 @@ class Layer:
     @property
     def width(self) -> int | None:
         """The width of what it reads, where its arguments say; None: any."""
+        return None
+
+    @property
+    def untrained(self) -> str | None:
+        """Why it cannot be trained; None: it can."""
         return None
 
     @property
@@ -148,6 +155,10 @@ class Layer:
     def noise(self, *widths: int) -> dict[str, Noise]:
         """Name -> the random numbers of a training step."""
         return {}
+
+    def renewed(self, p: SimpleNamespace) -> dict[str, Value]:
+        """What a training step makes of each of its `statistics`, from the old ones and those of the batch."""
+        raise NotImplementedError(f"{type(self).__name__} does not renew its statistics: define renewed(self, p)")
 
     def step(self, x: Any, state: SimpleNamespace, p: SimpleNamespace) -> Stepped:
         """The equations: from values (B, N), old states and parameters, the output and, if any, the new states.

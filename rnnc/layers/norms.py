@@ -10,7 +10,8 @@ from rnnc.cells import Parameter, Shape
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained_class
 from rnnc.initializers import Ones, Zeros
-from rnnc.ir.equations import Value, mean, rsqrt
+from rnnc.ir.equations import Value, maximum, mean, rsqrt
+from rnnc.ir.errors import ArgumentError
 from rnnc.layers.base import Layer, size
 
 __all__ = ["BatchNorm", "LayerNorm", "RMSNorm"]
@@ -74,16 +75,35 @@ class RMSNorm(_Norm):
 @explained_class
 @dataclass(frozen=True)
 class BatchNorm(_Norm):
-    """(x - running_mean) / sqrt(running_var + eps) * weight + bias, as torch.nn.BatchNorm1d computes it in eval mode
-    (Ioffe & Szegedy 2015).
+    """(x - mean) / sqrt(variance + eps) * weight + bias, as torch.nn.BatchNorm1d (Ioffe & Szegedy 2015).
 
-    The statistics are parameters. What is made of parameters alone is computed when they are bound, so a step costs
-    one multiplication and one addition per number. There is no training mode yet: `rnnc.train` refuses the layer.
+    In inference, mean and variance are the parameters running_mean and running_var. What is made of parameters alone is
+    computed when they are bound, so a step costs one multiplication and one addition per number.
 
-    size: the width of x. affine: whether weight and bias are there.
+    In training, they are those of the batch: over all rows, and over the steps that each row has. A training step moves
+    the running ones towards them by `momentum`. As in PyTorch, x is divided by the root of the variance over n steps,
+    and the running variance follows that over n - 1; with n = 1 both are 0. If the running ones are frozen, they are
+    used in training, too.
+
+    size: the width of x. affine: whether weight and bias are there. momentum: in [0, 1], or None for a network that is
+    not trained.
     """
 
-    trains: ClassVar[bool] = False
+    momentum: float | None = 0.1
+    statistics: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.momentum is not None:
+            self._set("momentum", checks.number("momentum", self.momentum))
+            if self.momentum > 1:
+                raise ArgumentError(f"momentum: expected a number in [0, 1] or None, got {self.momentum:g}")
+
+    @property
+    def untrained(self) -> str | None:
+        if self.momentum is not None:
+            return None
+        return "momentum is None; expected a number in [0, 1], the share of each batch in the running statistics"
 
     def parameter_shapes(self) -> dict[str, Shape]:
         statistics: dict[str, Shape] = {
@@ -93,8 +113,19 @@ class BatchNorm(_Norm):
         return self._gain() | self._shift() | statistics
 
     def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
-        scale = rsqrt(p.running_var + self.eps)
+        trained = p.mean is not None
+        scale = rsqrt((p.variance if trained else p.running_var) + self.eps)
         if self.affine:
             scale = scale * p.weight
+        if trained:  # centred first, which is exact for data far from zero
+            normal: Value = (x - p.mean) * scale
+            return normal + p.bias if self.affine else normal
         shift: Value = p.bias - p.running_mean * scale if self.affine else -p.running_mean * scale
         return x * scale + shift
+
+    def renewed(self, p: SimpleNamespace) -> dict[str, Value]:
+        unbiased = p.variance * p.count / maximum(p.count - 1.0, 1.0)
+        return {
+            "running_mean": p.running_mean + self.momentum * (p.mean - p.running_mean),
+            "running_var": p.running_var + self.momentum * (unbiased - p.running_var),
+        }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rnnc.ir import names
 from rnnc.ir.graph import Graph, Node
 from rnnc.ir.stacks import Direction
 
@@ -54,3 +55,13 @@ def framed(graph: Graph, positions: Sequence[Node]) -> tuple[Node, ...]:
     """The positions of each frame side by side."""
     rate = len(positions) // graph.steps
     return tuple(graph.concat(positions[t : t + rate], -1) for t in range(0, len(positions), rate))
+
+
+def join_outputs(graph: Graph, parts: Mapping[str, Nodes]) -> None:
+    """Puts outputs of one kind side by side at each of their steps, as "output"."""
+    for name in parts:
+        graph.outputs.pop(name)
+    alone = [nodes for nodes in parts.values() if isinstance(nodes, Node)]
+    timed = [nodes for nodes in parts.values() if isinstance(nodes, tuple)]
+    joined = [graph.concat(step, -1) for step in zip(*timed, strict=True)]
+    graph.outputs[names.OUTPUT] = framed(graph, joined) if timed else graph.concat(alone, -1)

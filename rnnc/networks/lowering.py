@@ -10,7 +10,7 @@ A step of the graph is a frame of one or more steps of the inputs, which lie sid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle
 from types import SimpleNamespace
@@ -28,13 +28,14 @@ from rnnc.ir.stacks import Direction
 from rnnc.layered import Layered
 from rnnc.layers import Embedding, Layer, Readout, recurrent
 from rnnc.layers.base import EVEN
-from rnnc.networks.flows import Column, Flow, Nodes, framed
+from rnnc.networks.flows import Column, Flow, Nodes, framed, join_outputs
 from rnnc.networks.lines import FrameStates
 from rnnc.networks.names import moments, output_state, reads_directions, state_shapes
 from rnnc.networks.noise import Mask, States, between, masks, noise_of, of_layer, with_masked_products
 from rnnc.networks.returned import checked
 from rnnc.networks.spans import INSIDE, SpanCodes, Spans
 from rnnc.networks.starts import starts
+from rnnc.networks.statistics import Statistics
 from rnnc.networks.timing import DURING, HERE, LATE_OUTPUT, LATE_SPAN, WHOLE, Form, late
 from rnnc.specs import Spec
 
@@ -50,33 +51,32 @@ def lower_network(
     joined: bool = False,
     form: Form = WHOLE,
     memory: int = 0,
+    renewed: Collection[str] = (),
 ) -> Graph:
     """Unrolls so many frames.
 
     joined: the outputs are columns of one, where they can be (`rnnc.Graph.columns`).
     memory: the number of states in the memories that layers read; each is an input "layer.memory" with one value per
     sequence, the states side by side and then 1 for each that the row has, (B, memory * (M + 1)).
+    renewed: the names of statistics that the graph renews (`rnnc.networks.statistics`).
     """
-    lowering = _Lowering(model, frames, lengths, training, form, memory)
+    lowering = _Lowering(model, frames, lengths, training, form, memory, renewed)
     graph = lowering.run()
     if joined and lowering.model.columns is not None:
-        _join_outputs(graph, lowering.ended)
+        join_outputs(graph, lowering.ended)
     return graph
-
-
-def _join_outputs(graph: Graph, parts: Mapping[str, Nodes]) -> None:
-    """Puts outputs of one kind side by side at each of their steps, as "output"."""
-    for name in parts:
-        graph.outputs.pop(name)
-    alone = [nodes for nodes in parts.values() if isinstance(nodes, Node)]
-    timed = [nodes for nodes in parts.values() if isinstance(nodes, tuple)]
-    joined = [graph.concat(step, -1) for step in zip(*timed, strict=True)]
-    graph.outputs[names.OUTPUT] = framed(graph, joined) if timed else graph.concat(alone, -1)
 
 
 class _Lowering:
     def __init__(
-        self, model: Layered, frames: int, lengths: bool, training: bool, form: Form, memory: int
+        self,
+        model: Layered,
+        frames: int,
+        lengths: bool,
+        training: bool,
+        form: Form,
+        memory: int,
+        renewed: Collection[str],
     ) -> None:
         self.model = model.graph()
         self.timing = self.model.timing(form.streamed)
@@ -87,6 +87,7 @@ class _Lowering:
         self.depth = 0  # layers with a site of their own so far
         self.masks = {mask.name: mask for mask in masks(model)} if training else {}
         self.memory = memory
+        self.statistics = Statistics(self.graph, renewed, self._zeroed)
         self.memories: dict[str, tuple[Node, ...]] = {}
         self.flows: dict[str, Flow] = {}
         self.ended: dict[str, Nodes] = {}
@@ -202,7 +203,7 @@ class _Lowering:
     def _equations(self, name: str, entry: Entry, flows: Sequence[Flow]) -> Flow:
         layer, widths = entry.layer, self.model.widths(name)
         assert isinstance(layer, Layer)
-        parameters = self._parameters(entry)
+        parameters = self.statistics.of(entry, flows[0], self._parameters(entry))
         if not any(flow.timed for flow in flows):
             return Flow(self._step(name, entry, [flow.first for flow in flows], {}, parameters, None)[0])
         calls = self._calls(name, layer, flows)

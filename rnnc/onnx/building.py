@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.layers import First, Layer, Select
+from rnnc.layers import First, Layer, Readout, Select
 from rnnc.onnx.left import Left
 from rnnc.onnx.places import Axes, Placed, Rows
 from rnnc.onnx.values import Filled, Known, Tensor, Value
@@ -139,6 +139,12 @@ class Building:
         return source.name if columns == list(range(source.axes.width)) else None
 
     # ---- writing
+
+    def over_time(self, text: str, readout: Readout, source: str) -> str:
+        """Adds a readout; returns its name. Raises Left for ragged batches, whose padding ONNX counts."""
+        if self.lengths is not None:
+            raise Left("it reads all steps of a ragged batch, padding included", later=True)
+        return self.layer(text, readout, source)
 
     def name_of(self, text: str) -> str:
         """A name for a layer or input, like the file's: an identifier, not yet taken."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -33,11 +33,22 @@ from rnnc.ir.equations import (
     softmax,
     sqrt,
     total,
+    vecmat,
     where,
 )
 from rnnc.layers.base import Layer
 
-__all__ = ["EQUATIONS", "OVER_UNITS", "Blocks", "Elementwise", "PositionConv", "PositionLinear", "ZeroPad"]
+__all__ = [
+    "EQUATIONS",
+    "OVER_UNITS",
+    "Blocks",
+    "Elementwise",
+    "PositionConv",
+    "PositionLinear",
+    "PositionPool",
+    "PositionProduct",
+    "ZeroPad",
+]
 
 EQUATIONS: Mapping[str, Callable[..., Value]] = {
     "Add": lambda *xs: reduce(lambda a, b: a + b, xs),
@@ -251,3 +262,63 @@ class PositionConv(Layer):
                 begin = self._place(at, run.start) * self.input_size + group * inner
                 parts.append(linear(x[:, begin : begin + len(run) * inner], weight))
         return reduce(add, parts)
+
+
+@dataclass(frozen=True)
+class PositionPool(Layer):
+    """The largest, or the mean, of a window that slides over positions side by side: (length * inner) columns.
+
+        y[l] = max over k of x[l * stride + k * dilation - before]
+
+    Places outside x are left out. The mean divides by the places within; by all kernel_size if it `counts_padding`.
+    """
+
+    op: str  # "MaxPool" or "AveragePool"
+    inner: int
+    kernel_size: int
+    length: int
+    out_length: int
+    stride: int = 1
+    before: int = 0
+    dilation: int = 1
+    counts_padding: bool = False
+
+    @property
+    def width(self) -> int | None:
+        return self.length * self.inner
+
+    def output_width(self, *widths: int) -> int:
+        return self.out_length * self.inner
+
+    def step(self, x: Value, state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        positions = x.split(self.length)
+        return concat([self._one(positions, at * self.stride - self.before) for at in range(self.out_length)])
+
+    def _one(self, positions: Sequence[Value], start: int) -> Value:
+        places = range(start, start + self.kernel_size * self.dilation, self.dilation)
+        inside = [positions[place] for place in places if 0 <= place < self.length]
+        if self.op == "MaxPool":
+            return reduce(maximum, inside)
+        return reduce(add, inside) * (1.0 / (self.kernel_size if self.counts_padding else len(inside)))
+
+
+@dataclass(frozen=True)
+class PositionProduct(Layer):
+    """Products of matrices that lie in the columns of two values: (count, rows, inner) @ (count, inner, columns)."""
+
+    count: int
+    rows: int
+    inner: int
+    columns: int
+    inputs: ClassVar[int | None] = 2
+
+    def output_width(self, *widths: int) -> int:
+        return self.count * self.rows * self.columns
+
+    def step(self, x: tuple[Value, Value], state: SimpleNamespace, p: SimpleNamespace) -> Value:
+        each = zip(x[0].split(self.count), x[1].split(self.count), strict=True)
+        return concat([self._product(a, b) for a, b in each])
+
+    def _product(self, a: Value, b: Value) -> Value:
+        right = b.reshape(-1, self.inner, self.columns)
+        return concat([vecmat(row, right) for row in a.split(self.rows)])

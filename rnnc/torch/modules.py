@@ -138,7 +138,7 @@ def _normal_size(m: Any) -> int:
 
 def _batch_norm(r: Reader, m: Any, x: Any) -> TracedTensor:
     expect(m, track_running_stats=True)
-    layer = BatchNorm(m.num_features, m.eps, m.affine)
+    layer = BatchNorm(m.num_features, m.eps, m.affine, m.momentum)
     return r.per_channel(layer, x, r.weights(m, layer))
 
 

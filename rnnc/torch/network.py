@@ -11,6 +11,7 @@ from rnnc.checking.arguments import explained
 from rnnc.copies import on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.network import Network
+from rnnc.networks.statistics import statistics
 from rnnc.torch.borders import Border
 from rnnc.torch.origin import Origin, TorchGraph
 from rnnc.torch.state_dict import StateDict, arrays_of, checked
@@ -65,7 +66,7 @@ def from_torch(
     graph = reader.graph
     inputs = {name: Border.of(value, graph.batch_first) for name, value in reader.inputs.items() if value.width}
     outputs = {name: Border.of(value, graph.batch_first) for name, value in reader.outputs.items()}
-    origin = Origin(StateDict.of(module, reader.parts), inputs, outputs)
+    origin = Origin(StateDict.of(module, reader.parts, statistics(graph)), inputs, outputs)
     model = TorchGraph(graph, origin)
     options = {"backend": backend, "threads": threads, "matmul": matmul}
     return model.network_class()(model, arrays_of(reader.parts), **options)  # type: ignore[arg-type]
@@ -86,7 +87,9 @@ class TorchNetwork(Network):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The parameters that training in PyTorch does not change: buffers, and those that require no gradient."""
+        """The parameters that training in PyTorch does not change: those that require no gradient, and buffers that are
+        no statistics.
+        """
         return self._origin.state_dict.frozen
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,7 +50,8 @@ class StateDict:
 
     names: all, in the module's order. places: name -> (parameter of the network, whether it is transposed there).
     kept: what no layer reads, by name: num_batches_tracked, parameters of modules that forward() does not call.
-    frozen: parameters of the network that training in PyTorch does not change: buffers, and what requires no gradient.
+    frozen: parameters of the network that training in PyTorch does not change: buffers that are no statistics, and what
+    requires no gradient.
     """
 
     names: tuple[str, ...] = ()
@@ -59,8 +60,8 @@ class StateDict:
     frozen: tuple[str, ...] = ()
 
     @staticmethod
-    def of(module: Any, parts: NetworkParts) -> StateDict:
-        """That of a module that was read."""
+    def of(module: Any, parts: NetworkParts, statistics: Collection[str]) -> StateDict:
+        """That of a module that was read. statistics: the parameters of the network that each batch changes."""
         from rnnc.torch.building import memory
 
         places, kept = {}, {}
@@ -71,7 +72,8 @@ class StateDict:
                 places[name] = place
             else:
                 kept[name] = Kept.of(name, value)
-        frozen = tuple(name for name, weight in parts.weights.items() if not weight.tensor.requires_grad)
+        fixed = {name: weight for name, weight in parts.weights.items() if name not in statistics}
+        frozen = tuple(name for name, weight in fixed.items() if not weight.tensor.requires_grad)
         return StateDict(tuple(found), places, kept, frozen)
 
     def write(self, params: Mapping[str, Any]) -> dict[str, Any]:

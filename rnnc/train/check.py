@@ -269,15 +269,14 @@ def _numbers(label: str, x: Array, height: int, lengths: Rows | None) -> Array:
 def check_model(model: object) -> Any:
     """The model. Raises ArgumentTypeError if it is not a network, for example if it is a bare spec.
 
-    Raises ArgumentError for a layer that gradients cannot train.
+    Raises ArgumentError for a layer that cannot be trained.
     """
     if not isinstance(model, Layered):
         raise ArgumentTypeError(f"model: expected a rnnc.Sequential or rnnc.Graph, got {checks.came(model)}")
     graph = model.graph()
     for name, entry in graph.entries.items():
-        if isinstance(entry.layer, Layer) and not entry.layer.trains:
-            who = f"layer {name}, {type(entry.layer).__name__}"
-            raise ArgumentError(f"model: {who}, has no training mode yet: gradients would change its statistics")
+        if isinstance(entry.layer, Layer) and entry.layer.untrained:
+            raise ArgumentError(f"model: layer {name}, {type(entry.layer).__name__}: {entry.layer.untrained}")
         if isinstance(entry.layer, Layer) and entry.layer.memory is not None:
             raise ArgumentError(f"model: layer {name} reads all states of an encoder, which only rnnc.Decoder gives")
     if not graph.parameter_shapes():

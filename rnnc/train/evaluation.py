@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 class OfBatches(Compiled):
     """A compiled function of a batch: the common base of training and evaluation."""
 
+    _renewed: frozenset[str] = frozenset()
+    """The statistics that a call renews."""
+
     def __init__(self, model: Layered, loss: Given, weighted: bool, options: CompileOptions) -> None:
         self.model = check_model(model)
         self.weighted = weighted
@@ -43,7 +46,7 @@ class OfBatches(Compiled):
         self._framing = Framing(model, self.objective)
         self._states = self._framing.signature.states
         self._constants = self.objective.constants(model.dtype)
-        super().__init__(Computation(self._build), options)
+        super().__init__(Computation(self._build, in_parts=bool(self._renewed)), options)
 
     @property
     def loss(self) -> Any:
@@ -58,7 +61,14 @@ class OfBatches(Compiled):
 
     def _lowered(self, frames: int, lengths: bool, *, training: bool) -> Graph:
         """The network with its losses."""
-        graph = lower_network(self.model, frames, lengths=lengths, training=training, form=Form(spanned=True))
+        graph = lower_network(
+            self.model,
+            frames,
+            lengths=lengths,
+            training=training,
+            form=Form(spanned=True),
+            renewed=self._renewed,
+        )
         self.objective.attach(graph)
         return graph
 

@@ -21,6 +21,7 @@ from rnnc.ir.autodiff import vjp
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, NonFiniteError, RnncError
 from rnnc.network import read_all
 from rnnc.networks.noise import Mask, masks
+from rnnc.networks.statistics import statistics
 from rnnc.optimizers import Optimizer, check_optimizer, check_rate, largest, update_graph
 from rnnc.train.batch import Batch
 from rnnc.train.check import check_carries, check_model, check_untied
@@ -142,12 +143,14 @@ class TrainingStep(OfBatches):
         self._lock, self._running = new_lock(), False
         self._updates = np.zeros(1, np.int64)
         self.frozen = frozen_of(check_model(model), frozen)
+        self._renewed = statistics(model, self.frozen)
+        self._fixed = self.frozen | statistics(model)
         super().__init__(model, loss, checks.flag("weighted", weighted), CompileOptions.of(backend, threads, matmul))
         self._masks = masks(model)
         self.skipped = 0
         outputs = self._build(1, False).outputs
         self._gradients = frozenset(name for name in self._inputs_to_train if names.gradient(name) in outputs)
-        self.layout = FlatLayout.of(model, self._sparse, self.frozen)
+        self.layout = FlatLayout.of(model, self._sparse, self._fixed)
         self._flat = self.layout.zeros()
         self._slots = {name: self.layout.zeros() for name in self.optimizer.slots}
         self._trainer = self._compile_trainer(backends.get(backend))
@@ -213,7 +216,7 @@ class TrainingStep(OfBatches):
     def _inputs_to_train(self) -> list[str]:
         """The inputs of the graph whose gradients a step needs: parameters, and rows of tables."""
         graph = self._graph
-        found = [n for n in graph.parameter_shapes() if n in graph.read_whole and n not in self.frozen]
+        found = [n for n in graph.parameter_shapes() if n in graph.read_whole and n not in self._fixed]
         return found + [rows for name, (_, rows) in graph.tables.items() if graph.table_of(name) not in self.frozen]
 
     @property
@@ -227,7 +230,7 @@ class TrainingStep(OfBatches):
         wrt = self._inputs_to_train
         graph = vjp(graph, wrt, {place: names.gradient(place) for place in self.objective.places})
         last = {final for _, final, _ in self._states.values()} if self._carry else set()
-        wanted = {*self.objective.places, *map(names.gradient, wrt), *last}
+        wanted = {*self.objective.places, *map(names.gradient, wrt), *last, *map(names.renewed, self._renewed)}
         graph.outputs = {name: output for name, output in graph.outputs.items() if name in wanted}
         return graph
 
@@ -243,6 +246,7 @@ class TrainingStep(OfBatches):
             self._sparse,
             self._gradients,
             constants=self._constants,
+            renewed=tuple(sorted(self._renewed)),
             updates=self._updates,
         )
         update, noise = (

@@ -47,7 +47,9 @@ def give(run: Run, inputs: Arrays, late: bool) -> None:
 
 
 def give_lengths(run: Run, lengths: Array) -> None:
-    """Gives a run the mask of steps before each row's end, as numbers 0 and 1."""
+    """Gives a run the mask of steps before each row's end, as numbers 0 and 1, if it reads that."""
+    if VALID not in run.code.plan.inputs:
+        return
     xp = run.device.xp
     valid = xp.arange(run.steps)[:, None] < lengths[None, :]
     run.buffers[run.code.plan.inputs[VALID]] = valid.astype(run.code.dtype).reshape(-1, 1)

@@ -62,7 +62,7 @@ class LlvmUpdate(HostRows):
         from rnnc.backends.llvm.training.masks import LlvmNoise
         from rnnc.backends.llvm.training.trainer import LlvmTrainer
 
-        assert isinstance(code, LlvmCode) and isinstance(noise, LlvmNoise)
-        if code.only_sums:
+        assert isinstance(noise, LlvmNoise)
+        if isinstance(code, LlvmCode) and code.only_sums:
             return LlvmTrainer(code, self, noise, memory)
         return ComposedTrainer(code, self, noise, memory)

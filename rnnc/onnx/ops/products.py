@@ -1,4 +1,4 @@
-"""Operators that multiply by constant matrices: MatMul, Gemm."""
+"""Products of matrices: MatMul and Gemm by constant ones, MatMul of two tensors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.ir.errors import OnnxError
-from rnnc.layers import Linear
+from rnnc.layers import Linear, Sum
 from rnnc.onnx.building import Building, check_places
-from rnnc.onnx.layers import PositionLinear
+from rnnc.onnx.layers import PositionLinear, PositionProduct
 from rnnc.onnx.ops.shapes import broadcast, meet
 from rnnc.onnx.ops.table import Given, Left, Op, Result, constant, one_dtype
 from rnnc.onnx.values import Step, Tensor
@@ -37,8 +37,10 @@ def _matmul_result(given: Given) -> Sequence[Result]:
 
 
 def _matmul(building: Building, step: Step, given: Given) -> None:
-    x, y = given.value(0), step.made[0]
-    weight = constant(given.value(1), "its right side")
+    x, right, y = given.value(0), given.value(1), step.made[0]
+    if isinstance(x, Tensor) and isinstance(right, Tensor):
+        return _of_tensors(building, x, right, y)
+    weight = constant(right, "its right side")
     assert weight is not None
     if not isinstance(x, Tensor) or weight.ndim != 2 or len(x.shape) < 2:
         raise Left("its left side is a constant, or its right side no matrix")
@@ -67,6 +69,36 @@ def linear(building: Building, x: Tensor, y: Tensor, weight: Array, bias: Array 
     name = building.layer(y.name, layer, name, params=params)
     order = [*kept, *([last] if out > 1 else [])]
     building.put(y, name, order, timed=placed.timed, flipped=placed.flipped)
+
+
+def _of_tensors(building: Building, a: Tensor, b: Tensor, y: Tensor) -> None:
+    """a @ b: over columns at each step, or over time: of products at each step the sum."""
+    left, right, made = building.axes(a), building.axes(b), building.axes(y)
+    if min(len(a.shape), len(b.shape)) < 2:
+        raise Left("one of its sides is a vector")
+    inner = left.roles[-1]
+    if right.roles[-2] != inner or inner == "B":
+        raise Left("it sums over the batch, or over axes that are not the same")
+    before = [axis for axis in made.columns if axis < len(made.roles) - 2]
+    kept = [[axis - len(made.roles) + len(axes.roles) for axis in before] for axes in (left, right)]
+    for axes, own in zip((left, right), kept, strict=True):
+        if own != [axis for axis in axes.columns if axis < len(axes.roles) - 2]:
+            raise Left("its sides have other axes before their last two")
+    names = [
+        building.columns(tensor, [*own, *(axis for axis in axes.columns if axis >= len(axes.roles) - 2)])
+        for tensor, axes, own in zip((a, b), (left, right), kept, strict=True)
+    ]
+    placed = building.place(a), building.place(b)
+    if len({place.flipped for place in placed if place.timed}) > 1:
+        raise Left("it joins a sequence with a reversed one")
+    rows, columns, summed = (axes.size(len(axes.roles) - n) for axes, n in ((left, 2), (right, 1), (left, 1)))
+    count = made.width // (rows * columns)
+    check_places(count * rows)
+    name = building.layer(y.name, PositionProduct(count, rows, summed, columns), *names)
+    timed, flipped = any(place.timed for place in placed), any(place.flipped for place in placed)
+    if inner == "T":
+        name, timed, flipped = building.over_time(y.name, Sum(), name), False, False
+    building.put(y, name, made.columns, timed=timed, flipped=flipped)
 
 
 # ---- Gemm

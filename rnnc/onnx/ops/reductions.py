@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.layers import LayerNorm, Max, Mean
+from rnnc.layers import Activation, LayerNorm, Max, Mean, Sum
 from rnnc.onnx.building import Building, check_places
-from rnnc.onnx.layers import Blocks
+from rnnc.onnx.layers import Blocks, Elementwise
 from rnnc.onnx.ops.elementwise import combined
 from rnnc.onnx.ops.table import Given, Left, Op, Result, axis_in, constant
 from rnnc.onnx.places import Placed
@@ -84,10 +84,10 @@ def _reduce(building: Building, step: Step, given: Given) -> None:
 
 
 def _over_time(building: Building, step: Step, placed: Placed, gone: set[int]) -> None:
-    readout = {"ReduceMean": Mean, "ReduceMax": Max}.get(step.node.op)
-    if readout is None or building.lengths is not None:
-        raise Left("it sums over time; of that rnnc has the mean and the maximum, of batches that are not ragged")
-    name = building.layer(step.made[0].name, readout(), placed.name)
+    readout = {"ReduceMean": Mean, "ReduceMax": Max, "ReduceSum": Sum}.get(step.node.op)
+    if readout is None:
+        raise Left("it goes over time; of that rnnc has the mean, the sum and the maximum")
+    name = building.over_time(step.made[0].name, readout(), placed.name)
     building.put(step.made[0], name, [_shifted(axis, gone) for axis in placed.order], timed=False)
 
 
@@ -110,6 +110,8 @@ def _softmax(building: Building, step: Step, given: Given) -> None:
     x, y = step.tensors[0], step.made[0]
     placed = building.place(x)
     axes = [axis for axis in _softmax_axes(given) if placed.axes.roles[axis] != "1"]
+    if [placed.axes.roles[axis] for axis in axes] == ["T"]:
+        return _softmax_over_time(building, step, placed)
     if any(placed.axes.roles[axis] != "C" for axis in axes):
         raise Left("it is a softmax over time or the batch")
     order = [*(axis for axis in placed.order if axis not in axes), *(axis for axis in placed.order if axis in axes)]
@@ -119,6 +121,21 @@ def _softmax(building: Building, step: Step, given: Given) -> None:
     check_places(count)
     name = building.layer(y.name, Blocks(step.node.op, count), building.reordered(placed, order))
     building.put(y, name, order, timed=placed.timed, flipped=placed.flipped)
+
+
+def _softmax_over_time(building: Building, step: Step, placed: Placed) -> None:
+    """exp(x - m) / sum(exp(x - m)), where m is the largest of all steps."""
+    text, both = step.made[0].name, ("x", "x")
+    largest = building.over_time(f"{text}_largest", Max(), placed.name)
+    shifted = building.layer(f"{text}_shifted", Elementwise("Sub", both), placed.name, largest)
+    powers = building.layer(f"{text}_powers", Activation("exp"), shifted)
+    total = building.over_time(f"{text}_total", Sum(), powers)
+    if step.node.op == "Softmax":
+        name = building.layer(text, Elementwise("Div", both), powers, total)
+    else:
+        logarithm = building.layer(f"{text}_log", Elementwise("Log", ("x",)), total)
+        name = building.layer(text, Elementwise("Sub", both), shifted, logarithm)
+    building.put(step.made[0], name, placed.order, flipped=placed.flipped)
 
 
 def _same(given: Given) -> Sequence[Result]:

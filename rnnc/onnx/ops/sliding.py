@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rnnc.ir.errors import OnnxError
 from rnnc.layers import AvgPool1d, Conv1d, ConvTranspose1d, First, Linear, MaxPool1d
 from rnnc.onnx.building import Building, check_places
-from rnnc.onnx.layers import PositionConv
+from rnnc.onnx.layers import PositionConv, PositionPool
 from rnnc.onnx.ops.table import Given, Left, Op, Result, constant, one_dtype
+from rnnc.onnx.places import Axes
 from rnnc.onnx.sizes import Dim, rounded_down, static
 from rnnc.onnx.values import Step, Tensor
 
@@ -114,20 +115,31 @@ def _conv(building: Building, step: Step, given: Given) -> None:
             params["weight"] = weight[:, :, ::-1]
         name = building.layer(y.name, Conv1d(*sizes, padding=pads, stride=conv.stride, **options), name, params=params)
         return building.put(y, name, [1] if sizes[1] > 1 else [], flipped=placed.flipped)
-    if axes.roles[2] not in "C1":
-        raise Left("it convolves over the batch")
-    if max(before, after) > conv.span:
-        raise Left("some of its places lie in the padding alone")
+    _check_columns(axes, conv, (before, after))
     layer = PositionConv(
         *sizes, axes.size(2), conv.stride, before, after, conv.dilation, conv.groups, bias=bias is not None
     )
+    return _over_columns(building, x, y, layer, params)
+
+
+def _check_columns(axes: Axes, window: Window, pads: tuple[int, int]) -> None:
+    """Raises Left for an operator that slides over columns unless it is compiled."""
+    if axes.roles[2] not in "C1":
+        raise Left("it slides over the batch")
+    if max(pads) > window.span:
+        raise Left("some of its places lie in the padding alone")
+
+
+def _over_columns(
+    building: Building, x: Tensor, y: Tensor, layer: PositionConv | PositionPool, params: dict[str, Array]
+) -> None:
+    """A layer over positions of columns, the outer axis of them."""
     check_places(layer.out_length)
+    axes, made, placed = building.axes(x), building.axes(y), building.place(x)
     name = building.columns(x, [axis for axis in (2, 1) if axes.roles[axis] == "C"])
     name = building.layer(y.name, layer, name, params=params)
-    made = building.axes(y)
-    placed = building.place(x)
     order = [axis for axis in (2, 1) if made.roles[axis] == "C"]
-    return building.put(y, name, order, timed=placed.timed, flipped=placed.flipped)
+    building.put(y, name, order, timed=placed.timed, flipped=placed.flipped)
 
 
 def _framed(building: Building, step: Step, conv: Convolution, params: dict[str, Array]) -> None:
@@ -253,9 +265,13 @@ def _pool_result(given: Given) -> Sequence[Result]:
 
 def _pool(building: Building, step: Step, given: Given) -> None:
     x, y, pool = given.value(0), step.made[0], Pooling(given)
-    keeps = pool.keeps(x.shape[2])
-    name = _over_time(building, x, y, keeps)
-    pads, placed = pool.pads(x.shape[2]), building.place(step.tensors[0])
+    if not isinstance(x, Tensor):
+        raise Left("its X is a constant")
+    pads, axes = pool.pads(x.shape[2]), building.axes(x)
+    if axes.roles[2] != "T":
+        return _pool_columns(building, step, given, pool, axes)
+    name = _over_time(building, x, y, pool.keeps(x.shape[2]))
+    placed = building.place(x)
     pads = pads[::-1] if placed.flipped else pads
     if building.lengths is not None:
         raise Left("it pools a ragged batch", later=True)
@@ -263,7 +279,16 @@ def _pool(building: Building, step: Step, given: Given) -> None:
     if given.node.op == "AveragePool":
         layer = AvgPool1d(pool.kernel, pool.stride, pads, pool.counts_padding or not any(pads))
     name = building.layer(y.name, layer, name)
-    building.put(y, name, [1] if placed.axes.roles[1] == "C" else [], flipped=placed.flipped)
+    return building.put(y, name, [1] if placed.axes.roles[1] == "C" else [], flipped=placed.flipped)
+
+
+def _pool_columns(building: Building, step: Step, given: Given, pool: Pooling, axes: Axes) -> None:
+    x, y = step.tensors[0], step.made[0]
+    pads, size = pool.pads(x.shape[2]), axes.size(2)
+    _check_columns(axes, pool, pads)
+    sizes = axes.width // size, pool.kernel, size, int(pool.length(size, given.label))
+    layer = PositionPool(given.node.op, *sizes, pool.stride, pads[0], pool.dilation, pool.counts_padding)
+    _over_columns(building, x, y, layer, {})
 
 
 SLIDING_OPS: dict[tuple[str, str], Op] = {
