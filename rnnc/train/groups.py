@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from contextlib import suppress
+import sys
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rnnc.checking import checks
@@ -63,6 +64,7 @@ class TorchGroup:
         distributed = self._distributed
         if not distributed.is_initialized():
             distributed.init_process_group("gloo")
+            atexit.register(distributed.destroy_process_group)
         self._group = None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
 
     def rank(self) -> int:
@@ -128,8 +130,5 @@ def _started_with() -> Group:
 
 def _torch_is_running() -> bool:
     """Whether torch.distributed has a process group. torch is not imported to find out."""
-    import sys
-
-    with suppress(AttributeError):
-        return bool(sys.modules["torch.distributed"].is_initialized()) if "torch.distributed" in sys.modules else False
-    return False
+    found: Any = sys.modules.get("torch.distributed")
+    return found is not None and found.is_available() and bool(found.is_initialized())
