@@ -85,6 +85,45 @@ class QuickHalves(Protocol):
     def start(self, *arguments: object) -> Any:
         """Runs the first half. Returns its results and a QuickTape, as one tuple; None if an argument is not plain."""
 
+    def xla(self) -> XlaHalves:
+        """The same calls, for programs that XLA compiles."""
+
+
+@dataclass(frozen=True)
+class XlaSite:
+    """A call by XLA: all of it but the addresses of its buffers.
+
+    address: what the handler is given as the attribute "site". kept_bytes: the size of the buffer that the first half
+    makes. owned: what the address leads to.
+    """
+
+    address: int
+    kept_bytes: int
+    owned: tuple[object, ...]
+
+
+class XlaHalves(Protocol):
+    """The two halves as calls of XLA's foreign function interface. Each runs on the thread that calls it.
+
+    Buffers are C-contiguous, and begin with a cache line. Those of the first half are the arrays of its arguments, one
+    group after the other; its results are those of the call, then the kept buffer. Those of the second half are the
+    kept buffer and the arrays of its arguments; its results are those gradients that are their own `owner`, then the
+    kept buffer once more, which must be the same memory.
+    """
+
+    @property
+    def handler(self) -> int:
+        """The address of the handler, an XLA_FFI_Handler."""
+
+    def owner(self, name: str) -> str:
+        """The gradient that is the same array as this one, such as that of the first of two biases that are added."""
+
+    def first(self, steps: int, batch: int) -> XlaSite:
+        """The first half, for a number of steps and rows, each at least 1."""
+
+    def second(self, steps: int, batch: int) -> XlaSite:
+        """The second half."""
+
 
 class Bound(Protocol):
     """Code with bound parameters. Threads may call it at the same time."""

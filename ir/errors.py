@@ -62,6 +62,10 @@ class NonFiniteError(RnncError, ArithmeticError):
     """The loss or a gradient of a training step is infinite or NaN. The step has changed nothing."""
 
 
+class RankError(RnncError, RuntimeError):
+    """Processes that train together have lost one of them, or were not given the same."""
+
+
 class IRError(RnncError, ValueError):
     """A graph or program breaks a rule of the intermediate representation."""
 

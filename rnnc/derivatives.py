@@ -286,6 +286,11 @@ class VJP(Derivative):
         calls = self._plain_calls() if self.remat is None else None
         return None if calls is None else self._bound.quick_halves(*calls)
 
+    def plain_halves(self) -> tuple[PlainCall, PlainCall, QuickHalves] | None:
+        """The calls of the two halves, described and as the backend makes them; None if it has no quick ones."""
+        calls = self._plain_calls()
+        return None if calls is None or self._halves is None else (*calls, self._halves)
+
     def _plain_calls(self) -> tuple[PlainCall, PlainCall] | None:
         """The arguments and results of the two halves."""
         return plain_vjp(self.spec, self._shapes)

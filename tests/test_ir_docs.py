@@ -13,19 +13,19 @@ from tests.living_docs import PARTS, op_table, renewed
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```.*?^```\n", re.DOTALL | re.MULTILINE)
-WITH_TORCH = {"torch.md", "from-torch.md"}
+WITH_OTHERS = {"torch.md", "from-torch.md", "jax.md"}
 """Pages that take long, and show what tests of their own hold."""
 
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.rare] if page.name in WITH_TORCH else []) for page in PAGES],
+    [pytest.param(page, marks=[pytest.mark.rare] if page.name in WITH_OTHERS else []) for page in PAGES],
     ids=lambda page: str(page.name),
 )
 def test_page_is_up_to_date(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
-    if re.search(r"^import torch$", content, re.MULTILINE):
-        pytest.importorskip("torch")
+    for package in re.findall(r"^import (torch|jax)$", content, re.MULTILINE):
+        pytest.importorskip(package)
     check_file(page, renewed(content))
 
 

@@ -143,16 +143,27 @@ DERIVED = {
     "gru": lambda: rnnc.torch.GRU(2, 2, bidirectional=True, batch_first=True, dtype=torch.float64),
     "any": lambda: rnnc.torch.Recurrent(Leaky(), 2, 2, bias=False, reverse=True, dtype=torch.float64),
 }
+DERIVED_SELDOM = {
+    "rnn": lambda: rnnc.torch.RNN(2, 3, dtype=torch.float64),
+    "rnn, relu": lambda: rnnc.torch.RNN(2, 3, nonlinearity="relu", batch_first=True, dtype=torch.float64),
+    "rnn, both": lambda: rnnc.torch.RNN(2, 2, 2, bias=False, bidirectional=True, dtype=torch.float64),
+    "lstm, batch": lambda: rnnc.torch.LSTM(2, 3, batch_first=True, bias=False, dtype=torch.float64),
+    "lstm, both": lambda: rnnc.torch.LSTM(2, 2, bidirectional=True, dtype=torch.float64),
+    "lstm, two": lambda: rnnc.torch.LSTM(2, 2, 2, dtype=torch.float64),
+    "lstm, projected": lambda: rnnc.torch.LSTM(2, 3, proj_size=2, dtype=torch.float64),
+    "gru, two": lambda: rnnc.torch.GRU(2, 3, 2, dtype=torch.float64),
+    "any, two": lambda: rnnc.torch.Recurrent(Leaky(), 2, 2, 2, bidirectional=True, dtype=torch.float64),
+}
 
 
 @pytest.mark.parametrize("lengths", (None, [1, 3]))
-@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("name", (*DERIVED, *(pytest.param(name, marks=pytest.mark.rare) for name in DERIVED_SELDOM)))
 def test_first_and_second_derivatives(name: str, lengths: Any) -> None:
     torch.manual_seed(0)
-    module = DERIVED[name]()
+    module = (DERIVED | DERIVED_SELDOM)[name]()
     x = torch.randn((2, 3, 2) if module.batch_first else (3, 2, 2), dtype=torch.float64, requires_grad=True)
-    rows = module.spec.num_directions
-    states = [torch.randn(rows, 2, 2, dtype=torch.float64, requires_grad=True) for _ in module.spec.states]
+    rows, widths = module.spec.num_layers * module.spec.num_directions, module.spec.states.values()
+    states = [torch.randn(rows, 2, width, dtype=torch.float64, requires_grad=True) for width in widths]
     names = list(module.state_dict())
 
     def f(x: Any, *others: Any) -> Any:

@@ -137,7 +137,7 @@ def test_a_row_that_the_table_lacks_is_refused_and_nothing_changes() -> None:
         wrong = batch.x.copy()
         wrong[0, 3] = number
         with pytest.raises(IndexError, match=f"{WORDS}, 4"):
-            step._take([changed(batch, x=wrong)], 0.1, None)
+            step._take([changed(batch, x=wrong)], 0.1, None, batch.terms)
         np.testing.assert_array_equal(step.flat, before)
     assert step.updates == 0
     step.step(batch)

@@ -21,6 +21,7 @@ from rnnc.backends.training.noise import Noise
 from rnnc.backends.training.protocol import (
     Change,
     Draw,
+    Gradients,
     LookUp,
     Memory,
     Report,
@@ -146,8 +147,7 @@ class ComposedTrainer:
 
     def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
         """See `Trainer.run`."""
-        if not self._flat:
-            self._flat = {name: self._device.to_device(array) for name, array in self._memory.flat.items()}
+        self._place()
         losses = self._gradients(work, first)
         sparse = {table: self._grouped(table) for table in self._memory.sparse}
         found, squares = self._report(losses, sparse)
@@ -156,6 +156,22 @@ class ComposedTrainer:
         if change is not None and changed:
             whole(lambda: self._apply(change, norm, sparse))
         return Report(found, norm, changed)
+
+    def update(self, gradients: Gradients, change: Change) -> Report:
+        """See `Trainer.update`."""
+        self._place()
+        self._gradient[...] = self._up(gradients.dense)
+        norm = gradients.norm
+        changed = usable(change, sum(gradients.losses), norm)
+        if changed:
+            sparse = {table: (rows, self._up(values)) for table, (rows, values) in gradients.rows.items()}
+            whole(lambda: self._apply(change, norm, sparse))
+        return Report(gradients.losses, norm, changed)
+
+    def _place(self) -> None:
+        """Puts the arrays that training changes on the device, unless they are there."""
+        if not self._flat:
+            self._flat = {name: self._device.to_device(array) for name, array in self._memory.flat.items()}
 
     def _gradients(self, work: Work, first: bool) -> list[Array]:
         """The losses of the batch, (1,). Its gradients are added to those so far, or replace them if it is `first`."""

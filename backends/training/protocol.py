@@ -164,6 +164,28 @@ class Report(NamedTuple):
     changed: bool
 
 
+class Gradients(NamedTuple):
+    """The losses and gradients of one update, which may come from several processes.
+
+    losses: each summed over the batch. dense: (dense,), laid out like the parameters. rows: for each of
+    `Memory.sparse`, those of the rows that are named.
+    """
+
+    losses: tuple[float, ...]
+    dense: Array
+    rows: Mapping[str, SparseRows]
+
+    @property
+    def norm(self) -> float:
+        """The norm of all gradients together.
+
+        The order of the sum is the same on every machine, so that processes clip by the same bits.
+        """
+        parts = [self.dense, *(rows.values.reshape(-1) for rows in self.rows.values())]
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is then infinite or NaN
+            return math.sqrt(sum(_squares(part) for part in parts))
+
+
 class Trainer(Protocol):
     """A compiled training step. Threads must not call it at the same time.
 
@@ -179,6 +201,12 @@ class Trainer(Protocol):
         """Computes the gradients of a batch, and makes the update if `change` is given and they are `usable`.
 
         first: the gradients replace those of earlier runs. Otherwise they are added to them.
+        """
+
+    def update(self, gradients: Gradients, change: Change) -> Report:
+        """Makes the update of given gradients if they are `usable`. Those so far are then forgotten.
+
+        A process that trains together with others calls it with the sums over all of them.
         """
 
     def fetch(self) -> None:
@@ -226,3 +254,13 @@ def usable(change: Change, loss: float, norm: float) -> bool:
 def clipping(clip: float | None, norm: float) -> float:
     """The factor that clips gradients of this norm."""
     return 1.0 if clip is None else min(1.0, clip / (norm + EPSILON))
+
+
+SQUARED = 1 << 15
+"""The number of elements that are squared at a time, so that their float64 copies stay in the cache."""
+
+
+def _squares(values: Array) -> float:
+    """The sum of squares, in float64, in which squares of float32 do not overflow."""
+    starts = range(0, values.size, SQUARED)
+    return sum(float(np.square(values[i : i + SQUARED], dtype=np.float64).sum()) for i in starts)

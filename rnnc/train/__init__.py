@@ -13,9 +13,11 @@ from rnnc.train.callbacks import CSV, Callback, TensorBoard, Training
 from rnnc.train.checkpoint import load_parameters, save_parameters
 from rnnc.train.data import Sequences, batches
 from rnnc.train.evaluation import Evaluation
-from rnnc.train.loop import Trained, fit
+from rnnc.train.groups import Group
+from rnnc.train.loop import fit
 from rnnc.train.metrics import Metric
 from rnnc.train.record import Epoch
+from rnnc.train.result import Trained
 from rnnc.train.step import TrainingStep
 from rnnc.train.validation import right
 
@@ -25,6 +27,7 @@ __all__ = [
     "Callback",
     "Epoch",
     "Evaluation",
+    "Group",
     "Metric",
     "MissingExtra",
     "Sequences",

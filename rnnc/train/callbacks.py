@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rnnc.train.ranks import Ranks
     from rnnc.train.record import Epoch
     from rnnc.train.step import TrainingStep
 
@@ -32,11 +33,13 @@ class Training:
 
     model: the network. params: its parameters, name -> view of the array that is trained: what is written to it
     counts from the next update on. history: one `Epoch` per epoch that is over. epoch: the number of those. updates:
-    the number of updates made. loss: the mean loss of the epoch so far; NaN before its first update.
+    the number of updates made. loss: the mean loss of the epoch so far; NaN before its first update. rank, ranks: the
+    number of this process, and how many train together (`distributed=`); 0 and 1 for one alone.
     """
 
-    def __init__(self, step: TrainingStep, history: list[Epoch]) -> None:
+    def __init__(self, step: TrainingStep, history: list[Epoch], ranks: Ranks) -> None:
         self.model = step.model
+        self.rank, self.ranks = ranks.rank, ranks.size
         self.loss = float("nan")
         self._step, self._history = step, history
         self._stopped = False
@@ -110,6 +113,10 @@ class Callbacks:
             for moment, call in _methods(f"callbacks[{number}]", callback).items():
                 self._calls[moment].append(call)
 
+    def has(self, moment: str) -> bool:
+        """Whether there is a callback for a moment."""
+        return bool(self._calls[moment])
+
     def __call__(self, moment: str, training: Training) -> None:
         for call in self._calls[moment]:
             call(training)
@@ -134,7 +141,7 @@ def _methods(label: str, callback: object) -> dict[str, Callable[[Training], obj
 
 
 class CSV(Callback):
-    """Writes the history to a file of comma-separated values, a line per epoch, with a header.
+    """Writes the history to a file of comma-separated values, a line per epoch, with a header. Rank 0 writes it.
 
     path: the file. It is written anew after each epoch, complete, so that a training that is resumed has all epochs in
         it. A value that was not computed is empty. The columns are the fields of `Epoch`; metrics and losses by output
@@ -146,6 +153,8 @@ class CSV(Callback):
         self._path = Path(_path(path))
 
     def on_start(self, training: Training) -> None:
+        if training.rank:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._write(training.history)
@@ -153,7 +162,8 @@ class CSV(Callback):
             raise ArgumentError(f"path: {str(self._path)!r} cannot be written: {error.strerror or error}") from error
 
     def on_epoch(self, training: Training) -> None:
-        self._write(training.history)
+        if not training.rank:
+            self._write(training.history)
 
     def _write(self, history: Sequence[Epoch]) -> None:
         lines = [columns(line) for line in history]
@@ -170,7 +180,7 @@ class CSV(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes the history as scalars that TensorBoard shows, one step per epoch.
+    """Writes the history as scalars that TensorBoard shows, one step per epoch. Rank 0 writes them.
 
     folder: TensorBoard's --logdir, or a folder in it. Each call of `fit` adds one file, with the epochs of that call.
     Raises ArgumentTypeError, and MissingExtra when the training begins if the package tensorboard is not installed.
@@ -181,15 +191,19 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_start(self, training: Training) -> None:
+        if training.rank:
+            return
         files = load("tensorboard.summary.writer.event_file_writer", "event files", "tensorboard")
         self._writer = files.EventFileWriter(self._folder)
 
     def on_epoch(self, training: Training) -> None:
-        self._add(training.history[-1])
-        self._writer.flush()
+        if self._writer is not None:
+            self._add(training.history[-1])
+            self._writer.flush()
 
     def on_end(self, training: Training) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def _add(self, line: Epoch) -> None:
         events = load("tensorboard.compat.proto.event_pb2", "event files", "tensorboard")

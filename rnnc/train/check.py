@@ -87,6 +87,23 @@ class Rules:
             terms[output] = _terms(label, value.terms[output], count, output in weights)
         return Batch(inputs, targets, lengths, terms, weights, row, start)
 
+    def part(self, batch: Batch, rows: slice) -> Batch:
+        """Some rows of a batch, side by side, with their own terms."""
+        steps, many = batch.sizes
+        lengths = None if batch.lengths is None else batch.lengths[rows]
+        inputs = {name: _rows(x, rows, self._graph.kinds[name].timed) for name, x in batch.inputs.items()}
+        targets, weights, terms = {}, {}, {}
+        for output, loss in self._losses.items():
+            there = self._there(output, steps, many, lengths)
+            timed = len(there.sizes) == 2
+            targets[output] = _rows(batch.targets[output], rows, timed)
+            if output in batch.weights:
+                weights[output] = _rows(batch.weights[output], rows, timed)
+            terms[output] = counted(loss, targets[output], weights.get(output), there.inside)
+        return batch._replace(
+            inputs=inputs, targets=targets, lengths=lengths, terms=terms, weights=weights, row=batch.row + rows.start
+        )
+
     def state(self, value: object, rows: int) -> State | None:
         """The states to start from, name -> (rows, width). None stays None: the states start at zero."""
         if value is None:
@@ -311,6 +328,11 @@ def check_untied(params: Mapping[str, Any]) -> None:
                     f"change each on its own; pass params[{other!r}].copy() if that is meant, or tie them in the "
                     f"entry of a rnnc.Graph: {{{other.rpartition('.')[2]!r}: {one!r}}}"
                 )
+
+
+def _rows(array: Array, rows: slice, timed: bool) -> Array:
+    """Some rows of an array (T, B, ...), or (B, ...)."""
+    return np.ascontiguousarray(array[:, rows] if timed else array[rows])
 
 
 def _zeroed(array: Array, there: Array | None) -> Array:

@@ -51,9 +51,14 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], data: Mappi
     write_sealed(_named(path), arrays, data)
 
 
-def read(path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint in a file. Raises CheckpointError if there is none, or if the file is damaged."""
-    found = _read(path)
+def content(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file. Raises CheckpointError if there is none."""
+    return bytes(_named(path).read())
+
+
+def parsed(path: str | os.PathLike[str], content: bytes) -> Checkpoint:
+    """The checkpoint in the bytes of a file. Raises CheckpointError, which names the file, if they are damaged."""
+    found = _checked(_named(path), bytearray(content))
     return Checkpoint({name: stored.array for name, stored in found.stored().items()}, found.data)
 
 
@@ -90,7 +95,11 @@ def load_parameters(path: str | os.PathLike[str]) -> dict[str, Array]:
 def _read(path: object) -> Sealed:
     """The content of a file, checked, in memory of its own."""
     file = _named(path)
-    found = Sealed.of(file, file.read())
+    return _checked(file, file.read())
+
+
+def _checked(file: NamedFile, content: bytearray) -> Sealed:
+    found = Sealed.of(file, content)
     found.check()
     return found
 

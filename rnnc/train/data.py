@@ -15,6 +15,7 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.train.check import Rules, check_model
 from rnnc.train.items import ItemReader, fitted
 from rnnc.train.objective import objective_of
+from rnnc.train.ranks import ALONE, Ranks
 from rnnc.train.windows import windows
 
 if TYPE_CHECKING:
@@ -33,13 +34,14 @@ POOL = 50
 
 @dataclass(frozen=True)
 class Batching:
-    """How batches are made of items. sizes: items per batch; parts: batches per update."""
+    """How batches are made of items. sizes: items per batch; parts: batches per update; ranks: they share a batch."""
 
     size: int
     parts: int
     seed: int
     buffer: int = 0  # items of a stream that are held and shuffled
     updates: int | None = None  # per epoch of a stream; None: as many as it has
+    ranks: Ranks = ALONE
 
     @property
     def rows(self) -> int:

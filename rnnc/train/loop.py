@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +20,12 @@ from rnnc.train import checkpoint as files
 from rnnc.train.callbacks import Callbacks, Training
 from rnnc.train.check import check_model
 from rnnc.train.evaluation import Evaluation
+from rnnc.train.groups import group_of
 from rnnc.train.objective import objective_of
 from rnnc.train.progress import Progress
+from rnnc.train.ranks import Ranks
 from rnnc.train.record import Epoch, Place, Record, restored
+from rnnc.train.result import Trained
 from rnnc.train.settings import Settings, function, read_settings
 from rnnc.train.sources import prepare, source
 from rnnc.train.step import TrainingStep
@@ -33,56 +36,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rnnc.layered import Layered
-    from rnnc.network import Network
     from rnnc.train.batch import Batch
     from rnnc.train.objective import Given
 
     Array = NDArray[Any]
+    Terms = Mapping[str, float]
     Path = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of `fit`.
-
-    model: the network. params: its parameters, name -> array in the network's dtype; with `patience`, those of the
-    best epoch. history: one `Epoch` per epoch. updates: the number of updates made. backend: the one it was trained on.
-    ended: why it ended: "epochs", if all were done; "patience"; "stopped" by a callback; "data" for a stream that was
-        over; or "interrupted" by a KeyboardInterrupt (Ctrl-C).
-    """
-
-    model: Layered
-    params: dict[str, Array]
-    history: tuple[Epoch, ...]
-    updates: int
-    backend: str = field(repr=False, default="llvm")
-    ended: str = "epochs"
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a KeyboardInterrupt ended the training. The parameters are those after the last whole update."""
-        return self.ended == "interrupted"
-
-    def compile(self, *, backend: str | None = None, threads: int | None = None, matmul: str | None = None) -> Network:
-        """The trained network, compiled for inference.
-
-        backend: by default the one of the training. threads, matmul: as in `rnnc.compile`, with its defaults: without
-        `matmul`, products are exact to the dtype even if the training's were not.
-        Raises what `Sequential.compile` raises.
-        """
-        backend = self.backend if backend is None else backend
-        return self.model.compile(self.params, backend=backend, threads=threads, matmul=matmul)
-
-    def save(self, path: Path) -> None:
-        """Writes network and parameters to one file, of which `rnnc.load` makes a `rnnc.Network`.
-
-        It is a safetensors file: `rnnc.train.load_parameters` and other programs read the parameters in it.
-        Raises what `rnnc.save` raises. (Parameters of a network with a cell that has no name go to a file by
-        `rnnc.train.save_parameters`.)
-        """
-        from rnnc.files.models import save
-
-        save(path, self.model, self.params)
 
 
 @explained
@@ -113,6 +72,7 @@ def fit(
     on_epoch: Callable[[Epoch], object] | None = None,
     callbacks: Iterable[Any] = (),
     on_nonfinite: str = "raise",
+    distributed: Any = False,
     backend: str = "llvm",
     threads: int | None = None,
     matmul: str | None = None,
@@ -154,25 +114,36 @@ def fit(
         epoch. They see a `rnnc.train.Training`: its parameters, its history, and how to stop it.
     on_nonfinite: "raise" an error for an update whose loss or gradients are not finite, or "skip" it (see
         `TrainingStep`). Such an update changes nothing.
+    distributed: True if the processes that this one was started with (torchrun, mpirun) train together, or a
+        `rnnc.train.Group` of them. Each computes its rows of every batch; the result is that of one process, up to the
+        order of sums. All are given the same arguments and data (docs/training.md).
     backend, threads, matmul: as in `rnnc.compile`. On a GPU, "bfloat16" and "tf32" are safer than "float16", because
         small gradients underflow in its range.
     A KeyboardInterrupt (Ctrl-C) within the training ends it; what was trained so far is returned.
     Raises ArgumentError and ArgumentTypeError; NonFiniteError if an update's loss or gradients are not finite, or if
-        all updates of an epoch were skipped; CheckpointError (an ArgumentError) for a file that cannot be used.
+        all updates of an epoch were skipped; CheckpointError (an ArgumentError) for a file that cannot be used;
+        RankError if another process has raised an error or has ended.
     """
-    return _Fit(
-        read_settings(locals()),
-        model=check_model(model),
-        loss=loss,
-        optimizer=Adam() if optimizer is None else optimizer,
-        schedule=Constant() if schedule is None else function("schedule", schedule),
-        data=data,
-        validation=validation,
-        metrics=metrics,
-        params=params,
-        progress=checks.flag("progress", progress),
-        callbacks=Callbacks(callbacks, on_epoch),
-    ).run()
+    given, ranks = dict(locals()), Ranks(group_of(distributed))
+
+    def prepared() -> tuple[_Fit, list[float]]:
+        made = _Fit(
+            read_settings(given, ranks),
+            ranks=ranks,
+            model=check_model(model),
+            loss=loss,
+            optimizer=Adam() if optimizer is None else optimizer,
+            schedule=Constant() if schedule is None else function("schedule", schedule),
+            data=data,
+            validation=validation,
+            metrics=metrics,
+            params=params,
+            progress=checks.flag("progress", progress),
+            callbacks=Callbacks(callbacks, on_epoch),
+        )
+        return made, []
+
+    return ranks.together(prepared)[0].run()
 
 
 class _Fit:
@@ -182,6 +153,7 @@ class _Fit:
         self,
         settings: Settings,
         *,
+        ranks: Ranks,
         model: Layered,
         loss: Given,
         optimizer: Optimizer,
@@ -193,7 +165,7 @@ class _Fit:
         progress: bool,
         callbacks: Callbacks,
     ) -> None:
-        self.settings, self.model, self.schedule = settings, model, schedule
+        self.settings, self.ranks, self.model, self.schedule = settings, ranks, model, schedule
         objective = objective_of(model, loss)
         losses = objective.losses
         self.data = source(model, losses, data, settings.plan)
@@ -216,38 +188,67 @@ class _Fit:
             on_nonfinite=settings.on_nonfinite,
             weighted=self.data.weighted,
             frozen=settings.frozen,
+            distributed=ranks,
             **settings.target,
         )
         self.validate: Validation | None = None
         if self.held_out is not None:
             evaluation = Evaluation(model, loss, weighted=self.held_out.weighted, **settings.target)
-            self.validate = Validation(model, self.losses, self.held_out, evaluation, metrics)
+            self.validate = Validation(model, self.losses, self.held_out, evaluation, metrics, ranks)
         self.history: list[Epoch] = []
         self.place = Place()
         self.best: Array | None = None
-        self.progress, self.callbacks = progress, callbacks
-        self.training = Training(self.step, self.history)
+        self.progress, self.callbacks = progress and ranks.rank == 0, callbacks
+        self.training = Training(self.step, self.history, ranks)
 
     def run(self) -> Trained:
         settings = self.settings
+        self.ranks.alike("settings, data or parameters", self._given())
         if settings.checkpoint is not None:
             self._open(settings.checkpoint)
         try:
-            self.callbacks("on_start", self.training)
+            self._call("on_start")
             ended = self._epochs()
         except KeyboardInterrupt:
+            if self.ranks.several:
+                raise  # the other ranks have not come to the same place
             ended = "interrupted"
-        self.callbacks("on_end", self.training)
+        self._call("on_end")
         flat = self.step.flat if self.best is None else self.best
         params = {name: array.copy() for name, array in self.step.layout.views(flat).items()}
         return Trained(self.model, params, tuple(self.history), self.step.updates, settings.backend, ended)
 
+    def _given(self) -> str:
+        """What must be the same on all ranks, as far as it has a text."""
+        sources = [None if source is None else source.identity for source in (self.data, self.held_out)]
+        settings = [getattr(self.settings, name) for name in ("epochs", *UNCHANGED)]
+        return repr((settings, self.step.optimizer, sources, zlib.crc32(self.step.flat.tobytes())))
+
+    def _call(self, moment: str) -> None:
+        """Calls the callbacks of a moment. If one stops the training on any rank, it ends on all."""
+        if not self.callbacks.has(moment):
+            return
+
+        def called() -> tuple[None, list[float]]:
+            self.callbacks(moment, self.training)
+            return None, [float(self.training.stopped)]
+
+        if self.ranks.together(called, 1)[1][0]:
+            self.training.stop()
+
     def _open(self, path: Path) -> None:
-        """Restores an existing checkpoint, and raises an error if no checkpoint can be written."""
-        if files.check_path(path).exists():
-            self._restore(path)
-        self._identity()  # raises now, not after an epoch, for a model that has no form in a file
-        files.prepare(path)
+        """Restores an existing checkpoint, and raises an error if no checkpoint can be written. Rank 0 reads it."""
+
+        def read() -> tuple[bytes, list[float]]:
+            self._identity()  # raises now, not after an epoch, for a model that has no form in a file
+            if self.ranks.rank:
+                return b"", []
+            found = files.content(path) if files.check_path(path).exists() else b""
+            files.prepare(path)
+            return found, []
+
+        if content := self.ranks.first(self.ranks.together(read)[0]):
+            self._restore(path, files.parsed(path, content))
 
     def _epochs(self) -> str:
         """Trains until the end, and returns why it came."""
@@ -267,14 +268,14 @@ class _Fit:
         """Makes the updates of an epoch. Returns False if a callback stopped it, or if the data had ended before it."""
         place, settings = self.place, self.settings
         with Progress(self.progress, place.epoch, settings.epochs, self.data.updates, place.position) as bar:
-            for group in self._groups():
+            for group, terms in self._groups():
                 start = time.perf_counter()
-                self._train(group, self._rate(place.epoch + self._share()))
+                self._train(group, terms, self._rate(place.epoch + self._share()))
                 place.seconds += time.perf_counter() - start
                 place.position += 1
                 self.training.loss = place.mean
                 bar.advance(place.mean)
-                self.callbacks("on_update", self.training)
+                self._call("on_update")
                 every = settings.checkpoint_every
                 if self.training.stopped or (every and place.position % every == 0):
                     self._save()
@@ -292,10 +293,13 @@ class _Fit:
         self._finish(line)
         return True
 
-    def _groups(self) -> Iterator[list[Batch]]:
-        """The batches of each update of the epoch that are not done. The time that they take is noted."""
+    def _groups(self) -> Iterator[tuple[list[Batch], Terms]]:
+        """The batches of each update of the epoch that are not done, and their terms on all ranks.
+
+        The time that they take is noted.
+        """
         place = self.place
-        groups = self.data.epoch(place.epoch, place.position)
+        groups = self.ranks.groups(self.data.epoch(place.epoch, place.position), tuple(self.losses))
         while True:
             start = time.perf_counter()
             group = next(groups, None)
@@ -321,13 +325,13 @@ class _Fit:
             what = f"schedule: at epoch {epoch:.6g} it gave {checks.came(factor)}, expected a factor >= 0"
             raise type(error)(f"{what}: {error}") from None
 
-    def _train(self, group: list[Batch], rate: float) -> None:
+    def _train(self, group: list[Batch], terms: Terms, rate: float) -> None:
         """Makes the updates of one group of batches, and notes their losses."""
         state: dict[str, Array] | None = None
-        for parts in self._updates(group):
+        for parts, own in self._updates(group, terms):
             skipped = self.step.skipped
             try:
-                outcome, state = self.step._take(parts, rate, state if self.settings.tbptt else None)
+                outcome, state = self.step._take(parts, rate, state if self.settings.tbptt else None, own)
             except NonFiniteError as error:
                 where = f"epoch {self.place.epoch + 1}, after {self.step.updates} updates of the training"
                 raise NonFiniteError(f"{where}: {error}") from error
@@ -336,15 +340,15 @@ class _Fit:
                 if not all(np.isfinite(array).all() for array in state.values()):
                     break  # the next piece would start from states that are not finite
                 continue
-            terms = {output: sum(part.terms[output] for part in parts) for output in self.losses}
-            self.place.add(outcome.loss, outcome.losses, terms)
+            self.place.add(outcome.loss, outcome.losses, own)
 
-    def _updates(self, group: list[Batch]) -> Iterator[list[Batch]]:
-        """The batches of each update."""
+    def _updates(self, group: list[Batch], terms: Terms) -> Iterator[tuple[list[Batch], Terms]]:
+        """The batches of each update, and their terms."""
         if self.settings.tbptt is None:
-            yield group
+            yield group, terms
         else:
-            yield from ([window] for window in windows(group[0], self.settings.tbptt, self.model, self.losses))
+            pieces = windows(group[0], self.settings.tbptt, self.model, self.losses)
+            yield from (([window], window.terms) for window in pieces)
 
     def _line(self) -> Epoch:
         place = self.place
@@ -373,7 +377,7 @@ class _Fit:
                 place.bad += 1
         self.place = Place(place.epoch + 1, best=place.best, bad=place.bad, updates=place.position)
         self._save()
-        self.callbacks("on_epoch", self.training)
+        self._call("on_epoch")
 
     # ---- checkpoints
 
@@ -397,17 +401,17 @@ class _Fit:
         }
 
     def _save(self) -> None:
-        """Writes the checkpoint, if one is kept."""
-        if self.settings.checkpoint is None:
+        """Writes the checkpoint, if one is kept. It is the same on all ranks, and rank 0 writes it."""
+        if self.settings.checkpoint is None or self.ranks.rank:
             return
         record = Record(self.step.flat, self.step.slots, self.best, self.place, self.step.updates, self.history)
         files.write(self.settings.checkpoint, record.arrays(self.step.layout), record.data(self._identity()))
 
-    def _restore(self, path: Path) -> None:
-        """Restores the state in a file. Raises CheckpointError if it is damaged or belongs to another training."""
+    def _restore(self, path: Path, saved: files.Checkpoint) -> None:
+        """Restores the state in a file. Raises CheckpointError if it belongs to another training."""
         step, slots = self.step, self.step.optimizer.slots
         updates = self.data.updates
-        record = restored(os.fspath(path), files.read(path), self._identity(), step.layout, slots, updates)
+        record = restored(os.fspath(path), saved, self._identity(), step.layout, slots, updates)
         step.flat[...] = record.params
         for slot, flat in step.slots.items():
             flat[...] = record.slots[slot]

@@ -19,6 +19,8 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rnnc.train.ranks import Ranks
+
     Array = NDArray[Any]
 
 __all__ = ["Metric"]
@@ -166,6 +168,22 @@ class MetricSum:
             raise self._error(found, f"one number, or one per step, ({steps},)")
         self._total = self._total + (found.sum(0) if found.ndim else found * steps)
         self._steps += steps
+
+    def join(self, ranks: Ranks) -> None:
+        """Adds the steps of all other ranks, of which some may have none."""
+        if not ranks.several:
+            return
+        seen = [np.shape(self._total)] if self._steps else []
+        axes, widths = ranks.gather(
+            np.array([len(s) for s in seen], np.int64), np.array([np.prod(s) for s in seen], np.int64)
+        )
+        (totals,) = ranks.gather(np.ravel(self._total).astype(np.float64) if seen else np.zeros(0))
+        if len(set(axes.tolist())) > 1 or len(set(widths.tolist())) > 1:
+            raise self._error(self._total, "as many numbers on all ranks")
+        if len(axes):
+            total = totals.reshape(len(axes), -1).sum(0)
+            self._total = total if axes[0] else total[0]
+        self._steps = int(ranks.sum([self._steps])[0])
 
     def result(self) -> float:
         """The metric over all steps; NaN if there were none."""

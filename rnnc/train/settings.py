@@ -13,6 +13,8 @@ from rnnc.train import checkpoint as files
 from rnnc.train.data import Batching
 
 if TYPE_CHECKING:
+    from rnnc.train.ranks import Ranks
+
     Path = str | os.PathLike[str]
 
 
@@ -37,16 +39,19 @@ class Settings:
     threads: int | None
     matmul: str | None
     frozen: Collection[str]
+    ranks: Ranks
 
     @property
     def plan(self) -> Batching:
         """How the training data becomes batches."""
-        return Batching(self.batch_size, self.accumulate, self.seed, self.shuffle_buffer, self.steps_per_epoch)
+        return Batching(
+            self.batch_size, self.accumulate, self.seed, self.shuffle_buffer, self.steps_per_epoch, self.ranks
+        )
 
     @property
     def plan_of_validation(self) -> Batching:
         """How the validation data becomes batches."""
-        return Batching(self.batch_size, 1, self.seed)
+        return Batching(self.batch_size, 1, self.seed, ranks=self.ranks)
 
     @property
     def target(self) -> dict[str, Any]:
@@ -54,9 +59,9 @@ class Settings:
         return {"backend": self.backend, "threads": self.threads, "matmul": self.matmul}
 
 
-def read_settings(given: Mapping[str, Any]) -> Settings:
+def read_settings(given: Mapping[str, Any], ranks: Ranks) -> Settings:
     """The settings among the arguments of `fit`. Raises ArgumentError or ArgumentTypeError."""
-    values = {name: given[name] for name in Settings.__dataclass_fields__}
+    values = {name: given[name] for name in Settings.__dataclass_fields__ if name != "ranks"} | {"ranks": ranks}
     for name in ("epochs", "batch_size", "accumulate"):
         values[name] = checks.integer(name, values[name], 1)
     for name in ("patience", "checkpoint_every", "tbptt", "steps_per_epoch"):
@@ -67,6 +72,11 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     values["resume"] = checks.flag("resume", values["resume"])
     if values["tbptt"] and values["accumulate"] > 1:
         raise ArgumentError("accumulate: with tbptt each piece is an update of its own; leave one of the two out")
+    if values["tbptt"] and ranks.several:
+        raise ArgumentError(
+            "tbptt: the rows of one rank may have fewer pieces than those of another; with distributed, cut the "
+            "sequences into items of their own, or leave tbptt out"
+        )
     for name in ("patience", "metrics"):
         if given[name] and given["validation"] is None:
             raise ArgumentError(f"{name}: {_WATCHES[name]} the validation data; give validation=")
@@ -81,6 +91,8 @@ _WATCHES = {"patience": "it watches the loss of", "metrics": "they are computed 
 def _check_checkpoint(values: Mapping[str, Any]) -> None:
     if values["checkpoint"] is None and (values["resume"] or values["checkpoint_every"]):
         raise ArgumentError("checkpoint: resume and checkpoint_every need the name of a file")
+    if values["ranks"].rank:  # rank 0 alone reads and writes it
+        return
     if values["checkpoint"] is not None and files.check_path(values["checkpoint"]).exists() and not values["resume"]:
         raise ArgumentError(
             f"checkpoint: {os.fspath(values['checkpoint'])!r} exists already; pass resume=True to continue from it; "

@@ -37,6 +37,9 @@ class Source(Protocol):
 
     weighted: whether its items have weights. updates: the number of updates per epoch; None if it is not known.
     identity: a text that tells it from other data, as far as that is known before it is read.
+
+    Where several ranks train together, all go through the same batches, and each makes its own rows of them. The row
+    numbers of batches are those of all ranks.
     """
 
     weighted: bool
@@ -101,11 +104,17 @@ class Listed:
         for start in range(done * plan.parts, len(order), plan.parts):
             group = order[start : start + plan.parts]
             firsts = np.cumsum([0, *map(len, group)]).tolist()
-            yield [self._store.batch(rows, first) for rows, first in zip(group, firsts, strict=False)]
+            yield [batch for rows, first in zip(group, firsts, strict=False) for batch in self._own(rows, first)]
 
     def once(self) -> Iterator[Batch]:
         for rows in in_order(self._store.lengths, self._plan.size):
-            yield self._store.batch(rows)
+            yield from self._own(rows, 0)
+
+    def _own(self, rows: Rows, first: int) -> Iterator[Batch]:
+        """This rank's part of a batch, unless it has no rows. first: the number of the batch's first row."""
+        share = self._plan.ranks.share(len(rows))
+        if share.start < share.stop:
+            yield self._store.batch(rows[share], first + share.start)
 
 
 class OnDisk:

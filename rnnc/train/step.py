@@ -12,7 +12,8 @@ import numpy as np
 from rnnc import backends
 from rnnc.backends.locks import new_lock
 from rnnc.backends.training.noise import LOW, Where
-from rnnc.backends.training.protocol import Change, Draw, Memory, Report, Trainer, Work
+from rnnc.backends.training.protocol import Change, Draw, Gradients, Memory, Report, Trainer, Work
+from rnnc.backends.training.sparse import SparseRows
 from rnnc.checking import checks
 from rnnc.compiled import CompileOptions
 from rnnc.copies import refusal
@@ -27,6 +28,8 @@ from rnnc.train.batch import Batch
 from rnnc.train.check import check_carries, check_model, check_untied
 from rnnc.train.evaluation import OfBatches
 from rnnc.train.flat import FlatLayout, Views
+from rnnc.train.groups import group_of
+from rnnc.train.ranks import Ranks
 from rnnc.train.trained import frozen_of, kept_apart, look_ups_of
 
 if TYPE_CHECKING:
@@ -108,6 +111,7 @@ class TrainingStep(OfBatches):
         on_nonfinite: str = "raise",
         weighted: bool = False,
         frozen: Collection[str] = (),
+        distributed: Any = False,
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
@@ -129,6 +133,9 @@ class TrainingStep(OfBatches):
         weighted: whether batches may have weights.
         frozen: names of parameters, or patterns of names such as "encoder.*" (`fnmatch`), that do not change. Their
             gradients are not computed.
+        distributed: True if the processes that this one was started with train together (`rnnc.train.Group`). Each
+            calls `step` as often, with its own rows of a batch, which may be none; `Batch.row` is the number of the
+            first one in the batch of all. Losses, norm and update are those of all rows.
         backend, threads, matmul: as in `rnnc.compile`. `matmul` rounds adjoints too. "bfloat16" and "tf32" are safer
             than "float16", because they have the range of float32.
         Raises ArgumentError, ArgumentTypeError, ParameterError, ShapeError or DtypeError.
@@ -142,6 +149,7 @@ class TrainingStep(OfBatches):
         self._carry = carry
         self._lock, self._running = new_lock(), False
         self._updates = np.zeros(1, np.int64)
+        self._ranks = distributed if isinstance(distributed, Ranks) else Ranks(group_of(distributed))
         self.frozen = frozen_of(check_model(model), frozen)
         self._renewed = statistics(model, self.frozen)
         self._fixed = self.frozen | statistics(model)
@@ -284,28 +292,51 @@ class TrainingStep(OfBatches):
         if learning_rate is not None:
             rate = check_rate("learning_rate", learning_rate, self.model.dtype)
         states = [self._rules.state(state, part.sizes[1]) for part in parts]
-        return self._take(parts, rate, states[0])
+        own = [sum(part.terms[output] for part in parts) for output in self.objective.parts]
+        terms = dict(zip(self.objective.parts, self._ranks.sum(own), strict=True))
+        return self._take(parts, rate, states[0], terms)
 
-    def _take(self, parts: Sequence[Batch], rate: float, state: State | None) -> tuple[Outcome, State]:
-        """`step` with checked arguments."""
-        terms = {output: sum(part.terms[output] for part in parts) for output in self.objective.parts}
+    def _take(
+        self, parts: Sequence[Batch], rate: float, state: State | None, terms: Mapping[str, float]
+    ) -> tuple[Outcome, State]:
+        """`step` with checked arguments. terms: by output, those of all parts, on all ranks."""
         if not any(terms.values()):
             return Outcome(0.0, 0.0, terms), self._passed(parts, state)
         parts = [part for part in parts if part.sizes[1]]
         scalars = self.optimizer.scalars(self.updates + 1, rate)
         change = Change(scalars, self.clip, largest(self.model.dtype, rate))
-        sums, changed, last = [0.0] * len(terms), False, state or {}
-        seeds = self.objective.seeds(terms)
-        for number, part in enumerate(parts):
-            end = number == len(parts) - 1 and all(map(math.isfinite, sums))
-            report, last = self._run(part, seeds, state, first=number == 0, change=change if end else None)
-            sums = [total + loss for total, loss in zip(sums, report.losses, strict=True)]
-            norm, changed = report.norm, report.changed
-        means = self.objective.means(sums, terms)
-        outcome = Outcome(self.objective.total(means), norm, means)
-        if not changed:
+        if self._ranks.several:
+            report, last = self._all(parts, state, terms, None)
+            gradients = self._summed(report.losses, bool(parts))
+            report = self._trainer.update(gradients, change)
+        else:
+            report, last = self._all(parts, state, terms, change)
+        means = self.objective.means(report.losses, terms)
+        outcome = Outcome(self.objective.total(means), report.norm, means)
+        if not report.changed:
             self._refuse(outcome, parts, state)
         return outcome, last
+
+    def _all(
+        self, parts: Sequence[Batch], state: State | None, terms: Mapping[str, float], change: Change | None
+    ) -> tuple[Report, State]:
+        """The gradients of all parts, and the change, if any. The losses reported are those of all parts."""
+        report, last = Report((0.0,) * len(terms), 0.0, False), state or {}
+        seeds = self.objective.seeds(terms)
+        for number, part in enumerate(parts):
+            sums, end = report.losses, number == len(parts) - 1 and all(map(math.isfinite, report.losses))
+            report, last = self._run(part, seeds, state, first=number == 0, change=change if end else None)
+            report = report._replace(losses=tuple(map(sum, zip(sums, report.losses, strict=True))))
+        return report, last
+
+    def _summed(self, losses: Sequence[float], computed: bool) -> Gradients:
+        """Losses and gradients summed over all ranks. computed: this rank has rows, and has computed theirs."""
+        if computed:
+            rows = {table: self._trainer.rows(table) for table in self._sparse}
+            return self._ranks.summed(losses, self._trainer.gradient, rows)
+        shapes, dtype = self.model.parameter_shapes(), self.layout.dtype
+        empty = {t: SparseRows(np.zeros(0, np.int64), np.zeros((0, shapes[t][1]), dtype)) for t in self._sparse}
+        return self._ranks.summed(losses, np.zeros(self.layout.dense, dtype), empty)
 
     def _passed(self, parts: Sequence[Batch], state: State | None) -> State:
         """The final states of batches without a target that counts."""
@@ -316,7 +347,7 @@ class TrainingStep(OfBatches):
     def _refuse(self, outcome: Outcome, parts: Sequence[Batch], state: State | None) -> None:
         """Raises NonFiniteError for a step that was not made, or counts it as skipped."""
         kind, why = self._rules.reason(parts, state, self.params)
-        if self._skips and kind != "parameters":
+        if self._skips and not self._ranks.any(kind == "parameters"):
             self.skipped += 1
             return
         numbers = f"the loss is {outcome.loss:.6g}, the norm of the gradients {outcome.norm:.6g}"

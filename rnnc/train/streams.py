@@ -146,18 +146,27 @@ class Streamed:
 
     def once(self) -> Iterator[Batch]:
         for items in self._batched(self._start(0, 0), self._plan.size):
-            yield self._made([items])[0]
+            yield from self._made([items])
 
     def _made(self, update: list[Draft]) -> list[Batch]:
+        """This rank's parts of batches, without those that have no rows."""
         made: list[Batch] = []
         first = 0
         for draft in update:
             if isinstance(draft, Batch):
-                made.append(self._rules.batch(self._reader.name, draft)._replace(row=first))
-            else:
-                made.append(self._reader.columns(draft[1], draft[0]).whole(first))
-            first += made[-1].sizes[1]
+                draft = self._rules.batch(self._reader.name, draft)
+            size = draft.sizes[1] if isinstance(draft, Batch) else len(draft[0])
+            share = self._plan.ranks.share(size)
+            if share.start < share.stop:
+                made.append(self._part(draft, share)._replace(row=first + share.start))
+            first += size
         return made
+
+    def _part(self, draft: Draft, share: slice) -> Batch:
+        """Some rows of a batch. Only their items are checked, and encoded."""
+        if isinstance(draft, Batch):
+            return self._rules.part(draft, share)
+        return self._reader.columns(draft[1][share], draft[0][share]).whole()
 
     # ---- the batches of a pass, before they are made
 

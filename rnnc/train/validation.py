@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rnnc.layered import Layered
     from rnnc.losses import Loss
     from rnnc.train.evaluation import Evaluation
+    from rnnc.train.ranks import Ranks
     from rnnc.train.sources import Source
 
     Array = NDArray[Any]
@@ -40,8 +41,15 @@ class Validation:
     """The validation data, with what is to be computed of it."""
 
     def __init__(
-        self, model: Layered, losses: Mapping[str, Loss], source: Source, evaluation: Evaluation, metrics: object
+        self,
+        model: Layered,
+        losses: Mapping[str, Loss],
+        source: Source,
+        evaluation: Evaluation,
+        metrics: object,
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self._graph, self._losses, self._source, self._evaluation = model.graph(), losses, source, evaluation
         self._metrics = read_metrics(metrics, tuple(losses))
         for name, (output, _) in self._metrics.items():
@@ -53,26 +61,35 @@ class Validation:
         self._classes = only[0] if only and isinstance(only[1], CrossEntropy) else None
 
     def __call__(self, params: Mapping[str, Array]) -> Validated:
-        """Evaluates the network with these parameters."""
-        sums, terms = dict.fromkeys(self._losses, 0.0), dict.fromkeys(self._losses, 0.0)
+        """Evaluates the network with these parameters, on all ranks together."""
         metrics = {name: (output, MetricSum(name, metric)) for name, (output, metric) in self._metrics.items()}
         accuracy = MetricSum("accuracy", METRICS["accuracy"])
-        for batch in self._source.once():
-            found, outputs = self._evaluation._of(params, batch)
-            for output in self._losses:
-                sums[output] += found[output] if isinstance(found, dict) else found
-                terms[output] += batch.terms[output]
-            wanted = [*metrics.values(), *([(self._classes, accuracy)] if self._classes else [])]
-            steps = {output: self._steps(output, outputs, batch) for output in {output for output, _ in wanted}}
-            for output, metric in wanted:
-                metric.add(*steps[output])
-        means = {output: sums[output] / (terms[output] or 1.0) for output in self._losses}
+        wanted = [*metrics.values(), *([(self._classes, accuracy)] if self._classes else [])]
+        count = len(self._losses)
+        _, found = self._ranks.together(lambda: (None, self._evaluate(params, wanted)), 2 * count)
+        for _, metric in wanted:
+            metric.join(self._ranks)
+        sums = zip(self._losses, found[:count], found[count:], strict=True)
+        means = {output: loss / (terms or 1.0) for output, loss, terms in sums}
         return Validated(
             self._evaluation.objective.total(means),
             means if len(self._graph.outputs) > 1 else {},
             accuracy.result() if self._classes else None,
             {name: metric.result() for name, (_, metric) in metrics.items()},
         )
+
+    def _evaluate(self, params: Mapping[str, Array], wanted: Sequence[tuple[str, MetricSum]]) -> list[float]:
+        """The summed losses of this rank's rows, by output, then their terms. The rows are added to the metrics."""
+        sums, terms = dict.fromkeys(self._losses, 0.0), dict.fromkeys(self._losses, 0.0)
+        for batch in self._source.once():
+            found, outputs = self._evaluation._of(params, batch)
+            for output in self._losses:
+                sums[output] += found[output] if isinstance(found, dict) else found
+                terms[output] += batch.terms[output]
+            steps = {output: self._steps(output, outputs, batch) for output in {output for output, _ in wanted}}
+            for output, metric in wanted:
+                metric.add(*steps[output])
+        return [*sums.values(), *terms.values()]
 
     def _steps(self, output: str, outputs: Any, batch: Batch) -> tuple[Array, Array]:
         """An output and its targets at all steps that have a target: (N, width) and (N, target width)."""

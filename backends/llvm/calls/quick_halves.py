@@ -19,6 +19,7 @@ from rnnc.backends.locks import new_lock
 from rnnc.ir.families import Family
 
 if TYPE_CHECKING:
+    from rnnc.backends.llvm.calls.xla import LlvmXlaHalves
     from rnnc.backends.llvm.code import LlvmCode
     from rnnc.ir.ops import Array
 
@@ -53,6 +54,7 @@ class LlvmHalves:
 
     def __init__(self, code: LlvmCode, packing: Packing, first: PlainCall, second: PlainCall) -> None:
         self.code = code
+        self._packing, self._calls = packing, (first, second)
         self._first = _first_function(code, packing, first)
         self.second = _second_function(code, second)
 
@@ -60,6 +62,12 @@ class LlvmHalves:
         """See `rnnc.backends.base.QuickHalves.start`."""
         made = self._first(*arguments)
         return None if made is None else (*made[:-1], KeptTape(self, made[-1]))
+
+    def xla(self) -> LlvmXlaHalves:
+        """See `rnnc.backends.base.QuickHalves.xla`."""
+        from rnnc.backends.llvm.calls.xla import LlvmXlaHalves
+
+        return LlvmXlaHalves(self.code, self._packing, Pointers(self.code, self._packing), *self._calls)
 
 
 class KeptTape:
@@ -87,7 +95,7 @@ class KeptTape:
             LlvmTape.of_kept(self._halves.code, self._kept).finish(inputs, outputs)
 
 
-class _Pointers:
+class Pointers:
     """The context of a first half: that of a run, the pointers that `rnnc_derive` takes, and those of the packer."""
 
     def __init__(self, code: LlvmCode, packing: Packing) -> None:
@@ -116,7 +124,7 @@ class _Pointers:
 
 
 def _first_function(code: LlvmCode, packing: Packing, call: PlainCall) -> Callable[..., Any]:
-    item, pointers = code.dtype.itemsize, _Pointers(code, packing)
+    item, pointers = code.dtype.itemsize, Pointers(code, packing)
     place, places = code.manifest.arena_size * item, list[dict[str, int]]()
     for family, size in packing.sizes.items():
         places += [{"offset": offset, "skip": place} for offset in pointers.of_value(family)]

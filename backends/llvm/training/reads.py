@@ -101,14 +101,19 @@ class TableReads:
         """Fills in the numbers of a batch, by the name of the rows."""
         for name, table in self.tables.items():
             table.make_room(sum(given[r.rows].numbers.size for r in self.memory.look_ups if r.table == name), first)
-            self.arrays[name][self.step.update.vectors.index(SLOPE)] = address(table.values)
-            fill_all(self.applies[name], {"rows": address(table.rows)})
+        self.fill_applies()
         used = dict.fromkeys(self.tables, 0)
         for read in self.each:
             name, numbers = read.look_up.table, given[read.look_up.rows]
             read.fill(numbers, used.get(name, 0), first)
             if name in used:
                 used[name] += numbers.numbers.size
+
+    def fill_applies(self) -> None:
+        """Fills in where the gradients of rows are, which moves when their number grows."""
+        for name, table in self.tables.items():
+            self.arrays[name][self.step.update.vectors.index(SLOPE)] = address(table.values)
+            fill_all(self.applies[name], {"rows": address(table.rows)})
 
     # ---- what the threads call
 

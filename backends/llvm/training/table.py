@@ -54,6 +54,13 @@ class Table:
         self.rows = self.space.take("rows", (most,), np.dtype(np.int64), keep=True)
         self.places = self.space.take("places", (count,), np.dtype(np.int64))
 
+    def replace(self, given: SparseRows) -> None:
+        """Takes other rows and their gradients. The next batch of a new update forgets them like its own."""
+        self.slots[self.rows[: int(self.count[0])].astype(np.int64)] = 0
+        self.make_room(len(given.rows), True)
+        self.rows[: len(given.rows)], self.values[...] = given
+        self.count[0] = len(given.rows)
+
     def rows_of(self) -> SparseRows:
         """Copies of the rows' numbers and gradients, sorted by number."""
         count = int(self.count[0])

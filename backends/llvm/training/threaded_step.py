@@ -42,7 +42,7 @@ class ThreadedStep:
 
     def __init__(self, trainer: LlvmTrainer, count: int) -> None:
         self.trainer, self.count = trainer, count
-        self.code, self.update, self.memory = trainer.code, trainer.update, trainer.memory
+        self.code, self.update, self.memory = trainer.code, trainer.optimizer, trainer.memory
         dtype = self.memory.dtype
         self.item = dtype.itemsize
         self.gradients = [np.zeros(self.memory.dense, dtype) for _ in range(count)]
@@ -82,6 +82,17 @@ class ThreadedStep:
         losses = tuple(sum(column) for column in self.losses.T[: len(self.memory.losses)].tolist())
         return Report(losses, math.sqrt(sum(self.squares[:, 0].tolist())), change and not error)
 
+    def apply(self, losses: Sequence[float], squares: float) -> bool:
+        """Makes the update of the gradients in place, and returns whether it was made.
+
+        losses, squares: of all members together, which decide whether the update is made, and how it is clipped.
+        """
+        self.losses[...], self.squares[...] = 0, 0
+        self.losses[0, : len(losses)], self.squares[0, 0] = losses, squares
+        self.reads.fill_applies()
+        scripts = Scripts([[self._apply(member)] for member in range(self.count)])
+        return not run_together(scripts, self.code.runtime)
+
     def _without_what_is_not_read(self, work: Work) -> Work:
         """The work without masks that the code does not read, such as that of a state that no matrix product reads."""
         read = self.code.reads
@@ -91,7 +102,7 @@ class ThreadedStep:
         return replace(work, inputs=inputs, masks={name: draw for name, draw in work.masks.items() if read(name)})
 
     def _script(self, work: Work, member: int, change: bool) -> list[list[Call]]:
-        update, code = self.update, self.code
+        code = self.code
         begin = [(self.trainer.noise.address, self.masks[name][member].address) for name in work.masks]
         begin += self.reads.begin(member)
         if member == 0:
@@ -105,8 +116,11 @@ class ThreadedStep:
             stages.append(scattered)
         stages.append([(self.runtime("rnnc_collect"), self.collects[member].address), *self.reads.collect(member)])
         if change:
-            stages.append([(update.apply_address, self.applies[member].address), *self.reads.apply(member)])
+            stages.append(self._apply(member))
         return stages
+
+    def _apply(self, member: int) -> list[Call]:
+        return [(self.update.apply_address, self.applies[member].address), *self.reads.apply(member)]
 
     def runtime(self, name: str) -> int:
         """The address of a function of the runtime."""

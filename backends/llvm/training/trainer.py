@@ -31,7 +31,7 @@ from rnnc.backends.llvm.runtime import Linked
 from rnnc.backends.llvm.training.table import Table
 from rnnc.backends.llvm.training.threaded_step import ThreadedStep
 from rnnc.backends.reference.evaluation import evaluate
-from rnnc.backends.training.protocol import Change, Memory, Report, Work
+from rnnc.backends.training.protocol import Change, Gradients, Memory, Report, Work
 from rnnc.backends.training.sparse import SparseRows
 from rnnc.ir.families import Family, operands_first
 from rnnc.ir.names import UPDATED, gradient
@@ -47,7 +47,7 @@ class LlvmTrainer:
     """See `rnnc.backends.training.protocol.Trainer`. The code's outputs without a batch axis are sums over rows."""
 
     def __init__(self, code: LlvmCode, update: LlvmUpdate, noise: LlvmNoise, memory: Memory) -> None:
-        self.code, self.update, self.noise, self.memory = code, update, noise, memory
+        self.code, self.optimizer, self.noise, self.memory = code, update, noise, memory
         self.members = min(code.threads, MOST_WORKERS)
         self.gradient = np.zeros(memory.dense, memory.dtype)
         block = fresh.block(code.manifest.arena_size * memory.dtype.itemsize + ALIGNMENT)
@@ -57,22 +57,41 @@ class LlvmTrainer:
         self.sources = _Sources(code, memory)
         self.tables = {name: Table(memory, name) for name in memory.sparse}
         self._steps: dict[int, ThreadedStep] = {}
+        self._step: ThreadedStep | None = None
 
     def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
         """See `Trainer.run`."""
         code = self.code
         count = min(code.members(work.steps, work.batch), self.members)
-        if count not in self._steps:
-            self._steps[count] = ThreadedStep(self, count)
-        step = self._steps[count]
+        self._step = step = self._on(count)
         self.sources.refresh(work.seeds)
         ragged = work.lengths is not None and code.ragged
         lengths = np.ascontiguousarray(work.lengths, np.int64) if ragged else None
         if change is not None:
-            self.numbers[:] = [change.scalars.get(name, 1.0) for name in self.update.numbers]
-            self.clip[:] = math.inf if change.clip is None else change.clip, change.most
+            self._set(change)
         shards = split_batch(work.steps, work.batch, lengths, count)
         return step.run(work, shards, lengths, first=first, change=change is not None)
+
+    def update(self, gradients: Gradients, change: Change) -> Report:
+        """See `Trainer.update`. It runs on as many threads as the batch before it."""
+        step = self._step or self._on(1)
+        self._set(change)
+        self.gradient[...] = gradients.dense
+        for name, rows in gradients.rows.items():
+            self.tables[name].replace(rows)
+        norm = gradients.norm
+        return Report(gradients.losses, norm, step.apply(gradients.losses, norm**2))
+
+    def _on(self, count: int) -> ThreadedStep:
+        """The step on so many threads."""
+        if count not in self._steps:
+            self._steps[count] = ThreadedStep(self, count)
+        return self._steps[count]
+
+    def _set(self, change: Change) -> None:
+        """Sets the numbers that the threads read in an update."""
+        self.numbers[:] = [change.scalars.get(name, 1.0) for name in self.optimizer.numbers]
+        self.clip[:] = math.inf if change.clip is None else change.clip, change.most
 
     def fetch(self) -> None:
         """See `Trainer.fetch`."""
