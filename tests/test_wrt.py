@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import rnnc
+from rnnc.backends.planning.last_step import for_the_next_step
 from rnnc.checking.wrt import EVERY
 from tests.refusals import raises_saying
 from tests.test_quick_halves import MODELS, arguments
@@ -43,7 +44,7 @@ def test_the_others_are_none(name: str, wrt: tuple[str, ...]) -> None:
     assert "enter machine code directly" in f.explain()
     for steps, batch in ((1, 1), (6, 3)):
         params, x, state, *adjoints = arguments(model, steps, batch)
-        for lengths in (None, [steps] * batch):
+        for lengths in (None, [steps - row for row in range(batch)]):
             expected = every(params, x, state, lengths)[1](*adjoints)
             check(f(params, x, state, lengths)[1](*adjoints), expected, wrt)
 
@@ -53,6 +54,14 @@ def test_work_that_is_left_out_is_not_compiled(backend: str) -> None:
     some, every = (rnnc.vjp(spec, backend=backend, wrt=wrt) for wrt in (("params",), EVERY))
     assert some.ir("optimized").count("matmul") < every.ir("optimized").count("matmul")
     assert "d:x" not in some.ir("rolled") and "d:h.0_l0" not in some.ir("rolled")
+
+
+def test_the_last_step_computes_nothing_for_the_next() -> None:
+    """The product with the recurrent weights leads to the gradient of the initial state."""
+    for wrt, skipped in ((("params",), ["loop1_step1"]), (("state",), [])):
+        code: Any = rnnc.vjp(rnnc.GRU(3, 5), wrt=wrt)._code
+        found = [p.name for r in code.plan.regions for p in r.steps if id(p) in for_the_next_step(r)]
+        assert found == skipped
 
 
 def test_segments_hand_on_what_is_not_returned() -> None:
