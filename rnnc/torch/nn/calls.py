@@ -13,7 +13,7 @@ from rnnc.checking.wrt import EVERY
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError
 from rnnc.torch.nn import operators
 from rnnc.torch.nn.engine import Packed, array, engine
-from rnnc.torch.nn.gradients import Run, TensorCall, as_state
+from rnnc.torch.nn.gradients import Run, TensorCall, as_state, requiring
 
 __all__ = ["call"]
 
@@ -55,8 +55,7 @@ def _wanted(x: Any, states: Tensors, weights: Tensors) -> tuple[str, ...]:
         return EVERY  # their tensors need not say that they require gradients
     if not torch.is_grad_enabled():
         return ()
-    groups = zip(EVERY, (weights, (x,), states), strict=True)
-    return tuple([name for name, tensors in groups if any([tensor.requires_grad for tensor in tensors])])
+    return requiring(x, states, weights)
 
 
 def _states(names: tuple[str, ...], state: Any) -> tuple[Any, ...]:

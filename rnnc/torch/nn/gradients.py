@@ -21,7 +21,7 @@ from rnnc.model import Model
 from rnnc.torch.nn.engine import Engine, array
 from rnnc.torch.nn.tickets import kept_by, ticket_for
 
-__all__ = ["TensorCall", "Run", "as_state", "as_tuple"]
+__all__ = ["Run", "TensorCall", "as_state", "as_tuple", "requiring"]
 
 Tensors = Sequence[Any]
 
@@ -187,6 +187,12 @@ class Underived(_Function):
         raise ArgumentError("create_graph: rnnc has first and second derivatives; a third one was asked for")
 
     jvp = backward
+
+
+def requiring(x: Any, states: Tensors, weights: Tensors) -> tuple[str, ...]:
+    """The arguments that require gradients, as of `TensorCall.wrt`."""
+    groups = zip(EVERY, (weights, (x,), states), strict=True)
+    return tuple([name for name, tensors in groups if any([tensor.requires_grad for tensor in tensors])])
 
 
 def as_tuple(state: Any) -> tuple[Any, ...]:
