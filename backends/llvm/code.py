@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from rnnc.backends.llvm.packing.layout import PackedPhase
 from rnnc.backends.llvm.packing.sharing import with_shared_weights
 from rnnc.backends.llvm.runtime import Linked, Runtime, shown
 from rnnc.backends.planning.keeping import kept_buffers
+from rnnc.backends.planning.last_step import for_the_next_step
 from rnnc.backends.planning.plan import Buffer, Plan, Space
 from rnnc.backends.planning.planner import plan
 from rnnc.ir import settings
@@ -180,8 +181,8 @@ class LlvmCode:
 
     @cached_property
     def sweeps(self) -> list[Sweep]:
-        """The sweeps that pack the arena."""
-        return sweeps_of(self.layout)
+        """The sweeps that pack the arena: first the `sweeps_of_one_step`, then those of weights read by later steps."""
+        return self._swept(frozenset())
 
     @cached_property
     def sources(self) -> list[Family]:
@@ -201,7 +202,26 @@ class LlvmCode:
     @cached_property
     def tables_of_rest(self) -> tuple[Array, Array]:
         """As `tables`, without the weights that the first half can read in place."""
-        return tables(sweeps_of(self.layout, self.emitted.in_place), self.sources)
+        return tables(self._swept(self.emitted.in_place), self.sources)
+
+    def sweeps_of_one_step(self, in_place: Container[int] = ()) -> list[Sweep]:
+        """The sweeps that a call of a single step needs. in_place: where the weights start that are not packed."""
+        return sweeps_of(self.layout, {s for s in self._starts if s in in_place} | self._for_the_next)
+
+    def _swept(self, in_place: Container[int]) -> list[Sweep]:
+        others = {start for start in self._starts if start in in_place or start not in self._for_the_next}
+        return self.sweeps_of_one_step(in_place) + sweeps_of(self.layout, others)
+
+    @cached_property
+    def _starts(self) -> frozenset[int]:
+        return frozenset(block.start for block in self.layout.blocks)
+
+    @cached_property
+    def _for_the_next(self) -> frozenset[int]:
+        """Where the weights start that a loop's last step does not read, nor anything else but the loop."""
+        phases = {number for region in self.plan.regions for number in for_the_next_step(region)}
+        read = {start for p in self.emitted.phases if id(p.phase) not in phases for start in _reads(p)}
+        return self._starts - read
 
     def reads_in_place(self, steps: int, batch: int) -> bool:
         """True if the first half of a call reads weights where the caller has them."""
@@ -237,6 +257,11 @@ class LlvmCode:
     def bind(self, parameters: Mapping[str, Array]) -> LlvmBound:
         """See `rnnc.backends.base.Code.bind`."""
         return LlvmBound(self, parameters)
+
+
+def _reads(p: PackedPhase) -> tuple[int, ...]:
+    """Where the operands start that a phase reads."""
+    return (*p.weights, p.vectors) if p.phase.vectors else p.weights
 
 
 def _phase_line(p: PackedPhase) -> str:
