@@ -2,6 +2,8 @@
 
     python -m benchmarks.torch_modules                     # one thread, CPU time, medians of 9 rounds
     python -m benchmarks.torch_modules --threads 2         # wall time
+    python -m benchmarks.torch_modules --widths 512,1024 --rounds 3
+    python -m benchmarks.torch_modules --packed            # a PackedSequence of rows of T / B, 2 T / B, ..., T steps
 
 Two columns of each: a call under no_grad, and a step of training (forward, backward, SGD). Both modules have the same
 parameters, must give the same output and gradients, and take turns. Then the overhead of a module's call over that of a
@@ -11,18 +13,34 @@ parameters, must give the same output and gradients, and take turns. Then the ov
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import rnnc
 from benchmarks.timing import Clock, Contestant, clock_for, race
 
-SIZES = [(B, H, T) for H in (32, 128, 256) for T in (1, 50) for B in (1, 8, 32)]
+BATCHES, WIDTHS, STEPS = (1, 8, 32, 64), (32, 128, 256), (1, 50)
+
+
+def ragged(x: Any) -> Any:
+    """A PackedSequence: the rows' numbers of steps fall from T to T / B."""
+    steps, batch, _ = x.shape
+    lengths = [max(1, steps * row // batch) for row in range(batch, 0, -1)]
+    return pack_padded_sequence(x, lengths)
+
+
+def values(result: Any) -> Any:
+    """The output of a module, as one tensor."""
+    output = result[0]
+    return output.data if isinstance(output, PackedSequence) else output
 
 
 def call(module: Any, x: Any) -> Callable[[], object]:
@@ -38,7 +56,7 @@ def step(module: Any, x: Any) -> Callable[[], object]:
 
     def run() -> object:
         optimizer.zero_grad()
-        loss = module(x)[0].square().mean()
+        loss = values(module(x)).square().mean()
         loss.backward()
         optimizer.step()
         return loss
@@ -48,7 +66,7 @@ def step(module: Any, x: Any) -> Callable[[], object]:
 
 def check(ours: Any, theirs: Any, x: Any) -> None:
     """Raises AssertionError unless outputs and gradients agree."""
-    found, expected = ours(x)[0], theirs(x)[0]
+    found, expected = values(ours(x)), values(theirs(x))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     gradients = (
         torch.autograd.grad(y.square().mean(), list(m.parameters())) for y, m in ((found, ours), (expected, theirs))
@@ -57,22 +75,27 @@ def check(ours: Any, theirs: Any, x: Any) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
-def table(kind: str, rounds: int, clock: Clock) -> None:
+def table(kind: str, sizes: Iterable[tuple[int, int, int]], packed: bool, rounds: int, clock: Clock) -> None:
     print(f"\n| {kind} | no_grad: rnnc us | torch us | torch / rnnc | training: rnnc us | torch us | torch / rnnc |")
     print("|---|---|---|---|---|---|---|")
-    for batch, width, steps in SIZES:
+    ratios: list[list[float]] = [[], []]
+    for width, steps, batch in sizes:
         theirs = getattr(nn, kind)(width, width)
         ours = getattr(rnnc.torch, kind)(width, width)
         ours.load_state_dict(theirs.state_dict())
         x = torch.randn(steps, batch, width)
+        x = ragged(x) if packed else x
         check(ours, theirs, x)
         cells = []
-        for make in call, step:
+        for found, make in zip(ratios, (call, step), strict=True):
             contestants = {"rnnc": Contestant(make(ours, x)), "torch": Contestant(make(theirs, x))}
             times = race(contestants, rounds, clock)
             a, b = times["rnnc"].median * 1e6, times["torch"].median * 1e6
             cells += [f"{a:.0f}", f"{b:.0f}", f"{b / a:.2f}"]
+            found.append(b / a)
         print(f"| B{batch} H{width} T{steps} | {' | '.join(cells)} |", flush=True)
+    for name, found in zip(("no_grad", "training"), ratios, strict=True):
+        print(f"{name}: lowest {min(found):.2f}, geometric mean {geometric_mean(found):.2f}, highest {max(found):.2f}")
 
 
 def overhead(rounds: int, threads: int, clock: Clock) -> None:
@@ -101,13 +124,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kinds", default="LSTM,GRU")
+    for name, default in (("batches", BATCHES), ("widths", WIDTHS), ("steps", STEPS)):
+        parser.add_argument(f"--{name}", type=_numbers, default=default, metavar="N,N")
+    parser.add_argument("--packed", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     clock = clock_for(options.threads)
     overhead(options.rounds, options.threads, clock)
-    for kind in ("LSTM", "GRU"):
-        table(kind, options.rounds, clock)
+    for kind in options.kinds.split(","):
+        sizes = product(options.widths, options.steps, options.batches)
+        table(kind, sizes, options.packed, options.rounds, clock)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from rnnc.checking.wrt import EVERY
 from rnnc.ir import names
 
 if TYPE_CHECKING:
@@ -20,16 +21,22 @@ class Names(Protocol):
     """The names of a model's arrays that a derivative needs."""
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of all inputs that have gradients."""
-
-    @property
-    def gradients(self) -> tuple[str, ...]:
-        """The names of the inputs' gradients."""
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the inputs that have gradients, by the argument that has them: "params", "x" and "state"."""
 
     @property
     def adjoints(self) -> tuple[str, ...]:
         """The names of the adjoints of outputs and final states."""
+
+
+def inputs_of(named: Names, arguments: Collection[str] = EVERY) -> tuple[str, ...]:
+    """The names of the inputs that have gradients, of some arguments."""
+    return tuple(name for argument, group in named.groups.items() if argument in arguments for name in group)
+
+
+def gradients_of(named: Names, arguments: Collection[str] = EVERY) -> tuple[str, ...]:
+    """The names of these inputs' gradients."""
+    return tuple(map(names.gradient, inputs_of(named, arguments)))
 
 
 class ArrayNames(NamedTuple):
@@ -50,14 +57,13 @@ class ArrayNames(NamedTuple):
         return ArrayNames(tuple(spec.parameter_shapes()), slabs(names.initial), slabs(names.final))
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of all inputs that have gradients: parameters, x and initial states."""
-        return (*self.params, names.X, *(name for slabs in self.initial for name in slabs))
-
-    @property
-    def gradients(self) -> tuple[str, ...]:
-        """The names of the inputs' gradients."""
-        return tuple(map(names.gradient, self.inputs))
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """See `Names.groups`."""
+        return {
+            "params": self.params,
+            "x": (names.X,),
+            "state": tuple(name for slabs in self.initial for name in slabs),
+        }
 
     @property
     def adjoints(self) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rnnc.array_names import ArrayNames, Names
+from rnnc.array_names import ArrayNames, Names, gradients_of, inputs_of
+from rnnc.checking.wrt import EVERY
 from rnnc.ir.computation import Computation
 from rnnc.specs import Spec
 
@@ -32,36 +33,38 @@ def forward(model: Spec | Layered, form: Form | None = None) -> Computation:
     return Computation(build)
 
 
-def vjp(model: Spec | Layered) -> Computation:
-    """The forward pass, and its pullback as the second half."""
-    names = _names_of(model)
-    late = frozenset((*names.adjoints, *names.gradients))
-    return Computation(partial(_reverse, model, names), late, _identity("vjp", model))
+def vjp(model: Spec | Layered, wrt: Collection[str] = EVERY) -> Computation:
+    """The forward pass, and its pullback as the second half. wrt: the arguments that have gradients."""
+    names = names_of(model)
+    late = frozenset((*names.adjoints, *gradients_of(names, wrt)))
+    build = partial(_reverse, model, inputs_of(names, wrt))
+    return Computation(build, late, _identity(f"vjp {sorted(wrt)}", model))
 
 
 def jvp(model: Spec | Layered) -> Computation:
     """The forward pass, together with its tangent."""
-    names = _names_of(model)
+    names = names_of(model)
 
     def build(steps: int, lengths: bool) -> Graph:
         from rnnc.ir.autodiff import jvp as forward_mode
 
-        return forward_mode(_lowered(model, steps, lengths), names.inputs)
+        return forward_mode(_lowered(model, steps, lengths), inputs_of(names))
 
     return Computation(build, identity=_identity("jvp", model))
 
 
 def hvp(model: Spec | Layered) -> Computation:
     """The gradients, together with their tangents: forward mode over reverse mode."""
-    names = _names_of(model)
+    names = names_of(model)
 
     def build(steps: int, lengths: bool) -> Graph:
         from rnnc.ir.autodiff import jvp as forward_mode
 
-        gradient = _reverse(model, names, steps, lengths)
-        gradient.outputs = {k: gradient.outputs[k] for k in names.gradients if k in gradient.outputs}
+        inputs = inputs_of(names)
+        gradient = _reverse(model, inputs, steps, lengths)
+        gradient.outputs = {k: gradient.outputs[k] for k in gradients_of(names) if k in gradient.outputs}
         read = {n.attr("name") for n in gradient.nodes if n.op == "input"}
-        return forward_mode(gradient, [name for name in (*names.inputs, *names.adjoints) if name in read])
+        return forward_mode(gradient, [name for name in (*inputs, *names.adjoints) if name in read])
 
     return Computation(build, identity=_identity("hvp", model))
 
@@ -71,10 +74,10 @@ def _identity(what: str, model: Spec | Layered) -> str:
     return f"{what} {model!r}" if isinstance(model, Spec) and model.is_ours else ""
 
 
-def _reverse(model: Spec | Layered, names: Names, steps: int, lengths: bool) -> Graph:
+def _reverse(model: Spec | Layered, inputs: Collection[str], steps: int, lengths: bool) -> Graph:
     from rnnc.ir.autodiff import vjp as reverse_mode
 
-    return reverse_mode(_lowered(model, steps, lengths), names.inputs)
+    return reverse_mode(_lowered(model, steps, lengths), inputs)
 
 
 def _lowered(model: Spec | Layered, steps: int, lengths: bool) -> Graph:
@@ -88,7 +91,7 @@ def _lowered(model: Spec | Layered, steps: int, lengths: bool) -> Graph:
     return lower_network(model, steps, lengths=lengths, form=Form(spanned=True))
 
 
-def _names_of(model: Spec | Layered) -> Names:
+def names_of(model: Spec | Layered) -> Names:
     """The names in a model's graphs of the arrays of its calls."""
     if isinstance(model, Spec):
         return ArrayNames.of(model)
@@ -97,4 +100,4 @@ def _names_of(model: Spec | Layered) -> Names:
     return network_names(model)
 
 
-DERIVATIVES: dict[str, Callable[[Spec | Layered], Computation]] = {"vjp": vjp, "jvp": jvp, "hvp": hvp}
+DERIVATIVES: dict[str, Callable[..., Computation]] = {"vjp": vjp, "jvp": jvp, "hvp": hvp}

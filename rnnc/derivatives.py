@@ -5,27 +5,29 @@ Each compiles once, for any number of steps, batch size and lengths, and returns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.array_names import ArrayNames, by_name
+from rnnc.array_names import ArrayNames, by_name, gradients_of
 from rnnc.backends import fresh
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.calls import Call, Signature
 from rnnc.checking.parameters import read_parameters
+from rnnc.checking.wrt import EVERY, check_wrt
 from rnnc.compiled import Compiled, CompileOptions
-from rnnc.computations import DERIVATIVES
-from rnnc.copies import Unchanging, refusal
+from rnnc.computations import DERIVATIVES, names_of
+from rnnc.copies import Unchanging
 from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layered import Layered
 from rnnc.plain_calls import plain_vjp
 from rnnc.programs import check_spec
+from rnnc.pullback import Pullback, clear
 from rnnc.quick import way_in
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 from rnnc.specs import Spec
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array
-    from rnnc.backends.base import PlainCall, QuickHalves, QuickTape, Tape
+    from rnnc.backends.base import PlainCall, QuickHalves, Tape
+    from rnnc.ir.computation import Computation
 
     State = Array | tuple[Array, ...]
     Params = Mapping[str, Array]
@@ -51,6 +54,7 @@ def vjp(
     threads: int | None = None,
     matmul: str | None = None,
     remat: Remat = None,
+    wrt: Collection[str] = EVERY,
 ) -> VJP:
     """Reverse mode: returns a compiled function whose calls also return a pullback.
 
@@ -65,15 +69,18 @@ def vjp(
         only the states of every sqrt(T)-th step, in memory that grows like sqrt(T), and recomputes the rest at the cost
         of one more forward pass. A number of steps sets the size of these segments. Only for specs without a reverse
         direction.
+    wrt: the arguments that the pullback computes gradients of, some of "params", "x" and "state". It returns None for
+        the others, whose work is left out: a training step of an LSTM's first layer needs no d_x, a third to a sixth
+        of the backward pass.
     Raises ArgumentError, ArgumentTypeError or BackendError. `VJP.__call__` gives the arguments of f.
     """
-    options = CompileOptions.of(backend, threads, matmul)
+    options, chosen = CompileOptions.of(backend, threads, matmul), check_wrt(wrt)
     if isinstance(spec, Layered):
         if remat is not None:
             raise ArgumentError("remat: a network has none; expected None")
-        found: VJP = _of_networks().NetworkVJP(spec, options)
+        found: VJP = _of_networks().NetworkVJP(spec, options, wrt=chosen)
         return found
-    return VJP(check_spec(spec), options, remat)
+    return VJP(check_spec(spec), options, remat, chosen)
 
 
 @explained
@@ -149,7 +156,7 @@ class Derivative(Compiled, Unchanging):
     _kind: str
 
     def __init__(self, spec: Spec | Layered, options: CompileOptions) -> None:
-        super().__init__(DERIVATIVES[self._kind](spec), options)
+        super().__init__(self._differentiated(spec), options)
         self.spec: Any = spec
         self._shapes = spec.parameter_shapes()
         if isinstance(spec, Spec):
@@ -157,6 +164,9 @@ class Derivative(Compiled, Unchanging):
             self._signature = Signature.of(spec, self._arrays)
         self._made = frozenset(self._computation.build(1, False).outputs)
         self._bound = self._code.bind({})
+
+    def _differentiated(self, spec: Spec | Layered) -> Computation:
+        return DERIVATIVES[self._kind](spec)
 
     def __repr__(self) -> str:
         return f"rnnc.{self._kind}({self.spec!r}, backend={self.backend!r})"
@@ -231,14 +241,14 @@ class Derivative(Compiled, Unchanging):
         steps, batch = call.x.shape[:2]
         if batch:
             return self._bound.start(inputs, self._computed(outputs), steps, batch, call.lengths)
-        _clear(outputs)
+        clear(outputs)
         return None
 
     def _computed(self, outputs: dict[str, Array]) -> dict[str, Array]:
         """The outputs that the code computes. The others do not depend on their argument, and are set to zeros."""
         if outputs.keys() <= self._made:
             return outputs
-        _clear({name: array for name, array in outputs.items() if name not in self._made})
+        clear({name: array for name, array in outputs.items() if name not in self._made})
         return {name: array for name, array in outputs.items() if name in self._made}
 
 
@@ -247,12 +257,18 @@ class VJP(Derivative):
 
     _kind = "vjp"
 
-    def __init__(self, spec: Spec, options: CompileOptions, remat: Remat = None) -> None:
-        self.remat = check_remat(spec, remat)
+    def __init__(self, spec: Any, options: CompileOptions, remat: Remat = None, wrt: tuple[str, ...] = EVERY) -> None:
+        self.remat, self.wrt = check_remat(spec, remat), wrt
         super().__init__(spec, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(vjp, remat=self.remat, **self._options.arguments), (self.spec,)
+        return partial(vjp, remat=self.remat, wrt=self.wrt, **self._options.arguments), (self.spec,)
+
+    def _differentiated(self, spec: Spec | Layered) -> Computation:
+        # Segments hand the gradient of their first state on to each other.
+        computed = self.wrt if self.remat is None else (*self.wrt, "state")
+        self._derived = frozenset(gradients_of(names_of(spec), computed))
+        return DERIVATIVES["vjp"](spec, computed)
 
     @explained
     def __call__(
@@ -293,7 +309,12 @@ class VJP(Derivative):
 
     def _plain_calls(self) -> tuple[PlainCall, PlainCall] | None:
         """The arguments and results of the two halves."""
-        return plain_vjp(self.spec, self._shapes)
+        return plain_vjp(self.spec, self._shapes, self.wrt)
+
+    def _wanted_gradients(self, call: Any) -> tuple[dict[str, Array], Gradients]:
+        """`_gradients`, with only those by name that are computed."""
+        named, gradients = self._gradients(call, names.GRADIENT)
+        return {name: array for name, array in named.items() if name in self._derived}, gradients
 
     def saved_bytes(self, steps: int, batch: int) -> int:
         if self.remat is None:
@@ -312,53 +333,6 @@ class VJP(Derivative):
         inputs = by_name(self._names.initial, self._zeros(call)) | inputs  # segments hand states on
         arrays = (links, self._names.params, inputs, outputs)
         return SegmentedTape(self._bound, xp, *arrays, steps, batch, call.lengths, size)
-
-
-class Pullback(Unchanging):
-    """The second half of a call of `vjp`: it maps adjoints of the results to adjoints of the arguments.
-
-    It may be called any number of times. It keeps the values that it needs, so later changes of the parameters or of x
-    have no effect on it.
-    """
-
-    def __init__(self, owner: VJP, call: Callable[[], Call], tape: Tape | None, quick: QuickTape | None = None) -> None:
-        """call: returns the checked arguments. quick: the tape, if it has a quick way in."""
-        self._owner = owner
-        self._call = call
-        self._tape = tape
-        self._quick = quick
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        instead = "it keeps what one call computed; pickle the function of rnnc.vjp, and call it again"
-        raise refusal(self, "cannot be pickled", instead)
-
-    @explained
-    def __call__(
-        self, d_output: Array | None = None, d_state: State | None = None
-    ) -> tuple[dict[str, Array], Array, State]:
-        """Returns (d_params, d_x, d_state), the gradients of <d_output, output> + <d_state, state>.
-
-        d_output, d_state: adjoints, shaped like output and state, in the spec's dtype. None stands for zeros.
-        The results are new arrays: d_params is name -> array, shaped like the parameters; d_x and d_state are shaped
-        like x and state. Past a row's length, d_x is zero, and d_output is not read.
-        Raises ShapeError, DtypeError, ArgumentError or ArgumentTypeError.
-        """
-        if self._quick is not None:
-            try:
-                found: Gradients | None = self._quick.quick(d_output, d_state)
-            except MemoryError:  # the checked call raises it again, with a message
-                found = None
-            if found is not None:
-                return found
-        owner, call = self._owner, self._call()
-        seeds = owner._seeds("", d_output, d_state, call, names.GRADIENT)
-        outputs, result = owner._gradients(call, names.GRADIENT)
-        if self._tape is None:
-            _clear(outputs)
-        else:
-            self._tape.finish(seeds, owner._computed(outputs))
-            owner._gather(call, outputs, result, names.GRADIENT)
-        return result
 
 
 class JVP(Derivative):
@@ -425,11 +399,6 @@ class HVP(Derivative):
 
 
 _FUNCTIONS: dict[str, Callable[..., object]] = {"vjp": vjp, "jvp": jvp, "hvp": hvp}
-
-
-def _clear(arrays: Mapping[str, Array]) -> None:
-    for array in arrays.values():
-        array[...] = 0
 
 
 def parts(name: str, value: object, parts: tuple[str, ...]) -> tuple[Any, ...]:

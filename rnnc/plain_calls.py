@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -66,33 +66,35 @@ def plain_network_call(graph: Graph, states: States, tables: Mapping[str, Array]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def plain_vjp(spec: Spec, shapes: Shapes) -> tuple[PlainCall, PlainCall]:
+def plain_vjp(spec: Spec, shapes: Shapes, wrt: Collection[str]) -> tuple[PlainCall, PlainCall]:
     """The calls of a spec's vjp and of its pullback: (params, x, state) -> (output, state); (d_output, d_state) ->
-    (d_params, d_x, d_state). shapes: those of the parameters.
+    (d_params, d_x, d_state). shapes: those of the parameters. wrt: the arguments that have gradients.
     """
     call, called = plain_call(spec), ArrayNames.of(spec)
-    return _halves(call, shapes, _states(spec, called.initial), _states(spec, called.final, optional=True))
+    return _halves(call, shapes, _states(spec, called.initial), _states(spec, called.final, optional=True), wrt)
 
 
-def plain_network_vjp(graph: Graph, states: States, shapes: Shapes) -> tuple[PlainCall, PlainCall] | None:
+def plain_network_vjp(
+    graph: Graph, states: States, shapes: Shapes, wrt: Collection[str]
+) -> tuple[PlainCall, PlainCall] | None:
     """Those of a network, as `plain_vjp`; None if it has tables."""
     if graph.tables:
         return None
     x, outputs = _group([_input(graph, name, {}) for name in graph.inputs]), _group(_outputs(graph, joined=False))
     initial, final = _network_states(states)
     call = PlainCall((x, CallGroup("dict", initial, optional=True)), (outputs, CallGroup("dict", final)))
-    return _halves(call, shapes, CallGroup("dict", initial), CallGroup("dict", final, optional=True))
+    return _halves(call, shapes, CallGroup("dict", initial), CallGroup("dict", final, optional=True), wrt)
 
 
-def _halves(call: PlainCall, shapes: Shapes, initial: CallGroup, final: CallGroup) -> tuple[PlainCall, PlainCall]:
+def _halves(
+    call: PlainCall, shapes: Shapes, initial: CallGroup, final: CallGroup, wrt: Collection[str]
+) -> tuple[PlainCall, PlainCall]:
     """The two calls of a vjp. call: that of the forward pass, without parameters. Each adjoint is as what it is of."""
     params = CallGroup("dict", tuple(CallArray(shape, (name,), name) for name, shape in shapes.items()))
     first = PlainCall((params, *call.arguments), call.results)
-    second = PlainCall(
-        (_adjoint(call.results[0]), _adjoint(final)),
-        (_adjoint(params), _adjoint(call.arguments[0]), _adjoint(initial)),
-    )
-    return first, second
+    arguments = {"params": params, "x": call.arguments[0], "state": initial}
+    gradients = tuple(_adjoint(group) if name in wrt else NOTHING for name, group in arguments.items())
+    return first, PlainCall((_adjoint(call.results[0]), _adjoint(final)), gradients)
 
 
 def _adjoint(group: CallGroup) -> CallGroup:

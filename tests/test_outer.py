@@ -21,7 +21,7 @@ from rnnc.ir.errors import BackendError
 TARGETS = [(isa, layout) for isa in ISAS for layout in (False, True)]
 DTYPES = ("float32", "float64")
 SIZES = (1, 2, 3, 5, 6, 7, 16, 17, 50, 100, 128)
-INNERS = (1, 2, 3, 4, 5, 7, 64, 600, 1500)
+INNERS = (1, 2, 3, 4, 8, 9, 64, 600, 1500)
 GUARD = 64
 PAGE = mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -37,7 +37,8 @@ class Manifest:
     parameters: the parameters, by name. untimed: the outputs without a batch axis, by name. sums: the sums over rows.
     sources: the values that packing reads. packed_parameters: the names of all parameters that these depend on.
     tables: the tables of sweeps and of moves that packing reads. tables_of_rest: as `tables`, without the weights that
-        the first half can read in place. reads_in_place: it can read some.
+        the first half can read in place. of_one_step, rest_of_one_step: how many of the sweeps a call of one step
+        needs. reads_in_place: the first half can read some weights in place.
     flops_per_row: multiplications and additions in matrix products, per step of one sequence. saved_width: the elements
         that the first half keeps for the second, per step of one sequence.
     """
@@ -53,6 +54,8 @@ class Manifest:
     packed_parameters: frozenset[str]
     tables: tuple[Array, Array]
     tables_of_rest: tuple[Array, Array]
+    of_one_step: int
+    rest_of_one_step: int
     reads_in_place: bool
     flops_per_row: int
     saved_width: int

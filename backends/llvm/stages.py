@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.derivable import leaves
-from rnnc.backends.llvm.kernels.packers import sources, sweeps_of, tables
+from rnnc.backends.llvm.kernels.packers import sources, tables
 from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
+from rnnc.backends.llvm.kernels.sweep_order import ordered_sweeps
 from rnnc.backends.llvm.manifest import FEW_ROWS, Manifest, SumOfRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
 from rnnc.backends.llvm.packing.sharing import with_shared_weights
@@ -48,8 +49,8 @@ STAGES = (
 def manifest_of(made: Artefacts) -> Manifest:
     """The manifest of a computation's machine code."""
     program, planned, emitted = _artefacts(made)
-    sweeps = sweeps_of(emitted.layout)
-    read = sources(sweeps)
+    every, rest = ordered_sweeps(planned, emitted), ordered_sweeps(planned, emitted, emitted.in_place)
+    read = sources(every.sweeps)
     return Manifest(
         dtype=program.dtype,
         interface=emitted.interface,
@@ -60,8 +61,10 @@ def manifest_of(made: Artefacts) -> Manifest:
         sums=tuple(SumOfRows(total.target, total.late) for total in planned.sums),
         sources=read,
         packed_parameters=frozenset(str(family.name) for family in leaves(read)),
-        tables=tables(sweeps, read),
-        tables_of_rest=tables(sweeps_of(emitted.layout, emitted.in_place), read),
+        tables=tables(every.sweeps, read),
+        tables_of_rest=tables(rest.sweeps, read),
+        of_one_step=every.of_one_step,
+        rest_of_one_step=rest.of_one_step,
         reads_in_place=bool(emitted.in_place),
         flops_per_row=_flops_per_row(planned),
         saved_width=sum(buffer.width for buffer in _kept(planned)),

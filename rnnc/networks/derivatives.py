@@ -19,7 +19,6 @@ from rnnc.checking.parameters import read_parameters
 from rnnc.derivatives import HVP, JVP, VJP, Derivative, parts
 from rnnc.ir.errors import ArgumentTypeError
 from rnnc.plain_calls import plain_network_vjp
-from rnnc.segments import Remat
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
@@ -49,11 +48,11 @@ class NetworkCall(NamedTuple):
 class _OfNetwork(Derivative):
     """The arrays of a network in the place of a spec's."""
 
-    def __init__(self, model: Layered, options: CompileOptions) -> None:
+    def __init__(self, model: Layered, options: CompileOptions, **others: Any) -> None:
         graph = model.graph()
         self._tables = {rows: graph.table_of(name) for name, (_, rows) in graph.tables.items()}
         self._read_whole = graph.read_whole
-        Derivative.__init__(self, model, options)
+        super().__init__(model, options, **others)
         self._of = NetworkSignature(model, self._arrays, spanned=True)
 
     # ---- arguments
@@ -144,12 +143,10 @@ class _OfNetwork(Derivative):
 class NetworkVJP(_OfNetwork, VJP):
     """What `rnnc.vjp` returns for a network."""
 
-    remat: Remat = None
-
     def _plain_calls(self) -> tuple[PlainCall, PlainCall] | None:
         if not self.spec.graph().even:
             return None
-        return plain_network_vjp(self.spec.graph(), self._of.states, self._shapes)
+        return plain_network_vjp(self.spec.graph(), self._of.states, self._shapes, self.wrt)
 
 
 class NetworkJVP(_OfNetwork, JVP):

@@ -50,13 +50,8 @@ def state_shapes(model: Layered, *, streamed: bool = False) -> dict[str, tuple[s
 class NetworkNames(NamedTuple):
     """What the arrays of a network's calls are called in its graphs."""
 
-    inputs: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]
     results: tuple[str, ...]
-
-    @property
-    def gradients(self) -> tuple[str, ...]:
-        """Those of the inputs."""
-        return tuple(map(names.gradient, self.inputs))
 
     @property
     def adjoints(self) -> tuple[str, ...]:
@@ -67,11 +62,13 @@ class NetworkNames(NamedTuple):
 def network_names(model: Layered) -> NetworkNames:
     """Those of a network. A table is none of the inputs, unless a layer reads it whole: its rows are."""
     graph, states = model.graph(), state_shapes(model).values()
-    xs = [graph.x_names[name] for name, width in graph.inputs.items() if width]
-    rows = [rows for _, rows in graph.tables.values()]
-    inputs = [name for name in graph.parameter_shapes() if name in graph.read_whole]
-    inputs += [*xs, *rows, *(initial for initial, _, _ in states)]
-    return NetworkNames(tuple(inputs), (*graph.output_names.values(), *(final for _, final, _ in states)))
+    whole = [name for name in graph.parameter_shapes() if name in graph.read_whole]
+    groups = {
+        "params": (*whole, *(rows for _, rows in graph.tables.values())),
+        "x": tuple(graph.x_names[name] for name, width in graph.inputs.items() if width),
+        "state": tuple(initial for initial, _, _ in states),
+    }
+    return NetworkNames(groups, (*graph.output_names.values(), *(final for _, final, _ in states)))
 
 
 def moments(name: str, state: str, suffix: str, width: int) -> tuple[str, str, int]:

@@ -152,6 +152,11 @@ class TrainingStep(OfBatches):
         self._ranks = distributed if isinstance(distributed, Ranks) else Ranks(group_of(distributed))
         self.frozen = frozen_of(check_model(model), frozen)
         self._renewed = statistics(model, self.frozen)
+        if self._renewed and self._ranks.several:
+            raise ArgumentError(
+                "distributed: the statistics of a batch would differ from process to process; freeze them, with "
+                f"frozen={sorted(self._renewed)}"
+            )
         self._fixed = self.frozen | statistics(model)
         super().__init__(model, loss, checks.flag("weighted", weighted), CompileOptions.of(backend, threads, matmul))
         self._masks = masks(model)

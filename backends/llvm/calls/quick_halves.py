@@ -147,9 +147,11 @@ def _first_function(code: LlvmCode, packing: Packing, call: PlainCall) -> Callab
         sources_at=pointers.first("source"),
         sweeps=sweeps,
         sweep_count=len(sweeps),
+        of_one_step=code.manifest.of_one_step,
         moves=moves,
         rest=rest,
         rest_count=len(rest),
+        rest_of_one_step=code.manifest.rest_of_one_step,
         rest_moves=rest_moves,
         rows_in_place=FEW_ROWS if code.manifest.reads_in_place else 0,
     )

@@ -42,7 +42,7 @@ class LlvmXlaHalves:
     ) -> None:
         self._code, self._packing, self._pointers = code, packing, pointers
         self._first, self._second = first, second
-        packed = code.layout.size + sum(packing.sizes.values())
+        packed = code.manifest.arena_size + sum(packing.sizes.values())
         self._packed_bytes = -(-packed * code.dtype.itemsize // ALIGNMENT) * ALIGNMENT
         self._owners: dict[Family, str] = {}
         for name, family in code.untimed.items():
@@ -68,7 +68,7 @@ class LlvmXlaHalves:
         places = [*self._kept(pointers.record, len(results)), *self._derived(len(results))]
         places += _places(arguments, image, pointers.record, pointers.of, item, first=0, is_result=False)
         places += _places(results, image, pointers.record, pointers.of, item, first=0, is_result=True)
-        sweeps, moves = code.tables
+        sweeps, moves = code.manifest.tables
         packing = {"derive": self._packing.derive_address, "derived_at": pointers.first("derive")}
         packing |= {"sweep": code.runtime.address("rnnc_sweep"), "sources_at": pointers.first("source")}
         tables = {"sweeps": sweeps, "sweep_count": len(sweeps), "moves": moves}
@@ -97,7 +97,7 @@ class LlvmXlaHalves:
     def _derived(self, buffer: int) -> Iterator[Place]:
         """The pointers to values computed from parameters, which lie behind the packed weights."""
         item = self._code.dtype.itemsize
-        skip = self._code.layout.size * item
+        skip = self._code.manifest.arena_size * item
         for family, size in self._packing.sizes.items():
             for offset in self._pointers.of_value(family):
                 yield {"offset": offset, "is_result": 1, "buffer": buffer, "skip": skip}

@@ -45,13 +45,14 @@ SIZES = Record("sizes", "i64 steps, i64 batch")
 FIRST_HALF = Record(
     "first_half",
     "ptr take, ptr scratch, i64 arena_bytes, i64 places, ptr place_records, ptr derive, i64 derived_at, ptr sweep, "
-    "i64 sources_at, ptr sweeps, i64 sweep_count, ptr moves, ptr rest, i64 rest_count, ptr rest_moves, "
-    "i64 rows_in_place",
+    "i64 sources_at, ptr sweeps, i64 sweep_count, i64 of_one_step, ptr moves, ptr rest, i64 rest_count, "
+    "i64 rest_of_one_step, ptr rest_moves, i64 rows_in_place",
 )
 """take: Python's function of the memory of a call, of a number of bytes. scratch: rnnc_scratch. arena_bytes: the size
 of the packed weights and the derived values. derive: rnnc_derive, or null; it takes the pointers at derived_at of a
 context. sweep: rnnc_sweep, which takes those at sources_at. sweeps, moves: its tables; rest, rest_moves: those for
-calls of up to rows_in_place rows, of which the run reads the other weights in place."""
+calls of up to rows_in_place rows, of which the run reads the other weights in place. of_one_step, rest_of_one_step:
+how many of the sweeps a call of one step needs."""
 ARENA_PLACE = Record("arena_place", "i64 offset, i64 skip")
 """A pointer of a context, at an offset, that leads `skip` bytes past the start of the arena."""
 

@@ -10,7 +10,7 @@ from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
 from rnnc.backends.llvm.asm.records import OBJECT_HEADER
 from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, TIMED
 from rnnc.backends.llvm.kernels.call_arguments import in_container, is_kind, size_of, strides_of
-from rnnc.backends.llvm.kernels.python_objects import BUFFER, NDARRAY, TRUE, both, emit_new, exists, negated
+from rnnc.backends.llvm.kernels.python_objects import BUFFER, NDARRAY, NONE, TRUE, both, emit_new, exists, negated
 
 MOST_AXES = 8
 """The largest number of axes of a result."""
@@ -104,12 +104,15 @@ def _add() -> Function:
 
 
 def _pack_group() -> Function:
-    """A result: its container, or its only array, with a reference of its own; null without memory."""
+    """A result: its container, its only array, or None, with a reference of its own; null without memory."""
     f = define("ptr rnnc_pack_group(ptr binding, ptr group, ptr made)", COLD)
     binding, group, made = f.parameters
     result = f.alloca("ptr", 1, 8)
     f.store(null(), result, 8)
     first, count = GROUP.load(f, group, "first"), GROUP.load(f, group, "count")
+    with in_container(f, group, "none"):
+        f.call("void", "Py_IncRef", NONE)
+        f.store(NONE, result, 8)
     with in_container(f, group, "bare"):
         only = f.load("ptr", f.element(made, first, "ptr"), 8)
         f.call("void", "Py_IncRef", only)

@@ -67,7 +67,7 @@ def _data(f: Function, array: Val) -> Val:
 
 
 def _pack_weights() -> Function:
-    """Computes derived values and packs the weights, but those that a call of so few rows reads in place."""
+    """Computes derived values and packs the weights that a call of so many steps and rows reads packed."""
     f = define("void rnnc_pack_weights(ptr binding, ptr context)", COLD)
     binding, context = f.parameters
     half = FIRST_HALF.loads(f, BINDING.load(f, binding, "half"))
@@ -75,10 +75,14 @@ def _pack_weights() -> Function:
         given = f.element(context, half["derived_at"], "i8")
         f.value("i32", f"call i32 {half['derive'].name}({given})")
     sources = f.element(context, half["sources_at"], "i8")
-    few = f.compare("ule", f.mul(*SIZES.loads(f, context).values()), half["rows_in_place"])
+    sizes = SIZES.loads(f, context)
+    few = f.compare("ule", f.mul(*sizes.values()), half["rows_in_place"])
     f.store(f.select(few, sources, null()), HEAD.place(f, context, "sources"), 8)
-    pairs = (("rest", "sweeps"), ("rest_count", "sweep_count"), ("rest_moves", "moves"))
-    sweeps, count, moves = (f.select(few, half[rest], half[whole]) for rest, whole in pairs)
+    names = ("sweeps", "sweep_count", "of_one_step", "moves")
+    rest_names = ("rest", "rest_count", "rest_of_one_step", "rest_moves")
+    pairs = zip(rest_names, names, strict=True)
+    sweeps, count, of_one_step, moves = (f.select(few, half[rest], half[whole]) for rest, whole in pairs)
+    count = f.select(f.compare("eq", sizes["steps"], 1), of_one_step, count)
     arguments = (HEAD.load(f, context, "weights"), sources, sweeps, count, moves)
     f.line(f"call void {half['sweep'].name}({', '.join(map(str, arguments))})")
     f.ret()

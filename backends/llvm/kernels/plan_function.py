@@ -32,6 +32,7 @@ from rnnc.backends.llvm.kernels.plan_memory import PlanMemory
 from rnnc.backends.llvm.kernels.row_copies import Rows
 from rnnc.backends.llvm.packing.in_place import UnitRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
+from rnnc.backends.planning.last_step import for_the_next_step
 from rnnc.backends.planning.plan import Phase, Place, Plan, Region, RowSum, Space, State, Term
 from rnnc.ir.families import Family
 
@@ -113,7 +114,7 @@ class PlanFunction(PlanMemory):
 
     def _chunk(self, region: Region, done: Val, chunk: Val) -> None:
         """The steps done .. done + chunk in loop direction."""
-        f = self.f
+        f, for_the_next = self.f, for_the_next_step(region)
         count = f.minimum(chunk, f.sub(self.steps, done))
         first_step = done if region.direction > 0 else f.sub(f.sub(self.steps, done), count)
         first = self._first_row(first_step)
@@ -125,7 +126,17 @@ class PlanFunction(PlanMemory):
             row = self._first_row(step)
             count_rows = f.sub(self._first_row(f.add(step, 1)), row)
             for phase in region.steps:
-                self._call(phase, count_rows, row, (step, f.sub(row, first)), number)
+                with self._but_last(id(phase) in for_the_next, number):
+                    self._call(phase, count_rows, row, (step, f.sub(row, first)), number)
+
+    @contextmanager
+    def _but_last(self, condition: bool, number: Val) -> Iterator[None]:
+        """Code of a step. Under a condition, it does not run in the last step."""
+        if not condition:
+            yield
+            return
+        with self.f.when(self.f.compare("ne", self.f.add(number, 1), self.steps)):
+            yield
 
     def _call_batched(self, phase: Phase, first_step: Val, count: Val) -> None:
         """Calls a phase on all rows of `count` steps.

@@ -18,8 +18,7 @@ packing they would be fetched anew for every tile (10 to 25 % slower, measured o
 equally wide: the last one is computed like the others, and only the rows of its tile that exist are added to the
 result.
 
-For a few k (a call of one step, say) packing would take longer than the sums, so rows of the result are then written
-one by one.
+For a few k (a call of one step, say) packing would take longer than the sums, so nothing is packed (few_products.py).
 
 Rounding: a chain sums at most K_BLOCK products. The sums of the blocks are then added one by one.
 """
@@ -27,14 +26,15 @@ Rounding: a chain sums at most K_BLOCK products. The sums of the blocks are then
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
-from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, like, mangle, vector
-from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES, SCALARS
+from rnnc.backends.llvm.asm.builder import Function, Module, Val, i64, vector
+from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
 from rnnc.backends.llvm.asm.target import Target
+from rnnc.backends.llvm.kernels.few_products import FEW, FewProducts, MatrixKernel
 from rnnc.backends.llvm.kernels.phase import CACHE_LINE
 
 K_BLOCK = 256
@@ -43,10 +43,6 @@ ROW_BLOCK = 192
 """The largest number of rows per block: packed lhs stays in the second-level cache."""
 UNIT_BLOCK = 1024
 """The largest number of units per block. It bounds the workspace, and is so large that repacking lhs costs nothing."""
-FEW = 4
-"""The largest number of k for which nothing is packed: the time is that of writing the result, once."""
-UNPACKED_VECTORS = 4
-"""Vectors per iteration where nothing is packed: for 576 x 192 sums of one product, 44 us instead of 55 for one."""
 PACK_STEPS = 4
 SUMMED_ROWS = 8
 MOST_ROWS = 8
@@ -114,103 +110,24 @@ def _spans(f: Function, total: Val, most: int) -> Iterator[_Span]:
         yield _Span(loop.index, f.minimum(f.sub(total, loop.index), i64(most)))
 
 
-class _Kernel:
-    """The common base of the kernels: arguments, addresses, masks."""
-
-    PARAMETERS: str
-
-    def __init__(self, name: str, dtype: str) -> None:
-        self.f = define(f"void {name}({self.PARAMETERS})")
-        self.named = {p.name: p for p in self.f.parameters}
-        self.scalar = SCALARS[dtype]
-        self.bytes = ELEMENT_BYTES[dtype]
-
-    def arg(self, name: str) -> Val:
-        return self.named["%" + name]
-
-    def at(self, pointer: Val, index: Val | int) -> Val:
-        return self.f.element(pointer, index, self.scalar)
-
-    def mask(self, first: int, lanes: int, count: Val) -> Val:
-        """The mask of the numbers first, first + 1, ... that are less than a count."""
-        f = self.f
-        numbers = ", ".join(f"i32 {first + lane}" for lane in range(lanes))
-        limit = f.splat(f.value("i32", f"trunc {count} to i32"), lanes)
-        return f.value(like(limit.type, "i1"), f"icmp ult {limit.type} <{numbers}>, {limit.name}")
-
-    def load(self, type_: str, pointer: Val, mask: Val | None) -> Val:
-        """Reads a vector, or the lanes of it that a mask selects."""
-        if mask is None:
-            return self.f.load(type_, pointer, self.bytes)
-        return self.f.load_masked(type_, pointer, mask, self.bytes)
-
-    def store(self, value: Val, pointer: Val, mask: Val | None) -> None:
-        """Writes a vector, or the lanes of it that a mask selects."""
-        if mask is None:
-            self.f.store(value, pointer, self.bytes)
-            return
-        function = f"llvm.masked.store.{mangle(value.type)}.p0"
-        self.f.call("void", function, value, pointer, Val("i32", str(self.bytes)), mask)
-
-
-class _Outer(_Kernel):
-    PARAMETERS = (
-        "i64 inner, i64 rows, i64 units, ptr lhs, i64 lhs_stride, ptr rhs, i64 rhs_stride, "
-        "ptr result, i64 result_stride, i64 accumulate, ptr workspace"
-    )
-
+class _Outer(FewProducts):
     def __init__(self, name: str, dtype: str, target: Target) -> None:
-        super().__init__(name, dtype)
+        super().__init__(name, dtype, target.lanes(dtype))
         self.tile = outer_tile(dtype, target)
-        self.type = vector(self.tile.lanes, self.scalar)
         self.align = self.tile.lanes * self.bytes
         self.stack = self.f.alloca(self.type, self.tile.rows * self.tile.vectors, CACHE_LINE)
 
     def emit(self) -> Function:
         f, inner = self.f, self.arg("inner")
         few = f.binary("and", f.compare("ne", inner, 0), f.compare("ule", inner, FEW))
-        with self._either(few) as variants:
+        with self.either(few) as variants:
             for is_few in variants:
                 if is_few:
-                    self._unpacked()
+                    self.write_few()
                 else:
                     self._packed()
         f.ret()
         return f
-
-    def _unpacked(self) -> None:
-        """The whole result for up to FEW values of k, row by row, each number of them with code of its own."""
-        f = self.f
-        with f.switch(self.arg("inner"), range(1, FEW + 1)) as counts:
-            for count in counts:
-                with self._either(f.compare("ne", self.arg("accumulate"), 0)) as variants:
-                    for add in variants:
-                        with f.loop(0, self.arg("rows")) as row:
-                            self._unpacked_row(row.index, count, bool(add))
-
-    def _unpacked_row(self, row: Val, count: int, add: bool) -> None:
-        """One row of the result: a sum of `count` rows of rhs, each times a number of lhs."""
-        f, units, lanes = self.f, self.arg("units"), self.tile.lanes
-        places = [f.add(f.mul(self.arg("lhs_stride"), k), row) for k in range(count)]
-        factors = [f.splat(f.load(self.scalar, self.at(self.arg("lhs"), place), self.bytes), lanes) for place in places]
-        result = self.at(self.arg("result"), f.mul(self.arg("result_stride"), row))
-        whole, several = (f.binary("and", units, i64(-size)) for size in (lanes, UNPACKED_VECTORS * lanes))
-        spans = ((i64(0), several, UNPACKED_VECTORS, False), (several, whole, 1, False), (whole, units, 1, True))
-        for start, stop, vectors, masked in spans:
-            with f.loop(start, stop, vectors * lanes) as unit:
-                mask = self.mask(0, lanes, f.sub(units, unit.index)) if masked else None
-                for v in range(vectors):
-                    self._unpacked_vector(factors, f.add(unit.index, v * lanes), result, mask, add)
-
-    def _unpacked_vector(self, factors: list[Val], unit: Val, result: Val, mask: Val | None, add: bool) -> None:
-        f, total = self.f, Val(self.type, "zeroinitializer")
-        for k, factor in enumerate(factors):
-            line = self.at(self.arg("rhs"), f.add(f.mul(self.arg("rhs_stride"), k), unit))
-            total = f.fma(factor, self.load(self.type, line, mask), total)
-        place = self.at(result, unit)
-        if add:
-            total = f.binary("fadd", self.load(self.type, place, mask), total)
-        self.store(total, place, mask)
 
     def _packed(self) -> None:
         f = self.f
@@ -243,7 +160,7 @@ class _Outer(_Kernel):
                 with f.loop(0, rows.size, tile.rows, carried=start) as column:
                     column_lhs, result = column.values
                     count = f.minimum(f.sub(rows.size, column.index), i64(tile.rows))
-                    with self._either(f.compare("ugt", count, self.tile.few)) as variants:
+                    with self.either(f.compare("ugt", count, self.tile.few)) as variants:
                         for many in variants:
                             self._multiply(tile.rows if many else tile.few, column_lhs, panel_rhs, k.size, result)
                     self._finish(result, add, count, panel.size)
@@ -264,14 +181,10 @@ class _Outer(_Kernel):
     def _cases(self, units: Val) -> Iterator[list[Val | None]]:
         """The code for a full panel, whose vectors have no masks, and the code for one that is not full."""
         f, tile = self.f, self.tile
-        with self._either(f.compare("eq", units, tile.units)) as variants:
+        with self.either(f.compare("eq", units, tile.units)) as variants:
             for full in variants:
                 starts = range(0, tile.units, tile.lanes)
                 yield [None if full else self.mask(start, tile.lanes, units) for start in starts]
-
-    def _either(self, condition: Val) -> AbstractContextManager[Iterator[int]]:
-        """The code if a condition holds (1), and the code if it does not (0)."""
-        return self.f.switch(self.f.value("i64", f"zext {condition} to i64"), (1, 0))
 
     def _pack_lhs(self, lhs: Val, packed: Val, column_size: Val, rows: _Span, inner: Val) -> None:
         """Packs lhs as [column][k][slot]. The first `rows` elements of a slot count; the others are arbitrary."""
@@ -344,7 +257,7 @@ class _Outer(_Kernel):
                     self.store(f.binary("fadd", old, value), place, mask)
 
 
-class _RowSum(_Kernel):
+class _RowSum(MatrixKernel):
     """Reads a few rows at a time from end to end. So memory is read in order, and the rows are summed as a tree before
     they are added to the result."""
 

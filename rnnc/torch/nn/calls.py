@@ -9,10 +9,11 @@ import torch
 from torch.autograd import forward_ad
 
 from rnnc.checking import checks
+from rnnc.checking.wrt import EVERY
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError
 from rnnc.torch.nn import operators
 from rnnc.torch.nn.engine import Packed, array, engine
-from rnnc.torch.nn.gradients import Run, TensorCall, as_state
+from rnnc.torch.nn.gradients import Run, TensorCall, as_state, requiring
 
 __all__ = ["call"]
 
@@ -35,10 +36,10 @@ def call(packed: Packed, weights: Tensors, x: Any, state: Any, lengths: Any) -> 
         states = tuple([_cast("hx", part, dtype) for part in _states(packed.states, state)])
     if torch.compiler.is_compiling():
         return operators.call(packed, x, states, tuple(weights), lengths)
-    if _wants_graph(x, states, weights):
+    if wrt := _wanted(x, states, weights):
         packed.forget()  # an optimiser comes next, and may write past PyTorch's counters
         made = engine(packed.spec, dtype, torch.get_num_threads())
-        output, *finals, _ = Run.apply(TensorCall(made, lengths, len(states)), None, x, *states, *weights)
+        output, *finals, _ = Run.apply(TensorCall(made, lengths, len(states), wrt), None, x, *states, *weights)
         return output, as_state(finals)
     model = packed.model(weights, torch.get_num_threads())
     initial = as_state([array("hx", part) for part in states]) if states else None
@@ -48,13 +49,13 @@ def call(packed: Packed, weights: Tensors, x: Any, state: Any, lengths: Any) -> 
     return torch.from_numpy(output), torch.from_numpy(final)
 
 
-def _wants_graph(x: Any, states: Tensors, weights: Tensors) -> bool:
-    """True if PyTorch is to know what the results depend on."""
+def _wanted(x: Any, states: Tensors, weights: Tensors) -> tuple[str, ...]:
+    """The arguments whose gradients may be asked for, as of `rnnc.vjp`; none if PyTorch records no graph."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return True
+        return EVERY  # their tensors need not say that they require gradients
     if not torch.is_grad_enabled():
-        return False
-    return x.requires_grad or any(w.requires_grad for w in weights) or any(s.requires_grad for s in states)
+        return ()
+    return requiring(x, states, weights)
 
 
 def _states(names: tuple[str, ...], state: Any) -> tuple[Any, ...]:

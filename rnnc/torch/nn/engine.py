@@ -36,6 +36,7 @@ class Engine:
         self.spec = spec
         self.threads = threads
         self.names = tuple(spec.parameter_shapes())
+        self._vjps: dict[tuple[str, ...], VJP] = {}
 
     @cached_property
     def program(self) -> Program:
@@ -44,10 +45,12 @@ class Engine:
         assert isinstance(made, Program)
         return made
 
-    @cached_property
-    def vjp(self) -> VJP:
-        """The forward pass with its pullback."""
-        return vjp(self.spec, threads=self.threads)
+    def vjp(self, wrt: tuple[str, ...]) -> VJP:
+        """The forward pass with its pullback to some arguments."""
+        found = self._vjps.get(wrt)
+        if found is None:
+            found = self._vjps[wrt] = vjp(self.spec, threads=self.threads, wrt=wrt)
+        return found
 
     @cached_property
     def jvp(self) -> JVP:

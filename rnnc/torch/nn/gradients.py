@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
+from rnnc.checking.wrt import EVERY
 from rnnc.ir.errors import ArgumentError
 from rnnc.model import Model
 from rnnc.torch.nn.engine import Engine, array
 from rnnc.torch.nn.tickets import kept_by, ticket_for
 
-__all__ = ["TensorCall", "Run", "as_state", "as_tuple"]
+__all__ = ["Run", "TensorCall", "as_state", "as_tuple", "requiring"]
 
 Tensors = Sequence[Any]
 
@@ -30,11 +31,13 @@ class TensorCall:
     """What a call is besides its tensors: these are x, the initial states, and the parameters, in this order.
 
     lengths: as of `rnnc.Model.__call__`. states: the number of initial states that are given; 0 if they are zeros.
+    wrt: the arguments whose gradients are wanted, as of `rnnc.vjp`.
     """
 
     engine: Engine
     lengths: Any
     states: int
+    wrt: tuple[str, ...] = EVERY
 
     def __len__(self) -> int:
         """The number of tensors that the call reads."""
@@ -46,14 +49,15 @@ class TensorCall:
         return self.engine.params(tensors[1 + self.states :]), array("x", tensors[0]), as_state(states)
 
     def tensors(self, gradients: tuple[Any, Any, Any]) -> tuple[Any, ...]:
-        """The gradients of the call's tensors, from what a derivative returns."""
+        """The gradients of the call's tensors, from what a derivative returns; None where it returns none."""
         params, x, state = gradients
-        states = as_tuple(state) if self.states else ()
-        return tuple(map(torch.from_numpy, (x, *states, *params.values())))
+        states = () if not self.states else (None,) * self.states if state is None else as_tuple(state)
+        weights = (None,) * len(self.engine.names) if params is None else params.values()
+        return tuple([None if each is None else torch.from_numpy(each) for each in (x, *states, *weights)])
 
     def run(self, *tensors: Any) -> tuple[Any, ...]:
         """The output, the final states, and the pullback."""
-        result, pullback = self.engine.vjp(*self.arrays(tensors), self.lengths)
+        result, pullback = self.engine.vjp(self.wrt)(*self.arrays(tensors), self.lengths)
         return (*_results(result), pullback)
 
     def pullback(self, ticket: Any, *tensors: Any) -> Any:
@@ -143,7 +147,7 @@ class Run(_Function):
 
 
 class Gradient(_Function):
-    """(call, pullback, *p, *s) -> J' s."""
+    """(call, pullback, *p, *s) -> J' s, None for what the call has no gradients of."""
 
     @staticmethod
     def forward(call: TensorCall, pullback: Any, *tensors: Any) -> tuple[Any, ...]:
@@ -183,6 +187,12 @@ class Underived(_Function):
         raise ArgumentError("create_graph: rnnc has first and second derivatives; a third one was asked for")
 
     jvp = backward
+
+
+def requiring(x: Any, states: Tensors, weights: Tensors) -> tuple[str, ...]:
+    """The arguments that require gradients, as of `TensorCall.wrt`."""
+    groups = zip(EVERY, (weights, (x,), states), strict=True)
+    return tuple([name for name, tensors in groups if any([tensor.requires_grad for tensor in tensors])])
 
 
 def as_tuple(state: Any) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rnnc.torch.nn.engine import OWNERS, Packed, engine, spec_of
-from rnnc.torch.nn.gradients import TensorCall, as_state
+from rnnc.torch.nn.gradients import TensorCall, as_state, requiring
 from rnnc.torch.nn.tickets import ticket_for
 
 __all__ = ["call"]
@@ -22,32 +22,33 @@ def call(packed: Packed, x: Any, states: tuple[Any, ...], weights: tuple[Any, ..
     """(output, state), as of `rnnc.torch.nn.calls.call`. The dtypes agree."""
     if lengths is not None:
         lengths = torch.as_tensor(lengths)
-    tensors = (x, *states, *weights)
-    record = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    output, *finals = torch.ops.rnnc.run(packed.key, packed.owner, x, list(states), list(weights), lengths, record)
+    wrt = " ".join(requiring(x, states, weights)) if torch.is_grad_enabled() else ""
+    output, *finals = torch.ops.rnnc.run(packed.key, packed.owner, x, list(states), list(weights), lengths, wrt)
     return output, as_state(finals[:-1])
 
 
-def _call(key: str, states: list[Any], weights: list[Any], lengths: Any) -> TensorCall:
-    return TensorCall(engine(spec_of(key), weights[0].dtype, torch.get_num_threads()), lengths, len(states))
+def _call(key: str, states: list[Any], weights: list[Any], lengths: Any, wrt: str) -> TensorCall:
+    made = engine(spec_of(key), weights[0].dtype, torch.get_num_threads())
+    return TensorCall(made, lengths, len(states), tuple(wrt.split()))
 
 
-_RUN = "(str spec, str owner, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, bool record) -> Tensor[]"
+_RUN = "(str spec, str owner, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, str wrt) -> Tensor[]"
 _GRADIENT = (
-    "(str spec, Tensor ticket, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, Tensor[] seeds) "
+    "(str spec, Tensor ticket, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, Tensor[] seeds, str wrt) "
     "-> Tensor[]"
 )
 
 
 @torch.library.custom_op("rnnc::run", mutates_args=(), schema=_RUN)  # type: ignore[untyped-decorator]
-def run(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], lengths: Any, record: bool) -> list[Any]:
+def run(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], lengths: Any, wrt: str) -> list[Any]:
     """[output, *final states, ticket].
 
-    owner: of the module's `Packed`, whose bound model runs the call if record is False: if no gradients follow.
+    owner: of the module's `Packed`, whose bound model runs the call if wrt is empty: if no gradients follow.
+    wrt: the arguments whose gradients may follow, as of `TensorCall`, with blanks between them.
     """
-    made = _call(spec, states, weights, lengths)
+    made = _call(spec, states, weights, lengths, wrt)
     pullback = None
-    if record:
+    if wrt:
         *results, pullback = made.run(x, *states, *weights)
     else:
         packed = OWNERS.get(owner) or Packed(made.engine.spec)
@@ -56,7 +57,7 @@ def run(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], le
 
 
 @run.register_fake  # type: ignore[untyped-decorator]
-def _(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], lengths: Any, record: bool) -> list[Any]:
+def _(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], lengths: Any, wrt: str) -> list[Any]:
     known = spec_of(spec)
     batch = [] if x.dim() == 2 else [x.shape[0 if known.batch_first else 1]]
     rows = known.num_layers * known.num_directions
@@ -67,22 +68,24 @@ def _(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], leng
 
 @torch.library.custom_op("rnnc::gradient", mutates_args=(), schema=_GRADIENT)  # type: ignore[untyped-decorator]
 def gradient(
-    spec: str, ticket: Any, x: Any, states: list[Any], weights: list[Any], lengths: Any, seeds: list[Any]
+    spec: str, ticket: Any, x: Any, states: list[Any], weights: list[Any], lengths: Any, seeds: list[Any], wrt: str
 ) -> list[Any]:
-    """The gradients of [x, *states, *weights]."""
-    made = _call(spec, states, weights, lengths)
-    return list(made.pulled(made.pullback(ticket, x, *states, *weights), *seeds))
+    """The gradients of those of [x, *states, *weights] that are in wrt."""
+    made = _call(spec, states, weights, lengths, wrt)
+    found = made.pulled(made.pullback(ticket, x, *states, *weights), *seeds)
+    return [gradient for gradient in found if gradient is not None]
 
 
 @gradient.register_fake  # type: ignore[untyped-decorator]
 def _(
-    spec: str, ticket: Any, x: Any, states: list[Any], weights: list[Any], lengths: Any, seeds: list[Any]
+    spec: str, ticket: Any, x: Any, states: list[Any], weights: list[Any], lengths: Any, seeds: list[Any], wrt: str
 ) -> list[Any]:
-    return [tensor.new_empty(tensor.shape) for tensor in (x, *states, *weights)]
+    groups = {"x": [x], "state": states, "params": weights}
+    return [tensor.new_empty(tensor.shape) for name, group in groups.items() if name in wrt.split() for tensor in group]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Any]) -> None:
-    ctx.spec, _, x, states, weights, lengths, _ = inputs
+    ctx.spec, _, x, states, weights, lengths, ctx.wrt = inputs
     ctx.states, ctx.shapes = len(states), [result.shape for result in output[:-1]]
     ctx.has_lengths = lengths is not None
     ctx.save_for_backward(output[-1], x, *states, *weights, *([lengths] if ctx.has_lengths else []))
@@ -94,8 +97,12 @@ def _backward(ctx: Any, seeds: list[Any]) -> tuple[Any, ...]:
     states, weights = others[: ctx.states], others[ctx.states :]
     pairs = zip(seeds[:-1], ctx.shapes, strict=True)
     filled = [x.new_zeros(shape) if seed is None else seed for seed, shape in pairs]
-    d_x, *rest = torch.ops.rnnc.gradient(ctx.spec, ticket, x, states, weights, lengths, filled)
-    return None, None, d_x, rest[: ctx.states], rest[ctx.states :], None, None
+    found = iter(torch.ops.rnnc.gradient(ctx.spec, ticket, x, states, weights, lengths, filled, ctx.wrt))
+    groups = {"x": [x], "state": states, "params": weights}
+    (d_x,), d_states, d_weights = (
+        [next(found) if name in ctx.wrt.split() else None for _ in group] for name, group in groups.items()
+    )
+    return None, None, d_x, d_states, d_weights, None, None
 
 
 run.register_autograd(_backward, setup_context=_keep)
