@@ -26,7 +26,7 @@ from rnnc.ir import names
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.layered import Layered
 from rnnc.plain_calls import plain_vjp
-from rnnc.quick import way_in
+from rnnc.quick import Calls, Tally, way_in
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 from rnnc.specs import Spec
 
@@ -272,6 +272,7 @@ class VJP(Derivative):
             if made is not None:
                 output, last, tape = made
                 return (output, last), Pullback(self, partial(self._call, {}, x, state, None), tape, tape)
+        self._tally.python += 1
         call = self._call(params, x, state, lengths)
         tape = self._start(call, self._primal(params, call), self._primal_results(call))
         return call.result, Pullback(self, lambda: call, tape)
@@ -280,11 +281,20 @@ class VJP(Derivative):
         """Which paths the backend took, and how a plain call gets there."""
         return super().explain() + way_in(self._halves)
 
+    @property
+    def calls(self) -> Calls:
+        """How many calls, of this and of its pullbacks, went which way, as `rnnc.Model.calls` has it."""
+        return self._tally.calls()
+
+    @cached_property
+    def _tally(self) -> Tally:
+        return Tally()
+
     @cached_property
     def _halves(self) -> QuickHalves | None:
         """The quick calls of the two halves, if there are any. They are made when they are first needed."""
         calls = self._plain_calls() if self.remat is None else None
-        return None if calls is None else self._bound.quick_halves(*calls)
+        return None if calls is None else self._bound.quick_halves(*calls, self._tally.outcomes)
 
     def _plain_calls(self) -> tuple[PlainCall, PlainCall] | None:
         """The arguments and results of the two halves."""
@@ -345,6 +355,7 @@ class Pullback(Unchanging):
                 found = None
             if found is not None:
                 return found
+        self._owner._tally.python += 1
         owner, call = self._owner, self._call()
         seeds = owner._seeds("", d_output, d_state, call, names.GRADIENT)
         outputs, result = owner._gradients(call, names.GRADIENT)

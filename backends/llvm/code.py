@@ -86,6 +86,7 @@ class LlvmCode:
         self.runtime = Runtime(self.program.dtype, target)
         self.pool = Pool()
         self.parameters = {f.name: f for f in self.program.inputs if is_parameter(f)}
+        self.ragged_is_proved = np.zeros(1, np.int64)  # read by native calls
         self.untimed = {n: f for n, f in self.program.outputs.items() if not f.timed and BATCH not in f.shape}
 
     # ---- texts
@@ -156,6 +157,7 @@ class LlvmCode:
     def ragged(self) -> bool:
         """True: padding need not be computed. This is proved when lengths are first given; raises IRError otherwise."""
         check_rows_end(self.computation.program(lengths=True))
+        self.ragged_is_proved[0] = 1
         return True
 
     # ---- work
