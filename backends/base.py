@@ -67,12 +67,13 @@ class CallGroup:
 class PlainCall:
     """A call in the user's layout, (argument, ...) -> (result, ...). A single result is returned without a tuple.
 
-    unbatched: the arrays may lack the axis BATCH, which all of them have. lengths: the calls of a ragged batch differ
-    from others in nothing but their lengths.
+    sizes: T and B, if all calls have the same. unbatched: the arrays may lack the axis BATCH, which all of them have.
+    lengths: the calls of a ragged batch differ from others in nothing but their lengths.
     """
 
     arguments: tuple[CallGroup, ...]
     results: tuple[CallGroup, ...]
+    sizes: tuple[int, int] | None = None
     unbatched: bool = False
     lengths: bool = False
 
@@ -136,6 +137,13 @@ class Bound(Protocol):
         Two more arguments are optional, and may be None: lengths, as for `start`, and arrays to write into: those of
         the first result, or a tuple with those of each.
         outcomes: an int64 array, in which the function counts its calls: one number for each of OUTCOMES.
+        """
+
+    def real_time(self, call: PlainCall, fixed: Mapping[str, Array], outcomes: Array) -> Callable[..., Any] | None:
+        """As `quick`, for calls of the sizes of `call` that must never wait: the function allocates no memory but in
+        its first call, takes no lock, keeps the interpreter's, and uses one thread. None if there is none.
+
+        fixed: arrays with a row per sequence, C-contiguous, that every call reads, or writes to, in place.
         """
 
     def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> QuickHalves | None:

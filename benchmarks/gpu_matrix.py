@@ -61,6 +61,9 @@ class CarriedBound:
     def quick(self, call: object, outcomes: object) -> None:
         """Every call is checked."""
 
+    def real_time(self, call: object, fixed: object, outcomes: object) -> None:
+        return None
+
     def quick_halves(self, first: object, second: object, outcomes: object) -> None:
         """Every call is checked."""
 

@@ -24,6 +24,7 @@ from rnnc.networks.quick import fits_in_frames, in_frames, parted
 from rnnc.networks.timing import WHOLE, Form
 from rnnc.plain_calls import plain_network_call
 from rnnc.quick import Calls, Tally, quick_first, way_in
+from rnnc.realtime import RealTimeStep
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -202,6 +203,20 @@ class Network(Compiled, Unchanging):
         _, shown = self._start(signature, given, state)
         left: Arrays = signature.rest(shown)
         return left
+
+    @explained
+    def realtime(self, batch: int = 1, steps: int = 1) -> RealTimeStep:
+        """A step of `batch` streams, of `steps` steps of x each, that allocates no memory and takes no lock.
+
+        See `rnnc.realtime.RealTimeStep`. Raises ArgumentError for a network that cannot take pieces,
+        one whose layers make one step of several, or on another backend.
+        """
+        self._check_streams("realtime")
+        if not self._graph.even:
+            raise ArgumentError("realtime: layers of this network make one step of several; call advance")
+        call = plain_network_call(self._graph, self._streamed_signature.states, self._tables, stateful=True)
+        bound, graph = self._form(Form(streamed=True)), self._graph
+        return RealTimeStep(self, call, bound, batch, steps, dtype=graph.dtype, columns=graph.columns)
 
     @property
     def latency(self) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from rnnc.backends.base import OUTCOMES
 from rnnc.checking.arguments import misfit
 from rnnc.checking.arrays import as_array
-from rnnc.ir.errors import ArgumentTypeError, RnncError
+from rnnc.ir.errors import ArgumentTypeError
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def quick_first(slot: str) -> Callable[[F], F]:
             if way is not None:
                 try:
                     result = way(x, state) if lengths is None and out is None else way(x, state, lengths, out)
-                    if result is None and (read := _read(x, state, lengths)) is not None:
+                    if result is None and (read := read_arguments(x, state, lengths)) is not None:
                         result = way(*read, out)
                 except MemoryError:  # the checked call raises it again, with a message
                     result = None
@@ -105,11 +105,11 @@ def quick_first(slot: str) -> Callable[[F], F]:
     return quick
 
 
-def _read(x: Any, state: Any, lengths: Any) -> tuple[Any, Any, Any] | None:
+def read_arguments(x: Any, state: Any, lengths: Any) -> tuple[Any, Any, Any] | None:
     """The arguments as NumPy arrays, in tuples and dicts; None if they are such already, or cannot be read."""
     try:
         read = _arrays(x), _arrays(state), _lengths(lengths)
-    except (RnncError, ValueError, OverflowError):  # the checked call says what is wrong
+    except Exception:  # whatever is wrong with an object, the checked call says it
         return None
     changed = read[0] is not x or read[1] is not state or read[2] is not lengths
     return read if changed else None
@@ -117,20 +117,22 @@ def _read(x: Any, state: Any, lengths: Any) -> tuple[Any, Any, Any] | None:
 
 def _arrays(value: Any) -> Any:
     """An array, or a container of arrays; the object itself if that is what it is."""
-    if value is None or type(value) is np.ndarray:
-        return value
     if isinstance(value, (tuple, list)):
-        items = tuple(map(_arrays, value))
+        items = tuple(map(_array, value))
         same = type(value) is tuple and all(a is b for a, b in zip(items, value, strict=True))
         return value if same else items
     if isinstance(value, Mapping):
-        named = {key: _arrays(item) for key, item in value.items()}
+        named = {key: _array(item) for key, item in value.items()}
         return value if type(value) is dict and all(named[key] is value[key] for key in value) else named
-    return as_array("", value)
+    return _array(value)
+
+
+def _array(value: Any) -> Any:
+    return value if value is None or type(value) is np.ndarray else as_array("", value)
 
 
 def _lengths(value: Any) -> Any:
     if not isinstance(value, (tuple, list)):
-        return _arrays(value)
+        return _array(value)
     found = np.asarray(value)
     return found if found.dtype == np.int64 else value

@@ -245,6 +245,9 @@ class FakeBound:
     def quick(self, call: PlainCall, outcomes: Array) -> None:
         return None
 
+    def real_time(self, call: PlainCall, fixed: Mapping[str, Any], outcomes: Array) -> None:
+        return None
+
     def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> None:
         return None
 

@@ -165,6 +165,9 @@ class CudaBound:
     def quick(self, call: PlainCall, outcomes: Array) -> None:
         """None: there is no quick call, because a launch costs more than the checks of a call."""
 
+    def real_time(self, call: PlainCall, fixed: Arrays, outcomes: Array) -> None:
+        """None, as `quick`."""
+
     def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> None:
         """None, as `quick`."""
 

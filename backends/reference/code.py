@@ -61,6 +61,9 @@ class ReferenceBound:
     def quick(self, call: PlainCall, outcomes: Array) -> None:
         """None: there is no quick call, as every call is interpreted in Python."""
 
+    def real_time(self, call: PlainCall, fixed: Arrays, outcomes: Array) -> None:
+        """None, as `quick`."""
+
     def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> None:
         """None, as `quick`."""
 

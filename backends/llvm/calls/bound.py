@@ -46,6 +46,14 @@ class LlvmBound:
 
         return quick_call(self.code, self._weights, call, outcomes)
 
+    def real_time(self, call: PlainCall, fixed: Arrays, outcomes: Array) -> Callable[..., Any] | None:
+        """See `rnnc.backends.base.Bound.real_time`."""
+        if self._weights is None:
+            return None
+        from rnnc.backends.llvm.calls.quick import real_time_call
+
+        return real_time_call(self.code, self._weights, call, fixed, outcomes)
+
     def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> QuickHalves | None:
         """See `rnnc.backends.base.Bound.quick_halves`."""
         if self._weights is not None or not self.code.plan.late:

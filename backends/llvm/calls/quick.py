@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ import numpy as np
 from rnnc.backends import fresh
 from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.backends.llvm.asm.records import Record, Struct, address
+from rnnc.backends.llvm.code import UNLIMITED
 from rnnc.backends.llvm.kernels import binding
 from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KINDS, TABLE
 from rnnc.backends.llvm.kernels.context import array_field
+from rnnc.backends.llvm.kernels.kept_memory import KEPT
 from rnnc.ir import settings
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ BRIEF_FLOPS, BRIEF_ROWS = 400_000, 64
 """The most work of a run that keeps the interpreter lock, some 20 us. A step that does not give it up waits for no
 other thread."""
 
+CALL = ("rnnc_call", "rnnc_run")
+"""The functions of a call of one part."""
+
 Places = Callable[[str], list[int]]
 """An array's name -> the offsets of the pointers to it in a context, in bytes."""
 
@@ -42,8 +48,39 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall, outcomes: Array)
         return None
     record = code.interface.record
     template = record.new(weights=weights)
-    functions = ("rnnc_call", "rnnc_run")
-    return bound_function(code, functions, call, outcomes, template, lambda name: place_in(record, name))
+    limits = {"most_rows": code.serial_rows, "brief_rows": min(BRIEF_ROWS, BRIEF_FLOPS // code.flops_per_row)}
+    return bound_function(code, CALL, call, outcomes, template, lambda name: place_in(record, name), limits)
+
+
+def real_time_call(
+    code: LlvmCode, weights: Array, call: PlainCall, fixed: Mapping[str, Array], outcomes: Array
+) -> Callable[..., Any] | None:
+    """See `rnnc.backends.base.Bound.real_time`. weights: the packed arena.
+
+    The memory of its runs is no lock's: the function holds the interpreter lock until a run ends.
+    """
+    if not _fits(code, call):
+        return None
+    record, scratch = code.interface.record, _Scratch(code)
+    given = {array_field(name): array for name, array in fixed.items() if array_field(name) in record.types}
+    template = record.new(weights=weights, kept=scratch.record, **given)
+    limits = {"most_rows": UNLIMITED, "brief_rows": UNLIMITED}
+    return bound_function(
+        code, CALL, call, outcomes, template, lambda name: place_in(record, name), limits, owned=(scratch,)
+    )
+
+
+class _Scratch:
+    """Scratch memory that a function keeps from call to call (`kernels.kept_memory`)."""
+
+    def __init__(self, code: LlvmCode) -> None:
+        self.record = KEPT.new()
+        free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.runtime.address("rnnc_free_kept"))
+        weakref.finalize(self, _free, free, self.record).atexit = False
+
+
+def _free(free: Callable[[int], None], record: Struct) -> None:
+    free(record.address)
 
 
 def bound_function(
@@ -53,13 +90,14 @@ def bound_function(
     outcomes: Array,
     context: Struct,
     places: Places,
+    limits: Mapping[str, int],
     half: Struct | int = 0,
     owned: tuple[object, ...] = (),
 ) -> Callable[..., Any]:
     """A built-in function. functions: its code in the runtime, and the function of the module that it runs.
 
-    outcomes: see `rnnc.backends.base.Bound.quick`. context: the fields that are the same in every call. half: a record
-    of `native_halves`. owned: what it leads to.
+    outcomes: see `rnnc.backends.base.Bound.quick`. context: the fields that are the same in every call. limits:
+    most_rows and brief_rows of the binding. half: a record of `native_halves`. owned: what the binding leads to.
     """
     empty = fresh.empty if settings.poison() else np.empty
     record = BINDING.new(
@@ -72,12 +110,13 @@ def bound_function(
         others=id(OTHERS),
         ndarray=id(np.ndarray),
         dict=id(dict),
-        most_rows=code.serial_rows,
-        brief_rows=0 if half else min(BRIEF_ROWS, BRIEF_FLOPS // code.flops_per_row),
+        steps=call.sizes[0] if call.sizes else -1,
+        batch=call.sizes[1] if call.sizes else -1,
         unbatched=call.unbatched,
         ragged=code.ragged_is_proved if call.lengths else NEVER,
         outcomes=outcomes,
         half=half,
+        **limits,
         **_records(call, places),
     )
     kept = (code, empty, code.dtype, call, *owned)

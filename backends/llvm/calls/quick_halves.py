@@ -146,7 +146,14 @@ def _first_function(code: LlvmCode, packing: Packing, call: PlainCall, outcomes:
         rows_in_place=FEW_ROWS if code.emitted.in_place else 0,
     )
     functions, context = ("rnnc_call_first", "rnnc_run"), pointers.record.new()
-    return bound_function(code, functions, call, outcomes, context, pointers.of, half, owned=(take, packing))
+    return bound_function(
+        code, functions, call, outcomes, context, pointers.of, _limits(code), half, owned=(take, packing)
+    )
+
+
+def _limits(code: LlvmCode) -> dict[str, int]:
+    """See `bound_function`. Weights are packed in every call, so that none is brief."""
+    return {"most_rows": code.serial_rows, "brief_rows": 0}
 
 
 def _second_function(code: LlvmCode, call: PlainCall, outcomes: Array) -> Callable[..., Any]:
@@ -169,4 +176,4 @@ def _second_function(code: LlvmCode, call: PlainCall, outcomes: Array) -> Callab
 
     half = SECOND_HALF.new(copies=len(copies), copy_records=table(COPY, copies))
     functions = ("rnnc_call_second", "rnnc_finish")
-    return bound_function(code, functions, call, outcomes, record.new(), places, half)
+    return bound_function(code, functions, call, outcomes, record.new(), places, _limits(code), half)

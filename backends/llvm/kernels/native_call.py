@@ -30,6 +30,8 @@ from rnnc.backends.llvm.kernels.context import HEAD
 from rnnc.backends.llvm.kernels.python_objects import FALSE, NONE, exists, negated
 
 NOTHING = null()
+MOST_ON_STACK = 16 * 1024
+"""The most bytes for which a call does not allocate memory."""
 
 
 def emit_native_call(module: Module, dtype: str) -> None:
@@ -64,7 +66,7 @@ class NativeCall:
         self.result = f.alloca("ptr", 1, 8)
         f.store(null(), self.result, 8)
         lacks_rows = f.sub(i64(0), self.bound("unbatched"))  # -1: the first array tells
-        start = {"steps": i64(-1), "batch": i64(-1), "unbatched": lacks_rows, "copied": i64(0)}
+        start = {"steps": self.bound("steps"), "batch": self.bound("batch"), "unbatched": lacks_rows, "copied": i64(0)}
         for name, value in (start | {"outcome": number_of("arguments")}).items():
             f.store(value, CALL.place(f, self.call, name), 8)
         with f.loop(0, count) as each:
@@ -103,7 +105,7 @@ class NativeCall:
         """
         f = self.f
         f.store(FALSE, self._failed, 1)
-        with self._memory() as memory, self._unlocked():
+        with self._memory(), self._unlocked():
             taken = (self.binding, self.call, self.views, context)
             fits = f.call_defined("i1", "rnnc_fill_memory", *taken)
             f.store(f.select(fits, number_of("native"), number_of("values")), CALL.place(f, self.call, "outcome"), 8)
@@ -112,7 +114,6 @@ class NativeCall:
                 yield
                 with f.when(exists(f, HEAD.load(f, context, "rows"))):
                     f.call_defined("void", "rnnc_clear_padding", *taken)
-            f.call("void", "free", memory)
         failed = f.load("i1", self._failed, 1)
         with f.when(failed):
             f.call("ptr", "PyErr_NoMemory")
@@ -121,19 +122,21 @@ class NativeCall:
             self._pack(kept)
 
     @contextmanager
-    def _memory(self) -> Iterator[Val]:
-        """Code that runs if there is enough memory. Yields the memory that the call needs; null if it needs none."""
+    def _memory(self) -> Iterator[None]:
+        """Code that has the memory that the call needs: on the stack, or from malloc. It runs if there is enough."""
         f = self.f
         size = f.call_defined("i64", "rnnc_memory_size", self.binding, self.call, self.views)
-        memory = f.alloca("ptr", 1, 8)
-        f.store(null(), memory, 8)
-        with f.when(f.compare("ne", size, 0)):
-            f.store(f.call("ptr", "malloc", size), memory, 8)
-            f.store(f.is_null(f.load("ptr", memory, 8)), self._failed, 1)
-        taken = f.load("ptr", memory, 8)
-        f.store(taken, CALL.place(f, self.call, "memory"), 8)
+        heap, small = f.alloca("ptr", 1, 8), f.compare("ule", size, MOST_ON_STACK)
+        stack = f.value("ptr", f"alloca i8, {f.select(small, size, i64(0))}, align 16")
+        f.store(null(), heap, 8)
+        with f.when(negated(f, small)):
+            f.store(f.call("ptr", "malloc", size), heap, 8)
+            f.store(f.is_null(f.load("ptr", heap, 8)), self._failed, 1)
+        taken = f.load("ptr", heap, 8)
+        f.store(f.select(small, stack, taken), CALL.place(f, self.call, "memory"), 8)
         with f.when(negated(f, f.load("i1", self._failed, 1))):
-            yield taken
+            yield
+            f.call("void", "free", taken)
 
     @contextmanager
     def _unlocked(self) -> Iterator[None]:
