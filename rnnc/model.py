@@ -158,7 +158,7 @@ class Model(Compiled, Unchanging):
         See `rnnc.realtime.RealTimeStep`. Raises ArgumentError for a spec that reads later steps, or on another backend.
         """
         self._check_streams("realtime")
-        return RealTimeStep(self, plain_piece(self.spec), self._bound, batch, steps, dtype=self.spec.dtype)
+        return RealTimeStep(self, plain_piece(self.spec), self._bound, batch, steps, dtype=self._signature.dtype)
 
     def _check_streams(self, method: str) -> None:
         if self.spec.reads_ahead:

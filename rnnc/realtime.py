@@ -15,6 +15,8 @@ from rnnc.ir.errors import ArgumentError, ShapeError
 from rnnc.quick import Tally, read_arguments
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from rnnc.backends.arrays import Array
     from rnnc.backends.base import Bound, CallArray, CallGroup
 
@@ -57,7 +59,7 @@ class RealTimeStep:
         batch: object,
         steps: object,
         *,
-        dtype: str,
+        dtype: DTypeLike,
         columns: Columns | None = None,
     ) -> None:
         """call: that of a piece, (x, state) -> (output, state). columns: see `rnnc.Graph.columns`.

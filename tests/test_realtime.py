@@ -15,6 +15,7 @@ import pytest
 
 import rnnc
 from rnnc.layers import Concat
+from tests.failing_memory import failing_allocator
 from tests.refusals import raises_saying
 
 LAYERS: dict[str, Any] = {
@@ -137,6 +138,16 @@ for _ in range(100):
     model(np.ones((1, 4, 8), np.float32))
 print(made, left, count.value - before)
 """
+
+
+def test_a_step_makes_no_object() -> None:
+    made, x = compiled(MODELS["two states, two layers"]), x_of(MODELS["two states, two layers"], 1, 2)
+    step, wide = made.realtime(batch=2), np.repeat(x, 2, axis=-1)[..., ::2]
+    step(x)
+    with failing_allocator() as own:
+        own[0] = 0  # the first object that is made raises MemoryError
+        step(x)
+        step(wide)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or shutil.which("cc") is None, reason="needs glibc and cc")

@@ -36,6 +36,7 @@ from rnnc.backends.llvm.kernels.python_objects import (
     emit_is_of,
     exists,
     fields_of,
+    is_tuple,
     negated,
     type_of,
 )
@@ -253,11 +254,12 @@ def _item() -> Function:
 
 
 def _tuple_size(f: Function, object_: Val) -> Val:
-    """The number of items of a tuple; negative if it is none."""
-    size = f.call("i64", "PyTuple_Size", object_)
-    with f.when(f.value("i1", f"icmp slt {size}, 0")):
-        f.call("void", "PyErr_Clear")
-    return size
+    """The number of items of a tuple; -1 if it is none."""
+    size = f.alloca("i64", 1, 8)
+    f.store(i64(-1), size, 8)
+    with f.when(is_tuple(f, object_)):  # PyTuple_Size would make an exception of what is none
+        f.store(f.call("i64", "PyTuple_Size", object_), size, 8)
+    return f.load("i64", size, 8)
 
 
 def _holds_as_many(f: Function, binding: Val, object_: Val, group: Val) -> Val:
@@ -301,12 +303,12 @@ def _out_fits() -> Function:
     f = define("i1 rnnc_out_fits(ptr binding, ptr out, ptr call, ptr views)", COLD)
     binding, out, call, views = f.parameters
     count, size = BINDING.load(f, binding, "results"), _tuple_size(f, out)
-    is_tuple = f.value("i1", f"icmp sge {size}, 0")
-    refuse(f, call, f.binary("and", is_tuple, f.compare("ne", size, count)), "arguments")
-    with f.loop(0, f.select(is_tuple, count, i64(1))) as each:
+    several = f.value("i1", f"icmp sge {size}, 0")
+    refuse(f, call, f.binary("and", several, f.compare("ne", size, count)), "arguments")
+    with f.loop(0, f.select(several, count, i64(1))) as each:
         found = f.alloca("ptr", 1, 8)
         f.store(out, found, 8)
-        with f.when(is_tuple):
+        with f.when(several):
             f.store(f.call("ptr", "PyTuple_GetItem", out, each.index), found, 8)
         taken = (f.load("ptr", found, 8), _result_group(f, binding, each.index), call, views, TRUE)
         f.leave(negated(f, f.call_defined("i1", "rnnc_group_fits", binding, *taken)), FALSE)

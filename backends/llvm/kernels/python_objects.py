@@ -23,6 +23,9 @@ letter, byte order, and a byte that depends on NumPy's version."""
 LETTERS = 0xFFFFFF
 """The bits of `letters` that tell one dtype from another."""
 
+TUPLE_SUBCLASS = 1 << 26
+"""CPython's Py_TPFLAGS_TUPLE_SUBCLASS."""
+
 NONE = Val("ptr", "@_Py_NoneStruct")
 TRUE, FALSE = Val("i1", "true"), Val("i1", "false")
 
@@ -46,6 +49,12 @@ def negated(f: Function, condition: Val) -> Val:
 def type_of(f: Function, object_: Val) -> Val:
     """The type of an object. The reference is borrowed."""
     return f.load("ptr", f.element(object_, OBJECT_TYPE, "i8"), 8)
+
+
+def is_tuple(f: Function, object_: Val) -> Val:
+    """Whether an object is a tuple, possibly of a subclass."""
+    flags = f.call("i64", "PyType_GetFlags", type_of(f, object_))
+    return f.compare("ne", f.binary("and", flags, i64(TUPLE_SUBCLASS)), 0)
 
 
 def fields_of(f: Function, object_: Val) -> Val:
