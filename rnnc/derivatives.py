@@ -279,7 +279,7 @@ class VJP(Derivative):
 
     def explain(self) -> str:
         """Which paths the backend took, and how a plain call gets there."""
-        return super().explain() + way_in(self._halves)
+        return super().explain() + way_in(self._halves, "plain calls without lengths")
 
     @property
     def calls(self) -> Calls:

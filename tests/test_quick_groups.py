@@ -163,6 +163,14 @@ class Own(dict[str, Any]):
     """A dict with ways of its own."""
 
 
+def test_more_steps_than_fit_memory() -> None:
+    """An x without strides may have any number of steps. Sizes in bytes must not overflow."""
+    net = rnnc.Sequential(rnnc.Embedding(9, 16), rnnc.GRU(16, 4), readout="last")
+    made, x = net.compile(net.init(0), threads=1), np.broadcast_to(np.int64(3), (1 << 58, 1))
+    assert made._quick_call(x, None) is None
+    assert made._quick_call(x[:4], None) is not None
+
+
 def test_a_dict_of_other_names_or_another_class_is_declined() -> None:
     made = compiled(graph())
     x = x_of(made.model, 3, 2)

@@ -35,7 +35,7 @@ BRIEF_FLOPS, BRIEF_ROWS = 400_000, 64
 """The most work of a run that keeps the interpreter lock, some 20 us. A step that does not give it up waits for no
 other thread."""
 
-CALL = ("rnnc_call", "rnnc_run")
+WHOLE = ("rnnc_call", "rnnc_run")
 """The functions of a call of one part."""
 
 Places = Callable[[str], list[int]]
@@ -49,7 +49,7 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall, outcomes: Array)
     record = code.interface.record
     template = record.new(weights=weights)
     limits = {"most_rows": code.serial_rows, "brief_rows": min(BRIEF_ROWS, BRIEF_FLOPS // code.flops_per_row)}
-    return bound_function(code, CALL, call, outcomes, template, lambda name: place_in(record, name), limits)
+    return bound_function(code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits)
 
 
 def real_time_call(
@@ -57,7 +57,7 @@ def real_time_call(
 ) -> Callable[..., Any] | None:
     """See `rnnc.backends.base.Bound.real_time`. weights: the packed arena.
 
-    The memory of its runs is no lock's: the function holds the interpreter lock until a run ends.
+    Runs use one block of scratch memory in turn, because the function holds the interpreter lock until a run ends.
     """
     if not _fits(code, call):
         return None
@@ -66,7 +66,7 @@ def real_time_call(
     template = record.new(weights=weights, kept=scratch.record, **given)
     limits = {"most_rows": UNLIMITED, "brief_rows": UNLIMITED}
     return bound_function(
-        code, CALL, call, outcomes, template, lambda name: place_in(record, name), limits, owned=(scratch,)
+        code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits, owned=(scratch,)
     )
 
 

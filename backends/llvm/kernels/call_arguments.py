@@ -42,6 +42,8 @@ from rnnc.backends.llvm.kernels.python_objects import (
 )
 
 INTEGER_BYTES = 8
+MOST_ROWS = 1 << 40
+"""A bound of steps * batch, so that no size in bytes overflows: the strides of x may be zero."""
 
 
 def emit_arguments(module: Module, dtype: str) -> None:
@@ -392,9 +394,9 @@ def _given(f: Function, arguments: Val, number: Val, count: Val) -> Iterator[Val
 
 
 def _check_rows(f: Function, binding: Val, call: Val) -> None:
-    """Refuses a call without steps or rows, and one that several threads may share."""
+    """Refuses a call without steps or rows, or with more than fit memory, and one that several threads may share."""
     steps, batch = SIZES.loads(f, call).values()
-    none = f.binary("or", f.compare("eq", steps, 0), f.compare("eq", batch, 0))
-    refuse(f, call, none, "shape")
-    many = f.compare("ugt", f.mul(steps, batch), BINDING.load(f, binding, "most_rows"))
+    rows = f.mul(steps, batch)  # of an array that NumPy has, so that it does not overflow
+    refuse(f, call, f.compare("uge", f.sub(rows, 1), MOST_ROWS), "shape")
+    many = f.compare("ugt", rows, BINDING.load(f, binding, "most_rows"))
     refuse(f, call, f.binary("and", many, f.compare("ne", batch, 1)), "threads")
