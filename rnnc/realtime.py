@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from rnnc.backends import fresh
 from rnnc.backends.base import BATCH, STEPS, PlainCall
 from rnnc.checking import checks
 from rnnc.checking.network_calls import parts
@@ -69,13 +70,14 @@ class RealTimeStep:
         self.batch, self.steps = checks.integer("batch", batch, 1), checks.integer("steps", steps, 1)
         self._owner, self._dtype, self._turn = owner, dtype, 0
         (self._x, initial), (output, final) = call.arguments, call.results
-        self._written = self._contained(output)
-        self.output: Any = self._written if columns is None else parts(self._written, columns)
-        self._states = [{array.key: self._zeros(array) for array in group.arrays} for group in (initial, final)]
         one = PlainCall((self._x,), (output,), (self.steps, self.batch))
-        self._ways = [self._way(bound, one, initial, final, turn) for turn in (0, 1)]
-        for way in self._ways:  # takes its memory
-            way(self._contained(self._x), None, self._written)
+        with fresh.enough_memory(f"{self.steps} steps of {self.batch} streams"):
+            self._written = self._contained(output)
+            self._states = [{array.key: self._zeros(array) for array in group.arrays} for group in (initial, final)]
+            self._ways = [self._way(bound, one, initial, final, turn) for turn in (0, 1)]
+            for way in self._ways:  # takes its scratch memory
+                way(self._contained(self._x), None, self._written)
+        self.output: Any = self._written if columns is None else parts(self._written, columns)
         self.reset()
 
     def __call__(self, x: Array | Mapping[str, Array]) -> Any:

@@ -92,6 +92,8 @@ def test_what_a_step_refuses() -> None:
     for wrong in ({"batch": 0}, {"steps": 1.5}, {"batch": True}):
         with pytest.raises(rnnc.RnncError, match="^(batch|steps): "):
             made.realtime(**wrong)
+    with raises_saying(rnnc.SizeError, "streams"):
+        made.realtime(batch=1 << 30, steps=1 << 30)
     with raises_saying(rnnc.ArgumentError, "realtime", "reference"):
         rnnc.compile(spec, spec.init(), backend="reference").realtime()
     with raises_saying(rnnc.ArgumentError, "realtime", "bidirectional"):
