@@ -66,10 +66,32 @@ class CallGroup:
 
 @dataclass(frozen=True)
 class PlainCall:
-    """A call in the user's layout, (argument, ...) -> (result, ...). A single result is returned without a tuple."""
+    """A call in the user's layout, (argument, ...) -> (result, ...). A single result is returned without a tuple.
+
+    sizes: T and B, if all calls have the same. unbatched: the arrays may lack the axis BATCH, which all of them have.
+    lengths: the calls of a ragged batch differ from others in nothing but their lengths.
+    """
 
     arguments: tuple[CallGroup, ...]
     results: tuple[CallGroup, ...]
+    sizes: tuple[int, int] | None = None
+    unbatched: bool = False
+    lengths: bool = False
+
+
+OUTCOMES = {
+    "native": "made by machine code",
+    "arguments": "an argument is missing, or in another container than a tuple or dict of arrays",
+    "type": "an argument is no NumPy array",
+    "dtype": "an array of another dtype or byte order",
+    "shape": "an array of another shape, or without elements",
+    "layout": "an array to write into is read-only or not laid out plainly, or an array of integers is not",
+    "overlap": "an array to write into may overlap another one",
+    "values": "a length, or the number of a row of a table, that does not exist",
+    "lengths": "the first lengths: it is proved that padding need not be computed; or lengths without a batch",
+    "threads": "a batch that is worth several threads",
+}
+"""What became of a call that was tried as a quick one: it was made, or it was declined for a reason."""
 
 
 class QuickTape(Tape, Protocol):
@@ -147,18 +169,27 @@ class Bound(Protocol):
         The caller may change parameters and x after this returns.
         """
 
-    def quick(self, call: PlainCall) -> Callable[..., Any] | None:
+    def quick(self, call: PlainCall, outcomes: Array) -> Callable[..., Any] | None:
         """The function of quick calls, whose arguments and results are those of a plain call; None if there is none.
 
         The function does nothing and returns None unless its arguments are plain: in the very containers that `call`
-        names, with the right dtype and sizes. Arrays with STEPS have element strides and a contiguous last axis, all
-        others are C-contiguous.
+        names, with the right dtype and sizes. Arrays of up to three axes may have any strides.
+        Two more arguments are optional, and may be None: lengths, as for `start`, and arrays to write into: those of
+        the first result, or a tuple with those of each.
+        outcomes: an int64 array, in which the function counts its calls: one number for each of OUTCOMES.
         """
 
-    def quick_halves(self, first: PlainCall, second: PlainCall) -> QuickHalves | None:
+    def real_time(self, call: PlainCall, fixed: Mapping[str, Array], outcomes: Array) -> Callable[..., Any] | None:
+        """As `quick`, for calls of the sizes of `call` that must never wait: the function allocates no memory but in
+        its first call, takes no lock, keeps the interpreter's, and uses one thread. None if there is none.
+
+        fixed: arrays with a row per sequence, C-contiguous, that every call reads, or writes to, in place.
+        """
+
+    def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> QuickHalves | None:
         """The quick calls of the two halves, if no parameters are bound: they are arguments of the first.
 
-        None if there are none.
+        None if there are none. outcomes: as in `quick`.
         """
 
 

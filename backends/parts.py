@@ -72,10 +72,13 @@ class BoundInParts:
         ]
         self._spare: list[dict[str, Array]] = []
 
-    def quick(self, call: PlainCall) -> None:
+    def quick(self, call: PlainCall, outcomes: Array) -> None:
         """None: a call in parts allocates what it passes on."""
 
-    def quick_halves(self, first: PlainCall, second: PlainCall) -> None:
+    def real_time(self, call: PlainCall, fixed: Arrays, outcomes: Array) -> None:
+        """None, as for `quick`."""
+
+    def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> None:
         """None, as there is no second half."""
 
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> OneHalf:

@@ -58,10 +58,13 @@ class CarriedBound:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    def quick(self, call: object) -> None:
+    def quick(self, call: object, outcomes: object) -> None:
         """Every call is checked."""
 
-    def quick_halves(self, first: object, second: object) -> None:
+    def real_time(self, call: object, fixed: object, outcomes: object) -> None:
+        return None
+
+    def quick_halves(self, first: object, second: object, outcomes: object) -> None:
         """Every call is checked."""
 
     def start(

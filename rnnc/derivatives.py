@@ -28,7 +28,7 @@ from rnnc.layered import Layered
 from rnnc.plain_calls import plain_vjp
 from rnnc.programs import check_spec
 from rnnc.pullback import Pullback, clear
-from rnnc.quick import way_in
+from rnnc.quick import Calls, Tally, way_in
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 from rnnc.specs import Spec
 
@@ -288,19 +288,29 @@ class VJP(Derivative):
             if made is not None:
                 output, last, tape = made
                 return (output, last), Pullback(self, partial(self._call, {}, x, state, None), tape, tape)
+        self._tally.python += 1
         call = self._call(params, x, state, lengths)
         tape = self._start(call, self._primal(params, call), self._primal_results(call))
         return call.result, Pullback(self, lambda: call, tape)
 
     def explain(self) -> str:
         """Which paths the backend took, and how a plain call gets there."""
-        return super().explain() + way_in(self._halves)
+        return super().explain() + way_in(self._halves, "plain calls without lengths")
+
+    @property
+    def calls(self) -> Calls:
+        """How many calls, of this and of its pullbacks, went which way, as `rnnc.Model.calls` has it."""
+        return self._tally.calls()
+
+    @cached_property
+    def _tally(self) -> Tally:
+        return Tally()
 
     @cached_property
     def _halves(self) -> QuickHalves | None:
         """The quick calls of the two halves, if there are any. They are made when they are first needed."""
         calls = self._plain_calls() if self.remat is None else None
-        return None if calls is None else self._bound.quick_halves(*calls)
+        return None if calls is None else self._bound.quick_halves(*calls, self._tally.outcomes)
 
     def plain_halves(self) -> tuple[PlainCall, PlainCall, QuickHalves] | None:
         """The calls of the two halves, described and as the backend makes them; None if it has no quick ones."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from rnnc.array_names import ArrayNames, by_name, state_names
 from rnnc.checking import checks
+from rnnc.checking.arguments import explained
 from rnnc.checking.arrays import as_array, check_dtype, check_shape
 from rnnc.checking.calls import Signature
 from rnnc.compiled import Compiled
@@ -17,7 +18,8 @@ from rnnc.copies import Unchanging, on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.ir.names import OUTPUT, X
 from rnnc.plain_calls import plain_call, plain_piece
-from rnnc.quick import quick_first, way_in
+from rnnc.quick import Calls, Tally, quick_first, way_in
+from rnnc.realtime import RealTimeStep
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -44,7 +46,8 @@ class Model(Compiled, Unchanging):
         self._program = program
         self._params = params
         self._bound = self._code.bind(params)
-        self._quick = self._bound.quick(plain_call(program.spec))
+        self._tally = Tally()
+        self._quick = self._bound.quick(plain_call(program.spec), self._tally.outcomes)
         self._names = ArrayNames.of(program.spec)
         self._signature = Signature.of(program.spec, self._arrays)
 
@@ -69,7 +72,15 @@ class Model(Compiled, Unchanging):
     @cached_property
     def _quick_advance(self) -> Any:
         """The way of plain pieces of streams into machine code, made by the first of them."""
-        return None if self.spec.reads_ahead else self._bound.quick(plain_piece(self.spec))
+        return None if self.spec.reads_ahead else self._bound.quick(plain_piece(self.spec), self._tally.outcomes)
+
+    @property
+    def calls(self) -> Calls:
+        """How many calls, and pieces of streams, machine code has taken as they were, and how many Python has checked.
+
+        Threads that call at the same time may lose a count of Python's.
+        """
+        return self._tally.calls()
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes spec and parameters to one file, of which `rnnc.load` makes the model again. Raises as `rnnc.save`."""
@@ -110,6 +121,10 @@ class Model(Compiled, Unchanging):
 
         Raises ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError before anything is computed.
         """
+        return self._checked(x, state, lengths, out)
+
+    def _checked(self, x: object, state: object, lengths: object, out: object = None) -> tuple[Array, State]:
+        """A call with its arguments checked one by one."""
         call = self._signature.check(x, state, lengths, out)
         steps, batch = call.x.shape[:2]
         if batch:
@@ -128,14 +143,26 @@ class Model(Compiled, Unchanging):
             "h_l1", ... (LSTM: "c_l0", ..., too): what the call before returned; None starts sequences at zeros.
         Raises what `__call__` raises, and ArgumentError for a spec that reads later steps.
         """
-        if self.spec.reads_ahead:
-            raise ArgumentError("advance: a bidirectional network reads a sequence from its end; call the model")
+        self._check_streams("advance")
         if len(shape := np.shape(x)) != 3:
             layout = "(B, T, I)" if self.spec.batch_first else "(T, B, I)"
             raise ShapeError(f"x: pieces of streams have a batch axis, {layout}; got shape {shape}")
-        output, final = self(x, self._slabs(state, shape[not self.spec.batch_first]), lengths=lengths)
+        output, final = self._checked(x, self._slabs(state, shape[not self.spec.batch_first]), lengths)
         finals = final if isinstance(final, tuple) else (final,)
         return output, by_name(state_names(self.spec), finals)
+
+    @explained
+    def realtime(self, batch: int = 1, steps: int = 1) -> RealTimeStep:
+        """A step of `batch` streams, of `steps` steps of x each, that allocates no memory and takes no lock.
+
+        See `rnnc.realtime.RealTimeStep`. Raises ArgumentError for a spec that reads later steps, or on another backend.
+        """
+        self._check_streams("realtime")
+        return RealTimeStep(self, plain_piece(self.spec), self._bound, batch, steps, dtype=self._signature.dtype)
+
+    def _check_streams(self, method: str) -> None:
+        if self.spec.reads_ahead:
+            raise ArgumentError(f"{method}: a bidirectional network reads a sequence from its end; call the model")
 
     def _slabs(self, state: object, batch: int) -> State | None:
         """The states in the form of `__call__`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.networks.quick import fits_in_frames, in_frames, parted
 from rnnc.networks.timing import WHOLE, Form
 from rnnc.plain_calls import plain_network_call
-from rnnc.quick import quick_first, way_in
+from rnnc.quick import Calls, Tally, quick_first, way_in
+from rnnc.realtime import RealTimeStep
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -68,6 +70,7 @@ class Network(Compiled, Unchanging):
         self._fixed = {name: array for name, array in given.items() if name in graph.read_whole}
         self._bound = self._code.bind(self._fixed)
         self._forms = {WHOLE: self._bound}  # and those that a call needs, compiled by the first one
+        self._tally = Tally()
         self._quick_call = self._quick(self._bound, self._signature, stateful=False)
 
     @cached_property
@@ -82,7 +85,8 @@ class Network(Compiled, Unchanging):
         graph, columns = self._graph, self._graph.columns
         if not graph.even and not fits_in_frames(graph, pieces=stateful):
             return None
-        quick = bound.quick(plain_network_call(graph, signature.states, self._tables, stateful=stateful))
+        call = plain_network_call(graph, signature.states, self._tables, stateful=stateful)
+        quick = bound.quick(replace(call, lengths=not signature.timing.spanned), self._tally.outcomes)
         if quick is not None and not graph.even:
             quick = in_frames(quick, graph, stateful)
         return quick if quick is None or columns is None else parted(quick, columns, stateful)
@@ -92,7 +96,7 @@ class Network(Compiled, Unchanging):
 
         The arrays are those of `rnnc.networks.names`, in frames.
         """
-        return self._bound.quick(call)
+        return self._bound.quick(call, self._tally.outcomes)
 
     def __repr__(self) -> str:
         return f"Network({self.model!r}, backend={self.backend!r})"
@@ -126,11 +130,17 @@ class Network(Compiled, Unchanging):
             return found
         return found + way_in(self._quick_advance, f"plain pieces{self._framed(self._quick_advance)}")
 
+    @property
+    def calls(self) -> Calls:
+        """How many calls went which way, as `rnnc.Model.calls` has it."""
+        return self._tally.calls()
+
     def _framed(self, quick: object) -> str:
         """Which of the plain calls a quick call takes, if it views x in frames."""
         if quick is None or self._graph.even:
             return ""
-        return " of whole frames" if self._graph.batch_first else " of whole frames of one row"
+        rows = "" if self._graph.batch_first else " of one row"
+        return f" of whole frames{rows}, without lengths,"
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes model and parameters to one file, of which `rnnc.load` makes it again. Raises as `rnnc.save`."""
@@ -193,6 +203,20 @@ class Network(Compiled, Unchanging):
         _, shown = self._start(signature, given, state)
         left: Arrays = signature.rest(shown)
         return left
+
+    @explained
+    def realtime(self, batch: int = 1, steps: int = 1) -> RealTimeStep:
+        """A step of `batch` streams, of `steps` steps of x each, that allocates no memory and takes no lock.
+
+        See `rnnc.realtime.RealTimeStep`. Raises ArgumentError for a network that cannot take pieces,
+        one whose layers make one step of several, or on another backend.
+        """
+        self._check_streams("realtime")
+        if not self._graph.even:
+            raise ArgumentError("realtime: layers of this network make one step of several; call advance")
+        call = plain_network_call(self._graph, self._streamed_signature.states, self._tables, stateful=True)
+        bound, graph = self._form(Form(streamed=True)), self._graph
+        return RealTimeStep(self, call, bound, batch, steps, dtype=graph.dtype, columns=graph.columns)
 
     @property
     def latency(self) -> int:

@@ -31,6 +31,8 @@ def plain_call(spec: Spec) -> PlainCall:
     return PlainCall(
         (CallGroup("bare", (x,)), _states(spec, called.initial, optional=True)),
         (CallGroup("bare", (output,)), _states(spec, called.final)),
+        unbatched=True,
+        lengths=True,
     )
 
 
@@ -47,7 +49,8 @@ def plain_piece(spec: Spec) -> PlainCall:
         )
 
     initial = CallGroup("dict", named(called.initial), optional=True)
-    return PlainCall((call.arguments[0], initial), (call.results[0], CallGroup("dict", named(called.final))))
+    results = (call.results[0], CallGroup("dict", named(called.final)))
+    return PlainCall((call.arguments[0], initial), results, lengths=True)
 
 
 def plain_network_call(graph: Graph, states: States, tables: Mapping[str, Array], *, stateful: bool) -> PlainCall:

@@ -53,6 +53,7 @@ class Pullback(Unchanging):
                 found = None
             if found is not None:
                 return found
+        self._owner._tally.python += 1
         owner, call = self._owner, self._call()
         seeds = owner._seeds("", d_output, d_state, call, names.GRADIENT)
         outputs, gradients = owner._wanted_gradients(call)

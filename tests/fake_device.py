@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnc.backends import reference
-from rnnc.backends.arrays import CuPyArrays
+from rnnc.backends.arrays import Array, CuPyArrays
 from rnnc.backends.base import Bound, Code, PlainCall, Tape
 from rnnc.ir.computation import Computation
 
@@ -242,10 +242,13 @@ class FakeBound:
     def __init__(self, inner: Bound) -> None:
         self._inner = inner
 
-    def quick(self, call: PlainCall) -> None:
+    def quick(self, call: PlainCall, outcomes: Array) -> None:
         return None
 
-    def quick_halves(self, first: PlainCall, second: PlainCall) -> None:
+    def real_time(self, call: PlainCall, fixed: Mapping[str, Any], outcomes: Array) -> None:
+        return None
+
+    def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> None:
         return None
 
     def start(

@@ -116,9 +116,9 @@ def test_direct_calls_take_plain_arguments_and_decline_others() -> None:
     wide = np.zeros((3, 100), np.float32)
     wide[:, 7 : 7 + HOP * FEW] = x
     assert direct({"x": wide[:, 7 : 7 + HOP * FEW], "state": state, "sr": RATE}) is not None
+    assert direct(plain | {"state": np.asfortranarray(state)}) is not None
     others: list[Any] = [
         OrderedDict(plain),
-        plain | {"state": np.asfortranarray(state)},
         plain | {"x": x.tolist()},
         plain | {"sr": 5},
     ]

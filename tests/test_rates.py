@@ -372,7 +372,7 @@ def test_pieces_may_be_shorter_than_what_layers_take_off() -> None:
         pieces.append(y)
     streamed = np.concatenate([*pieces, network.finish(state)])[network.latency :]
     np.testing.assert_allclose(streamed, network(x), atol=1e-12)
-    assert "plain pieces of whole frames of one row, without lengths and other options, enter" in network.explain()
+    assert "plain pieces of whole frames of one row, without lengths, enter" in network.explain()
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -162,10 +162,13 @@ class CudaBound:
         loaded.device.settle()
         return loaded, values, packed
 
-    def quick(self, call: PlainCall) -> None:
+    def quick(self, call: PlainCall, outcomes: Array) -> None:
         """None: there is no quick call, because a launch costs more than the checks of a call."""
 
-    def quick_halves(self, first: PlainCall, second: PlainCall) -> None:
+    def real_time(self, call: PlainCall, fixed: Arrays, outcomes: Array) -> None:
+        """None, as `quick`."""
+
+    def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> None:
         """None, as `quick`."""
 
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> CudaTape:

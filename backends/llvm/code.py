@@ -56,6 +56,7 @@ class LlvmCode:
         self.dtype = np.dtype(self.manifest.dtype)
         self.runtime = Runtime(self.manifest.dtype, target)
         self.pool = Pool()
+        self.ragged_is_proved = np.zeros(1, np.int64)  # read by native calls
 
     # ---- machine code
 
@@ -180,6 +181,7 @@ class LlvmCode:
 
             check_rows_end(self.computation.program(lengths=True))
             stored.save(name, True)
+        self.ragged_is_proved[0] = 1
         return True
 
     # ---- work

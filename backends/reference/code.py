@@ -58,10 +58,13 @@ class ReferenceBound:
         self._code = code
         self._parameters = parameters
 
-    def quick(self, call: PlainCall) -> None:
+    def quick(self, call: PlainCall, outcomes: Array) -> None:
         """None: there is no quick call, as every call is interpreted in Python."""
 
-    def quick_halves(self, first: PlainCall, second: PlainCall) -> None:
+    def real_time(self, call: PlainCall, fixed: Arrays, outcomes: Array) -> None:
+        """None, as `quick`."""
+
+    def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> None:
         """None, as `quick`."""
 
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> ReferenceTape:

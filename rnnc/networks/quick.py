@@ -12,15 +12,17 @@ from rnnc.checking.network_calls import parts
 if TYPE_CHECKING:
     from rnnc.graph import Graph
 
-Quick = Callable[[Any, Any], Any]
-"""(x, state) -> the output, or (output, state) if it is stateful; None if the arguments are not plain."""
+Quick = Callable[..., Any]
+"""(x, state, lengths, out) -> the output, or (output, state) if it is stateful; None if the arguments are not plain.
+
+The last two may be left out. A network has no out; it is None."""
 
 
 def parted(quick: Quick, columns: Mapping[str, tuple[int, int]], stateful: bool) -> Quick:
     """A quick call that returns several outputs, given one whose output is all of them side by side."""
 
-    def call(x: object, state: object) -> Any:
-        found = quick(x, state)
+    def call(x: object, state: object, *options: object) -> Any:
+        found = quick(x, state, *options)
         if found is None:
             return None
         return (parts(found[0], columns), found[1]) if stateful else parts(found, columns)
@@ -38,13 +40,13 @@ def fits_in_frames(graph: Graph, *, pieces: bool) -> bool:
 
 
 def in_frames(quick: Quick, graph: Graph, stateful: bool) -> Quick:
-    """A quick call of steps, given one of frames. x is C-contiguous; if time is its first axis, it has one row."""
+    """A quick call of steps without lengths, given one of frames. x is C-contiguous, of one row if time comes first."""
     size, batch_first = graph.frame, graph.batch_first
     source = next(iter(graph.outputs.values()))
     positions = graph.timing(False).positions(source) if graph.kinds[source].timed else 1
 
-    def call(x: Any, state: object) -> Any:
-        if type(x) is not np.ndarray or x.ndim != 3 or not x.flags.c_contiguous:
+    def call(x: Any, state: object, lengths: object = None, out: None = None) -> Any:
+        if lengths is not None or type(x) is not np.ndarray or x.ndim != 3 or not x.flags.c_contiguous:
             return None
         first, second, width = x.shape
         if batch_first and not second % size:

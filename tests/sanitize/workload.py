@@ -127,7 +127,7 @@ def quick() -> None:
 
 
 def ragged() -> None:
-    """Lengths, strides and arrays to write into."""
+    """Lengths, strides, arrays to write into, calls without an axis of rows, and real-time steps."""
     for spec in SPECS.values():
         model = rnnc.compile(spec, spec.init(), threads=1)
         x = _x(spec, 4, 5)
@@ -137,6 +137,10 @@ def ragged() -> None:
         again = np.empty_like(output)
         model(x, out=(again, tuple(map(np.empty_like, state)) if isinstance(state, tuple) else np.empty_like(state)))
         _right(again)
+        _right(model(np.asfortranarray(x[0] if spec.batch_first else x[:, 0])))
+        if not spec.reads_ahead:
+            step = model.realtime(batch=5)
+            _right((step(_x(spec, 1, 5)), step(np.asfortranarray(_x(spec, 1, 5))), tuple(step.state.values())))
 
 
 def reverse() -> None:

@@ -292,6 +292,14 @@ class Function:
         """Returns."""
         self.line(f"ret {value}" if value else "ret void")
 
+    def leave(self, condition: Val, value: Val) -> None:
+        """Returns a value from here if the condition holds."""
+        yes, on = self._label("leave"), self._label("on")
+        self.line(f"br {condition}, label %{yes}, label %{on}")
+        self._begin(yes)
+        self.ret(value)
+        self._begin(on)
+
     @contextmanager
     def loop(
         self, start: Val | int, stop: Val, step: Val | int = 1, carried: Sequence[Val] = ()

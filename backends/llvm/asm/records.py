@@ -39,19 +39,47 @@ def address(array: Array | None) -> int:
 
 
 # A call needs dozens of addresses. NumPy's C interface guarantees that the data pointer follows the object's header.
-# Reading it there takes a seventh of the time of __array_interface__. Generated code reads the shape and the strides,
-# too (`rnnc.backends.llvm.kernels.python_objects.NDARRAY`).
+# Reading it there takes a seventh of the time of __array_interface__. Generated code reads more of these fields
+# (`rnnc.backends.llvm.kernels.python_objects`).
 _pointer = ctypes.c_void_p.from_address
 OBJECT_HEADER = object.__basicsize__
+OBJECT_TYPE = OBJECT_HEADER - ctypes.sizeof(ctypes.c_void_p)
+"""The offset of an object's type, the last field of its header."""
+
+
+class _Fields(ctypes.Structure):
+    """NumPy's PyArrayObject_fields, behind the header."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("axes", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_ssize_t)),
+        ("strides", ctypes.POINTER(ctypes.c_ssize_t)),
+        ("base", ctypes.c_void_p),
+        ("dtype", ctypes.c_void_p),
+        ("flags", ctypes.c_int32),
+    ]
+
+
+class _DtypeFields(ctypes.Structure):
+    """The first fields of NumPy's PyArray_Descr, behind the header."""
+
+    _fields_ = [("scalar", ctypes.c_void_p), ("letters", ctypes.c_char * 4)]
 
 
 def _is_laid_out_as_known() -> bool:
     sample = np.zeros((2, 3))
-    if address(sample) != sample.__array_interface__["data"][0]:
+    fields = _Fields.from_address(id(sample) + OBJECT_HEADER)
+    if fields.data != sample.__array_interface__["data"][0] or fields.axes != 2:
         return False
-    fields = (ctypes.c_int64 * 4).from_address(id(sample) + OBJECT_HEADER)  # data, number of axes, shape, strides
-    shape, strides = ((ctypes.c_int64 * 2).from_address(fields[number]) for number in (2, 3))
-    return (tuple(shape), tuple(strides)) == (sample.shape, sample.strides)
+    known = (_pointer(id(sample) + OBJECT_TYPE).value, fields.dtype, fields.flags)
+    if known != (id(np.ndarray), id(sample.dtype), sample.flags.num):
+        return False
+    dtype = _DtypeFields.from_address(id(sample.dtype) + OBJECT_HEADER)
+    letters = f"{sample.dtype.kind}{sample.dtype.char}{sample.dtype.byteorder}".encode()
+    if (dtype.scalar, dtype.letters[:3]) != (id(sample.dtype.type), letters):
+        return False
+    return (tuple(fields.shape[:2]), tuple(fields.strides[:2])) == (sample.shape, sample.strides)
 
 
 if not _is_laid_out_as_known():

@@ -36,21 +36,29 @@ class LlvmBound:
         self._packing = Packing(code, in_calls=not fixed)
         self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
 
-    def quick(self, call: PlainCall) -> Callable[..., Any] | None:
+    def quick(self, call: PlainCall, outcomes: Array) -> Callable[..., Any] | None:
         """See `rnnc.backends.base.Bound.quick`."""
         if self._weights is None:
             return None
         from rnnc.backends.llvm.calls.quick import quick_call
 
-        return quick_call(self.code, self._weights, call)
+        return quick_call(self.code, self._weights, call, outcomes)
 
-    def quick_halves(self, first: PlainCall, second: PlainCall) -> QuickHalves | None:
+    def real_time(self, call: PlainCall, fixed: Arrays, outcomes: Array) -> Callable[..., Any] | None:
+        """See `rnnc.backends.base.Bound.real_time`."""
+        if self._weights is None:
+            return None
+        from rnnc.backends.llvm.calls.quick import real_time_call
+
+        return real_time_call(self.code, self._weights, call, fixed, outcomes)
+
+    def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> QuickHalves | None:
         """See `rnnc.backends.base.Bound.quick_halves`."""
         if self._weights is not None or not self.code.late:
             return None
         from rnnc.backends.llvm.calls.quick_halves import quick_halves
 
-        return quick_halves(self.code, self._packing, first, second)
+        return quick_halves(self.code, self._packing, (first, second), outcomes)
 
     def start(self, inputs: Arrays, outputs: Arrays, steps: int, batch: int, lengths: Array | None) -> LlvmTape:
         """See `rnnc.backends.base.Bound.start`."""

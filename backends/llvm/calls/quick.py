@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ import numpy as np
 from rnnc.backends import fresh
 from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.backends.llvm.asm.records import Record, Struct, address
+from rnnc.backends.llvm.code import UNLIMITED
 from rnnc.backends.llvm.kernels import binding
 from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KINDS, TABLE
 from rnnc.backends.llvm.kernels.context import array_field
+from rnnc.backends.llvm.kernels.kept_memory import KEPT
 from rnnc.ir import settings
 
 if TYPE_CHECKING:
@@ -22,31 +25,79 @@ if TYPE_CHECKING:
     from rnnc.ir.ops import Array
 
 
+LENGTHS = CallArray((BATCH,))
+"""The argument that every call may have."""
+INTEGERS, OTHERS = np.dtype(np.int64), np.dtype(np.longlong)
+"""The dtypes of integers that embeddings and `lengths` take: the two are of the same size, or the same one."""
+NEVER = np.zeros(1, np.int64)
+"""What says that a call has no lengths."""
+BRIEF_FLOPS, BRIEF_ROWS = 400_000, 64
+"""The most work of a run that keeps the interpreter lock, some 20 us. A step that does not give it up waits for no
+other thread."""
+
+WHOLE = ("rnnc_call", "rnnc_run")
+"""The functions of a call of one part."""
+
 Places = Callable[[str], list[int]]
 """An array's name -> the offsets of the pointers to it in a context, in bytes."""
 
 
-def quick_call(code: LlvmCode, weights: Array, call: PlainCall) -> Callable[..., Any] | None:
+def quick_call(code: LlvmCode, weights: Array, call: PlainCall, outcomes: Array) -> Callable[..., Any] | None:
     """See `rnnc.backends.base.Bound.quick`. weights: the packed arena."""
     if not _fits(code, call):
         return None
     record = code.interface.record
     template = record.new(weights=weights)
-    return bound_function(code, ("rnnc_call", "rnnc_run"), call, template, lambda name: place_in(record, name))
+    limits = {"most_rows": code.serial_rows, "brief_rows": min(BRIEF_ROWS, BRIEF_FLOPS // code.manifest.flops_per_row)}
+    return bound_function(code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits)
+
+
+def real_time_call(
+    code: LlvmCode, weights: Array, call: PlainCall, fixed: Mapping[str, Array], outcomes: Array
+) -> Callable[..., Any] | None:
+    """See `rnnc.backends.base.Bound.real_time`. weights: the packed arena.
+
+    Runs use one block of scratch memory in turn, because the function holds the interpreter lock until a run ends.
+    """
+    if not _fits(code, call):
+        return None
+    record, scratch = code.interface.record, _Scratch(code)
+    given = {array_field(name): array for name, array in fixed.items() if array_field(name) in record.types}
+    template = record.new(weights=weights, kept=scratch.record, **given)
+    limits = {"most_rows": UNLIMITED, "brief_rows": UNLIMITED}
+    return bound_function(
+        code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits, owned=(scratch,)
+    )
+
+
+class _Scratch:
+    """Scratch memory that a function keeps from call to call (`kernels.kept_memory`)."""
+
+    def __init__(self, code: LlvmCode) -> None:
+        self.record = KEPT.new()
+        free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.runtime.address("rnnc_free_kept"))
+        weakref.finalize(self, _free, free, self.record).atexit = False
+
+
+def _free(free: Callable[[int], None], record: Struct) -> None:
+    free(record.address)
 
 
 def bound_function(
     code: LlvmCode,
     functions: tuple[str, str],
     call: PlainCall,
+    outcomes: Array,
     context: Struct,
     places: Places,
+    limits: Mapping[str, int],
     half: Struct | int = 0,
     owned: tuple[object, ...] = (),
 ) -> Callable[..., Any]:
     """A built-in function. functions: its code in the runtime, and the function of the module that it runs.
 
-    context: the fields that are the same in every call. half: a record of `native_halves`. owned: what it leads to.
+    outcomes: see `rnnc.backends.base.Bound.quick`. context: the fields that are the same in every call. limits:
+    most_rows and brief_rows of the binding. half: a record of `native_halves`. owned: what the binding leads to.
     """
     empty = fresh.empty if settings.poison() else np.empty
     record = BINDING.new(
@@ -55,10 +106,17 @@ def bound_function(
         context_bytes=ctypes.sizeof(context),
         empty=id(empty),
         dtype=id(code.dtype),
+        integers=id(INTEGERS),
+        others=id(OTHERS),
         ndarray=id(np.ndarray),
         dict=id(dict),
-        most_rows=code.serial_rows,
+        steps=call.sizes[0] if call.sizes else -1,
+        batch=call.sizes[1] if call.sizes else -1,
+        unbatched=call.unbatched,
+        ragged=code.ragged_is_proved if call.lengths else NEVER,
+        outcomes=outcomes,
         half=half,
+        **limits,
         **_records(call, places),
     )
     kept = (code, empty, code.dtype, call, *owned)
@@ -69,6 +127,7 @@ def _records(call: PlainCall, places: Places) -> dict[str, Any]:
     """The fields of a binding that describe a call."""
     groups = (*call.arguments, *call.results)
     arrays = [array for group in groups for array in group.arrays]
+    described = [*arrays, LENGTHS]
     offsets = [_offsets(array, places) for array in arrays]
     tables = [
         {"array": number, "rows": address(rows), "height": len(rows), "width": rows.shape[1], "offset": offset}
@@ -81,8 +140,8 @@ def _records(call: PlainCall, places: Places) -> dict[str, Any]:
         "results": len(call.results),
         "groups": table(GROUP, list(map(_group_record, groups, _firsts(len(group.arrays) for group in groups)))),
         "count": len(arrays),
-        "arrays": _array_records(arrays, offsets),
-        "sizes": np.array([_SIZES.get(size, size) for array in arrays for size in array.shape], np.int64),
+        "arrays": _array_records(described, [*offsets, []]),
+        "sizes": np.array([_SIZES.get(size, size) for array in described for size in array.shape], np.int64),
         "offsets": np.array([offset for each in offsets for offset in each], np.int64),
         "tables": len(tables),
         "table_records": table(TABLE, tables),
@@ -115,6 +174,7 @@ def _array_records(arrays: Sequence[CallArray], offsets: Sequence[Sequence[int]]
 
 def _array_record(array: CallArray, first_size: int, first_place: int, places: int) -> dict[str, int]:
     kind = "numbers" if array.tables else "vectors" if STEPS in array.shape else "slabs"
+    kind = "lengths" if array is LENGTHS else kind
     return {
         "key": id(array.key),
         "kind": KINDS.index(kind),

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from rnnc.ir.ops import Array
 
 
-def quick_halves(code: LlvmCode, packing: Packing, first: PlainCall, second: PlainCall) -> LlvmHalves | None:
+def quick_halves(
+    code: LlvmCode, packing: Packing, calls: tuple[PlainCall, PlainCall], outcomes: Array
+) -> LlvmHalves | None:
     """See `rnnc.backends.base.Bound.quick_halves`. None where NumPy has a part in the call."""
-    if packing.evaluated or not code.only_sums or not _fit(code, first, second):
+    if packing.evaluated or not code.only_sums or not _fit(code, *calls):
         return None
-    return LlvmHalves(code, packing, first, second)
+    return LlvmHalves(code, packing, calls, outcomes)
 
 
 def _fit(code: LlvmCode, first: PlainCall, second: PlainCall) -> bool:
@@ -52,11 +54,11 @@ def _fit(code: LlvmCode, first: PlainCall, second: PlainCall) -> bool:
 class LlvmHalves:
     """See `rnnc.backends.base.QuickHalves`."""
 
-    def __init__(self, code: LlvmCode, packing: Packing, first: PlainCall, second: PlainCall) -> None:
+    def __init__(self, code: LlvmCode, packing: Packing, calls: tuple[PlainCall, PlainCall], outcomes: Array) -> None:
         self.code = code
-        self._packing, self._calls = packing, (first, second)
-        self._first = _first_function(code, packing, first)
-        self.second = _second_function(code, second)
+        self._packing, self._calls = packing, calls
+        self._first = _first_function(code, packing, calls[0], outcomes)
+        self.second = _second_function(code, calls[1], outcomes)
 
     def start(self, *arguments: object) -> Any:
         """See `rnnc.backends.base.QuickHalves.start`."""
@@ -123,7 +125,7 @@ class Pointers:
         return self.record.offset(name) if name in self.record.types else 0
 
 
-def _first_function(code: LlvmCode, packing: Packing, call: PlainCall) -> Callable[..., Any]:
+def _first_function(code: LlvmCode, packing: Packing, call: PlainCall, outcomes: Array) -> Callable[..., Any]:
     item, pointers = code.dtype.itemsize, Pointers(code, packing)
     place, places = code.manifest.arena_size * item, list[dict[str, int]]()
     for family, size in packing.sizes.items():
@@ -156,10 +158,17 @@ def _first_function(code: LlvmCode, packing: Packing, call: PlainCall) -> Callab
         rows_in_place=FEW_ROWS if code.manifest.reads_in_place else 0,
     )
     functions, context = ("rnnc_call_first", "rnnc_run"), pointers.record.new()
-    return bound_function(code, functions, call, context, pointers.of, half, owned=(take, packing))
+    return bound_function(
+        code, functions, call, outcomes, context, pointers.of, _limits(code), half, owned=(take, packing)
+    )
 
 
-def _second_function(code: LlvmCode, call: PlainCall) -> Callable[..., Any]:
+def _limits(code: LlvmCode) -> dict[str, int]:
+    """See `bound_function`. Weights are packed in every call, so that none is brief."""
+    return {"most_rows": code.serial_rows, "brief_rows": 0}
+
+
+def _second_function(code: LlvmCode, call: PlainCall, outcomes: Array) -> Callable[..., Any]:
     record, owners = code.interface.record, dict[Family, str]()
     for name, family in code.untimed.items():
         owners.setdefault(family, name)
@@ -178,4 +187,5 @@ def _second_function(code: LlvmCode, call: PlainCall) -> Callable[..., Any]:
         return [record.offset(sum_field(family))] if owners[family] == name else []
 
     half = SECOND_HALF.new(copies=len(copies), copy_records=table(COPY, copies))
-    return bound_function(code, ("rnnc_call_second", "rnnc_finish"), call, record.new(), places, half)
+    functions = ("rnnc_call_second", "rnnc_finish")
+    return bound_function(code, functions, call, outcomes, record.new(), places, _limits(code), half)

@@ -6,16 +6,21 @@ from rnnc.backends.llvm.asm.records import Record
 
 BINDING = Record(
     "binding",
-    "ptr run, ptr context, i64 context_bytes, ptr empty, ptr dtype, ptr ndarray, ptr dict, i64 most_rows, "
-    "i64 arguments, i64 results, ptr groups, i64 count, ptr arrays, ptr sizes, ptr offsets, i64 tables, "
-    "ptr table_records, i64 looked_up, ptr half",
+    "ptr run, ptr context, i64 context_bytes, ptr empty, ptr dtype, ptr integers, ptr others, ptr ndarray, ptr "
+    "dict, i64 most_rows, i64 brief_rows, i64 steps, i64 batch, i64 unbatched, ptr ragged, ptr outcomes, i64 "
+    "arguments, i64 results, ptr groups, i64 count, ptr arrays, ptr sizes, ptr offsets, i64 tables, ptr "
+    "table_records, i64 looked_up, ptr half",
 )
 """run: the generated function. context: `context_bytes` bytes, with the fields that are the same in every call. empty,
-dtype, ndarray, dict: numpy.empty, a dtype object, and the types. most_rows: the largest steps * batch; a larger batch
-is left to Python, which may use more threads. groups: the arguments, then the results. count: the number of arrays of
-all groups. sizes: those of all arrays, one array after the other. offsets: the places of pointers in a context, in
-bytes; -1 for what is neither read nor written. looked_up: the sum of the widths of all tables. half: what else a half
-of a computation needs (FIRST_HALF, SECOND_HALF), or null."""
+dtype, ndarray, dict: numpy.empty, a dtype object, and the types. integers, others: both dtypes of 64-bit integers that
+C has. most_rows: the largest steps * batch; a larger batch is left to Python, which may use more threads. brief_rows:
+the largest steps * batch of a run that keeps the interpreter lock. steps, batch: T and B, or -1 where a call tells.
+unbatched: whether arrays may lack the axis of rows, if the first one does. ragged: an i64 that says whether lengths may
+be given. outcomes: the calls so far, one i64 for each of `rnnc.backends.base.OUTCOMES`. groups: the arguments, then the
+results. count: the number of arrays of all groups; one more, of lengths, follows them. sizes: those of all arrays, one
+array after the other. offsets: the places of pointers in a context, in bytes; -1 for what is neither read nor written.
+looked_up: the sum of the widths of all tables. half: what else a half of a computation needs (FIRST_HALF, SECOND_HALF),
+or null."""
 
 GROUP = Record("group", "i64 container, i64 optional, i64 first, i64 count")
 """An argument or result, in a container (one of CONTAINERS). first, count: its arrays, among all."""
@@ -29,8 +34,9 @@ ARRAY = Record(
 BATCH. steps_first: whether the axis of steps comes before that of rows. places, first_place: the pointers to it in a
 context, in the table of offsets: one per slab, or, for a single slab, any number of the same. The pointer of an array
 with a value per step is followed by its strides."""
-KINDS = ("slabs", "vectors", "numbers")
-"""C-contiguous floats; a vector per step and row, with any strides but the last; an integer per step and row."""
+KINDS = ("slabs", "vectors", "numbers", "lengths")
+"""C-contiguous floats; a vector per step and row, with any strides but the last; an integer per step and row; the
+integers of `lengths`. Floats that are read are copied if they lie in another way."""
 STEPS, BATCH = -1, -2
 """Sizes that a call tells."""
 
@@ -40,7 +46,22 @@ TABLE = Record("table", "i64 array, ptr rows, i64 height, i64 width, i64 offset"
 TIMED = Record("timed", "ptr array, i64 step, i64 row")
 """Three consecutive fields of a context, for an array with a value per step."""
 SIZES = Record("sizes", "i64 steps, i64 batch")
-"""The first fields of a context; also T and B as a call learns them."""
+"""The first fields of a context and of a call."""
+
+CALL = Record("call", "i64 steps, i64 batch, i64 unbatched, i64 copied, i64 outcome, ptr memory")
+"""A call as it goes on. steps, batch: T and B, or -1 until an argument tells. unbatched: whether arrays lack the axis
+of rows, or -1 until the first one tells. copied: the bytes of arrays to copy. outcome: one of OUTCOMES. memory: the
+rest of the memory of the call, of which each that needs some takes its part."""
+VIEW = Record(
+    "view",
+    "ptr object, ptr start, i64 step, i64 row, i64 bytes, i64 copied, i64 outer, i64 outer_stride, i64 middle, "
+    "i64 middle_stride, i64 inner, i64 inner_stride",
+)
+"""An array of a call. object: a reference, or null if it is not given. start, step, row, bytes: as the run accesses it;
+strides are in bytes. copied: whether it is to be copied first; the sizes and strides of its axes follow. The first of
+them have one element if it has fewer."""
+COPIED_AXES = (("outer", "outer_stride"), ("middle", "middle_stride"), ("inner", "inner_stride"))
+"""The fields of an array that is to be copied: the size and the stride of each axis."""
 
 FIRST_HALF = Record(
     "first_half",

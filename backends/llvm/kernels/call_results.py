@@ -1,4 +1,4 @@
-"""Results of a native call: new arrays, their places in the context of a run, and the containers that hold them.
+"""Results of a native call: new arrays, or those of the caller, and the containers that hold them.
 
 An object that cannot be made leaves an exception set, MemoryError for one.
 """
@@ -7,10 +7,19 @@ from __future__ import annotations
 
 from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
-from rnnc.backends.llvm.asm.records import OBJECT_HEADER
-from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, TIMED
-from rnnc.backends.llvm.kernels.call_arguments import in_container, is_kind, size_of, strides_of
-from rnnc.backends.llvm.kernels.python_objects import BUFFER, NDARRAY, NONE, TRUE, both, emit_new, exists, negated
+from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, TIMED, VIEW
+from rnnc.backends.llvm.kernels.call_arguments import axis_of, in_container, is_kind
+from rnnc.backends.llvm.kernels.python_objects import (
+    FALSE,
+    NDARRAY,
+    NONE,
+    TRUE,
+    both,
+    emit_new,
+    exists,
+    fields_of,
+    negated,
+)
 
 MOST_AXES = 8
 """The largest number of axes of a result."""
@@ -24,38 +33,43 @@ def emit_results(module: Module, dtype: str) -> None:
 
 
 def _make(dtype: str) -> Function:
-    """Makes the arrays of all results, and describes them in their buffers, as yet unwritten. True if all are there."""
-    f = define("i1 rnnc_make(ptr binding, ptr sizes, ptr buffers, ptr made)")
-    binding, sizes, buffers, made = f.parameters
-    ok, shape = f.alloca("i1", 1, 1), f.alloca("i64", MOST_AXES, 8)
-    f.store(TRUE, ok, 1)
-    first = _first_result(f, binding)
-    with f.loop(first, BINDING.load(f, binding, "count")) as each, f.when(f.load("i1", ok, 1)):
+    """Makes the arrays of all results that the caller has not given. Returns whether all are there."""
+    f = define("i1 rnnc_make(ptr binding, ptr call, ptr views)")
+    binding, call, views = f.parameters
+    shape = f.alloca("i64", MOST_AXES, 8)
+    first = first_result(f, binding)
+    with f.loop(first, BINDING.load(f, binding, "count")) as each:
         array = ARRAY.element(f, BINDING.load(f, binding, "arrays"), each.index)
-        axes = ARRAY.load(f, array, "axes")
-        with f.loop(0, axes, carried=[i64(ELEMENT_BYTES[dtype])]) as axis:
-            size, _ = size_of(f, binding, array, axis.index, sizes)
-            f.store(size, f.element(shape, axis.index, "i64"), 8)
-            axis.next([f.mul(axis.values[0], size)])
-        empty, dtype_ = (BINDING.load(f, binding, name) for name in ("empty", "dtype"))
-        new = f.call_defined("ptr", "rnnc_new", empty, dtype_, axes, shape)
-        f.store(new, f.element(made, each.index, "ptr"), 8)
-        f.store(exists(f, new), ok, 1)
-        with f.when(exists(f, new)):
-            _describe(f, new, axis.values[0], BUFFER.element(f, buffers, each.index))
-    f.ret(f.load("i1", ok, 1))
+        view = VIEW.element(f, views, each.index)
+        with f.when(f.is_null(VIEW.load(f, view, "object"))):
+            with f.loop(0, ARRAY.load(f, array, "axes"), carried=[i64(ELEMENT_BYTES[dtype]), i64(0)]) as loop:
+                axis, (bytes_, axes) = axis_of(f, binding, array, loop.index, call), loop.values
+                f.store(axis.size, f.element(shape, axes, "i64"), 8)
+                there = f.value("i64", f"zext {negated(f, axis.missing)} to i64")
+                loop.next([f.mul(bytes_, axis.size), f.add(axes, there)])
+            empty, dtype_ = (BINDING.load(f, binding, name) for name in ("empty", "dtype"))
+            new = f.call_defined("ptr", "rnnc_new", empty, dtype_, loop.values[1], shape)
+            f.leave(f.is_null(new), FALSE)
+            _describe(f, new, loop.values[0], array, view)
+    f.ret(TRUE)
     return f
 
 
-def _describe(f: Function, new: Val, bytes_: Val, buffer: Val) -> None:
-    """Fills a buffer from a new array's own fields: to take it through the protocol costs 0.1 us."""
-    fields = f.element(new, OBJECT_HEADER, "i8")
-    f.store(NDARRAY.load(f, fields, "data"), BUFFER.place(f, buffer, "start"), 8)
-    f.store(NDARRAY.load(f, fields, "strides"), BUFFER.place(f, buffer, "strides"), 8)
-    f.store(bytes_, BUFFER.place(f, buffer, "bytes"), 8)
+def _describe(f: Function, new: Val, bytes_: Val, array: Val, view: Val) -> None:
+    """Fills the view of a new array."""
+    values = {"object": new, "start": NDARRAY.load(f, fields_of(f, new), "data"), "bytes": bytes_}
+    for name, value in values.items():
+        f.store(value, VIEW.place(f, view, name), 8)
+    with f.when(is_kind(f, array, "vectors")):
+        strides, axes = (NDARRAY.load(f, fields_of(f, new), name) for name in ("strides", "axes"))
+        second = f.value("i64", f"zext {f.value('i1', f'icmp ugt {axes}, 2')} to i64")  # without an axis of rows: any
+        outer, inner = (f.load("i64", f.element(strides, number, "i64"), 8) for number in (i64(0), second))
+        steps_first = f.compare("ne", ARRAY.load(f, array, "steps_first"), 0)
+        f.store(f.select(steps_first, outer, inner), VIEW.place(f, view, "step"), 8)
+        f.store(f.select(steps_first, inner, outer), VIEW.place(f, view, "row"), 8)
 
 
-def _first_result(f: Function, binding: Val) -> Val:
+def first_result(f: Function, binding: Val) -> Val:
     """The number of the first array of the results."""
     group = GROUP.element(f, BINDING.load(f, binding, "groups"), BINDING.load(f, binding, "arguments"))
     return GROUP.load(f, group, "first")
@@ -63,25 +77,26 @@ def _first_result(f: Function, binding: Val) -> Val:
 
 def _place(dtype: str) -> Function:
     """Sets the fields of a context that lead to the arrays of a call. Those of arrays that are not given stay."""
-    f = define("void rnnc_place(ptr binding, ptr buffers, ptr context)")
-    binding, buffers, context = f.parameters
+    f = define("void rnnc_place(ptr binding, ptr views, ptr context)")
+    binding, views, context = f.parameters
     with f.loop(0, BINDING.load(f, binding, "count")) as each:
         array = ARRAY.element(f, BINDING.load(f, binding, "arrays"), each.index)
-        buffer = BUFFER.element(f, buffers, each.index)
-        with f.when(exists(f, BUFFER.load(f, buffer, "start"))):
+        view = VIEW.element(f, views, each.index)
+        with f.when(exists(f, VIEW.load(f, view, "object"))):
             slabs, apart = ARRAY.load(f, array, "slabs"), f.alloca("i64", 1, 8)
             f.store(i64(0), apart, 8)
             with f.when(f.compare("ne", slabs, 1)):  # a division takes as long as the rest
-                f.store(f.udiv(BUFFER.load(f, buffer, "bytes"), slabs), apart, 8)
+                f.store(f.udiv(VIEW.load(f, view, "bytes"), slabs), apart, 8)
             with f.loop(0, ARRAY.load(f, array, "places")) as number:
                 place = f.add(ARRAY.load(f, array, "first_place"), number.index)
                 offset = f.load("i64", f.element(BINDING.load(f, binding, "offsets"), place, "i64"), 8)
-                pointer = f.element(BUFFER.load(f, buffer, "start"), f.mul(number.index, f.load("i64", apart, 8)), "i8")
+                pointer = f.element(VIEW.load(f, view, "start"), f.mul(number.index, f.load("i64", apart, 8)), "i8")
                 with f.when(f.value("i1", f"icmp sge {offset}, 0")):
                     place = f.element(context, offset, "i8")
                     f.store(pointer, place, 8)
                     with f.when(is_kind(f, array, "vectors")):
-                        for field, stride in zip(("step", "row"), strides_of(f, array, buffer), strict=True):
+                        for field in ("step", "row"):
+                            stride = VIEW.load(f, view, field)
                             in_elements = f.binary("sdiv", stride, i64(ELEMENT_BYTES[dtype]))
                             f.store(in_elements, TIMED.place(f, place, field), 8)
     f.ret()
@@ -105,8 +120,8 @@ def _add() -> Function:
 
 def _pack_group() -> Function:
     """A result: its container, its only array, or None, with a reference of its own; null without memory."""
-    f = define("ptr rnnc_pack_group(ptr binding, ptr group, ptr made)", COLD)
-    binding, group, made = f.parameters
+    f = define("ptr rnnc_pack_group(ptr binding, ptr group, ptr views)", COLD)
+    binding, group, views = f.parameters
     result = f.alloca("ptr", 1, 8)
     f.store(null(), result, 8)
     first, count = GROUP.load(f, group, "first"), GROUP.load(f, group, "count")
@@ -114,7 +129,7 @@ def _pack_group() -> Function:
         f.call("void", "Py_IncRef", NONE)
         f.store(NONE, result, 8)
     with in_container(f, group, "bare"):
-        only = f.load("ptr", f.element(made, first, "ptr"), 8)
+        only = VIEW.load(f, VIEW.element(f, views, first), "object")
         f.call("void", "Py_IncRef", only)
         f.store(only, result, 8)
     with in_container(f, group, "tuple"):
@@ -126,7 +141,7 @@ def _pack_group() -> Function:
     with f.loop(0, f.select(bare, i64(0), count)) as each, f.when(exists(f, f.load("ptr", result, 8))):
         number = f.add(first, each.index)
         key = ARRAY.load(f, ARRAY.element(f, BINDING.load(f, binding, "arrays"), number), "key")
-        object_ = f.load("ptr", f.element(made, number, "ptr"), 8)
+        object_ = VIEW.load(f, VIEW.element(f, views, number), "object")
         added = f.call_defined("i1", "rnnc_add", container, group, each.index, key, object_)
         with f.when(negated(f, added)):
             f.call("void", "Py_DecRef", container)
@@ -140,8 +155,8 @@ def _pack() -> Function:
 
     kept: an object that comes behind the results in a tuple, or null.
     """
-    f = define("ptr rnnc_pack(ptr binding, ptr made, ptr kept)", COLD)
-    binding, made, kept = f.parameters
+    f = define("ptr rnnc_pack(ptr binding, ptr views, ptr kept)", COLD)
+    binding, views, kept = f.parameters
     result = f.alloca("ptr", 1, 8)
     count, groups = BINDING.load(f, binding, "results"), BINDING.load(f, binding, "groups")
     first = BINDING.load(f, binding, "arguments")
@@ -149,12 +164,12 @@ def _pack() -> Function:
     size = f.add(count, more)
     alone = f.compare("eq", size, 1)
     with f.when(alone):
-        f.store(f.call_defined("ptr", "rnnc_pack_group", binding, GROUP.element(f, groups, first), made), result, 8)
+        f.store(f.call_defined("ptr", "rnnc_pack_group", binding, GROUP.element(f, groups, first), views), result, 8)
     with f.when(negated(f, alone)):
         f.store(f.call("ptr", "PyTuple_New", size), result, 8)
         with f.loop(0, count) as each, f.when(exists(f, f.load("ptr", result, 8))):
             group = GROUP.element(f, groups, f.add(first, each.index))
-            packed, whole = f.call_defined("ptr", "rnnc_pack_group", binding, group, made), f.load("ptr", result, 8)
+            packed, whole = f.call_defined("ptr", "rnnc_pack_group", binding, group, views), f.load("ptr", result, 8)
             with f.when(exists(f, packed)):
                 f.call("i32", "PyTuple_SetItem", whole, each.index, packed)  # it takes the reference
             with f.when(f.is_null(packed)):
@@ -169,12 +184,11 @@ def _pack() -> Function:
 
 
 def _release() -> Function:
-    """Gives up the buffers and the new arrays, whose containers have references of their own."""
-    f = define("void rnnc_release(ptr binding, ptr buffers, ptr made)")
-    binding, buffers, made = f.parameters
-    with f.loop(0, BINDING.load(f, binding, "count")) as each:
-        f.call("void", "PyBuffer_Release", BUFFER.element(f, buffers, each.index))
-        object_ = f.load("ptr", f.element(made, each.index, "ptr"), 8)
+    """Gives up the arrays of a call. The containers of results have references of their own."""
+    f = define("void rnnc_release(ptr binding, ptr views)")
+    binding, views = f.parameters
+    with f.loop(0, f.add(BINDING.load(f, binding, "count"), 1)) as each:
+        object_ = VIEW.load(f, VIEW.element(f, views, each.index), "object")
         with f.when(exists(f, object_)):
             f.call("void", "Py_DecRef", object_)
     f.ret()

@@ -34,6 +34,9 @@ between the two halves of a computation, or null. sources: the addresses of the 
 half is to read weights in place, or null. kept: a record of `rnnc.backends.llvm.kernels.kept_memory`, or null, if a
 computation of one part is to take scratch memory of its own."""
 
+HEAD = Record("head", HEADER)
+"""The first fields of every context, as a record of their own."""
+
 
 @dataclass(frozen=True)
 class Interface:

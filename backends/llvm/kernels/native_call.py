@@ -1,13 +1,15 @@
 """The native call: a CPython function in LLVM, so that a plain call spends well under a microsecond in Python.
 
-    rnnc_call(argument, ...) -> the results, or None if Python must check the arguments
+    rnnc_call(argument, ..., lengths=None, out=None) -> the results, or None if Python must check the arguments
 
 In a plain call, each argument is an array, or a tuple or dict of arrays, just as the call's description says
 (`rnnc.backends.base.PlainCall`). For any other call, and for every mistake, the function returns None, and Python makes
-the call. Buffers are taken through the buffer protocol and released on every path. The interpreter lock is released
-while the network runs.
+the call. It counts the calls, and the reasons for which it left them to Python (`rnnc.backends.base.OUTCOMES`).
 
-    arguments fit (call_arguments) -> new arrays (call_results) -> a context of the run -> the run -> the results
+    arguments fit (call_arguments) -> new arrays (call_results) -> a context of the run
+    -> lengths, tables, copies (call_memory) -> the run -> the results
+
+A run of more than a few microseconds releases the interpreter lock.
 
 The code does not depend on a network. It reads a record, `binding.BINDING`, from the bytes object that is the
 function's `self`. This object owns everything that the record points to, and the function's definition
@@ -20,13 +22,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
-from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
-from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, SIZES, TABLE, TIMED
-from rnnc.backends.llvm.kernels.call_arguments import emit_arguments, strides_of
+from rnnc.backends.llvm.kernels.binding import BINDING, CALL, SIZES, VIEW
+from rnnc.backends.llvm.kernels.call_arguments import emit_arguments, number_of
+from rnnc.backends.llvm.kernels.call_memory import emit_call_memory
 from rnnc.backends.llvm.kernels.call_results import emit_results
-from rnnc.backends.llvm.kernels.python_objects import BUFFER, FALSE, NONE, TRUE, exists, negated
+from rnnc.backends.llvm.kernels.context import HEAD
+from rnnc.backends.llvm.kernels.python_objects import FALSE, NONE, exists, negated
 
 NOTHING = null()
+MOST_ON_STACK = 16 * 1024
+"""The most bytes for which a call does not allocate memory."""
 
 
 def emit_native_call(module: Module, dtype: str) -> None:
@@ -34,68 +39,19 @@ def emit_native_call(module: Module, dtype: str) -> None:
     module.globals.append("@_Py_NoneStruct = external global i8")
     emit_arguments(module, dtype)
     emit_results(module, dtype)
-    for function in (_look_up(dtype), _look_up_tables(dtype), _call(dtype)):
-        module.add(function)
+    emit_call_memory(module, dtype)
+    module.add(_call())
 
 
-def _look_up(dtype: str) -> Function:
-    """Copies rows of a table to (T, B, width). Strides are in bytes. Returns whether the table has all the rows."""
-    f = define(
-        "i1 rnnc_look_up_all(ptr numbers, i64 steps, i64 batch, i64 step_stride, i64 row_stride, ptr table, "
-        "i64 height, i64 width, ptr values)"
-    )
-    numbers, steps, batch, step_stride, row_stride, table, height, width, values = f.parameters
-    answer, size = f.alloca("i1", 1, 1), f.mul(width, ELEMENT_BYTES[dtype])
-    f.store(TRUE, answer, 1)
-    with f.loop(0, steps) as step, f.loop(0, batch) as row:
-        skipped = f.add(f.mul(step.index, step_stride), f.mul(row.index, row_stride))
-        number = f.load("i64", f.element(numbers, skipped, "i8"), 8)
-        there = f.compare("ult", number, height)
-        with f.when(there):
-            target = f.element(values, f.mul(f.add(f.mul(step.index, batch), row.index), size), "i8")
-            f.call(
-                "void", "llvm.memcpy.p0.p0.i64", target, f.element(table, f.mul(number, size), "i8"), size, FALSE
-            )  # fmt: skip
-        with f.when(negated(f, there)):
-            f.store(FALSE, answer, 1)
-    f.ret(f.load("i1", answer, 1))
-    return f
-
-
-def _look_up_tables(dtype: str) -> Function:
-    """Looks up the rows of all tables, one after the other in `memory`. Returns whether all the rows are there."""
-    f = define("i1 rnnc_look_up_tables(ptr binding, ptr buffers, ptr context, ptr memory)", COLD)
-    binding, buffers, context, memory = f.parameters
-    plain, place = f.alloca("i1", 1, 1), f.alloca("ptr", 1, 8)
-    f.store(TRUE, plain, 1)
-    f.store(memory, place, 8)
-    sizes = SIZES.loads(f, context)
-    with f.loop(0, BINDING.load(f, binding, "tables")) as each, f.when(f.load("i1", plain, 1)):
-        table = TABLE.loads(f, TABLE.element(f, BINDING.load(f, binding, "table_records"), each.index))
-        array = ARRAY.element(f, BINDING.load(f, binding, "arrays"), table["array"])
-        buffer, values = BUFFER.element(f, buffers, table["array"]), f.load("ptr", place, 8)
-        numbers, per_step = BUFFER.load(f, buffer, "start"), f.mul(sizes["batch"], table["width"])
-        arguments = (*sizes.values(), *strides_of(f, array, buffer), table["rows"], table["height"], table["width"])
-        f.store(f.call_defined("i1", "rnnc_look_up_all", numbers, *arguments, values), plain, 1)
-        with f.when(f.value("i1", f"icmp sge {table['offset']}, 0")):
-            field = f.element(context, table["offset"], "i8")
-            for name, value in zip(TIMED.types, (values, per_step, table["width"]), strict=True):
-                f.store(value, TIMED.place(f, field, name), 8)
-        size = f.mul(f.mul(sizes["steps"], per_step), ELEMENT_BYTES[dtype])
-        f.store(f.element(values, size, "i8"), place, 8)
-    f.ret(f.load("i1", plain, 1))
-    return f
-
-
-def _call(dtype: str) -> Function:
+def _call() -> Function:
     f = define("ptr rnnc_call(ptr self, ptr arguments, i64 n)", COLD)
     self_, arguments, count = f.parameters
     call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
     context = f.value("ptr", f"alloca i8, {call.bound('context_bytes')}, align 16")
-    with f.when(f.compare("eq", count, call.bound("arguments"))), call.fitting(arguments), call.made():
+    with call.fitting(arguments, count), call.made():
         call.begin(context)
-        call.place(context)
-        _run(call, context, ELEMENT_BYTES[dtype])
+        with call.computing(context):
+            call.run(context)
     return call.end()
 
 
@@ -104,35 +60,33 @@ class NativeCall:
 
     def __init__(self, f: Function, binding: Val) -> None:
         self.f, self.binding = f, binding
-        count = self.bound("count")
-        self.buffers = f.value("ptr", f"alloca {BUFFER.llvm_type}, {count}, align 16")
-        self._made = f.value("ptr", f"alloca ptr, {count}, align 16")
-        self.sizes = f.alloca("i64", 2, 8)
+        count = f.add(self.bound("count"), 1)
+        self.views = f.value("ptr", f"alloca {VIEW.llvm_type}, {count}, align 16")
+        self.call, self._failed = f.alloca(CALL.llvm_type, 1, 8), f.alloca("i1", 1, 1)
         self.result = f.alloca("ptr", 1, 8)
         f.store(null(), self.result, 8)
-        for axis in range(2):
-            f.store(i64(-1), f.element(self.sizes, axis, "i64"), 8)
-        with f.loop(0, count) as each:  # releasing a buffer without an object does nothing
-            buffer = BUFFER.element(f, self.buffers, each.index)
-            f.store(null(), BUFFER.place(f, buffer, "start"), 8)
-            f.store(null(), BUFFER.place(f, buffer, "object"), 8)
-            f.store(null(), f.element(self._made, each.index, "ptr"), 8)
+        lacks_rows = f.sub(i64(0), self.bound("unbatched"))  # -1: the first array tells
+        start = {"steps": self.bound("steps"), "batch": self.bound("batch"), "unbatched": lacks_rows, "copied": i64(0)}
+        for name, value in (start | {"outcome": number_of("arguments")}).items():
+            f.store(value, CALL.place(f, self.call, name), 8)
+        with f.loop(0, count) as each:
+            f.store(null(), VIEW.element(f, self.views, each.index), 8)
 
     def bound(self, name: str) -> Val:
         """A field of the binding."""
         return BINDING.load(self.f, self.binding, name)
 
     @contextmanager
-    def fitting(self, arguments: Val) -> Iterator[None]:
+    def fitting(self, arguments: Val, count: Val) -> Iterator[None]:
         """Code that runs if the arguments fit."""
-        taken = (self.binding, arguments, self.sizes, self.buffers)
+        taken = (self.binding, arguments, count, self.call, self.views)
         with self.f.when(self.f.call_defined("i1", "rnnc_arguments_fit", *taken)):
             yield
 
     @contextmanager
     def made(self) -> Iterator[None]:
         """Code that runs if the arrays of the results could be made."""
-        taken = (self.binding, self.sizes, self.buffers, self._made)
+        taken = (self.binding, self.call, self.views)
         with self.f.when(self.f.call_defined("i1", "rnnc_make", *taken)):
             yield
 
@@ -140,58 +94,83 @@ class NativeCall:
         """Starts a context: the fields that are the same in every call, and the sizes."""
         f, size = self.f, self.bound("context_bytes")
         f.call("void", "llvm.memcpy.p0.p0.i64", context, self.bound("context"), size, FALSE)
-        for name, value in SIZES.loads(f, self.sizes).items():
+        for name, value in SIZES.loads(f, self.call).items():
             f.store(value, SIZES.place(f, context, name), 8)
 
-    def place(self, context: Val) -> None:
-        """Sets the pointers of a context to the arrays of this call."""
-        self.f.call_defined("void", "rnnc_place", self.binding, self.buffers, context)
+    @contextmanager
+    def computing(self, context: Val, kept: Val = NOTHING) -> Iterator[None]:
+        """Code that computes the results, which are packed then. A long computation releases the interpreter lock.
 
-    def run(self, context: Val) -> Val:
-        """Runs the generated function. The i1 is 1 if it ran out of memory."""
+        The context leads to all arrays. kept: an object that comes behind the results.
+        """
+        f = self.f
+        f.store(FALSE, self._failed, 1)
+        with self._memory(), self._unlocked():
+            taken = (self.binding, self.call, self.views, context)
+            fits = f.call_defined("i1", "rnnc_fill_memory", *taken)
+            f.store(f.select(fits, number_of("native"), number_of("values")), CALL.place(f, self.call, "outcome"), 8)
+            with f.when(fits):
+                f.call_defined("void", "rnnc_place", self.binding, self.views, context)
+                yield
+                with f.when(exists(f, HEAD.load(f, context, "rows"))):
+                    f.call_defined("void", "rnnc_clear_padding", *taken)
+        failed = f.load("i1", self._failed, 1)
+        with f.when(failed):
+            f.call("ptr", "PyErr_NoMemory")
+        native = f.compare("eq", CALL.load(f, self.call, "outcome"), number_of("native"))
+        with f.when(f.binary("and", native, negated(f, failed))):
+            self._pack(kept)
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Code that has the memory that the call needs: on the stack, or from malloc. It runs if there is enough."""
+        f = self.f
+        size = f.call_defined("i64", "rnnc_memory_size", self.binding, self.call, self.views)
+        heap, small = f.alloca("ptr", 1, 8), f.compare("ule", size, MOST_ON_STACK)
+        stack = f.value("ptr", f"alloca i8, {f.select(small, size, i64(0))}, align 16")
+        f.store(null(), heap, 8)
+        with f.when(negated(f, small)):
+            f.store(f.call("ptr", "malloc", size), heap, 8)
+            f.store(f.is_null(f.load("ptr", heap, 8)), self._failed, 1)
+        taken = f.load("ptr", heap, 8)
+        f.store(f.select(small, stack, taken), CALL.place(f, self.call, "memory"), 8)
+        with f.when(negated(f, f.load("i1", self._failed, 1))):
+            yield
+            f.call("void", "free", taken)
+
+    @contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        """Code that runs without the interpreter lock, if the call has more than a few rows."""
+        f = self.f
+        thread, rows = f.alloca("ptr", 1, 8), f.mul(*SIZES.loads(f, self.call).values())
+        f.store(null(), thread, 8)
+        with f.when(f.compare("ugt", rows, self.bound("brief_rows"))):
+            f.store(f.call("ptr", "PyEval_SaveThread"), thread, 8)
+        yield
+        state = f.load("ptr", thread, 8)
+        with f.when(exists(f, state)):
+            f.call("void", "PyEval_RestoreThread", state)
+
+    def run(self, context: Val) -> None:
+        """Runs the generated function, which fails if it runs out of memory."""
         status = self.f.value("i32", f"call i32 {self.bound('run').name}({context})")
-        return self.f.value("i1", f"icmp ne {status}, 0")
+        self.f.store(self.f.value("i1", f"icmp ne {status}, 0"), self._failed, 1)
 
-    def pack(self, kept: Val = NOTHING) -> None:
+    def _pack(self, kept: Val) -> None:
         """Makes the result of the arrays. It stays null without memory. kept: an object that comes behind them."""
-        self.f.store(self.f.call_defined("ptr", "rnnc_pack", self.binding, self._made, kept), self.result, 8)
+        self.f.store(self.f.call_defined("ptr", "rnnc_pack", self.binding, self.views, kept), self.result, 8)
 
     def end(self) -> Function:
         """Returns the result; null if an exception is set; otherwise None, so that Python checks the arguments."""
         f = self.f
-        f.call_defined("void", "rnnc_release", self.binding, self.buffers, self._made)
+        f.call_defined("void", "rnnc_release", self.binding, self.views)
         result = f.load("ptr", self.result, 8)
         failed = exists(f, f.call("ptr", "PyErr_Occurred"))
+        with f.when(negated(f, failed)):
+            count = f.element(self.bound("outcomes"), CALL.load(f, self.call, "outcome"), "i64")
+            f.store(f.add(f.load("i64", count, 8), 1), count, 8)
         decline = f.binary("and", f.is_null(result), negated(f, failed))
         with f.when(decline):
             f.call("void", "Py_IncRef", NONE)
         f.ret(f.select(decline, NONE, result))
         return f
-
-
-def _run(call: NativeCall, context: Val, item: int) -> None:
-    """Looks up rows of tables, then runs the network, with the interpreter lock released."""
-    f = call.f
-    rows = f.mul(*SIZES.loads(f, context).values())
-    memory, failed, plain = f.alloca("ptr", 1, 8), f.alloca("i1", 1, 1), f.alloca("i1", 1, 1)
-    f.store(null(), memory, 8)
-    f.store(FALSE, failed, 1)
-    f.store(TRUE, plain, 1)
-    with_tables = f.compare("ne", call.bound("tables"), 0)
-    with f.when(with_tables):
-        taken = f.call("ptr", "malloc", f.mul(f.mul(rows, call.bound("looked_up")), item))
-        f.store(taken, memory, 8)
-        f.store(f.is_null(taken), failed, 1)
-    thread = f.call("ptr", "PyEval_SaveThread")
-    own = f.load("ptr", memory, 8)
-    there = negated(f, f.load("i1", failed, 1))
-    with f.when(f.binary("and", with_tables, there)):
-        f.store(f.call_defined("i1", "rnnc_look_up_tables", call.binding, call.buffers, context, own), plain, 1)
-    with f.when(f.binary("and", there, f.load("i1", plain, 1))):
-        f.store(call.run(context), failed, 1)
-    f.call("void", "free", own)
-    f.call("void", "PyEval_RestoreThread", thread)
-    with f.when(f.load("i1", failed, 1)):
-        f.call("ptr", "PyErr_NoMemory")
-    with f.when(f.binary("and", f.load("i1", plain, 1), negated(f, f.load("i1", failed, 1)))):
-        call.pack()

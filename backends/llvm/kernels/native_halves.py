@@ -13,14 +13,11 @@ The first half packs the weights, because the caller may change them between the
 from __future__ import annotations
 
 from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
-from rnnc.backends.llvm.asm.records import OBJECT_HEADER, Record
-from rnnc.backends.llvm.kernels.binding import ARENA_PLACE, BINDING, COPY, FIRST_HALF, SECOND_HALF, SIZES
-from rnnc.backends.llvm.kernels.context import HEADER
+from rnnc.backends.llvm.kernels.binding import ARENA_PLACE, BINDING, COPY, FIRST_HALF, SECOND_HALF, SIZES, VIEW
+from rnnc.backends.llvm.kernels.context import HEAD
 from rnnc.backends.llvm.kernels.native_call import NativeCall
-from rnnc.backends.llvm.kernels.python_objects import BUFFER, FALSE, NDARRAY, exists, negated
+from rnnc.backends.llvm.kernels.python_objects import FALSE, NDARRAY, exists, fields_of, type_of
 
-HEAD = Record("head", HEADER)
-"""The first fields of every context."""
 LINE = 64
 
 
@@ -63,7 +60,7 @@ def _keep() -> Function:
 
 
 def _data(f: Function, array: Val) -> Val:
-    return NDARRAY.load(f, f.element(array, OBJECT_HEADER, "i8"), "data")
+    return NDARRAY.load(f, fields_of(f, array), "data")
 
 
 def _pack_weights() -> Function:
@@ -94,26 +91,15 @@ def _first() -> Function:
     self_, arguments, count = f.parameters
     call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
     context = f.value("ptr", f"alloca i8, {call.bound('context_bytes')}, align 16")
-    with f.when(f.compare("eq", count, call.bound("arguments"))), call.fitting(arguments), call.made():
+    with call.fitting(arguments, count), call.made():
         call.begin(context)
         kept = f.call_defined("ptr", "rnnc_keep", call.binding, context)
         with f.when(exists(f, kept)):
-            call.place(context)
-            thread = f.call("ptr", "PyEval_SaveThread")
-            f.call_defined("void", "rnnc_pack_weights", call.binding, context)
-            failed = call.run(context)
-            f.call("void", "PyEval_RestoreThread", thread)
-            _end_run(call, failed, kept)
+            with call.computing(context, kept):
+                f.call_defined("void", "rnnc_pack_weights", call.binding, context)
+                call.run(context)
             f.call("void", "Py_DecRef", kept)
     return call.end()
-
-
-def _end_run(call: NativeCall, failed: Val, *kept: Val) -> None:
-    f = call.f
-    with f.when(failed):
-        f.call("ptr", "PyErr_NoMemory")
-    with f.when(negated(f, failed)):
-        call.pack(*kept)
 
 
 def _is_kept(call: NativeCall, kept: Val) -> Val:
@@ -121,10 +107,8 @@ def _is_kept(call: NativeCall, kept: Val) -> Val:
     f = call.f
     found, size = f.alloca("i1", 1, 1), f.alloca("i64", 1, 8)
     f.store(FALSE, found, 1)
-    type_ = f.call("ptr", "PyObject_Type", kept)
-    f.call("void", "Py_DecRef", type_)
-    with f.when(f.compare("eq", type_, call.bound("ndarray"))):
-        fields = f.element(kept, OBJECT_HEADER, "i8")
+    with f.when(f.compare("eq", type_of(f, kept), call.bound("ndarray"))):
+        fields = fields_of(f, kept)
         f.store(i64(0), size, 8)
         with f.when(f.value("i1", f"icmp eq {NDARRAY.load(f, fields, 'axes')}, 1")):
             f.store(f.load("i64", NDARRAY.load(f, fields, "shape"), 8), size, 8)
@@ -143,19 +127,16 @@ def _second() -> Function:
     call = NativeCall(f, f.call("ptr", "PyBytes_AsString", self_))
     size = call.bound("context_bytes")
     context = f.value("ptr", f"alloca i8, {size}, align 16")
-    with f.when(f.compare("eq", count, f.add(call.bound("arguments"), 1))):
+    with f.when(f.compare("ne", count, 0)):
         kept = f.load("ptr", arguments, 8)
         with f.when(_is_kept(call, kept)):
             f.call("void", "llvm.memcpy.p0.p0.i64", context, _data(f, kept), size, FALSE)
             for name, value in SIZES.loads(f, context).items():
-                f.store(value, SIZES.place(f, call.sizes, name), 8)
-            with call.fitting(f.element(arguments, 1, "ptr")), call.made():
-                call.place(context)
-                thread = f.call("ptr", "PyEval_SaveThread")
-                failed = call.run(context)
-                _copy_results(call)
-                f.call("void", "PyEval_RestoreThread", thread)
-                _end_run(call, failed)
+                f.store(value, SIZES.place(f, call.call, name), 8)
+            with call.fitting(f.element(arguments, 1, "ptr"), f.sub(count, 1)), call.made():
+                with call.computing(context):
+                    call.run(context)
+                    _copy_results(call)
     return call.end()
 
 
@@ -164,6 +145,6 @@ def _copy_results(call: NativeCall) -> None:
     f, half = call.f, SECOND_HALF.loads(call.f, call.bound("half"))
     with f.loop(0, half["copies"]) as each:
         numbers = COPY.loads(f, COPY.element(f, half["copy_records"], each.index))
-        source, target = (BUFFER.element(f, call.buffers, number) for number in numbers.values())
-        size, to = BUFFER.load(f, source, "bytes"), BUFFER.load(f, target, "start")
-        f.call("void", "llvm.memcpy.p0.p0.i64", to, BUFFER.load(f, source, "start"), size, FALSE)
+        source, target = (VIEW.element(f, call.views, number) for number in numbers.values())
+        size, to = VIEW.load(f, source, "bytes"), VIEW.load(f, target, "start")
+        f.call("void", "llvm.memcpy.p0.p0.i64", to, VIEW.load(f, source, "start"), size, FALSE)
