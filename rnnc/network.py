@@ -53,12 +53,14 @@ class Network(Compiled, Unchanging):
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
+        weights: str | None = None,
+        activations: str | None = None,
         names: Names | None = None,
     ) -> None:
         """See `rnnc.layered.Layered.compile`."""
         self.model = model
         self._graph = graph = model.graph()
-        options = CompileOptions.of(backend, threads, matmul)
+        options = CompileOptions.of(backend, threads, matmul, weights, activations)
         # What is wrong with the parameters is said before it takes long.
         given = bind_parameters(model, params, options.arrays, names)
         super().__init__(forward(model), options)

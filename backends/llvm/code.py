@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,11 +16,13 @@ from rnnc.backends.llvm.kernels.derived import leaves
 from rnnc.backends.llvm.kernels.packers import Sweep, sources, sweeps_of, tables
 from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.packing.layout import PackedPhase
+from rnnc.backends.llvm.packing.narrow import narrow_weights
 from rnnc.backends.llvm.packing.sharing import with_shared_weights
 from rnnc.backends.llvm.runtime import Linked, Runtime, shown
 from rnnc.backends.planning.keeping import kept_buffers
 from rnnc.backends.planning.plan import Buffer, Plan, Space
-from rnnc.backends.planning.planner import plan
+from rnnc.backends.planning.planner import plan, with_products
+from rnnc.backends.products import PLAIN, ProductFormat
 from rnnc.ir import settings
 from rnnc.ir.computation import Computation
 from rnnc.ir.families import Family, operands_first
@@ -36,17 +39,25 @@ FEW_ROWS = 4
 """The rows of all steps for which packing a weight takes longer than reading it where it lies."""
 
 
+class Given(NamedTuple):
+    """What the stages need besides the computation."""
+
+    target: Target
+    product: ProductFormat
+
+
 def _plan(made: Artefacts) -> Plan:
-    return with_shared_weights(plan(made["rolled"], made.computation.late))
+    planned = with_shared_weights(plan(made["rolled"], made.computation.late))
+    return with_products(planned, made.given.product)
 
 
 def _emit(made: Artefacts) -> Emitted:
-    return emit_plan(made["plan"], made.given)
+    return emit_plan(made["plan"], made.given.target)
 
 
 def _assemble(made: Artefacts) -> Linked:
     emitted: Emitted = made["llvm"]
-    return Linked(emitted.module, Runtime(made["rolled"].dtype, made.given))
+    return Linked(emitted.module, Runtime(made["rolled"].dtype, made.given.target))
 
 
 def _llvm_text(emitted: Emitted) -> str:
@@ -59,12 +70,18 @@ STAGES = (
     Stage("llvm", _emit, _llvm_text),
     Stage("asm", _assemble, lambda linked: str(linked.assembly())),
 )
-"""The pipeline of this backend. The `given` of its artefacts is the target."""
+"""The pipeline of this backend. The `given` of its artefacts is a Given."""
 
 
-def compile(computation: Computation, *, threads: int | None = None, target: Target | None = None) -> LlvmCode:
-    """Compiles a computation for this machine, or for a target that it can run."""
-    return LlvmCode(computation, threads or settings.threads(), target or host())
+def compile(
+    computation: Computation,
+    *,
+    threads: int | None = None,
+    target: Target | None = None,
+    product: ProductFormat = PLAIN,
+) -> LlvmCode:
+    """Compiles a computation for this machine, or for a target that it can run. product: that of all phases."""
+    return LlvmCode(computation, threads or settings.threads(), target or host(), product)
 
 
 class LlvmCode:
@@ -72,11 +89,12 @@ class LlvmCode:
 
     stages = own_stages(STAGES)
 
-    def __init__(self, computation: Computation, threads: int, target: Target) -> None:
+    def __init__(self, computation: Computation, threads: int, target: Target, product: ProductFormat) -> None:
         self.computation = computation
         self.target = target
+        self.product = product
         self.threads = threads
-        self._artefacts = Artefacts(STAGES, computation, given=target)
+        self._artefacts = Artefacts(STAGES, computation, given=Given(target, product))
         self.linked: Linked = self._artefacts["asm"]
         self.program: Program = self._artefacts["rolled"]
         self.plan: Plan = self._artefacts["plan"]
@@ -101,6 +119,7 @@ class LlvmCode:
             f"target {self.target.name}: vectors of {self.target.lanes(dtype)} {dtype}",
             f"work: {self.flops_per_row:,} floating-point operations of matmuls for one step of one sequence; "
             f"{size // 1024:,} KiB of packed weights",
+            *([f"products: {self.product}"] if self.product != PLAIN else []),
             "threads: a large batch is split by rows; a batch of one runs on the calling thread",
         ]
         if self.plan.late:
@@ -191,7 +210,7 @@ class LlvmCode:
     @cached_property
     def packed_parameters(self) -> frozenset[str]:
         """The names of all parameters that packing depends on."""
-        return frozenset(str(family.name) for family in leaves(self.sources))
+        return frozenset(str(family.name) for family in leaves([*self.sources, *narrow_weights(self.layout)]))
 
     @cached_property
     def tables(self) -> tuple[Array, Array]:

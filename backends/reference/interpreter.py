@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from rnnc.backends.products import PLAIN, ProductFormat, Rounded, product, rounded
 from rnnc.ir.errors import IRError
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph, Node
@@ -106,9 +107,15 @@ def run_program(program: Program, bound: Mapping[Family, Array], feeds: Feeds, s
 class Execution:
     """One run of a program: the values computed so far."""
 
-    def __init__(self, program: Program, bound: Mapping[Family, Array], steps: int) -> None:
+    def __init__(
+        self, program: Program, bound: Mapping[Family, Array], steps: int, product: ProductFormat = PLAIN
+    ) -> None:
+        """product: the format of all products with bound values."""
         self.program = program
         self.steps = steps
+        self.product = product
+        self._bound = bound
+        self._rounded: dict[tuple[Family, bool], Rounded] = {}
         self.batch = 0
         self.values: dict[Family, Array] = dict(bound)
 
@@ -126,7 +133,7 @@ class Execution:
 
     def copy(self) -> Execution:
         """An independent execution with the same values."""
-        other = Execution(self.program, self.values, self.steps)
+        other = Execution(self.program, self.values, self.steps, self.product)
         other.batch = self.batch
         return other
 
@@ -152,7 +159,19 @@ class Execution:
             return self._at(family.inputs[0], self.steps - 1 if family.attr("delta") > 0 else 0, {})
         if family.op == "tsum":
             return self._sum_over_time(family)
-        return _meaning(family, [self._value(i) for i in family.inputs])
+        return self._result(family, [self._value(i) for i in family.inputs])
+
+    def _result(self, family: Family, operands: Sequence[Array]) -> Array:
+        """The meaning of an op, with products in their format."""
+        narrow = self.product.weights and family.op == "matmul" and family.inputs[1] in self._bound
+        return self._product(family, operands) if narrow else _meaning(family, operands)
+
+    def _product(self, family: Family, operands: Sequence[Array]) -> Array:
+        left, right = operands
+        key = family.inputs[1], bool(family.attr("transpose_b"))
+        if key not in self._rounded:
+            self._rounded[key] = rounded(right.T if key[1] else right, self.product)
+        return product(left, self._rounded[key], self.product)
 
     def _sum_over_time(self, family: Family) -> Array:
         terms = [self._at(i, t, {}) for i in family.inputs for t in range(self.steps)]
@@ -180,7 +199,7 @@ class Execution:
         if family.spec.kind is Kind.LEAF:
             return self._value(family)
         if family.op != "carry":
-            return _meaning(family, [read(i) for i in family.inputs])
+            return self._result(family, [read(i) for i in family.inputs])
         previous = t - family.attr("delta")
         assert family.initial is not None and family.source is not None
         inside = 0 <= previous < self.steps

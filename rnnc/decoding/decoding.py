@@ -45,10 +45,12 @@ class Decoding(Compiled, Unchanging):
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
+        weights: str | None = None,
+        activations: str | None = None,
     ) -> None:
         """See `rnnc.Decoder.compile`."""
         self.decoder = decoder
-        options = CompileOptions.of(backend, threads, matmul)
+        options = CompileOptions.of(backend, threads, matmul, weights, activations)
         given = read_parameters(decoder, params, options.arrays)
         super().__init__(steps_of(decoder), options)
         self._encoder = None

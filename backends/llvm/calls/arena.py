@@ -11,6 +11,7 @@ import numpy as np
 from rnnc.backends.llvm.asm.records import address
 from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
 from rnnc.backends.llvm.kernels.derived import NAME, elements, emit_derived, is_derivable, leaves
+from rnnc.backends.llvm.packing.narrow import pack_narrow
 from rnnc.backends.llvm.runtime import Linked
 from rnnc.backends.reference.interpreter import evaluate
 from rnnc.ir.families import Family, operands_first
@@ -65,6 +66,8 @@ class Packing:
         sources = _pointers([computed[f] if f in computed else address(values[f]) for f in code.sources])
         sweeps, moves = code.tables_of_rest if in_place else code.tables
         code.sweep(start, ctypes.addressof(sources), address(sweeps), len(sweeps), address(moves))
+        if code.product.weights:
+            pack_narrow(arena, code.layout, values)
         return arena, sources
 
     def _compute(self, values: dict[Family, Array], place: int) -> dict[Family, int]:

@@ -11,16 +11,15 @@ sizes alone share one function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
 from rnnc.backends.llvm.kernels.epilogue import Epilogue, number_of
-from rnnc.backends.llvm.kernels.grid_walk import GridWalk
-from rnnc.backends.llvm.kernels.unit_reductions import UnitReduction
 from rnnc.backends.llvm.packing.sharing import loops_of
-from rnnc.backends.llvm.packing.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
-from rnnc.backends.planning.plan import Feed, Phase, Space
+from rnnc.backends.llvm.packing.tile import FMA_LATENCY, FMA_PER_CYCLE, blocks_of
+from rnnc.backends.planning.plan import Feed, Space
 from rnnc.ir.families import Family
 
 UNROLL = 4
@@ -42,12 +41,6 @@ class Stream:
     vectors: int
 
 
-def emit_phase(phase: Phase, name: str, tile: Tile, dtype: str) -> Function:
-    """The function of a phase."""
-    emitter = GridWalk if phase.axes else UnitReduction if phase.sums else TilePhase
-    return emitter(phase, name, tile, dtype).emit()
-
-
 class TilePhase(Epilogue):
     """Matmuls and elementwise phases."""
 
@@ -59,11 +52,16 @@ class TilePhase(Epilogue):
             f.ret()
             return f
         with f.loop(0, self.arg("panels")) as panels:
-            mirrored = f.sub(f.sub(self.arg("panels"), 1), panels.index)
-            forward = f.compare("eq", self.arg("backward"), 0)
-            self._panel(f.select(forward, panels.index, mirrored))
+            self._panel(self._in_turn(panels.index), i64(0), self.arg("rows"))
         f.ret()
         return f
+
+    def _in_turn(self, number: Val) -> Val:
+        """The panel that is the `number`th to be computed: from the first one on, or from the last one back."""
+        f = self.f
+        mirrored = f.sub(f.sub(self.arg("panels"), 1), number)
+        forward = f.compare("eq", self.arg("backward"), 0)
+        return f.select(forward, number, mirrored)
 
     def _row_by_row(self) -> None:
         """Rows from end to end, as they lie in memory: a phase without weights has nothing to keep in the cache."""
@@ -80,17 +78,17 @@ class TilePhase(Epilogue):
         count = self.tile.rows * len(self.phase.accumulators) * self.tile.vectors
         return self.f.alloca(self.type, count, 64) if self.tile.rows > 1 else None
 
-    def _panel(self, panel: Val) -> None:
+    def _panel(self, panel: Val, first: Val, rows: Val) -> None:
+        """The units of a panel, for `rows` rows from `first` on."""
         f, most = self.f, self.tile.rows
-        rows = self.arg("rows")
         if most == 1:
             with f.loop(0, rows) as one:
-                self._rows(one.index, panel, 1)
+                self._rows(f.add(first, one.index), panel, 1)
             return
         blocks = f.udiv(f.add(rows, most - 1), most)
         least = f.udiv(rows, f.maximum(blocks, i64(1)))  # a ragged batch may have no rows at all
         larger = f.sub(rows, f.mul(least, blocks))
-        with f.loop(0, blocks, carried=[i64(0)]) as block:
+        with f.loop(0, blocks, carried=[first]) as block:
             row = block.values[0]
             extra = f.value("i64", f"zext {f.compare('ult', block.index, larger)} to i64")
             count = f.add(least, extra)
@@ -190,29 +188,34 @@ class TilePhase(Epilogue):
         """
         feeds = [self.phase.feeds[number] for number in numbers]
         each = [[feed.blocks[b][0] for group in groups for b in blocks_of(feed, group)] for feed in feeds]
-        vectors, inner = self.tile.vectors, self.arg(f"inner{numbers[0]}")
-        lhs = [self._lhs(number, self.f.add(row, r)) for r in range(len(accumulators)) for number in numbers]
-        weights = self._streams(numbers[0], feeds[0], groups, panel)
         flat = [vector for one in accumulators for targets in each for a in targets for vector in one[a]]
-        values = iter(self._loop_over_k(lhs, weights, inner, flat))
+        values = iter(self._accumulate(numbers, groups, row, len(accumulators), panel, flat))
         result = [dict(one) for one in accumulators]
         for one in result:
             for a in (a for targets in each for a in targets):
-                one[a] = [next(values) for _ in range(vectors)]
+                one[a] = [next(values) for _ in range(self.tile.vectors)]
         return result
+
+    def _accumulate(
+        self, numbers: list[int], groups: list[range], row: Val, count: int, panel: Val, flat: list[Val]
+    ) -> list[Val]:
+        """The products of `count` rows from `row` on, added to accumulators in the order [row][feed][vector]."""
+        lhs = [self._lhs(number, self.f.add(row, r)) for r in range(count) for number in numbers]
+        weights = self._streams(numbers[0], groups, panel)
+        return self._loop_over_k(lhs, weights, self.arg(f"inner{numbers[0]}"), flat)
 
     def _lhs(self, number: int, row: Val) -> Val:
         """The address of a row of a feed's left side."""
         f = self.f
         return f.element(self.arg(f"lhs{number}"), f.mul(row, self.arg(f"lhs_stride{number}")), self.scalar)
 
-    def _streams(self, number: int, feed: Feed, groups: list[range], panel: Val) -> list[Stream]:
-        """The packed weights of some groups: where each starts in the panel, and its vectors per step of k."""
-        f = self.f
-        inner = self.arg(f"inner{number}")
+    def _streams(self, number: int, groups: list[range], panel: Val) -> list[Stream]:
+        """A feed's packed weights of some groups: where each starts in the panel, and its vectors per step of k."""
+        f, feed = self.f, self.phase.feeds[number]
+        inner = self._depth(number)
         total = len(feed.blocks) * self.tile.units
         start = f.mul(f.mul(panel, inner), total)
-        before = sum(len(blocks_of(feed, g)) for g in self.tile.groups(groups[0].start))
+        before = self._blocks_before(feed, groups)
         streams = []
         for group in groups:
             blocks = len(blocks_of(feed, group))
@@ -222,6 +225,14 @@ class TilePhase(Epilogue):
                 streams.append(Stream(pointer, blocks * self.tile.vectors))
             before += blocks
         return streams
+
+    def _depth(self, number: int) -> Val:
+        """The number of packed elements per unit and block of a feed."""
+        return self.arg(f"inner{number}")
+
+    def _blocks_before(self, feed: Feed, groups: Sequence[range]) -> int:
+        """The number of a feed's blocks that are packed before those of some groups."""
+        return sum(len(blocks_of(feed, group)) for group in self.tile.groups(groups[0].start))
 
     def _loop_over_k(self, lhs: list[Val], weights: list[Stream], inner: Val, flat: list[Val]) -> list[Val]:
         """The inner loop over k. A small number of accumulators is split into several chains to hide their latency."""
@@ -253,33 +264,46 @@ class TilePhase(Epilogue):
         return chains
 
     def _multiply(self, lhs: list[Val], weights: list[Stream], k: Val, flat: Sequence[Val]) -> list[Val]:
-        """The products of one k. The fewer of the rows' broadcasts and the weights stay in registers."""
-        f = self.f
-        result = list(flat)
-        vectors = [(stream, j) for stream in weights for j in range(stream.vectors)]
-        count = len(vectors)
-
-        def weight(stream: Stream, j: int) -> Val:
-            index = f.add(f.mul(k, stream.vectors * self.tile.lanes), j * self.tile.lanes)
-            return f.load(self.type, f.element(stream.pointer, index, self.scalar), self.tile.lanes * self.bytes)
-
-        def broadcast(r: int) -> Val:
-            return f.splat(f.load(self.scalar, f.element(lhs[r], k, self.scalar), self.bytes), self.tile.lanes)
-
+        """The products of one k."""
         if len(lhs) >= PREFETCH_ROWS:
             self._prefetch(weights, k)
+        loads = [partial(self._weight, stream, j, k) for stream in weights for j in range(stream.vectors)]
+        return self._add_products([partial(self._broadcast, row, k) for row in lhs], loads, flat, self.f.fma)
+
+    def _weight(self, stream: Stream, number: int, k: Val) -> Val:
+        """A vector of packed weights."""
+        f, lanes = self.f, self.tile.lanes
+        index = f.add(f.mul(k, stream.vectors * lanes), number * lanes)
+        return f.load(self.type, f.element(stream.pointer, index, self.scalar), lanes * self.bytes)
+
+    def _broadcast(self, row: Val, k: Val) -> Val:
+        """A number of a left side, in all lanes."""
+        return self.f.splat(self.f.load(self.scalar, self.f.element(row, k, self.scalar), self.bytes), self.tile.lanes)
+
+    def _add_products(
+        self,
+        lhs: Sequence[Callable[[], Val]],
+        weights: Sequence[Callable[[], Val]],
+        flat: Sequence[Val],
+        add: Callable[[Val, Val, Val], Val],
+    ) -> list[Val]:
+        """Adds to the accumulators, in the order [row][weight], what `add` does of a row's operand and a weight.
+
+        The fewer of the rows' operands and the weights stay in registers.
+        """
+        result, count = list(flat), len(weights)
         if len(lhs) <= count:
-            rows = [broadcast(r) for r in range(len(lhs))]
-            for j, (stream, place) in enumerate(vectors):
-                w = weight(stream, place)
+            rows = [load() for load in lhs]
+            for j, load in enumerate(weights):
+                w = load()
                 for r, x in enumerate(rows):
-                    result[r * count + j] = f.fma(x, w, result[r * count + j])
+                    result[r * count + j] = add(x, w, result[r * count + j])
         else:
-            held = [weight(stream, place) for stream, place in vectors]
-            for r in range(len(lhs)):
-                x = broadcast(r)
+            held = [load() for load in weights]
+            for r, load in enumerate(lhs):
+                x = load()
                 for j, w in enumerate(held):
-                    result[r * count + j] = f.fma(x, w, result[r * count + j])
+                    result[r * count + j] = add(x, w, result[r * count + j])
         return result
 
     def _prefetch(self, weights: list[Stream], k: Val) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -10,6 +10,7 @@ from math import inf
 
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.planning.plan import Feed, Phase, Weight
+from rnnc.backends.products import PLAIN, ProductFormat
 
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
@@ -20,6 +21,8 @@ L1_BYTES = 24 * 1024
 """The largest size of a pass's weights that stay in the first-level cache from one block of rows to the next."""
 INTERFERENCE = 0.15
 """Cycles per load in a loop that is bound by its multiply-adds (measured)."""
+INTEGER_TEMPORARIES = 4
+"""Registers of a product of bytes: its signed activations, its pairs, and a vector of ones."""
 MOST_ROWS = 8
 MOST_VECTORS = 4
 
@@ -72,11 +75,13 @@ class TileWork:
     """The properties of a phase that decide its tile.
 
     loops: for each set of weights, the size of k, and for each of its weights, the accumulators that it adds to.
+    product: the types of its products.
     """
 
     width: int
     accumulators: int
     loops: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+    product: ProductFormat = PLAIN
 
 
 def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
@@ -89,7 +94,8 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
     if phase.axes:  # a line of a grid is its last axis; vectors are not wider than the line
         line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
         return Tile(min(target.lanes(dtype), line), 1, 1, 1)
-    return _best(TileWork(phase.width, len(phase.accumulators), _loops(phase)), target, target.lanes(dtype))
+    work = TileWork(phase.width, len(phase.accumulators), _loops(phase), phase.product)
+    return _best(work, target, target.lanes(dtype))
 
 
 def _loops(phase: Phase) -> tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]:
@@ -112,12 +118,21 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
         passes = list(_streams(work, tile))
         # A pass's accumulators, the operands its loop holds (a broadcast per row or a weight per vector), and one more.
         held = max(min(rows * sides, weights) for loops in passes for _, weights, sides in loops)
-        registers = group * vectors * rows + held + 1
+        registers = group * vectors * rows + held + 1 + _more_registers(work.product, passes)
         if registers <= target.registers or rows == vectors == group == 1:
             cost = round(_cost(work, tile, passes, target.vector_bytes), 3)
             if (order := (cost, rows * vectors * group, vectors)) < least:
                 best, least = tile, order
     return best
+
+
+def _more_registers(product: ProductFormat, passes: Sequence[Streams]) -> int:
+    """The registers in which narrow weights are widened, or products of bytes are added up."""
+    if product.activations:
+        return INTEGER_TEMPORARIES
+    if product.weights is None:
+        return 0
+    return 1 + max(weights for loops in passes for _, weights, _ in loops)  # a mask, and the words of a step
 
 
 Streams = list[tuple[int, int, int]]
