@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     )
     from rnnc.network import Network
     from rnnc.onnx.network import OnnxNetwork, from_onnx
+    from rnnc.quantization import quantization_report
     from rnnc.sequential import Sequential
     from rnnc.torch.network import TorchNetwork, from_torch
 
@@ -172,6 +173,7 @@ __all__ = [
     "load",
     "losses",
     "optimizers",
+    "quantization_report",
     "rename",
     "save",
     "schedules",
@@ -237,6 +239,7 @@ _LATER = {
     "load": "rnnc.files.loading",
     "losses": "",
     "optimizers": "",
+    "quantization_report": "rnnc.quantization",
     "save": "rnnc.files.models",
     "schedules": "",
     "take": "rnnc.files.weights",

@@ -136,3 +136,11 @@ class Compiled:
     def explain(self) -> str:
         """A text that says which paths the backend took, and why it did not take faster ones."""
         return self._code.explain()
+
+    def _explained_weights(self, params: Mapping[str, Any]) -> str:
+        """The lines of `explain` about the error of narrow weights."""
+        if self._options.weights is None:
+            return ""
+        from rnnc.quantization import explained_weights
+
+        return explained_weights(self._computation, params, self._options.product)

@@ -123,7 +123,8 @@ class Network(Compiled, Unchanging):
 
     def explain(self) -> str:
         """Which paths the backend took, and how plain calls and pieces of streams get there."""
-        found = super().explain() + way_in(self._quick_call, f"plain calls{self._framed(self._quick_call)}")
+        found = super().explain() + self._explained_weights(self._params)
+        found += way_in(self._quick_call, f"plain calls{self._framed(self._quick_call)}")
         if not self._graph.streams:
             return found
         return found + way_in(self._quick_advance, f"plain pieces{self._framed(self._quick_advance)}")

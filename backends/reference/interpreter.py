@@ -5,7 +5,10 @@ It is simple rather than fast, because the other backends are compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +22,27 @@ from rnnc.ir.shape_rules import BATCH, Shape
 
 Feeds = Mapping[str, Array]
 """Name of an input -> array. Timed inputs have a leading time axis."""
+
+
+class Multiplied(NamedTuple):
+    """A product of some rows with weights: the bound value, and the result."""
+
+    weights: Family
+    result: Array
+
+
+_SEEN: ContextVar[list[Multiplied] | None] = ContextVar("products seen", default=None)
+
+
+@contextmanager
+def seen_products() -> Iterator[list[Multiplied]]:
+    """A context in which executions add to a list each product with a bound value, in the order of computation."""
+    found: list[Multiplied] = []
+    token = _SEEN.set(found)
+    try:
+        yield found
+    finally:
+        _SEEN.reset(token)
 
 
 def run_graph(graph: Graph, feeds: Feeds) -> dict[str, Array]:
@@ -133,7 +157,8 @@ class Execution:
 
     def copy(self) -> Execution:
         """An independent execution with the same values."""
-        other = Execution(self.program, self.values, self.steps, self.product)
+        other = Execution(self.program, self._bound, self.steps, self.product)
+        other.values = dict(self.values)
         other.batch = self.batch
         return other
 
@@ -163,8 +188,12 @@ class Execution:
 
     def _result(self, family: Family, operands: Sequence[Array]) -> Array:
         """The meaning of an op, with products in their format."""
-        narrow = self.product.weights and family.op == "matmul" and family.inputs[1] in self._bound
-        return self._product(family, operands) if narrow else _meaning(family, operands)
+        if family.op != "matmul" or family.inputs[1] not in self._bound:
+            return _meaning(family, operands)
+        made = self._product(family, operands) if self.product.weights else _meaning(family, operands)
+        if (seen := _SEEN.get()) is not None:
+            seen.append(Multiplied(family.inputs[1], made))
+        return made
 
     def _product(self, family: Family, operands: Sequence[Array]) -> Array:
         left, right = operands
