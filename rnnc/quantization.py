@@ -204,7 +204,7 @@ def _rms(values: Array) -> float:
 
 
 def explained_weights(computation: Computation, params: Mapping[str, Array], form: ProductFormat) -> str:
-    """What `explain` says of narrow weights: the error that each makes in the sums it is multiplied into."""
+    """What `explain` says of narrow weights: the error that each makes in sums."""
     return "".join(f"weights {each.name}: {_told(each)}\n" for each in weight_errors(computation, params, form))
 
 
@@ -212,6 +212,6 @@ def _told(error: WeightError) -> str:
     if not error.largest:
         return "kept exactly"
     return (
-        f"rounded by {error.largest:.2g} at most, RMS {error.rms:.2g}; moves an output by {error.output_largest:.2g} at "
-        f"most for inputs in -1 .. 1, RMS {error.output_rms:.2g} for inputs of RMS 1"
+        f"rounded by {error.largest:.2g} at most, RMS {error.rms:.2g}; moves an output by {error.output_largest:.2g} "
+        f"at most for inputs in -1 .. 1, RMS {error.output_rms:.2g} for inputs of RMS 1"
     )

@@ -7,17 +7,21 @@ All ways are exact, for any weight, and any activation but -128.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 from rnnc.backends.llvm.asm.builder import Function, Val, lanes_of, vector
 
 
 class Dots(Enum):
-    """The instructions for it.
+    """The instructions for it. They take activations in one or two planes of bytes.
 
-    VNNI multiplies unsigned bytes by signed ones, so activations have BIAS added, and sums start at -BIAS times the sum
-    of the weights. PAIRS adds two products in 16 bits, where those of a weight's magnitude, up to 128, and an
-    activation, up to 127, fit. BYTES is for any machine.
+    VNNI    multiplies unsigned bytes by signed ones. Activations have BIAS added, so sums start at -BIAS times the sum
+            of a unit's weights.
+    PAIRS   multiplies likewise, and adds two products in 16 bits. Activations are magnitudes, up to 127, of which two
+            products fit, and masks of signs. Where the mask is set, w is replaced by -w - 1 (its complement), so sums
+            start at the sum of the row's magnitudes that are masked.
+    BYTES   is for any machine.
     """
 
     VNNI = "vnni"
@@ -26,54 +30,64 @@ class Dots(Enum):
 
     @property
     def biased(self) -> bool:
+        """True if activations have BIAS added."""
         return self is Dots.VNNI
+
+    @property
+    def planes(self) -> int:
+        """The planes of bytes in which activations are written."""
+        return 2 if self is Dots.PAIRS else 1
 
 
 BIAS = 128
 
 
-def add_dots(f: Function, dots: Dots, sums: Val, activations: Val, weights: Val) -> Val:
-    """The sums, with products added. activations, weights: four bytes in each lane, as `i32`."""
+def planes_of(f: Function, dots: Dots, codes: Val) -> list[Val]:
+    """Activations as the instructions take them, in the lowest byte of each lane. codes: integers in -127 .. 127."""
     if dots is Dots.VNNI:
-        return _vnni(f, sums, activations, weights)
-    added = _pairs(f, activations, weights) if dots is Dots.PAIRS else _bytes(f, activations, weights)
+        return [f.binary("add", codes, f.integer(BIAS, codes.type))]
+    if dots is Dots.BYTES:
+        return [codes]
+    magnitudes = f.call(codes.type, f"llvm.abs.v{lanes_of(codes.type)}i32", codes, Val("i1", "false"))
+    return [magnitudes, f.binary("ashr", codes, f.integer(31, codes.type))]
+
+
+def add_dots(f: Function, dots: Dots, planes: Sequence[Val], weights: Val, sums: Val) -> Val:
+    """The sums, with products added. planes, weights: four bytes in each lane, as `i32`."""
+    if dots is Dots.VNNI:
+        return _vnni(f, planes[0], weights, sums)
+    added = _pairs(f, *planes, weights) if dots is Dots.PAIRS else _bytes(f, planes[0], weights)
     return f.binary("add", sums, added)
 
 
-def _vnni(f: Function, sums: Val, activations: Val, weights: Val) -> Val:
-    lanes = lanes_of(sums.type)
-    form = vector(4 * lanes, "i8")
-    bytes_ = [f.value(form, f"bitcast {value} to {form}") for value in (activations, weights)]
-    return f.call(sums.type, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", sums, *bytes_)
+def _vnni(f: Function, activations: Val, weights: Val, sums: Val) -> Val:
+    function = f"llvm.x86.avx512.vpdpbusd.{32 * lanes_of(sums.type)}"
+    return f.call(sums.type, function, sums, _as_bytes(f, activations), _as_bytes(f, weights))
 
 
-def _pairs(f: Function, activations: Val, weights: Val) -> Val:
-    """The magnitude of a weight times the activation with the weight's sign."""
+def _pairs(f: Function, magnitudes: Val, signs: Val, weights: Val) -> Val:
     lanes = lanes_of(weights.type)
-    form, half = vector(4 * lanes, "i8"), vector(2 * lanes, "i16")
-    a, w = (f.value(form, f"bitcast {value} to {form}") for value in (activations, weights))
-    magnitude = f.call(form, f"llvm.abs.v{4 * lanes}i8", w, Val("i1", "false"))
-    wide = lanes == 16
-    if wide:
-        minus = f.binary("sub", Val(form, "zeroinitializer"), a)
-        negative = f.value(vector(4 * lanes, "i1"), f"icmp slt {w}, zeroinitializer")
-        signed = f.select(negative, minus, a)
-    else:
-        signed = f.call(form, "llvm.x86.avx2.psign.b", a, w)
-    pairs = f.call(half, f"llvm.x86.{'avx512.pmaddubs.w.512' if wide else 'avx2.pmadd.ub.sw'}", magnitude, signed)
-    ones = f.integer(1, half)
-    return f.call(weights.type, f"llvm.x86.{'avx512.pmaddw.d.512' if wide else 'avx2.pmadd.wd'}", pairs, ones)
+    half = vector(2 * lanes, "i16")
+    pair, add = {8: ("avx2.pmadd.ub.sw", "avx2.pmadd.wd"), 16: ("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512")}[lanes]
+    signed = _as_bytes(f, f.binary("xor", weights, signs))
+    pairs = f.call(half, f"llvm.x86.{pair}", _as_bytes(f, magnitudes), signed)
+    return f.call(weights.type, f"llvm.x86.{add}", pairs, f.integer(1, half))
+
+
+def _as_bytes(f: Function, words: Val) -> Val:
+    form = vector(4 * lanes_of(words.type), "i8")
+    return f.value(form, f"bitcast {words} to {form}")
 
 
 def _bytes(f: Function, activations: Val, weights: Val) -> Val:
     total = Val(weights.type, "zeroinitializer")
     for place in range(4):
-        a, w = (signed_byte(f, word, place) for word in (activations, weights))
+        a, w = (_signed_byte(f, words, place) for words in (activations, weights))
         total = f.binary("add", total, f.binary("mul", a, w))
     return total
 
 
-def signed_byte(f: Function, words: Val, place: int) -> Val:
+def _signed_byte(f: Function, words: Val, place: int) -> Val:
     """One byte of each word, as a signed integer."""
     if place < 3:
         words = f.binary("shl", words, f.integer(24 - 8 * place, words.type))

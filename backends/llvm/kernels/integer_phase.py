@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, like, mangle, vector
-from rnnc.backends.llvm.asm.dots import BIAS, Dots, add_dots
+from rnnc.backends.llvm.asm.dots import Dots, add_dots, planes_of
 from rnnc.backends.llvm.kernels.epilogue import PhaseSignature, signature
 from rnnc.backends.llvm.kernels.narrow_phase import NarrowPhase
 from rnnc.backends.llvm.kernels.phase import PREFETCH_ROWS, Stream
-from rnnc.backends.llvm.packing.activations import CODES_AT, LINE_WORDS, ROWS_AT_ONCE
+from rnnc.backends.llvm.packing.activations import CODES_AT, LINE_WORDS, ROWS_AT_ONCE, SCALE_AT, START_AT
 from rnnc.backends.llvm.packing.tile import Tile
 from rnnc.backends.planning.plan import Phase
 from rnnc.backends.products import STEPS
 
 MAGNITUDE = 0x7FFFFFFF
 """The bits of a float without its sign. As integers, they are in the order of magnitudes, infinity and NaN last."""
-ROUNDER = 1.5 * 2**23
+ROUNDER, ROUNDER_BITS = 1.5 * 2**23, 0x4B400000
 """Added to a small float, it leaves the nearest integer, ties to even, in the lowest bits."""
 
 
@@ -65,29 +65,50 @@ class IntegerPhase(NarrowPhase):
         return f
 
     def _workspace(self, number: int, row: Val) -> Val:
-        """Where a row of a left side has its scale and its codes."""
-        f = self.f
-        words = f.add(self._depth(number), LINE_WORDS - 1)
-        size = f.add(f.binary("and", words, i64(-LINE_WORDS)), CODES_AT)
+        """Where a row of a left side has its scale, the start of its sums, and its codes."""
+        f, planes = self.f, self.dots.planes
+        size = f.add(f.mul(self._plane_words(number), planes), CODES_AT)
         return f.element(self.arg(f"codes{number}"), f.mul(f.sub(row, self.first), size), "i32")
+
+    def _plane_words(self, number: int) -> Val:
+        """The number of words of a plane of codes."""
+        f = self.f
+        return f.binary("and", f.add(self._depth(number), LINE_WORDS - 1), i64(-LINE_WORDS))
 
     # ---- activations
 
     def _quantize(self, number: int, row: Val, target: Val) -> None:
         """Writes the scale and the codes of a row. A row with NaN or an infinity has the scale NaN."""
-        f, inner = self.f, self.arg(f"inner{number}")
+        f, inner, infinity = self.f, self.arg(f"inner{number}"), self.f.constant(float("inf"), self.scalar)
         largest = self._largest(row, inner)
         inverse = f.binary("fdiv", f.constant(STEPS, self.scalar), largest)
-        endless = f.value("i1", f"fcmp oeq {inverse}, {f.constant(float('inf'), self.scalar).name}")
+        endless = f.value("i1", f"fcmp oeq {inverse}, {infinity.name}")
         inverse = f.select(endless, f.constant(0.0, self.scalar), inverse)
-        finite = f.value("i1", f"fcmp olt {largest}, {f.constant(float('inf'), self.scalar).name}")
+        finite = f.value("i1", f"fcmp olt {largest}, {infinity.name}")
         scale = f.binary("fmul", largest, f.constant(1 / STEPS, self.scalar))
-        f.store(f.select(finite, scale, f.constant(float("nan"), self.scalar)), target, self.bytes)
-        factor, codes = f.splat(inverse, self.tile.lanes), f.element(target, CODES_AT, "i32")
-        for start, stop, mask in self._spans(inner):
-            with f.loop(start, stop, self.tile.lanes) as k:
+        scale = f.select(finite, scale, f.constant(float("nan"), self.scalar))
+        f.store(scale, f.element(target, SCALE_AT, "i32"), self.bytes)
+        self._write_codes(number, row, f.splat(inverse, self.tile.lanes), target)
+
+    def _write_codes(self, number: int, row: Val, factor: Val, target: Val) -> None:
+        """Writes a row's planes of codes, and the start of its sums, if it has one.
+
+        Lanes past the end of the row are zeros, and get the code of zero.
+        """
+        f, planes = self.f, self.dots.planes
+        codes, plane = f.element(target, CODES_AT, "i32"), self._plane_words(number)
+        masked = Val(self.integers, "zeroinitializer")
+        for start, stop, mask in self._spans(self.arg(f"inner{number}")):
+            with f.loop(start, stop, self.tile.lanes, carried=[masked]) as k:
                 values = f.binary("fmul", self._load(row, k.index, mask), factor)
-                self._store_codes(values, f.element(codes, k.index, "i8"))
+                made = planes_of(f, self.dots, self._rounded(values))
+                for place, each in enumerate(made):
+                    self._store_bytes(each, f.element(f.element(codes, f.mul(plane, place), "i32"), k.index, "i8"))
+                k.next([f.binary("add", k.values[0], f.binary("and", made[0], made[-1])) if planes > 1 else masked])
+            masked = k.values[0]
+        if planes > 1:
+            total = f.call("i32", f"llvm.vector.reduce.add.{mangle(self.integers)}", masked)
+            f.store(total, f.element(target, START_AT, "i32"), self.bytes)
 
     def _largest(self, row: Val, inner: Val) -> Val:
         """The largest magnitude of a row; NaN if it holds one."""
@@ -116,14 +137,17 @@ class IntegerPhase(NarrowPhase):
             return self.f.load(self.type, place, self.bytes)
         return self.f.load_masked(self.type, place, mask, self.bytes)
 
-    def _store_codes(self, values: Val, pointer: Val) -> None:
-        """Rounds a vector of floats to bytes. Lanes past the end of a row are zeros, and become the code of zero."""
-        f, bytes_ = self.f, vector(self.tile.lanes, "i8")
+    def _rounded(self, values: Val) -> Val:
+        """The nearest integers of small floats."""
+        f = self.f
         moved = f.binary("fadd", values, f.constant(ROUNDER, self.type))
-        codes = f.value(bytes_, f"trunc {f.value(self.integers, f'bitcast {moved} to {self.integers}')} to {bytes_}")
-        if self.dots.biased:
-            codes = f.binary("xor", codes, f.integer(-BIAS, bytes_))
-        f.store(codes, pointer, self.tile.lanes)
+        bits = f.value(self.integers, f"bitcast {moved} to {self.integers}")
+        return f.binary("sub", bits, f.integer(ROUNDER_BITS, self.integers))
+
+    def _store_bytes(self, integers: Val, pointer: Val) -> None:
+        """Stores the lowest byte of each lane."""
+        form = vector(self.tile.lanes, "i8")
+        self.f.store(self.f.value(form, f"trunc {integers} to {form}"), pointer, self.tile.lanes)
 
     # ---- products
 
@@ -136,7 +160,8 @@ class IntegerPhase(NarrowPhase):
         scales = self._per_unit(first, groups, panel, 0)
         added = []
         for n, side in enumerate(sides):
-            factor = f.splat(f.load(self.scalar, side, self.bytes), self.tile.lanes)
+            scale_of_row = f.load(self.scalar, f.element(side, SCALE_AT, "i32"), self.bytes)
+            factor = f.splat(scale_of_row, self.tile.lanes)
             for j, scale in enumerate(scales):
                 place = n * len(scales) + j
                 whole = f.value(self.type, f"sitofp {sums[place]} to {self.type}")
@@ -145,28 +170,36 @@ class IntegerPhase(NarrowPhase):
 
     def _sums(self, sides: list[Val], number: int, groups: list[range], panel: Val) -> list[Val]:
         """The sums of integers of rows, in the order [row][vector]."""
-        f, integers = self.f, self.integers
+        f = self.f
         streams = self._streams(number, groups, panel)
+        count = sum(stream.vectors for stream in streams)
+        starts = [start for side in sides for start in self._starts(side, number, groups, panel, count)]
         codes = [f.element(side, CODES_AT, "i32") for side in sides]
-        start = [Val(integers, "zeroinitializer")] * sum(stream.vectors for stream in streams)
-        if self.dots.biased:
-            less = self._per_unit(number, groups, panel, 1)
-            start = [f.value(integers, f"bitcast {value} to {integers}") for value in less]
-        with f.loop(0, self._depth(number), carried=start * len(sides)) as loop:
+        plane = self._plane_words(number)
+        with f.loop(0, self._depth(number), carried=starts) as loop:
             word = loop.index
             if len(sides) >= PREFETCH_ROWS:
                 self._prefetch(streams, word)
-            rows = [partial(self._four_codes, row, word) for row in codes]
+            rows = [partial(self._planes, row, plane, word) for row in codes]
             loads = [partial(self._word, stream, j, word) for stream in streams for j in range(stream.vectors)]
-            loop.next(self._add_products(rows, loads, loop.values, self._add_dots))
+            loop.next(self._add_products(rows, loads, loop.values, partial(add_dots, f, self.dots)))
         return loop.values
 
-    def _four_codes(self, row: Val, word: Val) -> Val:
-        """Four successive codes of a row, in each lane."""
-        return self.f.splat(self.f.load("i32", self.f.element(row, word, "i32"), 4), self.tile.lanes)
+    def _starts(self, side: Val, number: int, groups: list[range], panel: Val, count: int) -> list[Val]:
+        """What the sums of a row start at (`asm.dots`)."""
+        f, integers = self.f, self.integers
+        if self.dots.biased:
+            less = self._per_unit(number, groups, panel, 1)
+            return [f.value(integers, f"bitcast {value} to {integers}") for value in less]
+        if self.dots.planes == 1:
+            return [Val(integers, "zeroinitializer")] * count
+        return [f.splat(f.load("i32", f.element(side, START_AT, "i32"), self.bytes), self.tile.lanes)] * count
+
+    def _planes(self, row: Val, plane: Val, word: Val) -> list[Val]:
+        """Four successive codes of a row, in each lane, from each plane."""
+        f = self.f
+        places = [f.add(f.mul(plane, number), word) for number in range(self.dots.planes)]
+        return [f.splat(f.load("i32", f.element(row, place, "i32"), self.bytes), self.tile.lanes) for place in places]
 
     def _word(self, stream: Stream, number: int, word: Val) -> Val:
         return self.f.value(self.integers, f"bitcast {self._weight(stream, number, word)} to {self.integers}")
-
-    def _add_dots(self, codes: Val, weights: Val, sums: Val) -> Val:
-        return add_dots(self.f, self.dots, sums, codes, weights)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
 from rnnc.backends.llvm.kernels.epilogue import Epilogue, number_of
@@ -28,6 +29,9 @@ PREFETCH_BYTES = 2048
 PREFETCH_ROWS = 3
 """Weights are prefetched PREFETCH_BYTES ahead if at least so many rows share them. This gains 2 to 3 % if they come
 from the third-level cache. A single row is bound by the bandwidth of the caches, and gains nothing."""
+
+Operand = TypeVar("Operand")
+"""A row's part in a product: a vector, or several."""
 
 Accumulators = dict[int, list[Val]]
 """Number of an accumulator -> its vectors, for one row."""
@@ -282,10 +286,10 @@ class TilePhase(Epilogue):
 
     def _add_products(
         self,
-        lhs: Sequence[Callable[[], Val]],
+        lhs: Sequence[Callable[[], Operand]],
         weights: Sequence[Callable[[], Val]],
         flat: Sequence[Val],
-        add: Callable[[Val, Val, Val], Val],
+        add: Callable[[Operand, Val, Val], Val],
     ) -> list[Val]:
         """Adds to the accumulators, in the order [row][weight], what `add` does of a row's operand and a weight.
 

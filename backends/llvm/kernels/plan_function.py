@@ -189,7 +189,7 @@ class PlanFunction(PlanMemory):
             pointer, stride = self._address(feed.lhs, row, step, number)
             weights = [f.element(self.weights, start, self.scalar)] if where is None else self._in_place(where[n])
             if phase.product.activations:
-                weights.append(self._at(f.add(self.codes_start, sum(feed_words(phase)[:n]))))
+                weights.append(self._at(f.add(self.codes_start, sum(feed_words(phase, self.target.dots)[:n]))))
             arguments += [pointer, stride, i64(feed.inner), *weights]
         arguments.append(f.element(self.weights, packed.vectors, self.scalar))
         for place in signature(phase).places:

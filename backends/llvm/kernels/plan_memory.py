@@ -102,7 +102,8 @@ class PlanMemory:
             self.offsets[buffer] = offset
             offset = f.add(offset, needed)
         self.codes_start = offset
-        offset = f.add(offset, max((sum(feed_words(phase)) for _, phase in self.plan.phases()), default=0))
+        codes = (sum(feed_words(phase, self.target.dots)) for _, phase in self.plan.phases())
+        offset = f.add(offset, max(codes, default=0))
         self.region_start = offset
         largest = i64(self._workspace())
         for region in self.plan.regions:
