@@ -80,22 +80,21 @@ class QuantizationReport:
     outputs: tuple[Error, ...]
 
     def __str__(self) -> str:
-        width = max(len(each.name) for each in (*self.weights, *self.outputs)) + 2
+        names = [each.name for each in self.weights] + [each.name for each in self.outputs]
+        width = max(map(len, names)) + 2
         lines = [f"{self.format}, against float32"]
         lines += [f"{'':<{width}}{'weights':<22}products, on the sample"]
         lines += [f"{'':<{width}}{'largest':<11}{'RMS':<11}{'largest':<11}{'RMS':<11}RMS / RMS"]
         products = {each.name: each for each in self.products}
         for weight in self.weights:
-            made = products.get(weight.name)
-            lines.append(f"{weight.name:<{width}}{weight.largest:<11.3g}{weight.rms:<11.3g}{_cells(made)}")
+            cells = _cells(products[weight.name])
+            lines.append(f"{weight.name:<{width}}{weight.largest:<11.3g}{weight.rms:<11.3g}{cells}")
         lines += ["results"]
         lines += [f"{each.name:<{width}}{'':<22}{_cells(each)}" for each in self.outputs]
         return "\n".join(line.rstrip() for line in lines)
 
 
-def _cells(error: Error | None) -> str:
-    if error is None:
-        return "not computed"
+def _cells(error: Error) -> str:
     return f"{error.largest:<11.3g}{error.rms:<11.3g}{error.relative:.2%}"
 
 

@@ -56,7 +56,7 @@ def add_dots(f: Function, dots: Dots, planes: Sequence[Val], weights: Val, sums:
     """The sums, with products added. planes, weights: four bytes in each lane, as `i32`."""
     if dots is Dots.VNNI:
         return _vnni(f, planes[0], weights, sums)
-    added = _pairs(f, *planes, weights) if dots is Dots.PAIRS else _bytes(f, planes[0], weights)
+    added = _pairs(f, planes[0], planes[1], weights) if dots is Dots.PAIRS else _bytes(f, planes[0], weights)
     return f.binary("add", sums, added)
 
 

@@ -298,12 +298,12 @@ class TilePhase(Epilogue):
         result, count = list(flat), len(weights)
         if len(lhs) <= count:
             rows = [load() for load in lhs]
-            for j, load in enumerate(weights):
-                w = load()
+            for j, load_weight in enumerate(weights):
+                w = load_weight()
                 for r, x in enumerate(rows):
                     result[r * count + j] = add(x, w, result[r * count + j])
         else:
-            held = [load() for load in weights]
+            held = [load_weight() for load_weight in weights]
             for r, load in enumerate(lhs):
                 x = load()
                 for j, w in enumerate(held):
