@@ -1,11 +1,11 @@
 """Code of a phase whose weights and activations are bytes: exact sums of 32-bit integers.
 
-for each ROWS_AT_ONCE rows:
-  for each feed, for each row: its scale, and its codes, four per word          (`packing.activations`)
-  for each panel of units, for each block of rows:
-    for each feed: for each word: sums += dot products of bytes                 (`asm.dots`)
-                   accumulators += sums * (the row's scale * the unit's scale)
-    for each row: epilogue (the equations), stores
+    for each ROWS_AT_ONCE rows:
+      for each feed, for each row: its scale, and its codes, four per word            (`packing.activations`)
+      for each panel of units, for each block of rows:
+        for each feed: for each word: sums += dot products of bytes                   (`asm.dots`)
+                       accumulators += sums * (the row's scale * the unit's scale)
+        for each row: epilogue (the equations), stores
 """
 
 from __future__ import annotations
@@ -121,9 +121,8 @@ class IntegerPhase(NarrowPhase):
                 bits = f.binary("and", bits, f.integer(MAGNITUDE, self.integers))
                 k.next([f.call(self.integers, f"llvm.smax.{suffix}", k.values[0], bits)])
             most = k.values[0]
-        return f.value(
-            self.scalar, f"bitcast {f.call('i32', f'llvm.vector.reduce.smax.{suffix}', most)} to {self.scalar}"
-        )
+        largest = f.call("i32", f"llvm.vector.reduce.smax.{suffix}", most)
+        return f.value(self.scalar, f"bitcast {largest} to {self.scalar}")
 
     def _spans(self, inner: Val) -> list[tuple[Val, Val, Val | None]]:
         """A row as whole vectors, and as one that is not full, with its mask: start, stop, mask."""

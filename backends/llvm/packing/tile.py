@@ -22,7 +22,7 @@ L1_BYTES = 24 * 1024
 INTERFERENCE = 0.15
 """Cycles per load in a loop that is bound by its multiply-adds (measured)."""
 INTEGER_TEMPORARIES = 4
-"""Registers of a product of bytes: its signed activations, its pairs, and a vector of ones."""
+"""Registers of a product of bytes: the second plane of a row's codes, its pairs, a vector of ones, and one more."""
 MOST_ROWS = 8
 MOST_VECTORS = 4
 
