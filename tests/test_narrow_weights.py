@@ -182,6 +182,13 @@ def test_integers_of_a_file_are_kept() -> None:
     assert all(0 < each.relative < 0.05 for each in (*report.products, *report.outputs))
 
 
+def test_packed_bytes() -> None:
+    computation = rnnc.computations.forward(rnnc.LSTM(128, 128))
+    plain = compile(computation, threads=1).layout.size
+    for name, share in (("bfloat16", 0.51), ("int8", 0.27), ("int8 rows", 0.28)):
+        assert compile(computation, threads=1, product=FORMS[name]).layout.size <= share * plain, name
+
+
 def test_report() -> None:
     """The error of weights is that of rounding them; the outputs' is that of two calls."""
     spec = rnnc.RNN(6, 11)
