@@ -7,9 +7,10 @@ not NumPy's, the module also has `arrays`, its `rnnc.backends.arrays.ArrayLibrar
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rnnc.backends.arrays import NUMPY
+from rnnc.backends.products import PLAIN, ProductFormat
 from rnnc.ir.errors import ArgumentTypeError, UnknownBackend, UnknownOperands
 
 if TYPE_CHECKING:
@@ -38,18 +39,28 @@ def check_name(name: object) -> str:
     raise kind(f"backend: expected {', '.join(others)} or {last}, got {name!r}")
 
 
-def options(name: str, matmul: str | None) -> dict[str, str]:
-    """The further arguments of a backend's `compile`, for rounded operands of matrix products.
+def options(name: str, matmul: str | None, product: ProductFormat = PLAIN) -> dict[str, Any]:
+    """The further arguments of a backend's `compile`: rounded operands of matrix products, and narrow weights.
 
-    Raises UnknownOperands if `OPERANDS` of its module does not list them.
+    Raises UnknownOperands if `OPERANDS` or `WEIGHTS` of its module does not list them.
     """
-    if matmul is None:
-        return {}
-    known: tuple[str, ...] = getattr(get(name), "OPERANDS", ())
-    if not isinstance(matmul, str) or matmul not in known:
-        which = ", ".join(map(repr, known)) or "none but the spec's dtype"
-        raise UnknownOperands(f"matmul: expected None, or operands that backend {name!r} has ({which}), got {matmul!r}")
-    return {"operands": matmul}
+    found: dict[str, Any] = {}
+    if matmul is not None:
+        known: tuple[str, ...] = getattr(get(name), "OPERANDS", ())
+        if not isinstance(matmul, str) or matmul not in known:
+            which = ", ".join(map(repr, known)) or "none but the spec's dtype"
+            raise UnknownOperands(
+                f"matmul: expected None, or operands that backend {name!r} has ({which}), got {matmul!r}"
+            )
+        found["operands"] = matmul
+    if product != PLAIN:
+        if product.weights not in getattr(get(name), "WEIGHTS", ()):
+            raise UnknownOperands(
+                f"weights: backend {name!r} has the spec's dtype only, got {product.weights!r}; "
+                'narrow weights are those of backends "llvm" and "reference"'
+            )
+        found["product"] = product
+    return found
 
 
 def arrays_of(name: str) -> ArrayLibrary:

@@ -220,10 +220,11 @@ class Backend(Protocol):
     """A backend: a module with these functions, and with `arrays`, an ArrayLibrary, unless that is NumPy.
 
     A module that can round the operands of matrix products lists their formats in `OPERANDS`. Its `compile` then takes
-    `operands`, one of these.
+    `operands`, one of these. A module that can store weights in narrow formats lists these in `WEIGHTS`. Its `compile`
+    then takes `product`, a `rnnc.backends.products.ProductFormat`; all weights are then bound.
     """
 
-    def compile(self, computation: Computation, *, threads: int | None, **options: str) -> Code:
+    def compile(self, computation: Computation, *, threads: int | None, **options: Any) -> Code:
         """The code of a computation, for any number of steps and any batch size.
 
         threads: the most threads of a call; None = RNNC_NUM_THREADS, or all cores.

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from rnnc.network import Network
     from rnnc.onnx.network import OnnxNetwork, from_onnx
     from rnnc.programs import Program, compile
+    from rnnc.quantization import quantization_report
     from rnnc.sequential import Sequential
     from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
     from rnnc.torch.network import TorchNetwork, from_torch
@@ -171,6 +172,7 @@ __all__ = [
     "load",
     "losses",
     "optimizers",
+    "quantization_report",
     "rename",
     "save",
     "schedules",
@@ -250,6 +252,7 @@ _LATER = {
     "load": "rnnc.files.loading",
     "losses": "",
     "optimizers": "",
+    "quantization_report": "rnnc.quantization",
     "rename": "rnnc.checking.renaming",
     "save": "rnnc.files.models",
     "schedules": "",

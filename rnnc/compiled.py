@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
-from rnnc.ir.errors import ArgumentError
+from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import ArrayLibrary
     from rnnc.backends.base import Code
+    from rnnc.backends.products import ProductFormat
     from rnnc.ir.computation import Computation
 
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """The options of a compilation: the arguments `backend`, `threads` and `matmul` of `rnnc.compile`, checked."""
+    """The options of a compilation: the arguments of `rnnc.compile` besides spec and parameters, checked."""
 
     backend: str
     threads: int | None = None
     matmul: str | None = None
+    weights: str | None = None
+    activations: str | None = None
 
     @staticmethod
-    def of(backend: object, threads: object, matmul: str | None) -> CompileOptions:
+    def of(
+        backend: object,
+        threads: object,
+        matmul: str | None,
+        weights: str | None = None,
+        activations: str | None = None,
+    ) -> CompileOptions:
         """The checked options. Raises BackendError, ArgumentError or ArgumentTypeError."""
         from rnnc import backends
 
         name = backends.check_name(backend)
         count = None if threads is None else checks.integer("threads", threads, 1)
-        backends.options(name, matmul)  # raises for operands that the backend does not have
-        return CompileOptions(name, count, matmul)
+        options = CompileOptions(name, count, matmul, weights, activations)
+        if weights is not None or activations is not None:
+            _check_formats(weights, activations)
+        backends.options(name, matmul, options.product)  # raises for formats that the backend does not have
+        return options
+
+    @property
+    def product(self) -> ProductFormat:
+        """The format of products with weights."""
+        from rnnc.backends.products import INT8, ProductFormat
+
+        activations = INT8 if self.weights == INT8 and self.activations in (None, INT8) else None
+        return ProductFormat(self.weights, activations)
 
     def compile(self, computation: Computation) -> Code:
         """The code of a computation, for any number of steps and any batch size."""
         from rnnc import backends
 
-        options = backends.options(self.backend, self.matmul)
+        options = backends.options(self.backend, self.matmul, self.product)
         backend = backends.get(self.backend)
         if not computation.in_parts:
             return backend.compile(computation, threads=self.threads, **options)
@@ -57,7 +78,26 @@ class CompileOptions:
     @property
     def arguments(self) -> dict[str, Any]:
         """The same options as arguments of `rnnc.compile`."""
-        return {"backend": self.backend, "threads": self.threads, "matmul": self.matmul}
+        given = {"backend": self.backend, "threads": self.threads, "matmul": self.matmul}
+        return given if self.weights is None else given | {"weights": self.weights, "activations": self.activations}
+
+
+def _check_formats(weights: object, activations: object) -> None:
+    """Raises ArgumentError or ArgumentTypeError for formats that there are not, or not together."""
+    from rnnc.backends.products import INT8, WEIGHTS
+
+    if weights not in (None, *WEIGHTS):
+        kind = ArgumentError if isinstance(weights, str) else ArgumentTypeError
+        hint = "; the numbers of the weights are params" if isinstance(weights, Mapping) else ""
+        raise kind(f"weights: expected None, {' or '.join(map(repr, WEIGHTS))}, got {checks.came(weights)}{hint}")
+    if activations not in (None, INT8, "float32"):
+        kind = ArgumentError if isinstance(activations, str) else ArgumentTypeError
+        raise kind(f"activations: expected None, {INT8!r} or 'float32', got {checks.came(activations)}")
+    if activations is not None and weights is None or activations == INT8 and weights != INT8:
+        raise ArgumentError(
+            f"activations: {activations!r} goes with narrow weights"
+            f"{', int8 ones' if activations == INT8 else ''}; got weights={weights!r}; give weights={INT8!r} with it"
+        )
 
 
 class Compiled:
@@ -103,3 +143,11 @@ class Compiled:
     def explain(self) -> str:
         """A text that says which paths the backend took, and why it did not take faster ones."""
         return self._code.explain()
+
+    def _explained_weights(self, params: Mapping[str, Any]) -> str:
+        """The lines of `explain` about the error of narrow weights."""
+        if self._options.weights is None:
+            return ""
+        from rnnc.quantization import explained_weights
+
+        return explained_weights(self._computation, params, self._options.product)

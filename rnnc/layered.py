@@ -10,6 +10,7 @@ import numpy as np
 from rnnc.cells import Shape
 from rnnc.checking.arguments import explained
 from rnnc.checking.renaming import Names
+from rnnc.compiled import CompileOptions
 from rnnc.plain_data import PlainData
 
 if TYPE_CHECKING:
@@ -61,11 +62,15 @@ class Layered(PlainData):
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
+        weights: str | None = None,
+        activations: str | None = None,
         names: Names | None = None,
     ) -> Network:
         """The network for inference: a function of its inputs and lengths (`rnnc.network.Network`).
 
-        params: name -> array, as in `rnnc.Program.bind`. backend, threads, matmul, names: as in `rnnc.compile`.
+        params: name -> array, as in `rnnc.Program.bind`. backend, threads, matmul, weights, activations,
+            names: as in `rnnc.compile`.
         Raises ParameterError, ShapeError, DtypeError, BackendError, ArgumentError or ArgumentTypeError.
         """
-        return self.network_class()(self, params, backend=backend, threads=threads, matmul=matmul, names=names)
+        options = CompileOptions.of(backend, threads, matmul, weights, activations)
+        return self.network_class()(self, params, names=names, **options.arguments)

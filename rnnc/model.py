@@ -66,7 +66,7 @@ class Model(Compiled, Unchanging):
 
     def explain(self) -> str:
         """A text that says which paths the backend took, and how plain calls and pieces of streams reach them."""
-        found = super().explain() + way_in(self._quick)
+        found = super().explain() + self._explained_weights(self._params) + way_in(self._quick)
         return found if self.spec.reads_ahead else found + way_in(self._quick_advance, "plain pieces")
 
     @cached_property

@@ -55,12 +55,14 @@ class Network(Compiled, Unchanging):
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
+        weights: str | None = None,
+        activations: str | None = None,
         names: Names | None = None,
     ) -> None:
         """See `rnnc.layered.Layered.compile`."""
         self.model = model
         self._graph = graph = model.graph()
-        options = CompileOptions.of(backend, threads, matmul)
+        options = CompileOptions.of(backend, threads, matmul, weights, activations)
         # What is wrong with the parameters is said before it takes long.
         given = bind_parameters(model, params, options.arrays, names)
         super().__init__(forward(model), options)
@@ -125,7 +127,8 @@ class Network(Compiled, Unchanging):
 
     def explain(self) -> str:
         """Which paths the backend took, and how plain calls and pieces of streams get there."""
-        found = super().explain() + way_in(self._quick_call, f"plain calls{self._framed(self._quick_call)}")
+        found = super().explain() + self._explained_weights(self._params)
+        found += way_in(self._quick_call, f"plain calls{self._framed(self._quick_call)}")
         if not self._graph.streams:
             return found
         return found + way_in(self._quick_advance, f"plain pieces{self._framed(self._quick_advance)}")

@@ -61,6 +61,8 @@ def compile(
     backend: str = ...,
     threads: int | None = ...,
     matmul: str | None = ...,
+    weights: str | None = ...,
+    activations: str | None = ...,
     names: None = None,
 ) -> Program: ...
 
@@ -73,6 +75,8 @@ def compile(
     backend: str = ...,
     threads: int | None = ...,
     matmul: str | None = ...,
+    weights: str | None = ...,
+    activations: str | None = ...,
     names: Names | None = ...,
 ) -> Model: ...
 
@@ -85,6 +89,8 @@ def compile(
     backend: str = "llvm",
     threads: int | None = None,
     matmul: str | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
     names: Names | None = None,
 ) -> Program | Model:
     """Compiles a spec for any number of steps and any batch size, and returns a Program, or a Model if given `params`.
@@ -96,11 +102,15 @@ def compile(
     threads: the most threads a call may use. Default RNNC_NUM_THREADS, or else all cores that the process may use.
     matmul: "float16", "bfloat16" or "tf32", the format to which matrix products round their operands, for a GPU's
         tensor cores. Their sums, and everything else, remain float32. Default: no rounding. Only "cuda" has it.
+    weights: "bfloat16" or "int8", the format in which matrices of float32 are stored, and read in each call: rounded
+        once, when they are bound, to a half or a quarter of the bytes (docs/narrow-weights.md). Default: as they are.
+    activations: with weights "int8", "int8" or "float32". Default: "int8", which is faster; each row is then rounded
+        before it is multiplied, in each call.
     names: what the parameters are called in `params`, where not by their own names: see `rnnc.rename`.
     Raises ArgumentError, ArgumentTypeError, BackendError (an unknown backend, or one that this machine lacks), and what
     `Program.bind` raises.
     """
-    program = Program(check_spec(spec), CompileOptions.of(backend, threads, matmul))
+    program = Program(check_spec(spec), CompileOptions.of(backend, threads, matmul, weights, activations))
     if params is None:
         if names is not None:
             raise ArgumentError("names: they are those of params, which is not given; pass both, or names to bind")

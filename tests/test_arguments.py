@@ -74,7 +74,8 @@ def test_arguments_that_do_not_fit(call: Callable[[], Any], words: tuple[str, ..
 
 def test_signatures_can_be_read_and_other_type_errors_pass() -> None:
     assert list(inspect.signature(rnnc.LSTM).parameters)[:3] == ["input_size", "hidden_size", "num_layers"]
-    assert " ".join(inspect.signature(rnnc.compile).parameters) == "spec params backend threads matmul names"
+    expected = "spec params backend threads matmul weights activations names"
+    assert " ".join(inspect.signature(rnnc.compile).parameters) == expected
     assert list(inspect.signature(MODEL).parameters) == ["x", "state", "lengths", "out"]
 
     class Cell(rnnc.Cell):

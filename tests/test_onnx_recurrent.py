@@ -224,3 +224,6 @@ def test_an_lstm_of_integers(kind: str, per_row: bool) -> None:
     )
     close(network.run({"X": x}), onnxruntime_gives(lstm, {"X": x}), 1e-5)
     close(network.run({"X": x}), onnxruntime_gives(proto, {"X": x}), 0.05)
+    narrow = rnnc.from_onnx(proto, weights="int8", activations="float32")  # the same integers, not rounded again
+    close(narrow.run({"X": x}), onnxruntime_gives(lstm, {"X": x}), 1e-5)
+    close(rnnc.from_onnx(proto, weights="int8").run({"X": x}), onnxruntime_gives(proto, {"X": x}), 0.05)

@@ -14,13 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rnnc.backends.llvm.code import LlvmCode, compile
+from rnnc.backends.products import WEIGHTS
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.training.masks import LlvmNoise
     from rnnc.backends.llvm.training.update import LlvmUpdate
     from rnnc.ir.graph import Graph
 
-__all__ = ["LlvmCode", "compile", "compile_noise", "compile_update"]
+__all__ = ["WEIGHTS", "LlvmCode", "compile", "compile_noise", "compile_update"]
 
 
 def compile_update(graph: Graph) -> LlvmUpdate:

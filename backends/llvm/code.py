@@ -15,6 +15,7 @@ from rnnc.backends.llvm.calls.bound import LlvmBound
 from rnnc.backends.llvm.calls.buffers import Pool
 from rnnc.backends.llvm.manifest import FEW_ROWS, Manifest
 from rnnc.backends.llvm.runtime import Linked, Relinked, Runtime
+from rnnc.backends.products import PLAIN, ProductFormat
 from rnnc.ir import settings
 from rnnc.ir.families import Family, operands_first
 
@@ -32,9 +33,15 @@ PARALLEL_FLOPS = 2e7
 UNLIMITED = 1 << 62
 
 
-def compile(computation: Computation, *, threads: int | None = None, target: Target | None = None) -> LlvmCode:
-    """Compiles a computation for this machine, or for a target that it can run."""
-    return LlvmCode(computation, threads or settings.threads(), target or host())
+def compile(
+    computation: Computation,
+    *,
+    threads: int | None = None,
+    target: Target | None = None,
+    product: ProductFormat = PLAIN,
+) -> LlvmCode:
+    """Compiles a computation for this machine, or for a target that it can run. product: that of all phases."""
+    return LlvmCode(computation, threads or settings.threads(), target or host(), product)
 
 
 class LlvmCode:
@@ -42,9 +49,10 @@ class LlvmCode:
 
     stages = ("plan", "llvm", "asm")
 
-    def __init__(self, computation: Computation, threads: int, target: Target) -> None:
+    def __init__(self, computation: Computation, threads: int, target: Target, product: ProductFormat) -> None:
         self.computation = computation
         self.target = target
+        self.product = product
         self.threads = threads
         self.manifest: Manifest
         self.linked: Linked | Relinked
@@ -82,8 +90,11 @@ class LlvmCode:
         return self._name_of("program", lengths=False)
 
     def _name_of(self, kind: str, *, lengths: bool) -> str | None:
-        """The name of what is known of the graph, with lengths or without."""
-        if not stored.is_used():
+        """The name of what is known of the graph, with lengths or without.
+
+        Code with narrow weights is not stored, because packing them takes the layout, which a manifest has not.
+        """
+        if not stored.is_used() or self.product.weights:
             return None
         late = " ".join(sorted(self.computation.late))
         return stored.name_of(kind, self.target, self.computation.identity or self._graph_text(lengths), late)
@@ -118,9 +129,9 @@ class LlvmCode:
     @cached_property
     def _artefacts(self) -> Artefacts:
         """All stages. Their modules take longer to import than stored code to load."""
-        from rnnc.backends.llvm.stages import STAGES
+        from rnnc.backends.llvm.stages import STAGES, Given
 
-        return self._shared.extended(STAGES, self.target)
+        return self._shared.extended(STAGES, Given(self.target, self.product))
 
     @property
     def program(self) -> Program:
@@ -148,7 +159,7 @@ class LlvmCode:
         """A text with the target, the values kept between the two halves, and the tile and loops of each phase."""
         from rnnc.backends.llvm.stages import explained
 
-        return explained(self._artefacts, self.manifest, self.target)
+        return explained(self._artefacts, self.manifest)
 
     # ---- values between the two halves, and after the run
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.derivable import leaves
 from rnnc.backends.llvm.kernels.packers import sources, tables
@@ -9,28 +11,38 @@ from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.kernels.sweep_order import ordered_sweeps
 from rnnc.backends.llvm.manifest import FEW_ROWS, Manifest, SumOfRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
+from rnnc.backends.llvm.packing.narrow import narrow_weights
 from rnnc.backends.llvm.packing.sharing import with_shared_weights
 from rnnc.backends.llvm.runtime import Linked, Runtime, shown
 from rnnc.backends.planning.keeping import kept_buffers
 from rnnc.backends.planning.plan import Buffer, Plan, Space
-from rnnc.backends.planning.planner import plan
+from rnnc.backends.planning.planner import plan, with_products
+from rnnc.backends.products import PLAIN, ProductFormat
 from rnnc.ir.families import operands_first
 from rnnc.ir.pipeline import PIPELINE, Artefacts, Stage
 from rnnc.ir.program import Program, is_parameter
 from rnnc.ir.shape_rules import BATCH
 
 
+class Given(NamedTuple):
+    """What the stages need besides the computation. product: the format of products with weights."""
+
+    target: Target
+    product: ProductFormat
+
+
 def _plan(made: Artefacts) -> Plan:
-    return with_shared_weights(plan(made["rolled"], made.computation.late))
+    planned = with_shared_weights(plan(made["rolled"], made.computation.late))
+    return with_products(planned, made.given.product)
 
 
 def _emit(made: Artefacts) -> Emitted:
-    return emit_plan(made["plan"], made.given)
+    return emit_plan(made["plan"], made.given.target)
 
 
 def _assemble(made: Artefacts) -> Linked:
     emitted: Emitted = made["llvm"]
-    return Linked(emitted.module, Runtime(made["rolled"].dtype, made.given))
+    return Linked(emitted.module, Runtime(made["rolled"].dtype, made.given.target))
 
 
 def _llvm_text(emitted: Emitted) -> str:
@@ -43,7 +55,7 @@ STAGES = (
     Stage("llvm", _emit, _llvm_text),
     Stage("asm", _assemble, lambda linked: str(linked.assembly())),
 )
-"""The pipeline of this backend. The `given` of its artefacts is the target."""
+"""The pipeline of this backend. The `given` of its artefacts is a Given."""
 
 
 def manifest_of(made: Artefacts) -> Manifest:
@@ -60,7 +72,7 @@ def manifest_of(made: Artefacts) -> Manifest:
         untimed={n: f for n, f in program.outputs.items() if not f.timed and BATCH not in f.shape},
         sums=tuple(SumOfRows(total.target, total.late) for total in planned.sums),
         sources=read,
-        packed_parameters=frozenset(str(family.name) for family in leaves(read)),
+        packed_parameters=frozenset(str(family.name) for family in leaves([*read, *narrow_weights(emitted.layout)])),
         tables=tables(every.sweeps, read),
         tables_of_rest=tables(rest.sweeps, read),
         of_one_step=every.of_one_step,
@@ -89,14 +101,16 @@ def _kept(planned: Plan) -> list[Buffer]:
 # ---- for a reader
 
 
-def explained(made: Artefacts, manifest: Manifest, target: Target) -> str:
+def explained(made: Artefacts, manifest: Manifest) -> str:
     """A text with the target, the values kept between the two halves, and the tile and loops of each phase."""
     program, planned, emitted = _artefacts(made)
+    target, product = made.given
     item = emitted.layout.dtype.itemsize
     lines = [
         f"target {target.name}: vectors of {target.lanes(program.dtype)} {program.dtype}",
         f"work: {manifest.flops_per_row:,} floating-point operations of matmuls for one step of one sequence; "
         f"{manifest.arena_size * item // 1024:,} KiB of packed weights",
+        *([f"products: {product}"] if product != PLAIN else []),
         "threads: a large batch is split by rows; a batch of one runs on the calling thread",
     ]
     if planned.late:

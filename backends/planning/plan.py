@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from rnnc.backends.planning.grids import Grid, is_group
+from rnnc.backends.products import PLAIN, ProductFormat
 from rnnc.ir.families import Family
 from rnnc.ir.program import Program
 
@@ -98,7 +99,7 @@ class Phase:
     accumulators: values that are sums of matmuls. They start at the terms in `initial`, which are loads and vectors.
         The terms in `late`, which this phase computes, are added in the epilogue.
     values: the values that the epilogue computes, in order. sums: reductions over units, one number per row or group.
-    vectors: time-free operands, one number per unit.
+    vectors: time-free operands, one number per unit. product: the types of the matmuls' operands and sums.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Phase:
     loads: dict[Family, Place] = field(default_factory=dict)
     vectors: list[Family] = field(default_factory=list)
     stores: list[tuple[Family, Place]] = field(default_factory=list)
+    product: ProductFormat = PLAIN
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,8 @@ def _phase_lines(phase: Phase, rows: str) -> Iterator[str]:
     yield f"  phase {phase.name}: {phase.width} units{axes}, {rows}"
     for feed in phase.feeds:
         targets = ", ".join(phase.accumulators[a].name for a, _ in feed.blocks)
-        yield f"    for k < {feed.inner}: {targets} += {feed.lhs}[k] * packed weights"
+        rounded = f" ({phase.product})" if phase.product != PLAIN else ""
+        yield f"    for k < {feed.inner}: {targets} += {feed.lhs}[k] * packed weights{rounded}"
     for accumulator, terms in phase.initial.items():
         if terms:
             yield f"    {accumulator.name} starts at {' + '.join(t.name for t in terms)}"

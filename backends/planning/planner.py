@@ -16,6 +16,7 @@ from rnnc.backends.planning.placement import Halves, Placement, place
 from rnnc.backends.planning.plan import Phase, Place, Plan, Region, RowSum, Space, State, Term
 from rnnc.backends.planning.reading import Reading
 from rnnc.backends.planning.storage import Storage
+from rnnc.backends.products import ProductFormat, check_dtype, check_inner
 from rnnc.ir.computation import split
 from rnnc.ir.delay_lines import DelayLine
 from rnnc.ir.errors import BackendError
@@ -38,6 +39,15 @@ def plan(program: Program, late: frozenset[str] = frozenset()) -> Plan:
     sums = list(_row_sums(reading, halves, placed.storage))
     arrays = (placed.storage.buffers, placed.inputs, placed.outputs, placed.row_inputs, placed.row_outputs)
     return Plan(program, regions, *arrays, placed.lines, sums, late)
+
+
+def with_products(plan: Plan, product: ProductFormat) -> Plan:
+    """The plan, with all matmuls in one format. Raises BackendError for one that it does not fit."""
+    check_dtype(product, plan.program.dtype)
+    for _, phase in plan.phases():
+        phase.product = product
+        check_inner(product, max((feed.inner for feed in phase.feeds), default=0))
+    return plan
 
 
 # ---- regions

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from rnnc.backends.base import PlainCall
+from rnnc.backends.products import PLAIN, ProductFormat, check_dtype
 from rnnc.backends.reference.interpreter import Execution, evaluate_bind
 from rnnc.ir import names
 from rnnc.ir.computation import Computation, members, split
@@ -25,9 +26,11 @@ class ReferenceCode:
 
     stages = own_stages(PIPELINE)
 
-    def __init__(self, computation: Computation) -> None:
+    def __init__(self, computation: Computation, product: ProductFormat = PLAIN) -> None:
         self.computation = computation
+        self.product = product
         self.dense = computation.program()
+        check_dtype(product, self.dense.dtype)
 
     @cached_property
     def ragged(self) -> Program:
@@ -38,7 +41,11 @@ class ReferenceCode:
         return Artefacts(PIPELINE, self.computation).text(stage)
 
     def explain(self) -> str:
-        return "reference: the rolled program is interpreted value by value with NumPy; nothing is fused or packed.\n"
+        rounded = f"products: {self.product}\n" if self.product != PLAIN else ""
+        return (
+            "reference: the rolled program is interpreted value by value with NumPy; nothing is fused or packed.\n"
+            + rounded
+        )
 
     def saved_bytes(self, steps: int, batch: int) -> int:
         """See `rnnc.backends.base.Code.saved_bytes`. The interpreter keeps every timed value of the first half."""
@@ -75,7 +82,7 @@ class ReferenceBound:
         if lengths is not None:
             feeds[names.VALID] = np.asarray(np.arange(steps)[:, None, None] < lengths[None, :, None])
         first, second = split(program, late)
-        execution = Execution(program, evaluate_bind(program, self._parameters | feeds), steps)
+        execution = Execution(program, evaluate_bind(program, self._parameters | feeds), steps, self._code.product)
         execution.feed(feeds)
         execution.run(first)
         for name, array in outputs.items():

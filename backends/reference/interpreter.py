@@ -5,10 +5,14 @@ It is simple rather than fast, because the other backends are compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import numpy as np
 
+from rnnc.backends.products import PLAIN, ProductFormat, Rounded, product, rounded
 from rnnc.backends.reference.evaluation import evaluate, meaning, number
 from rnnc.ir.families import Family
 from rnnc.ir.graph import Graph, Node
@@ -18,6 +22,27 @@ from rnnc.ir.shape_rules import BATCH, Shape
 
 Feeds = Mapping[str, Array]
 """Name of an input -> array. Timed inputs have a leading time axis."""
+
+
+class Multiplied(NamedTuple):
+    """A product of some rows with weights: the bound value, and the result."""
+
+    weights: Family
+    result: Array
+
+
+_SEEN: ContextVar[list[Multiplied] | None] = ContextVar("products seen", default=None)
+
+
+@contextmanager
+def seen_products() -> Iterator[list[Multiplied]]:
+    """A context in which executions add to a list each product with a bound value, in the order of computation."""
+    found: list[Multiplied] = []
+    token = _SEEN.set(found)
+    try:
+        yield found
+    finally:
+        _SEEN.reset(token)
 
 
 def run_graph(graph: Graph, feeds: Feeds) -> dict[str, Array]:
@@ -73,9 +98,15 @@ def run_program(program: Program, bound: Mapping[Family, Array], feeds: Feeds, s
 class Execution:
     """One run of a program: the values computed so far."""
 
-    def __init__(self, program: Program, bound: Mapping[Family, Array], steps: int) -> None:
+    def __init__(
+        self, program: Program, bound: Mapping[Family, Array], steps: int, product: ProductFormat = PLAIN
+    ) -> None:
+        """product: the format of all products with bound values."""
         self.program = program
         self.steps = steps
+        self.product = product
+        self._bound = bound
+        self._rounded: dict[tuple[Family, bool], Rounded] = {}
         self.batch = 0
         self.values: dict[Family, Array] = dict(bound)
 
@@ -93,7 +124,8 @@ class Execution:
 
     def copy(self) -> Execution:
         """An independent execution with the same values."""
-        other = Execution(self.program, self.values, self.steps)
+        other = Execution(self.program, self._bound, self.steps, self.product)
+        other.values = dict(self.values)
         other.batch = self.batch
         return other
 
@@ -119,7 +151,23 @@ class Execution:
             return self._at(family.inputs[0], self.steps - 1 if family.attr("delta") > 0 else 0, {})
         if family.op == "tsum":
             return self._sum_over_time(family)
-        return meaning(family, [self._value(i) for i in family.inputs])
+        return self._result(family, [self._value(i) for i in family.inputs])
+
+    def _result(self, family: Family, operands: Sequence[Array]) -> Array:
+        """The meaning of an op, with products in their format."""
+        if family.op != "matmul" or family.inputs[1] not in self._bound:
+            return meaning(family, operands)
+        made = self._product(family, operands) if self.product.weights else meaning(family, operands)
+        if (seen := _SEEN.get()) is not None:
+            seen.append(Multiplied(family.inputs[1], made))
+        return made
+
+    def _product(self, family: Family, operands: Sequence[Array]) -> Array:
+        left, right = operands
+        key = family.inputs[1], bool(family.attr("transpose_b"))
+        if key not in self._rounded:
+            self._rounded[key] = rounded(right.T if key[1] else right, self.product)
+        return product(left, self._rounded[key], self.product)
 
     def _sum_over_time(self, family: Family) -> Array:
         terms = [self._at(i, t, {}) for i in family.inputs for t in range(self.steps)]
@@ -147,7 +195,7 @@ class Execution:
         if family.spec.kind is Kind.LEAF:
             return self._value(family)
         if family.op != "carry":
-            return meaning(family, [read(i) for i in family.inputs])
+            return self._result(family, [read(i) for i in family.inputs])
         previous = t - family.attr("delta")
         assert family.initial is not None and family.source is not None
         inside = 0 <= previous < self.steps

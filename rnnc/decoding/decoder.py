@@ -31,6 +31,7 @@ from rnnc.cells import Shape
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
 from rnnc.checking.decoders import check_agree, check_memory, check_states, check_step, read_choice, read_names
+from rnnc.compiled import CompileOptions
 from rnnc.decoding.choices import Choice, Greedy
 from rnnc.decoding.feedback import Feedback
 from rnnc.graph import Graph
@@ -180,15 +181,19 @@ class Decoder(PlainData):
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
+        weights: str | None = None,
+        activations: str | None = None,
     ) -> Decoding:
         """The decoder with its parameters: a function of the encoder's inputs (`rnnc.Decoding`).
 
-        params: name -> array, as in `rnnc.Program.bind`. backend, threads, matmul: as in `rnnc.compile`.
+        params: name -> array, as in `rnnc.Program.bind`. backend, threads, matmul, weights, activations: as in
+            `rnnc.compile`.
         Raises ParameterError, ShapeError, DtypeError, BackendError, ArgumentError or ArgumentTypeError.
         """
         from rnnc.decoding.decoding import Decoding
 
-        return Decoding(self, params, backend=backend, threads=threads, matmul=matmul)
+        options = CompileOptions.of(backend, threads, matmul, weights, activations)
+        return Decoding(self, params, **options.arguments)
 
     # ---- plain data
 

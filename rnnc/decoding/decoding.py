@@ -45,10 +45,12 @@ class Decoding(Compiled, Unchanging):
         backend: str = "llvm",
         threads: int | None = None,
         matmul: str | None = None,
+        weights: str | None = None,
+        activations: str | None = None,
     ) -> None:
         """See `rnnc.Decoder.compile`."""
         self.decoder = decoder
-        options = CompileOptions.of(backend, threads, matmul)
+        options = CompileOptions.of(backend, threads, matmul, weights, activations)
         given = read_parameters(decoder, params, options.arrays)
         super().__init__(steps_of(decoder), options)
         self._encoder = None
@@ -64,7 +66,7 @@ class Decoding(Compiled, Unchanging):
     def explain(self) -> str:
         """Which paths the backend took, for the encoder and for the steps."""
         first = "" if self._encoder is None else f"the encoder\n{self._encoder.explain()}the steps\n"
-        return first + super().explain()
+        return first + super().explain() + self._explained_weights(self._params)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes decoder and parameters to one file, of which `rnnc.load` makes it again. Raises as `rnnc.save`."""

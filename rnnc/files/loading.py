@@ -31,6 +31,8 @@ def load(
     backend: str = "llvm",
     threads: int | None = None,
     matmul: str | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
 ) -> Any:
     """A model, from a file of `rnnc.save` or of a method `save`; or name -> array, from any other file of weights.
 
@@ -45,18 +47,18 @@ def load(
     key: of a file of PyTorch, where in it the state_dict lies, such as "model". Default: the only one there is.
     widen: True to read float16 and bfloat16 as float32. They are refused otherwise, as rnnc does not compute in them.
     trusted: modules that may be imported for a user's cells in a model, as in `rnnc.Spec.from_dict`.
-    backend, threads, matmul: of a model, as in `rnnc.compile`.
+    backend, threads, matmul, weights, activations: of a model, as in `rnnc.compile`.
     Raises FileError (an ArgumentError) for a file that is damaged, of another kind or of another version, MissingExtra
     or BackendUnavailable if a package is needed to read it, ArgumentError or ArgumentTypeError.
     """
     file = NamedFile.of(path)
-    options = CompileOptions.of(backend, threads, matmul)
+    options = CompileOptions.of(backend, threads, matmul, weights, activations)
     if not _is_model(file):
         if options != CompileOptions("llvm") or check_trusted(trusted):
             what = (
                 f"{file.shown!r} holds weights without a model; pass them to rnnc.compile(spec, rnnc.load(path), ...)"
             )
-            raise ArgumentError(f"backend, threads, matmul, trusted: {what}")
+            raise ArgumentError(f"backend, threads, matmul, weights, activations, trusted: {what}")
         return load_weights(path, key=key, widen=widen)
     if key is not None or widen:
         raise ArgumentError(f"key, widen: {file.shown!r} is a model, whose parameters are already as it needs them")

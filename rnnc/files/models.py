@@ -70,15 +70,17 @@ def load_model(
     backend: str = "llvm",
     threads: int | None = None,
     matmul: str | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
 ) -> Bound:
     """The model in a file of `rnnc.save`, ready to be called. It reads its weights, and compiles, at the first call.
 
     Returns a `rnnc.Model` of a recurrent spec, a `rnnc.Network` of a Sequential or a Graph, a `rnnc.Decoding` of a
-    Decoder. trusted, backend, threads, matmul, errors: see `rnnc.load`.
+    Decoder. trusted, backend, threads, matmul, weights, activations, errors: see `rnnc.load`.
     """
     from rnnc.files.unread import unread
 
-    options = CompileOptions.of(backend, threads, matmul)
+    options = CompileOptions.of(backend, threads, matmul, weights, activations)
     return unread(ModelFile.of(_sealed(path), trusted), options)
 
 

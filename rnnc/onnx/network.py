@@ -10,6 +10,7 @@ import numpy as np
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
+from rnnc.compiled import CompileOptions
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, OnnxError, ShapeError
 from rnnc.onnx.direct import DirectCall, Promises
 from rnnc.onnx.directions import with_joined_directions
@@ -47,6 +48,8 @@ def from_onnx(
     *,
     backend: str = "llvm",
     threads: int | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
 ) -> OnnxNetwork:
     """A model file as a compiled network.
 
@@ -54,7 +57,8 @@ def from_onnx(
     outputs: names of the file's outputs that are wanted; default: all. Nodes that others need are left out.
     fallback: what becomes of nodes that rnnc cannot compile: "error" names them all; "onnxruntime" leaves them to ONNX
         Runtime, which must be installed.
-    backend, threads: as in `rnnc.compile`.
+    backend, threads, weights, activations: as in `rnnc.compile`. Integers of a quantized file stay these integers with
+        weights "int8", whose sums they are multiplied in.
     Raises OnnxError for a file that is no ONNX model, damaged, or holds what cannot be compiled.
     """
     file = read(model)
@@ -62,7 +66,7 @@ def from_onnx(
         file,
         _outputs(file, outputs),
         checks.choice("fallback", fallback, FALLBACKS),
-        {"backend": backend, "threads": threads},
+        CompileOptions.of(backend, threads, None, weights, activations).arguments,
     )
 
 

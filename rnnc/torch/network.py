@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
+from rnnc.compiled import CompileOptions
 from rnnc.copies import on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.network import Network
@@ -34,6 +35,8 @@ def from_torch(
     backend: str = "llvm",
     threads: int | None = None,
     matmul: str | None = None,
+    weights: str | None = None,
+    activations: str | None = None,
 ) -> TorchNetwork:
     """The network that a module's forward() computes in eval mode, with a copy of its parameters (docs/from-torch.md).
 
@@ -41,7 +44,7 @@ def from_torch(
     batch_first: whether inputs have the batch before time, where no layer says so; default: as the layers say.
     widths: argument of forward() -> the size of a step of it, where no layer says so.
     arguments: values of forward()'s arguments that are no tensors. Those with a default otherwise get it.
-    backend, threads, matmul: as in `rnnc.compile`.
+    backend, threads, matmul, weights, activations: as in `rnnc.compile`.
     Dropout becomes `rnnc.Dropout`, which acts in training alone. An argument of forward() that is only the first state
     of a recurrent layer is no input: `advance` takes states. One that is the lengths of pack_padded_sequence is
     `lengths` of the call.
@@ -68,8 +71,8 @@ def from_torch(
     outputs = {name: Border.of(value, graph.batch_first) for name, value in reader.outputs.items()}
     origin = Origin(StateDict.of(module, reader.parts, statistics(graph)), inputs, outputs)
     model = TorchGraph(graph, origin)
-    options = {"backend": backend, "threads": threads, "matmul": matmul}
-    return model.network_class()(model, arrays_of(reader.parts), **options)  # type: ignore[arg-type]
+    options = CompileOptions.of(backend, threads, matmul, weights, activations).arguments
+    return model.network_class()(model, arrays_of(reader.parts), **options)
 
 
 def _is_module(value: object) -> bool:

@@ -260,6 +260,12 @@ class Function:
         hints = (Val("i32", str(int(write))), Val("i32", "3"), Val("i32", "1"))  # read, keep in all levels, data
         self.call("void", "llvm.prefetch.p0", address, *hints)
 
+    def lanes_below(self, count: Val, lanes: int) -> Val:
+        """The mask of the first `count` lanes, for a count that is known at run time only."""
+        limit = self.splat(self.value("i32", f"trunc {count} to i32"), lanes)
+        numbers = ", ".join(f"i32 {lane}" for lane in range(lanes))
+        return self.value(f"<{lanes} x i1>", f"icmp ugt {limit}, <{numbers}>")
+
     def load_lanes(self, type_: str, pointer: Val, count: int, align: int) -> Val:
         """Reads the first `count` lanes. The other lanes are zero, and their memory is not touched."""
         if count >= lanes_of(type_):

@@ -9,6 +9,7 @@ from functools import cache
 from rnnc.backends import cache as disk
 from rnnc.backends import stamps
 from rnnc.backends.llvm.asm import cpuid
+from rnnc.backends.llvm.asm.dots import Dots
 from rnnc.backends.llvm.asm.library import binding, use
 from rnnc.ir.errors import BackendError
 
@@ -18,6 +19,7 @@ class Target:
     """An instruction set.
 
     vector_bytes: the width of one register. registers: the number of registers that a tile may use.
+    dots: the instructions for dot products of bytes.
     cpu, features: the instructions that LLVM may use: those of a baseline processor, and those listed.
     tuning: the processor model that LLVM schedules instructions for. It adds no instructions, because a virtual machine
     may hide some that its processor model has.
@@ -29,6 +31,7 @@ class Target:
     cpu: str
     features: str
     tuning: str = ""
+    dots: Dots = Dots.BYTES
 
     def lanes(self, dtype: str) -> int:
         """The number of elements of a dtype per register."""
@@ -41,6 +44,9 @@ _ISAS = {
     # There are 16 registers. Without fused multiply-add, products need some of them: with 12 there are no spills.
     "generic": Target("generic", 16, 12, "", ""),
 }
+
+_VNNI = {"avx512": "avx512vnni", "avx2": "avxvnni"}
+"""The feature with which an instruction set has dot products of four bytes."""
 
 _WELCOME = ("bmi", "bmi2", "lzcnt", "movbe", "popcnt", "prfchw")
 """Scalar instructions that a target beyond the baseline uses if the machine has them."""
@@ -95,8 +101,10 @@ def described(cpu: str, features: Mapping[str, bool], isa: str | None = None) ->
         raise BackendError(f"isa: {isa!r} needs the CPU features {', '.join(missing)}, which this machine lacks")
     if isa == "generic":
         return _ISAS[isa]
-    welcome = [f"+{name}" for name in _WELCOME if features.get(name, False)]
-    return replace(_ISAS[isa], features=",".join([_ISAS[isa].features, *welcome]), tuning=cpu)
+    vnni = features.get(_VNNI[isa], False)
+    welcome = [f"+{name}" for name in (*_WELCOME, _VNNI[isa]) if features.get(name, False)]
+    added, dots = ",".join([_ISAS[isa].features, *welcome]), Dots.VNNI if vnni else Dots.PAIRS
+    return replace(_ISAS[isa], features=added, tuning=cpu, dots=dots)
 
 
 def _missing(isa: str, features: Mapping[str, bool]) -> list[str]:
@@ -112,4 +120,5 @@ def legalized(isa: str) -> Target:
     """
     real, layout = host(), _ISAS[isa]
     name = f"{isa} layout on {real.name}"
-    return replace(real, name=name, vector_bytes=layout.vector_bytes, registers=layout.registers)
+    dots = real.dots if layout.vector_bytes == real.vector_bytes else Dots.BYTES
+    return replace(real, name=name, vector_bytes=layout.vector_bytes, registers=layout.registers, dots=dots)

@@ -78,7 +78,7 @@ class _DotPhase(TilePhase):
         whole = f.binary("and", inner, i64(-lanes))
         for start, stop, masked in ((i64(0), whole, False), (whole, inner, True)):
             with f.loop(start, stop, lanes, carried=sums) as k:
-                mask = self._below(f.sub(inner, k.index)) if masked else None
+                mask = f.lanes_below(f.sub(inner, k.index), lanes) if masked else None
                 x = self._load(lhs, k.index, mask)
                 k.next([f.fma(x, self._load(r, k.index, mask), s) for r, s in zip(rows, k.values, strict=True)])
             sums = k.values
@@ -95,13 +95,6 @@ class _DotPhase(TilePhase):
         if mask is None:
             return self.f.load(self.type, place, self.bytes)
         return self.f.load_masked(self.type, place, mask, self.bytes)
-
-    def _below(self, count: Val) -> Val:
-        """The mask of the first `count` lanes."""
-        f, lanes = self.f, self.tile.lanes
-        limit = f.splat(f.value("i32", f"trunc {count} to i32"), lanes)
-        numbers = ", ".join(f"i32 {lane}" for lane in range(lanes))
-        return f.value(f"<{lanes} x i1>", f"icmp ugt {limit}, <{numbers}>")
 
     def _totals(self, sums: Sequence[Val]) -> Val:
         """The total of each vector in a lane of its own. Neighbours are added until one vector is left."""

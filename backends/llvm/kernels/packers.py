@@ -125,10 +125,13 @@ class _Block:
 
 
 def sweeps_of(layout: Layout, skipped: Container[int] = ()) -> list[Sweep]:
-    """The sweeps that fill the arena: one per phase for its vectors, and one per feed and group of accumulators."""
+    """The sweeps that fill the arena: one per phase for its vectors, and one per feed and group of accumulators.
+
+    Narrow weights have none (`packing.narrow`).
+    """
     sweeps: list[Sweep] = []
     for block in layout.blocks:
-        if block.start in skipped:
+        if block.start in skipped or block.narrow:
             continue
         if block.feed is None:
             sweeps.append(_sweep(block.packed, 1, _vector_moves(block.packed)))

@@ -13,17 +13,17 @@ sizes alone share one function.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, lane_mask
 from rnnc.backends.llvm.kernels.epilogue import Epilogue, Spot, number_of
-from rnnc.backends.llvm.kernels.grid_walk import GridWalk
-from rnnc.backends.llvm.kernels.unit_reductions import UnitReduction
 from rnnc.backends.llvm.packing.sharing import loops_of
-from rnnc.backends.llvm.packing.tile import FMA_LATENCY, FMA_PER_CYCLE, Tile, blocks_of
-from rnnc.backends.planning.plan import Feed, Phase, Space
+from rnnc.backends.llvm.packing.tile import FMA_LATENCY, FMA_PER_CYCLE, blocks_of
+from rnnc.backends.planning.plan import Feed, Space
 from rnnc.ir.families import Family
 
 UNROLL = 4
@@ -32,6 +32,9 @@ PREFETCH_BYTES = 2048
 PREFETCH_ROWS = 3
 """Weights are prefetched PREFETCH_BYTES ahead if at least so many rows share them. This gains 2 to 3 % if they come
 from the third-level cache. A single row is bound by the bandwidth of the caches, and gains nothing."""
+
+Operand = TypeVar("Operand")
+"""A row's part in a product: a vector, or several."""
 
 Accumulators = dict[int, list[Val]]
 """Number of an accumulator -> its vectors, for one row."""
@@ -47,17 +50,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of a phase's rows: `larger` blocks of least + 1 rows, then blocks of `least` rows."""
+    """The blocks of rows from `first` on: `larger` blocks of least + 1 rows, then blocks of `least` rows."""
 
+    first: Val
     count: Val
     least: Val
     larger: Val
-
-
-def emit_phase(phase: Phase, name: str, tile: Tile, dtype: str) -> Function:
-    """The function of a phase."""
-    emitter = GridWalk if phase.axes else UnitReduction if phase.sums else TilePhase
-    return emitter(phase, name, tile, dtype).emit()
 
 
 class TilePhase(Epilogue):
@@ -88,7 +86,7 @@ class TilePhase(Epilogue):
 
     def _many_rows(self) -> None:
         """All panels of any number of rows."""
-        blocks = self._blocks()
+        blocks = self._blocks(i64(0), self.arg("rows"))
         with self._panels() as panel:
             self._panel(panel, blocks)
 
@@ -115,17 +113,17 @@ class TilePhase(Epilogue):
         count = self.tile.rows * len(self.phase.accumulators) * self.tile.vectors
         return self.f.alloca(self.type, count, 64)
 
-    def _blocks(self) -> Blocks:
-        """How the rows are divided, which is the same for all panels."""
-        f, most, rows = self.f, self.tile.rows, self.arg("rows")
+    def _blocks(self, first: Val, rows: Val) -> Blocks:
+        """How `rows` rows from `first` on are divided, which is the same for all panels."""
+        f, most = self.f, self.tile.rows
         count = f.udiv(f.add(rows, most - 1), most)
         least = f.udiv(rows, f.maximum(count, i64(1)))  # a ragged batch may have no rows at all
-        return Blocks(count, least, f.sub(rows, f.mul(least, count)))
+        return Blocks(first, count, least, f.sub(rows, f.mul(least, count)))
 
     def _panel(self, panel: Val, blocks: Blocks) -> None:
         """A panel of all rows, block by block."""
         f = self.f
-        with f.loop(0, blocks.count, carried=[i64(0)]) as block:
+        with f.loop(0, blocks.count, carried=[blocks.first]) as block:
             row = block.values[0]
             extra = f.value("i64", f"zext {f.compare('ult', block.index, blocks.larger)} to i64")
             count = f.add(blocks.least, extra)
@@ -216,29 +214,34 @@ class TilePhase(Epilogue):
         """
         feeds = [self.phase.feeds[number] for number in numbers]
         each = [[feed.blocks[b][0] for group in groups for b in blocks_of(feed, group)] for feed in feeds]
-        vectors, inner = self.tile.vectors, self.arg(f"inner{numbers[0]}")
-        lhs = [self._lhs(number, self.f.add(row, r)) for r in range(len(accumulators)) for number in numbers]
-        weights = self._streams(numbers[0], feeds[0], groups, panel)
         flat = [vector for one in accumulators for targets in each for a in targets for vector in one[a]]
-        values = iter(self._loop_over_k(lhs, weights, inner, flat))
+        values = iter(self._accumulate(numbers, groups, row, len(accumulators), panel, flat))
         result = [dict(one) for one in accumulators]
         for one in result:
             for a in (a for targets in each for a in targets):
-                one[a] = [next(values) for _ in range(vectors)]
+                one[a] = [next(values) for _ in range(self.tile.vectors)]
         return result
+
+    def _accumulate(
+        self, numbers: list[int], groups: list[range], row: Val, count: int, panel: Val, flat: list[Val]
+    ) -> list[Val]:
+        """The products of `count` rows from `row` on, added to accumulators in the order [row][feed][vector]."""
+        lhs = [self._lhs(number, self.f.add(row, r)) for r in range(count) for number in numbers]
+        weights = self._streams(numbers[0], groups, panel)
+        return self._loop_over_k(lhs, weights, self.arg(f"inner{numbers[0]}"), flat)
 
     def _lhs(self, number: int, row: Val) -> Val:
         """The address of a row of a feed's left side."""
         f = self.f
         return f.element(self.arg(f"lhs{number}"), f.mul(row, self.arg(f"lhs_stride{number}")), self.scalar)
 
-    def _streams(self, number: int, feed: Feed, groups: list[range], panel: Val) -> list[Stream]:
-        """The packed weights of some groups: where each starts in the panel, and its vectors per step of k."""
-        f = self.f
-        inner = self.arg(f"inner{number}")
+    def _streams(self, number: int, groups: list[range], panel: Val) -> list[Stream]:
+        """A feed's packed weights of some groups: where each starts in the panel, and its vectors per step of k."""
+        f, feed = self.f, self.phase.feeds[number]
+        inner = self._depth(number)
         total = len(feed.blocks) * self.tile.units
         start = f.mul(f.mul(panel, inner), total)
-        before = sum(len(blocks_of(feed, g)) for g in self.tile.groups(groups[0].start))
+        before = self._blocks_before(feed, groups)
         streams = []
         for group in groups:
             blocks = len(blocks_of(feed, group))
@@ -248,6 +251,14 @@ class TilePhase(Epilogue):
                 streams.append(Stream(pointer, blocks * self.tile.vectors))
             before += blocks
         return streams
+
+    def _depth(self, number: int) -> Val:
+        """The number of packed elements per unit and block of a feed."""
+        return self.arg(f"inner{number}")
+
+    def _blocks_before(self, feed: Feed, groups: Sequence[range]) -> int:
+        """The number of a feed's blocks that are packed before those of some groups."""
+        return sum(len(blocks_of(feed, group)) for group in self.tile.groups(groups[0].start))
 
     def _loop_over_k(self, lhs: list[Val], weights: list[Stream], inner: Val, flat: list[Val]) -> list[Val]:
         """The inner loop over k. A small number of accumulators is split into several chains to hide their latency."""
@@ -279,33 +290,46 @@ class TilePhase(Epilogue):
         return chains
 
     def _multiply(self, lhs: list[Val], weights: list[Stream], k: Val, flat: Sequence[Val]) -> list[Val]:
-        """The products of one k. The fewer of the rows' broadcasts and the weights stay in registers."""
-        f = self.f
-        result = list(flat)
-        vectors = [(stream, j) for stream in weights for j in range(stream.vectors)]
-        count = len(vectors)
-
-        def weight(stream: Stream, j: int) -> Val:
-            index = f.add(f.mul(k, stream.vectors * self.tile.lanes), j * self.tile.lanes)
-            return f.load(self.type, f.element(stream.pointer, index, self.scalar), self.tile.lanes * self.bytes)
-
-        def broadcast(r: int) -> Val:
-            return f.splat(f.load(self.scalar, f.element(lhs[r], k, self.scalar), self.bytes), self.tile.lanes)
-
+        """The products of one k."""
         if len(lhs) >= PREFETCH_ROWS:
             self._prefetch(weights, k)
+        loads = [partial(self._weight, stream, j, k) for stream in weights for j in range(stream.vectors)]
+        return self._add_products([partial(self._broadcast, row, k) for row in lhs], loads, flat, self.f.fma)
+
+    def _weight(self, stream: Stream, number: int, k: Val) -> Val:
+        """A vector of packed weights."""
+        f, lanes = self.f, self.tile.lanes
+        index = f.add(f.mul(k, stream.vectors * lanes), number * lanes)
+        return f.load(self.type, f.element(stream.pointer, index, self.scalar), lanes * self.bytes)
+
+    def _broadcast(self, row: Val, k: Val) -> Val:
+        """A number of a left side, in all lanes."""
+        return self.f.splat(self.f.load(self.scalar, self.f.element(row, k, self.scalar), self.bytes), self.tile.lanes)
+
+    def _add_products(
+        self,
+        lhs: Sequence[Callable[[], Operand]],
+        weights: Sequence[Callable[[], Val]],
+        flat: Sequence[Val],
+        add: Callable[[Operand, Val, Val], Val],
+    ) -> list[Val]:
+        """Adds to the accumulators, in the order [row][weight], what `add` does of a row's operand and a weight.
+
+        The fewer of the rows' operands and the weights stay in registers.
+        """
+        result, count = list(flat), len(weights)
         if len(lhs) <= count:
-            rows = [broadcast(r) for r in range(len(lhs))]
-            for j, (stream, place) in enumerate(vectors):
-                w = weight(stream, place)
+            rows = [load() for load in lhs]
+            for j, load_weight in enumerate(weights):
+                w = load_weight()
                 for r, x in enumerate(rows):
-                    result[r * count + j] = f.fma(x, w, result[r * count + j])
+                    result[r * count + j] = add(x, w, result[r * count + j])
         else:
-            held = [weight(stream, place) for stream, place in vectors]
-            for r in range(len(lhs)):
-                x = broadcast(r)
+            held = [load_weight() for load_weight in weights]
+            for r, load in enumerate(lhs):
+                x = load()
                 for j, w in enumerate(held):
-                    result[r * count + j] = f.fma(x, w, result[r * count + j])
+                    result[r * count + j] = add(x, w, result[r * count + j])
         return result
 
     def _prefetch(self, weights: list[Stream], k: Val) -> None:

@@ -30,6 +30,7 @@ from rnnc.backends.llvm.kernels.context import Interface, array_field, sum_field
 from rnnc.backends.llvm.kernels.epilogue import signature
 from rnnc.backends.llvm.kernels.plan_memory import PlanMemory
 from rnnc.backends.llvm.kernels.row_copies import Rows
+from rnnc.backends.llvm.packing.activations import feed_words
 from rnnc.backends.llvm.packing.in_place import UnitRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
 from rnnc.backends.planning.last_step import for_the_next_step
@@ -198,6 +199,8 @@ class PlanFunction(PlanMemory):
         for n, (feed, start) in enumerate(zip(phase.feeds, packed.weights, strict=True)):
             pointer, stride = self._address(feed.lhs, row, step, number)
             weights = [f.element(self.weights, start, self.scalar)] if where is None else self._in_place(where[n])
+            if phase.product.activations:
+                weights.append(self._at(f.add(self.codes_start, sum(feed_words(phase, self.target.dots)[:n]))))
             arguments += [pointer, stride, i64(feed.inner), *weights]
         arguments.append(f.element(self.weights, packed.vectors, self.scalar))
         for place in signature(phase).places:

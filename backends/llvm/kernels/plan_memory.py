@@ -20,6 +20,7 @@ from rnnc.backends.llvm.kernels.epilogue import signature
 from rnnc.backends.llvm.kernels.line_copies import LineCopies
 from rnnc.backends.llvm.kernels.row_copies import RowCopies, Rows
 from rnnc.backends.llvm.kernels.row_sums import K_BLOCK, outer_workspace
+from rnnc.backends.llvm.packing.activations import feed_words
 from rnnc.backends.planning.plan import Buffer, Line, Plan, Region, Space
 from rnnc.ir import settings
 
@@ -76,7 +77,8 @@ class PlanMemory:
     def _lay_out(self) -> Val:
         """Assigns the places in scratch memory, and returns its size in bytes.
 
-        Buffers that live through the call come first, then memory that the regions use one after the other.
+        Buffers that live through the call come first, then the workspace of integer activations, then memory that the
+        regions use one after the other.
         """
         f = self.f
         self._decide_direct()
@@ -99,6 +101,9 @@ class PlanMemory:
                 continue
             self.offsets[buffer] = offset
             offset = f.add(offset, needed)
+        self.codes_start = offset
+        codes = (sum(feed_words(phase, self.target.dots)) for _, phase in self.plan.phases())
+        offset = f.add(offset, max(codes, default=0))
         self.region_start = offset
         largest = i64(self._workspace())
         for region in self.plan.regions:

@@ -9,7 +9,7 @@ from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.context import Interface
 from rnnc.backends.llvm.kernels.dot_phase import emit_dot_phase
 from rnnc.backends.llvm.kernels.packers import sources, sweeps_of
-from rnnc.backends.llvm.kernels.phase import emit_phase
+from rnnc.backends.llvm.kernels.phases import emit_phase
 from rnnc.backends.llvm.kernels.plan_function import InPlace, PlanFunction
 from rnnc.backends.llvm.packing.in_place import unit_rows
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
@@ -39,14 +39,15 @@ def emit_plan(plan: Plan, target: Target) -> Emitted:
     and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need.
     """
     dtype = plan.program.dtype
-    module, layout, interface = Module(), Layout(dtype), Interface.of(plan)
+    module, interface = Module(), Interface.of(plan)
+    layout = Layout(dtype, biased=target.dots.biased)
     names: dict[int, str] = {}
     packed: dict[int, PackedPhase] = {}
     in_place: dict[int, InPlace] = {}
     for region, phase in plan.phases():
         tile = choose_tile(phase, target, dtype)
         packed[id(phase)] = layout.add(phase, tile)
-        names[id(phase)] = module.add(emit_phase(phase, f"phase_{phase.name}", tile, dtype))
+        names[id(phase)] = module.add(emit_phase(phase, f"phase_{phase.name}", tile, dtype, target))
         # The caller may change the arrays between the two halves, so only the first one may read them.
         if plan.late and not region.late and (rows := unit_rows(phase)):
             function = module.add(emit_dot_phase(phase, f"dots_{phase.name}", tile, dtype))

@@ -6,7 +6,7 @@ reads them with unit stride. Vectors are [panel][vector][unit]. Units past the w
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from rnnc.backends.fresh import enough_memory, spoiled
 from rnnc.backends.llvm.packing.sharing import layout_key
 from rnnc.backends.llvm.packing.tile import Tile, blocks_of
 from rnnc.backends.planning.plan import Feed, Phase, Weight
+from rnnc.backends.products import ProductFormat
 from rnnc.ir.families import Family
 from rnnc.ir.ops import Array
 
@@ -39,12 +40,21 @@ class PackedBlock:
     feed: Feed | None
     start: int
 
+    @property
+    def narrow(self) -> bool:
+        """True for weights that are rounded when they are packed."""
+        return self.feed is not None and self.packed.phase.product.weights is not None
+
 
 class Layout:
-    """Assigns offsets in the arena, phase by phase. Operands that several phases read in one layout are stored once."""
+    """Assigns offsets in the arena, phase by phase. Operands that several phases read in one layout are stored once.
 
-    def __init__(self, dtype: str) -> None:
+    biased: integer activations are biased, so each unit has a start of its sums (`packing.narrow`).
+    """
+
+    def __init__(self, dtype: str, *, biased: bool = False) -> None:
         self.dtype = np.dtype(dtype)
+        self.biased = biased
         self.size = 0
         self.blocks: list[PackedBlock] = []
         self._starts: dict[Hashable, int] = {}
@@ -55,7 +65,9 @@ class Layout:
         shape = (tile.units, phase.width)
         keys: list[Hashable] = [(*shape, tuple(phase.vectors))]
         keys += [(*shape, layout_key(feed, tile, phase)) for feed in phase.feeds]
-        sizes = [len(phase.vectors) * units, *(feed.inner * len(feed.blocks) * units for feed in phase.feeds)]
+        depths = [self.depth(feed, phase.product) for feed in phase.feeds]
+        feeds = zip(phase.feeds, depths, strict=True)
+        sizes = [len(phase.vectors) * units, *(depth * len(feed.blocks) * units for feed, depth in feeds)]
         new = []
         for key, size in zip(keys, sizes, strict=True):
             new.append(key not in self._starts)
@@ -67,6 +79,11 @@ class Layout:
         self.blocks += [PackedBlock(packed, feed, start) for feed, start, is_new in places if is_new]
         return packed
 
+    def depth(self, feed: Feed, product: ProductFormat) -> int:
+        """The number of elements per unit and block: weights, and what `packing.narrow` puts behind all of them."""
+        tables = product.scaled + (self.biased and product.activations is not None)
+        return product.words(feed.inner) + tables
+
     def _take(self, count: int) -> int:
         start = self.size
         step = ALIGNMENT // self.dtype.itemsize
@@ -74,13 +91,14 @@ class Layout:
         return start
 
     def pack(self, values: Mapping[Family, Array]) -> Array:
-        """The arena, 64-byte aligned, filled from bind-time values by NumPy."""
+        """The arena, 64-byte aligned, filled from bind-time values by NumPy. No weights are narrow."""
         arena = aligned(self.size, self.dtype)
         for block in self.blocks:
             if block.feed is None:
                 _pack_vectors(arena, block.packed, values)
             else:
-                _pack_feed(arena, block.packed, block.feed, block.start, values)
+                matrices = [matrix_of(weight, values) for _, weight in block.feed.blocks]
+                pack_feed(arena, block.packed, block.feed, block.start, matrices)
         return arena
 
 
@@ -103,21 +121,22 @@ def _pack_vectors(arena: Array, packed: PackedPhase, values: Mapping[Family, Arr
         target[:, number, :] = _panels(row, tile, panels)[:, 0, :]
 
 
-def _pack_feed(arena: Array, packed: PackedPhase, feed: Feed, start: int, values: Mapping[Family, Array]) -> None:
-    tile = packed.tile
-    panels = tile.panels(packed.phase.width)
-    blocks = len(feed.blocks)
-    stop = start + panels * feed.inner * blocks * tile.units
-    target = arena[start:stop].reshape(panels, feed.inner * blocks * tile.units)
+def pack_feed(arena: Array, packed: PackedPhase, feed: Feed, start: int, matrices: Sequence[Array]) -> int:
+    """Packs a right operand (K, N) per block of a feed, from `start` on. Returns where it ends."""
+    tile, inner = packed.tile, len(matrices[0])
+    panels, blocks = tile.panels(packed.phase.width), len(feed.blocks)
+    stop = start + panels * inner * blocks * tile.units
+    target = arena[start:stop].reshape(panels, inner * blocks * tile.units)
     for group in tile.groups(len(packed.phase.accumulators)):
-        members = [_panels(_matrix(feed.blocks[b][1], values), tile, panels) for b in blocks_of(feed, group)]
-        size = feed.inner * len(members) * tile.units
+        members = [_panels(matrices[b], tile, panels) for b in blocks_of(feed, group)]
+        size = inner * len(members) * tile.units
         if members:
             target[:, :size] = np.stack(members, axis=2).reshape(panels, size)
         target = target[:, size:]
+    return stop
 
 
-def _matrix(weight: Weight, values: Mapping[Family, Array]) -> Array:
+def matrix_of(weight: Weight, values: Mapping[Family, Array]) -> Array:
     """The (K, N) right operand."""
     matrix = values[weight.family]
     return (matrix.T if weight.transposed else matrix)[:, weight.start : weight.stop]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -10,6 +10,7 @@ from math import inf
 
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.planning.plan import Feed, Phase, Weight
+from rnnc.backends.products import PLAIN, ProductFormat
 
 FMA_PER_CYCLE = 2
 LOADS_PER_CYCLE = 2
@@ -26,6 +27,8 @@ sigmoids and two tanhs take 101 cycles per vector alone, 75 in twos, and 62 in f
 QUICK_BYTES = 64 * 1024
 """The largest size of a quick phase's weights. A larger phase overlaps the waiting of one row with the next (measured:
 there is nothing to gain from a batch at 256 x 256 weights per accumulator, and 2 % at 128 x 128)."""
+INTEGER_TEMPORARIES = 4
+"""Registers of a product of bytes: the second plane of a row's codes, its pairs, a vector of ones, and one more."""
 MOST_ROWS = 8
 MOST_VECTORS = 4
 
@@ -85,13 +88,14 @@ class TileWork:
     """The properties of a phase that decide its tile.
 
     loops: for each set of weights, the size of k, and for each of its weights, the accumulators that it adds to.
-    equations: True if equations follow the matmuls.
+    equations: True if equations follow the matmuls. product: the types of its products.
     """
 
     width: int
     accumulators: int
     loops: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
     equations: bool = False
+    product: ProductFormat = PLAIN
 
     def is_quick(self, number_bytes: int) -> bool:
         """True if the equations take a good part of the time, because there are few weights."""
@@ -109,7 +113,7 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
     if phase.axes:  # a line of a grid is its last axis; vectors are not wider than the line
         line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
         return Tile(min(target.lanes(dtype), line), 1, 1, 1)
-    work = TileWork(phase.width, len(phase.accumulators), _loops(phase), bool(phase.values))
+    work = TileWork(phase.width, len(phase.accumulators), _loops(phase), bool(phase.values), phase.product)
     return _best(work, target, target.lanes(dtype))
 
 
@@ -134,13 +138,22 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
         passes = list(_streams(work, tile))
         # A pass's accumulators, the operands its loop holds (a broadcast per row or a weight per vector), and one more.
         held = max(min(rows * sides, weights) for loops in passes for _, weights, sides in loops)
-        registers = group * vectors * rows + held + 1
+        registers = group * vectors * rows + held + 1 + _more_registers(work.product, passes)
         if registers <= target.registers or rows == vectors == group == 1:
             cost = _cost(work, tile, passes, target.vector_bytes)
             cost = round(cost + (EQUATIONS_WAIT * tile.panels(work.width) / work.width if quick else 0), 3)
             if (order := (cost, rows * vectors * group, vectors)) < least:
                 best, least = tile, order
     return best
+
+
+def _more_registers(product: ProductFormat, passes: Sequence[Streams]) -> int:
+    """The registers in which narrow weights are widened, or products of bytes are added up."""
+    if product.activations:
+        return INTEGER_TEMPORARIES
+    if product.weights is None:
+        return 0
+    return 1 + max(weights for loops in passes for _, weights, _ in loops)  # a mask, and the words of a step
 
 
 Streams = list[tuple[int, int, int]]

@@ -1,4 +1,7 @@
-"""RNN, GRU, LSTM, and ONNX Runtime's DynamicQuantizeLSTM, whose weights are turned into numbers."""
+"""RNN, GRU, LSTM, and ONNX Runtime's DynamicQuantizeLSTM, whose weights are turned into numbers.
+
+With `weights="int8"` they become the same integers again (`rnnc.backends.products`).
+"""
 
 from __future__ import annotations
 
