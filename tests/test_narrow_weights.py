@@ -169,6 +169,7 @@ def test_whole_networks(form: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(rnnc.load(tmp_path / "net.rnnc", **options)(numbers), whole)
 
 
+@pytest.mark.skipif(not real_models.REAL.exists(), reason=f"the data is not there: {real_models.REAL}")
 def test_integers_of_a_file_are_kept() -> None:
     """RNNoise's weights are bytes: they are packed as these bytes, and lose nothing."""
     model, params = real_models.rnnoise(data("rnnoise"))
