@@ -166,6 +166,6 @@ def test_any_allocation_may_fail(name: str, given: bool, monkeypatch: pytest.Mon
     gc.unfreeze()
     outputs = [it[0] if isinstance(it, tuple) else it for it in found]
     failed = [isinstance(it, type) and issubclass(it, MemoryError) for it in outputs]
-    assert sum(failed) >= 3
+    assert any(failed)
     assert all(fails or it is None or (it == want).all() for it, fails in zip(outputs, failed, strict=True))
     assert lost < 20, "objects are not released"
