@@ -468,10 +468,10 @@ def test_operators_are_as_torch_wants_them() -> None:
     packed, weights = module._packed, list(module.parameters())
     lengths = torch.tensor([4, 2, 0])
     arguments = (drawn(T, B, N), [drawn(1, B, H)], weights, lengths)
-    torch.library.opcheck(torch.ops.rnnc.run, (packed.key, packed.owner, *arguments, True))
+    torch.library.opcheck(torch.ops.rnnc.run, (packed.key, packed.owner, *arguments, "params x state"))
     ticket = torch.zeros(1, dtype=torch.float64)  # of no call: the forward pass runs again
     seeds = [torch.ones(T, B, H), torch.ones(1, B, H)]
-    found = torch.ops.rnnc.gradient(packed.key, ticket, *arguments, seeds)
+    found = torch.ops.rnnc.gradient(packed.key, ticket, *arguments, seeds, "params x state")
     output, h_n = module(arguments[0], arguments[1][0], lengths=lengths)
     check_same(found, torch.autograd.grad(output.sum() + h_n.sum(), [arguments[0], *arguments[1], *weights]))
 
