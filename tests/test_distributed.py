@@ -204,6 +204,13 @@ def test_what_is_no_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for error in on_ranks(2, pieces):
         assert "tbptt: the rows of one rank may have fewer pieces" in str(error)
 
+    def normalised(group: Any) -> train.TrainingStep:
+        net = rnnc.Sequential(rnnc.GRU(3, 4), rnnc.BatchNorm(4))
+        return train.TrainingStep(net, "mse", SGD(0.1), distributed=group)
+
+    for error in on_ranks(2, normalised):
+        assert "the statistics of a batch would differ from process to process; freeze them" in str(error)
+
 
 def test_mpi4py_is_used_where_mpirun_has_started_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its interface is a fake, behind which the ranks are threads."""
