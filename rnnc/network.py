@@ -25,7 +25,7 @@ from rnnc.networks.timing import WHOLE, Form
 from rnnc.plain_calls import plain_network_call
 from rnnc.quick import Calls, Tally, quick_first, way_in
 from rnnc.realtime import RealTimeStep
-from rnnc.streams import Pieces
+from rnnc.streams import PieceArrays
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -224,7 +224,7 @@ class Network(Compiled, Unchanging):
         bound, graph = self._form(Form(streamed=True)), self._graph
         return RealTimeStep(self, call, bound, batch, steps, dtype=graph.dtype, columns=graph.columns)
 
-    def pieces(self) -> Pieces:
+    def pieces(self) -> PieceArrays:
         """The arrays of pieces of streams. Raises ArgumentError for a network that cannot take pieces."""
         self._check_streams("pieces")
         graph, timing = self._graph, self._graph.timing(False)
@@ -235,7 +235,7 @@ class Network(Compiled, Unchanging):
             for name, source in graph.outputs.items()
             if graph.kinds[source].timed
         }
-        return Pieces(
+        return PieceArrays(
             states,
             _unnamed(inputs, graph.inputs),
             _unnamed(outputs, graph.outputs),

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     Arrays = Array | Mapping[str, Array]
     Ids = ArrayLike
 
-__all__ = ["Pieces", "Streamed", "Streams"]
+__all__ = ["PieceArrays", "TakesPieces", "Streams"]
 
 
 @dataclass(frozen=True)
-class Pieces:
+class PieceArrays:
     """The arrays of the pieces of streams that a model takes.
 
     states: name -> width. inputs: name -> the number of axes of one step of a batch, for inputs that have steps.
@@ -43,10 +43,10 @@ class Pieces:
     own_axes: bool = False
 
 
-class Streamed(Protocol):
+class TakesPieces(Protocol):
     """A model or network that takes sequences in pieces."""
 
-    def pieces(self) -> Pieces:
+    def pieces(self) -> PieceArrays:
         """The arrays of its pieces. Raises ArgumentError if it takes none."""
 
     def advance(self, x: Any, state: Any = None, *, lengths: Any = None) -> Any:
@@ -68,7 +68,7 @@ class Streams:
     """
 
     @explained
-    def __init__(self, model: Streamed, capacity: int) -> None:
+    def __init__(self, model: TakesPieces, capacity: int) -> None:
         """model: of `rnnc.compile`, of a network's `compile`, of `rnnc.from_onnx` or of `rnnc.from_torch`.
 
         Raises ArgumentError for a model that cannot take sequences in pieces, ArgumentTypeError or SizeError.
@@ -82,7 +82,7 @@ class Streams:
             self._memory = self._pieces.arrays.xp.zeros((size, sum(self._pieces.states.values())), self._pieces.dtype)
 
     @property
-    def model(self) -> Streamed:
+    def model(self) -> TakesPieces:
         """The model whose streams these are."""
         return self._model
 
@@ -252,7 +252,7 @@ class _Form:
         return array.squeeze(int(self.batch_first and not self.alone)) if self.one and single else array
 
 
-def _copied(model: Streamed, memory: NDArray[Any]) -> Streams:
+def _copied(model: TakesPieces, memory: NDArray[Any]) -> Streams:
     """The function that loading a pickle of Streams calls."""
     made = Streams(model, len(memory))
     made._memory[...] = made._pieces.arrays.xp.asarray(memory)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from rnnc.network import Network
-    from rnnc.streams import Pieces
+    from rnnc.streams import PieceArrays
 
     Array = NDArray[Any]
 
@@ -178,7 +178,7 @@ class OnnxNetwork:
         """The next piece of sequences through the compiled network: see `rnnc.Network.advance`."""
         return self.network.advance(x, state, lengths=lengths)
 
-    def pieces(self) -> Pieces:
+    def pieces(self) -> PieceArrays:
         """The arrays of pieces of streams: see `rnnc.Network.pieces`."""
         return self.network.pieces()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.network import Arrays, State
-    from rnnc.streams import Pieces
+    from rnnc.streams import PieceArrays
 
 __all__ = ["ArrangedNetwork", "TorchNetwork", "from_torch"]
 
@@ -140,7 +140,7 @@ class ArrangedNetwork(TorchNetwork):
         output: Arrays = self._outward(super().finish(state))
         return output
 
-    def pieces(self) -> Pieces:
+    def pieces(self) -> PieceArrays:
         """As of `rnnc.Network`. A step without T cannot be told from a piece."""
         return replace(super().pieces(), own_axes=True)
 
