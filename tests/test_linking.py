@@ -320,11 +320,13 @@ def test_object_files_of_other_kinds_are_refused() -> None:
         shared_object([b"\0asm\1\0\0\0"], "libt.so")
 
 
-@pytest.mark.parametrize("name", [name for name, value in vars(fields).items() if isinstance(value, Field)])
+SIGNED = [name for name, value in vars(fields).items() if isinstance(value, Field) and value.bits is not None]
+
+
+@pytest.mark.parametrize("name", SIGNED)
 def test_numbers_that_do_not_fit_are_refused(name: str) -> None:
     field: Field = getattr(fields, name)
-    if field.bits is None:
-        pytest.skip("only low bits are wanted")
+    assert field.bits is not None
     content = bytearray(field.size)
     largest = (1 << field.bits - 1) - field.unit
     field.write(content, 0, largest)

@@ -17,7 +17,7 @@ _UNDEFINED, _RESERVED = 0, 0xFF00  # numbers of sections that are none
 _GLOBAL, _WEAK = 1, 2  # bindings of symbols
 
 
-class Layout(NamedTuple):
+class ElfLayout(NamedTuple):
     """How the records of a file lie in it, by the bits of an address.
 
     addends, no_addends: relocations with an addend of their own, and those whose addend is in the bytes they change.
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = {
-    1: Layout(
+    1: ElfLayout(
         32,
         Struct("<16sHHIIIIIHHHHHH"),
         Struct("<10I"),
@@ -47,7 +47,7 @@ LAYOUTS = {
         Struct("<iI"),
         8,
     ),
-    2: Layout(
+    2: ElfLayout(
         64,
         Struct("<16sHHIQQQIHHHHHH"),
         Struct("<IIQQQQIIQQ"),
@@ -113,7 +113,7 @@ class ObjectFile:
     content: bytes
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> ElfLayout:
         """How its records lie in it."""
         return LAYOUTS[self.content[4]]
 

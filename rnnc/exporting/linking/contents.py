@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from rnnc.exporting.linking.inputs import ADDRESSES, CODE, CONSTANTS, Defined, Inputs
+from rnnc.exporting.linking.object_files import ADDRESSES, CODE, CONSTANTS, Defined, ObjectFiles
 from rnnc.exporting.linking.relocating import relocate
 from rnnc.exporting.linking.tables import SymbolTable, build_id_note, dynamic_section, hash_table
 
@@ -21,7 +21,7 @@ class Access(IntEnum):
     """It is not mapped: debuggers, profilers and `nm` read it from the file."""
 
 
-class Kind(IntEnum):
+class SectionKind(IntEnum):
     """Types of sections in the ABI."""
 
     NULL = 0
@@ -41,7 +41,7 @@ class OutSection:
     """A section of the file. link, info, entry_size: as the ABI has them, with the name of the linked section."""
 
     name: str
-    kind: Kind
+    kind: SectionKind
     access: Access
     content: bytearray
     align: int = 1
@@ -55,7 +55,7 @@ class OutSection:
 class Contents:
     """All sections of a shared object, in the order of the file. Layout sets addresses, then `fill` the bytes."""
 
-    def __init__(self, inputs: Inputs, soname: str) -> None:
+    def __init__(self, inputs: ObjectFiles, soname: str) -> None:
         self.inputs = inputs
         self.layout = inputs.files[0].file.layout
         self.word = self.layout.bits // 8
@@ -71,15 +71,23 @@ class Contents:
     def _read(self) -> list[OutSection]:
         form = self.layout.addends if self.has_addends else self.layout.no_addends
         found = [
-            OutSection(".note.gnu.build-id", Kind.NOTE, Access.READ, bytearray(build_id_note(bytes(20))), 4),
+            OutSection(".note.gnu.build-id", SectionKind.NOTE, Access.READ, bytearray(build_id_note(bytes(20))), 4),
             OutSection(
-                ".hash", Kind.HASH, Access.READ, bytearray(hash_table(self._seen.names)), 4, ".dynsym", entry_size=4
+                ".hash",
+                SectionKind.HASH,
+                Access.READ,
+                bytearray(hash_table(self._seen.names)),
+                4,
+                ".dynsym",
+                entry_size=4,
             ),
-            self._symbols(".dynsym", Kind.DYNAMIC_SYMBOLS, Access.READ, self._seen, ".dynstr"),
-            OutSection(".dynstr", Kind.STRINGS, Access.READ, self._seen.strings.content),
+            self._symbols(".dynsym", SectionKind.DYNAMIC_SYMBOLS, Access.READ, self._seen, ".dynstr"),
+            OutSection(".dynstr", SectionKind.STRINGS, Access.READ, self._seen.strings.content),
         ]
         if self._moved:
-            name, kind = (".rela.dyn", Kind.ADDENDS) if self.has_addends else (".rel.dyn", Kind.NO_ADDENDS)
+            name, kind = (
+                (".rela.dyn", SectionKind.ADDENDS) if self.has_addends else (".rel.dyn", SectionKind.NO_ADDENDS)
+            )
             blank = bytearray(self._moved * form.size)
             found.append(OutSection(name, kind, Access.READ, blank, self.word, ".dynsym", entry_size=form.size))
         return found
@@ -89,25 +97,25 @@ class Contents:
         there = [
             (self.inputs.sections[name], access) for name, access in accesses.items() if name in self.inputs.sections
         ]
-        return [OutSection(each.name, Kind.DATA, access, each.content, each.align) for each, access in there]
+        return [OutSection(each.name, SectionKind.DATA, access, each.content, each.align) for each, access in there]
 
     def _relocated(self) -> list[OutSection]:
         found = []
         if self._slots:
             slots = bytearray(self.word * len(self._slots))
-            found.append(OutSection(".got", Kind.DATA, Access.RELOCATE, slots, self.word, entry_size=self.word))
+            found.append(OutSection(".got", SectionKind.DATA, Access.RELOCATE, slots, self.word, entry_size=self.word))
         blank, size = bytearray(self._dynamic({})), self.layout.dynamic.size
-        found.append(OutSection(".dynamic", Kind.DYNAMIC, Access.RELOCATE, blank, self.word, ".dynstr", 0, size))
+        found.append(OutSection(".dynamic", SectionKind.DYNAMIC, Access.RELOCATE, blank, self.word, ".dynstr", 0, size))
         return found
 
     def _unmapped(self) -> list[OutSection]:
         return [
-            self._symbols(".symtab", Kind.SYMBOLS, Access.NONE, self._all, ".strtab"),
-            OutSection(".strtab", Kind.STRINGS, Access.NONE, self._all.strings.content),
-            OutSection(".shstrtab", Kind.STRINGS, Access.NONE, bytearray()),
+            self._symbols(".symtab", SectionKind.SYMBOLS, Access.NONE, self._all, ".strtab"),
+            OutSection(".strtab", SectionKind.STRINGS, Access.NONE, self._all.strings.content),
+            OutSection(".shstrtab", SectionKind.STRINGS, Access.NONE, bytearray()),
         ]
 
-    def _symbols(self, name: str, kind: Kind, access: Access, table: SymbolTable, strings: str) -> OutSection:
+    def _symbols(self, name: str, kind: SectionKind, access: Access, table: SymbolTable, strings: str) -> OutSection:
         size = self.layout.symbol.size
         return OutSection(name, kind, access, bytearray(table.size), self.word, strings, table.first_global, size)
 

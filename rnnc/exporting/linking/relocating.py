@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rnnc.exporting.linking.inputs import InputFile, Inputs
+from rnnc.exporting.linking.object_files import InputFile, ObjectFiles
 from rnnc.exporting.linking.relocations import SLOTTED, Value, number
 from rnnc.ir.errors import BackendError
 
 
-def relocate(inputs: Inputs, slots: Mapping[str, int]) -> list[int]:
+def relocate(inputs: ObjectFiles, slots: Mapping[str, int]) -> list[int]:
     """Changes the sections of `inputs`, and returns the places of words that hold an address, which the loader moves.
 
     slots: symbol -> the place of the word that holds its address. Raises BackendError for a distance that does not fit.
@@ -17,7 +17,7 @@ def relocate(inputs: Inputs, slots: Mapping[str, int]) -> list[int]:
     return [place for file in inputs.files for place in _relocate_file(inputs, file, slots)]
 
 
-def _relocate_file(inputs: Inputs, file: InputFile, slots: Mapping[str, int]) -> list[int]:
+def _relocate_file(inputs: ObjectFiles, file: InputFile, slots: Mapping[str, int]) -> list[int]:
     rules, halves, moved = inputs.processor.rules, dict[int, int](), list[int]()
     # The second instruction of a pair gets the rest of what the first one was given.
     for relocation in sorted(file.relocations(), key=lambda each: rules[each.type].value is Value.PAIRED):

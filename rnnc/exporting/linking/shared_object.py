@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 
 from rnnc.exporting.linking.contents import Access, Contents, OutSection
-from rnnc.exporting.linking.inputs import Inputs
+from rnnc.exporting.linking.object_files import ObjectFiles
 from rnnc.exporting.linking.tables import Strings, build_id_note
 
 _FILE_PAGE = 0x1000
@@ -42,7 +42,7 @@ def shared_object(
     Raises BackendError for objects that need another library or have writable data, or of an unknown processor, and for
     exported symbols that none defines.
     """
-    contents = Contents(Inputs(objects, exported), soname)
+    contents = Contents(ObjectFiles(objects, exported), soname)
     _lay_out(contents)
     contents.fill()
     return _written(contents, flags)

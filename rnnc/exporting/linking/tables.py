@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
-from rnnc.backends.llvm.asm.elf import Layout
-from rnnc.exporting.linking.inputs import Defined
+from rnnc.backends.llvm.asm.elf import ElfLayout
+from rnnc.exporting.linking.object_files import Defined
 
 _LOCAL, _GLOBAL = 0, 1  # bindings
 
@@ -38,7 +38,7 @@ class Strings:
 class SymbolTable:
     """Symbols and their names. The local ones come first, as the ABI wants it."""
 
-    def __init__(self, layout: Layout, local: Sequence[Defined], seen: Sequence[Defined]) -> None:
+    def __init__(self, layout: ElfLayout, local: Sequence[Defined], seen: Sequence[Defined]) -> None:
         self._layout = layout
         self._symbols = [*((_LOCAL, each) for each in local), *((_GLOBAL, each) for each in seen)]
         self.strings = Strings()
@@ -92,7 +92,7 @@ def build_id_note(identity: bytes) -> bytes:
 
 
 def dynamic_section(
-    layout: Layout, addresses: Mapping[str, int], soname: int, strings: int, moved: int, *, has_addends: bool
+    layout: ElfLayout, addresses: Mapping[str, int], soname: int, strings: int, moved: int, *, has_addends: bool
 ) -> bytes:
     """What the loader reads first.
 

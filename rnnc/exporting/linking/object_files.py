@@ -1,4 +1,4 @@
-"""Inputs: the sections of several object files, gathered into those of one library, and their symbols by name."""
+"""Object files: the sections of several object files, gathered into those of one library, and their symbols by name."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class InputFile:
         return (relocation for relocation in self.file.relocations() if relocation.section in self.pieces)
 
 
-class Inputs:
+class ObjectFiles:
     """Object files of one processor, with all that they need.
 
     sections: in the order of the files. symbols: the global ones, by name. seen: those of them that others see.
