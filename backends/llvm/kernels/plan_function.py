@@ -59,8 +59,10 @@ class PlanFunction(PlanMemory):
         given: dict[Family, int],
         target: Target,
         half: str,
+        *,
+        lent: bool = False,
     ) -> None:
-        super().__init__(plan, interface, target, half)
+        super().__init__(plan, interface, target, half, lent=lent)
         self.names = names
         self.packed = packed
         self.in_place = in_place
@@ -86,7 +88,7 @@ class PlanFunction(PlanMemory):
             if total.late == self.late:
                 self._sum(total)
         self._scatter_outputs()
-        if not self.two_halves:
+        if not self.lent:
             f.call("void", "rnnc_give_memory", self._field("kept"), self.scratch)
         f.ret(Val("i32", "0"))
         return f
