@@ -6,7 +6,6 @@ Fields for names of a graph have a mark that no other field has, so that a graph
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,6 @@ HEAD = Record("head", HEADER)
 """The first fields of every context, as a record of their own."""
 
 
-@dataclass(frozen=True)
 class Interface:
     """The fields of a context beyond the header.
 
@@ -49,9 +47,8 @@ class Interface:
     sums: results of sums over rows (`sum_field`).
     """
 
-    timed: tuple[str, ...]
-    rows: tuple[str, ...]
-    sums: tuple[Family, ...] = ()
+    def __init__(self, timed: tuple[str, ...], rows: tuple[str, ...], sums: tuple[Family, ...] = ()) -> None:
+        self.timed, self.rows, self.sums = timed, rows, sums
 
     @staticmethod
     def of(plan: Plan) -> Interface:
