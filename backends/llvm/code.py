@@ -21,6 +21,7 @@ from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.asm.builder import Module
+    from rnnc.backends.llvm.counters import Counters
     from rnnc.backends.llvm.kernels.plan_module import Emitted
     from rnnc.backends.planning.plan import Plan
     from rnnc.ir.computation import Computation
@@ -54,6 +55,7 @@ class LlvmCode:
         self.target = target
         self.product = product
         self.threads = threads
+        self.counted = settings.COUNTED.get() is not None or bool(settings.profile())
         self.manifest: Manifest
         self.linked: Linked | Relinked
         self.manifest, self.linked = self._stored() or self._compiled()
@@ -64,7 +66,21 @@ class LlvmCode:
         self.dtype = np.dtype(self.manifest.dtype)
         self.runtime = Runtime(self.manifest.dtype, target)
         self.pool = Pool()
+        self.counters = self._counters() if self.counted else None
         self.ragged_is_proved = np.zeros(1, np.int64)  # read by native calls
+
+    def _counters(self) -> Counters:
+        """The counters of profiled code. Whoever profiles reads them."""
+        from rnnc.backends.llvm.counters import Counters
+
+        made, profile = Counters(self.manifest.sections, self.runtime), settings.COUNTED.get()
+        if profile is not None:
+            profile.append(made)
+        else:
+            from rnnc.backends.profiles import of_the_process
+
+            of_the_process(repr(self.computation)).append(made)
+        return made
 
     # ---- machine code
 
@@ -96,7 +112,7 @@ class LlvmCode:
         """
         if not stored.is_used() or self.product.weights:
             return None
-        late = " ".join(sorted(self.computation.late))
+        late = " ".join(sorted(self.computation.late)) + " counted" * self.counted
         return stored.name_of(kind, self.target, self.computation.identity or self._graph_text(lengths), late)
 
     def _graph_text(self, lengths: bool) -> str:
@@ -131,7 +147,7 @@ class LlvmCode:
         """All stages. Their modules take longer to import than stored code to load."""
         from rnnc.backends.llvm.stages import STAGES, Given
 
-        return self._shared.extended(STAGES, Given(self.target, self.product))
+        return self._shared.extended(STAGES, Given(self.target, self.product, self.counted))
 
     @property
     def program(self) -> Program:
