@@ -59,6 +59,13 @@ def profile() -> str:
 
 COUNTED: ContextVar[list[Any] | None] = ContextVar("rnnc_counted", default=None)
 """Within a profile: the list to which code that is compiled adds its counters (`rnnc.profiling`)."""
+OF_THE_PROCESS: list[Any] = []
+"""The same list for all code, with RNNC_PROFILE."""
+
+
+def counted() -> list[Any] | None:
+    """The list to which code that is compiled now adds its counters; None if it has none."""
+    return OF_THE_PROCESS if COUNTED.get() is None and profile() else COUNTED.get()
 
 
 def cuda_chip() -> str:

@@ -55,7 +55,8 @@ class LlvmCode:
         self.target = target
         self.product = product
         self.threads = threads
-        self.counted = settings.COUNTED.get() is not None or bool(settings.profile())
+        profile = settings.counted()
+        self.counted = profile is not None
         self.manifest: Manifest
         self.linked: Linked | Relinked
         self.manifest, self.linked = self._stored() or self._compiled()
@@ -66,21 +67,16 @@ class LlvmCode:
         self.dtype = np.dtype(self.manifest.dtype)
         self.runtime = Runtime(self.manifest.dtype, target)
         self.pool = Pool()
-        self.counters = self._counters() if self.counted else None
+        self.counters = None if profile is None else self._counters()
+        if profile is not None:
+            profile.append(self.counters)
         self.ragged_is_proved = np.zeros(1, np.int64)  # read by native calls
 
     def _counters(self) -> Counters:
-        """The counters of profiled code. Whoever profiles reads them."""
+        """The counters of profiled code, which whoever profiles reads."""
         from rnnc.backends.llvm.counters import Counters
 
-        made, profile = Counters(self.manifest.sections, self.runtime), settings.COUNTED.get()
-        if profile is not None:
-            profile.append(made)
-        else:
-            from rnnc.backends.profiles import of_the_process
-
-            of_the_process(repr(self.computation)).append(made)
-        return made
+        return Counters(self.manifest.sections, self.runtime)
 
     # ---- machine code
 
