@@ -175,7 +175,7 @@ def _trace(runs: Sequence[TimedRun], per_tick: float) -> tuple[tuple[str, float,
 
 
 def _lanes(runs: Sequence[TimedRun]) -> dict[int, int]:
-    """The threads, from 0 on, of what `TimedRun.thread` names: the least that is free from its first run to its last."""
+    """The threads, from 0 on, of what `TimedRun.thread` names: each is the least that is free during its runs."""
     spans: dict[int, tuple[int, int]] = {}
     for run in runs:
         begin, end = spans.get(run.thread, (run.begin, run.end))
