@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rnnc.backends.llvm.kernels.stopwatch import Section
+    from rnnc.backends.llvm.kernels.stopwatch import TimedSection
     from rnnc.backends.llvm.runtime import Runtime
 
 LOG_SIZE = 20_000
@@ -33,7 +33,7 @@ class Counts(NamedTuple):
 class Counters:
     """The counters of one code. All its calls add to them."""
 
-    def __init__(self, sections: Sequence[Section], runtime: Runtime) -> None:
+    def __init__(self, sections: Sequence[TimedSection], runtime: Runtime) -> None:
         self._sections = tuple(sections)
         counts = len(BLOCK) + len(COUNTS) * len(self._sections)
         self._memory: NDArray[np.int64] = np.zeros(counts + len(LOG) * LOG_SIZE, np.int64)

@@ -14,7 +14,7 @@ from rnnc.backends.llvm.kernels.context import Interface
 from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
-    from rnnc.backends.llvm.kernels.stopwatch import Section
+    from rnnc.backends.llvm.kernels.stopwatch import TimedSection
     from rnnc.ir.ops import Array
 
 FEW_ROWS = 4
@@ -60,7 +60,7 @@ class Manifest:
     reads_in_place: bool
     flops_per_row: int
     saved_width: int
-    sections: tuple[Section, ...]
+    sections: tuple[TimedSection, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the manifest without the graph of the computation, of which sums over rows are results."""

@@ -30,7 +30,7 @@ from rnnc.backends.llvm.kernels.context import COUNTERS, Interface, array_field,
 from rnnc.backends.llvm.kernels.epilogue import signature
 from rnnc.backends.llvm.kernels.plan_memory import PlanMemory
 from rnnc.backends.llvm.kernels.row_copies import Rows
-from rnnc.backends.llvm.kernels.stopwatch import COPIES, Section, Stopwatch
+from rnnc.backends.llvm.kernels.stopwatch import COPIES, Stopwatch, TimedSection
 from rnnc.backends.llvm.packing.activations import feed_words
 from rnnc.backends.llvm.packing.in_place import UnitRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
@@ -60,7 +60,7 @@ class PlanFunction(PlanMemory):
         given: dict[Family, int],
         target: Target,
         half: str,
-        sections: list[Section],
+        sections: list[TimedSection],
     ) -> None:
         """sections: of all functions of the module; this one adds its own, if the context has counters."""
         super().__init__(plan, interface, target, half)
@@ -79,7 +79,7 @@ class PlanFunction(PlanMemory):
             f.ret(size)
             return f
         self._take_scratch(size)
-        with self._timed(Section("gather", COPIES), self.total):
+        with self._timed(TimedSection("gather", COPIES), self.total):
             self._gather_inputs()
             self._start_lines()
         for region in self.plan.regions:
@@ -87,13 +87,13 @@ class PlanFunction(PlanMemory):
                 self._keep_lines(region.reads())
                 f.comment(f"region {region.name}")
                 self._region(region)
-        with self._timed(Section("end lines", COPIES), self.total):
+        with self._timed(TimedSection("end lines", COPIES), self.total):
             self._finish_lines()
         for total in self.plan.sums:
             if total.late == self.late:
-                with self._timed(Section.of_sum(total), self.batch if total.per_sequence else self.total):
+                with self._timed(TimedSection.of_sum(total), self.batch if total.per_sequence else self.total):
                     self._sum(total)
-        with self._timed(Section("scatter", COPIES), self.total):
+        with self._timed(TimedSection("scatter", COPIES), self.total):
             self._scatter_outputs()
         if not self.two_halves:
             f.call("void", "rnnc_give_memory", self._field("kept"), self.scratch)
@@ -107,7 +107,7 @@ class PlanFunction(PlanMemory):
             rows = self._local_rows(region, buffer)
             self.memory[buffer] = Rows(self._at(offset), i64(self._stride(buffer)))
             offset = f.add(offset, f.mul(rows, self._stride(buffer)))
-        with self._timed(Section("start states", COPIES), self.batch):
+        with self._timed(TimedSection("start states", COPIES), self.batch):
             for state in region.states:
                 self._start_state(state)
         if region.steps:
@@ -120,12 +120,12 @@ class PlanFunction(PlanMemory):
                     self._call(phase, self.batch, i64(0), None, None)
                 else:
                     self._call_batched(phase, i64(0), self.steps)
-        with self._timed(Section("final states", COPIES), self.batch):
+        with self._timed(TimedSection("final states", COPIES), self.batch):
             for state in region.states:
                 self._finish_state(region, state)
 
     @contextmanager
-    def _timed(self, section: Section, rows: Val) -> Iterator[None]:
+    def _timed(self, section: TimedSection, rows: Val) -> Iterator[None]:
         """Code whose time is counted, if the context has counters."""
         f = self.f
         if not self.interface.counted:
@@ -193,7 +193,7 @@ class PlanFunction(PlanMemory):
 
     def _call(self, phase: Phase, rows: Val, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> None:
         """Calls a phase on `rows` rows from row `row`. step: (t, row within the chunk). number: steps done before."""
-        section = Section.of_phase(self.regions[id(phase)], phase, self._weight_bytes(phase))
+        section = TimedSection.of_phase(self.regions[id(phase)], phase, self._weight_bytes(phase))
         with self._timed(section, rows):
             self._call_function(phase, rows, row, step, number)
 

@@ -11,7 +11,7 @@ from rnnc.backends.llvm.kernels.dot_phase import emit_dot_phase
 from rnnc.backends.llvm.kernels.packers import sources, sweeps_of
 from rnnc.backends.llvm.kernels.phases import emit_phase
 from rnnc.backends.llvm.kernels.plan_function import InPlace, PlanFunction
-from rnnc.backends.llvm.kernels.stopwatch import Section
+from rnnc.backends.llvm.kernels.stopwatch import TimedSection
 from rnnc.backends.llvm.packing.in_place import unit_rows
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
 from rnnc.backends.llvm.packing.tile import choose_tile
@@ -32,7 +32,7 @@ class Emitted:
     phases: tuple[PackedPhase, ...]
     target: Target
     in_place: frozenset[int]
-    sections: tuple[Section, ...] = ()
+    sections: tuple[TimedSection, ...] = ()
 
 
 def emit_plan(plan: Plan, target: Target, *, counted: bool = False) -> Emitted:
@@ -44,7 +44,7 @@ def emit_plan(plan: Plan, target: Target, *, counted: bool = False) -> Emitted:
     """
     dtype = plan.program.dtype
     module, interface = Module(), Interface.of(plan, counted=counted)
-    sections: list[Section] = []
+    sections: list[TimedSection] = []
     layout = Layout(dtype, biased=target.dots.biased)
     names: dict[int, str] = {}
     packed: dict[int, PackedPhase] = {}

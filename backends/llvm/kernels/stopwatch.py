@@ -30,7 +30,7 @@ phases of each step of a recurrence; sums over rows, such as gradients of weight
 
 
 @dataclass(frozen=True)
-class Section:
+class TimedSection:
     """A part of a run that is timed.
 
     site: the layers and directions whose equations it computes, such as "l0.fwd". flops: multiplications and additions
@@ -44,28 +44,28 @@ class Section:
     weight_bytes: int = 0
 
     @staticmethod
-    def of_phase(region: Region, phase: Phase, weight_bytes: int) -> Section:
+    def of_phase(region: Region, phase: Phase, weight_bytes: int) -> TimedSection:
         """The section of a phase."""
         sites = dict.fromkeys(str(f.site) for f in (*phase.accumulators, *phase.values, *phase.sums) if f.site)
         flops = sum(2 * feed.inner * len(feed.blocks) * phase.width for feed in phase.feeds)
         kind = STEP if any(phase is step for step in region.steps) else HOISTED
-        return Section(phase.name, kind, " ".join(sites), flops, weight_bytes)
+        return TimedSection(phase.name, kind, " ".join(sites), flops, weight_bytes)
 
     @staticmethod
-    def of_sum(total: RowSum) -> Section:
+    def of_sum(total: RowSum) -> TimedSection:
         """The section of a sum over rows."""
         flops = sum(2 * term.rows * term.units for term in total.terms)
-        return Section(f"sum {total.target.name}", SUMS, str(total.target.site or ""), flops)
+        return TimedSection(f"sum {total.target.name}", SUMS, str(total.target.site or ""), flops)
 
 
 class Stopwatch:
     """The counters of a function under construction. sections: those of the module, to which it adds its own."""
 
-    def __init__(self, f: Function, counters: Val, context: Val, sections: list[Section]) -> None:
+    def __init__(self, f: Function, counters: Val, context: Val, sections: list[TimedSection]) -> None:
         self._f, self._counters, self._context, self._sections = f, counters, context, sections
 
     @contextmanager
-    def timed(self, section: Section, rows: Val) -> Iterator[None]:
+    def timed(self, section: TimedSection, rows: Val) -> Iterator[None]:
         """Times the code that is emitted within."""
         f, begin = self._f, self._f.call("i64", "llvm.readcyclecounter")
         before = len(f.lines)
