@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from rnnc.quantization import quantization_report
     from rnnc.sequential import Sequential
     from rnnc.specs import GRU, LSTM, RNN, Recurrent, Spec
+    from rnnc.streams import Streams
     from rnnc.torch.network import TorchNetwork, from_torch
 
 __all__ = [
@@ -157,6 +158,7 @@ __all__ = [
     "SoftmaxPooling",
     "Spec",
     "Static",
+    "Streams",
     "Sum",
     "TorchError",
     "TorchNetwork",
@@ -238,6 +240,7 @@ _LATER = {
     "SoftmaxPooling": "rnnc.layers",
     "Spec": "rnnc.specs",
     "Static": "rnnc.graph",
+    "Streams": "rnnc.streams",
     "Sum": "rnnc.layers",
     "TorchNetwork": "rnnc.torch.network",
     "cells": "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from rnnc.ir.names import OUTPUT, X
 from rnnc.plain_calls import plain_call, plain_piece
 from rnnc.quick import Calls, Tally, quick_first, way_in
 from rnnc.realtime import RealTimeStep
+from rnnc.streams import PieceArrays
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -87,6 +88,9 @@ class Model(Compiled, Unchanging):
         from rnnc.files.models import save
 
         save(path, self.spec, on_host(self._params, self._arrays))
+
+    def _profiled_call(self) -> Callable[[], Callable[..., Any]]:
+        return lambda: type(self.program)(self.spec, self._options).bind(self._params)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bound, (self._program, on_host(self._params, self._arrays))
@@ -159,6 +163,14 @@ class Model(Compiled, Unchanging):
         """
         self._check_streams("realtime")
         return RealTimeStep(self, plain_piece(self.spec), self._bound, batch, steps, dtype=self._signature.dtype)
+
+    def pieces(self) -> PieceArrays:
+        """The arrays of pieces of streams. Raises ArgumentError for a spec that reads later steps."""
+        self._check_streams("pieces")
+        widths = zip(state_names(self.spec), self.spec.states.values(), strict=True)
+        states = {key: width for keys, width in widths for key in keys}
+        dtype = self._signature.dtype
+        return PieceArrays(states, {"": 2}, {"": True}, dtype, self.spec.batch_first, self._arrays)
 
     def _check_streams(self, method: str) -> None:
         if self.spec.reads_ahead:

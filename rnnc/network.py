@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from rnnc.networks.timing import WHOLE, Form
 from rnnc.plain_calls import plain_network_call
 from rnnc.quick import Calls, Tally, quick_first, way_in
 from rnnc.realtime import RealTimeStep
+from rnnc.streams import PieceArrays
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     Arrays = Array | Mapping[str, Array]
 
 __all__ = ["Network"]
+
+T = TypeVar("T")
 
 
 class Network(Compiled, Unchanging):
@@ -151,6 +154,9 @@ class Network(Compiled, Unchanging):
 
         save(path, self.model, on_host(self._params, self._arrays))
 
+    def _profiled_call(self) -> Callable[[], Callable[..., Any]]:
+        return lambda: type(self)(self.model, self._params, **self._options.arguments)
+
     def __reduce__(self) -> tuple[Any, ...]:
         params = on_host(self._params, self._arrays)
         return partial(Network, **self._options.arguments), (self.model, params)
@@ -221,6 +227,26 @@ class Network(Compiled, Unchanging):
         bound, graph = self._form(Form(streamed=True)), self._graph
         return RealTimeStep(self, call, bound, batch, steps, dtype=graph.dtype, columns=graph.columns)
 
+    def pieces(self) -> PieceArrays:
+        """The arrays of pieces of streams. Raises ArgumentError for a network that cannot take pieces."""
+        self._check_streams("pieces")
+        graph, timing = self._graph, self._graph.timing(False)
+        states = {name: width for name, (_, _, width) in self._streamed_signature.states.items()}
+        inputs = {name: 2 if width else 1 for name, width in graph.inputs.items() if name not in graph.static}
+        outputs = {
+            name: graph.frame == timing.positions(source) == 1
+            for name, source in graph.outputs.items()
+            if graph.kinds[source].timed
+        }
+        return PieceArrays(
+            states,
+            _unnamed(inputs, graph.inputs),
+            _unnamed(outputs, graph.outputs),
+            np.dtype(graph.dtype),
+            graph.batch_first,
+            self._arrays,
+        )
+
     @property
     def latency(self) -> int:
         """By how many steps of x what `advance` gives is late, because its layers wait for later steps."""
@@ -278,3 +304,8 @@ class Network(Compiled, Unchanging):
 def read_all(model: Layered, params: object, arrays: ArrayLibrary = NUMPY) -> dict[str, Array]:
     """The arrays of `params`, as `rnnc.checking.parameters.read_parameters` checks them for a spec."""
     return read_parameters(model, params, arrays)
+
+
+def _unnamed(found: dict[str, T], among: Mapping[str, object]) -> dict[str, T]:
+    """Values by name, or by "" if there is a single name."""
+    return found if len(among) > 1 else dict.fromkeys([""], *found.values()) if found else {}

@@ -83,3 +83,11 @@ def test_what_is_wrong_is_said(example: Any, capsys: pytest.CaptureFixture[str],
         with pytest.raises(SystemExit):
             example.main(["--weeks", "2"])
         assert "at least 8" in capsys.readouterr().err
+
+
+def test_a_server_of_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        streams = importlib.import_module("streams")
+        assert streams.main(["--streams", "50", "--seconds", "0.1", "--threads", "1"]) == 0
+    assert "such streams in real time" in capsys.readouterr().out

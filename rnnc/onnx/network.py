@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from rnnc.network import Network
+    from rnnc.streams import PieceArrays
 
     Array = NDArray[Any]
 
@@ -176,6 +177,10 @@ class OnnxNetwork:
     def advance(self, x: Any, state: Any = None, *, lengths: Any = None) -> Any:
         """The next piece of sequences through the compiled network: see `rnnc.Network.advance`."""
         return self.network.advance(x, state, lengths=lengths)
+
+    def pieces(self) -> PieceArrays:
+        """The arrays of pieces of streams: see `rnnc.Network.pieces`."""
+        return self.network.pieces()
 
     # ---- plans
 

@@ -111,6 +111,7 @@ def _distance(
 ) -> int:
     """The number that a relocation writes at a place of the image. A symbol that needs one is given a slot."""
     symbol, addend = relocation.symbol, relocation.addend
+    assert addend is not None, "relocations of x86-64 have addends of their own"
     if relocation.type == _GOT64:
         return 8 * slots.setdefault(symbol.name, len(slots)) + addend
     if relocation.type == _GOTPC64:

@@ -1,0 +1,1 @@
+"""Exporting: a bound network as a native library that needs neither Python nor rnnc."""
