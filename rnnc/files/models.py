@@ -60,7 +60,7 @@ def save(path: str | os.PathLike[str], model: Architecture, params: Mapping[str,
     data = json.loads(model.to_json())
     if architecture(data).to_dict() != model.to_dict():
         raise ArgumentError(f"model: {checks.came(model)} is another one when it is made again of its to_dict()")
-    write(file, read_parameters(model, params), {MODEL: data, DTYPE: model.dtype, VERSION: _version()})
+    write(file, read_parameters(model, params), {MODEL: data, DTYPE: model.dtype, VERSION: version()})
 
 
 def load_model(
@@ -179,11 +179,11 @@ def _shown(kind: tuple[str, tuple[int, ...]]) -> str:
     return f"{kind[0]} {kind[1]}"
 
 
-def _version() -> str:
-    """The version that writes; "" of a copy that is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
+def version() -> str:
+    """The version of rnnc; "" of a copy that is not installed."""
+    from importlib import metadata
 
     try:
-        return version("rnnc")
-    except PackageNotFoundError:
+        return metadata.version("rnnc")
+    except metadata.PackageNotFoundError:
         return ""
