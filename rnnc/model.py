@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,6 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.ir.names import OUTPUT, X
 from rnnc.plain_calls import plain_call, plain_piece
 from rnnc.quick import Calls, Tally, quick_first, way_in
-from rnnc.realtime import RealTimeStep
-from rnnc.streams import PieceArrays
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -28,7 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from rnnc.programs import Program
+    from rnnc.realtime import RealTimeStep
     from rnnc.specs import Spec
+    from rnnc.streams import PieceArrays
 
     Array = NDArray[Any]
     State = Array | tuple[Array, ...]
@@ -88,6 +88,9 @@ class Model(Compiled, Unchanging):
         from rnnc.files.models import save
 
         save(path, self.spec, on_host(self._params, self._arrays))
+
+    def _profiled_call(self) -> Callable[[], Callable[..., Any]]:
+        return lambda: type(self.program)(self.spec, self._options).bind(self._params)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bound, (self._program, on_host(self._params, self._arrays))
@@ -159,11 +162,15 @@ class Model(Compiled, Unchanging):
         See `rnnc.realtime.RealTimeStep`. Raises ArgumentError for a spec that reads later steps, or on another backend.
         """
         self._check_streams("realtime")
+        from rnnc.realtime import RealTimeStep
+
         return RealTimeStep(self, plain_piece(self.spec), self._bound, batch, steps, dtype=self._signature.dtype)
 
     def pieces(self) -> PieceArrays:
         """The arrays of pieces of streams. Raises ArgumentError for a spec that reads later steps."""
         self._check_streams("pieces")
+        from rnnc.streams import PieceArrays
+
         widths = zip(state_names(self.spec), self.spec.states.values(), strict=True)
         states = {key: width for keys, width in widths for key in keys}
         dtype = self._signature.dtype
