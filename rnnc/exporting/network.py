@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
+from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.backends.llvm.portable.interface import VERSION, CInterface, Port, PortableNetwork
 from rnnc.checking import checks
 from rnnc.computations import forward
@@ -161,7 +161,7 @@ def _steps_first(array: CallArray) -> CallArray:
     """Several steps of one row, and several rows of one step, lie the same way whichever axis comes first."""
     if STEPS not in array.shape:
         return array
-    return replace(array, shape=(STEPS, BATCH, *array.shape[2:]))
+    return array._replace(shape=(STEPS, BATCH, *array.shape[2:]))
 
 
 def _ports(

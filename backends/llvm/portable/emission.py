@@ -9,7 +9,6 @@ Weights are packed on this machine, by the packer of the backend, in the layout 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import replace
 
 from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.jit import compile_assembly
@@ -47,10 +46,8 @@ def emit(network: PortableNetwork, machine: PortableMachine) -> PortableObject:
 def _shaped_like(target: Target) -> Target:
     """A target of this machine that packs weights as another one does."""
     here = host()
-    return replace(
-        here, name=f"{target.name} on {here.name}", vector_bytes=target.vector_bytes, registers=target.registers,
-        dots=target.dots,
-    )  # fmt: skip
+    name = f"{target.name} on {here.name}"
+    return here._replace(name=name, vector_bytes=target.vector_bytes, registers=target.registers, dots=target.dots)
 
 
 def _blob(network: PortableNetwork, code: LlvmCode) -> Blob:

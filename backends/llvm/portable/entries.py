@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rnnc.backends.base import BATCH, STEPS, CallArray
+from rnnc.backends.call_forms import BATCH, STEPS, CallArray
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import SCALARS
 from rnnc.backends.llvm.kernels.binding import CALL, VIEW

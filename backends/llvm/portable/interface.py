@@ -33,7 +33,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rnnc.backends.base import PlainCall
+    from rnnc.backends.call_forms import PlainCall
     from rnnc.backends.products import ProductFormat
     from rnnc.ir.computation import Computation
     from rnnc.ir.ops import Array
