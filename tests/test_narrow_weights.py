@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 import rnnc
 from rnnc.backends.llvm import compile
-from rnnc.backends.llvm.asm.dots import Dots
-from rnnc.backends.llvm.asm.target import ISAS, Target, host, legalized
+from rnnc.backends.llvm.asm.target import ISAS, Dots, Target, host, legalized
 from rnnc.backends.products import ProductFormat, quantized_rows, rounded
 from rnnc.backends.reference import compile as interpret
 from rnnc.computations import forward
