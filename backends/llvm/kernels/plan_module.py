@@ -39,12 +39,13 @@ class Emitted:
     sections: tuple[TimedSection, ...] = ()
 
 
-def emit_plan(plan: Plan, target: Target, *, counted: bool = False) -> Emitted:
+def emit_plan(plan: Plan, target: Target, *, counted: bool = False, lent: bool = False) -> Emitted:
     """The module of a plan: phase functions, and the functions that run them.
 
     `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half also has `rnnc_finish(context)`,
-    and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need. `rnnc_derive` is
-    there if generated code computes values from parameters (`kernels.derived`).
+    and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need.
+    So has one whose scratch memory is `lent` by the caller; it allocates nothing.
+    `rnnc_derive` is there if it is to compute values from parameters (`kernels.derived`). Lent code has packed weights.
     counted: the functions count how long their sections take (`kernels.stopwatch`).
     """
     dtype = plan.program.dtype
@@ -63,12 +64,16 @@ def emit_plan(plan: Plan, target: Target, *, counted: bool = False) -> Emitted:
             function = module.add(emit_dot_phase(phase, f"dots_{phase.name}", tile, dtype))
             in_place[id(phase)] = InPlace(function, rows)
     read_by_packing = sources(sweeps_of(layout))
-    derived = tuple(family for family in read_by_packing if family.op != "input" and is_derivable(family))
+    computed = [family for family in read_by_packing if family.op != "input" and not lent]
+    derived = tuple(filter(is_derivable, computed))
     if derived:
         add_derived(module, derived, dtype, target)
     given = {family: n for n, family in enumerate(read_by_packing)}
-    for half in ("run", "scratch", "finish") if plan.late else ("run",):
-        module.add(PlanFunction(plan, interface, names, packed, in_place, given, target, half, sections).emit())
+    halves = ("run", "scratch", "finish") if plan.late else ("run", "scratch") if lent else ("run",)
+    for half in halves:
+        module.add(
+            PlanFunction(plan, interface, names, packed, in_place, given, target, half, sections, lent=lent).emit()
+        )
     read = {start for key, phase in packed.items() if key not in in_place for start in phase.weights}
     spared = {start for key in in_place for start in packed[key].weights} - read
     phases = tuple(packed.values())
