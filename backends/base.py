@@ -11,9 +11,9 @@ library's current stream, and returns before it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
@@ -191,6 +191,46 @@ class Bound(Protocol):
 
         None if there are none. outcomes: as in `quick`.
         """
+
+
+class SectionTime(NamedTuple):
+    """The time of a section of profiled code, such as a phase, over all its runs.
+
+    kind: "copies", "hoisted" (products of many steps at once), "step" or "sums". site: the layers and directions whose
+    equations it computes. ticks: see `CallCounters.now`. runs: how often it ran. rows: the rows of all runs. flops:
+    multiplications and additions of matrix products in all runs. weight_bytes: the weights that each run reads.
+    """
+
+    name: str
+    kind: str
+    site: str
+    ticks: int
+    runs: int
+    rows: int
+    flops: int
+    weight_bytes: int
+
+
+class TimedRun(NamedTuple):
+    """One run of a section, from one tick to another. thread: a number that runs on the same part of a batch share."""
+
+    section: str
+    begin: int
+    end: int
+    thread: int
+
+
+class CallCounters(Protocol):
+    """What profiled code counts in its calls."""
+
+    def now(self) -> int:
+        """The time, in ticks of a steady clock."""
+
+    def clear(self) -> None:
+        """Forgets what was counted."""
+
+    def read(self) -> tuple[Sequence[SectionTime], Sequence[TimedRun]]:
+        """All sections, and the first runs one by one, since the last clearing."""
 
 
 class Code(Protocol):

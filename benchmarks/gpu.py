@@ -33,7 +33,6 @@ from typing import Any
 
 from benchmarks.gpu_rows import CELLS, SIZES, Config, every
 from benchmarks.gpu_worker import ROOT, Answer, InProcess, Worker, ask_all
-from benchmarks.inference import number
 from rnnc.backends.cuda.run import availability as driver
 
 SECTIONS = ("about", "micro", "matrix", "sanitizer", "table")
@@ -256,7 +255,7 @@ def summary(rows: Sequence[Answer]) -> str:
 
 
 def _time(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}" if value < 100 else number(value)
+    return "" if value is None else f"{value:.{2 if value < 100 else 1 if value < 1000 else 0}f}"
 
 
 def _cell(text: str) -> str:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 Clock = Callable[[], float]
+LEAST_ROUNDS = 3
 
 
 class Timed(Protocol):
     """Whatever takes turns in a race."""
 
     def sample(self, calls: int, clock: Clock) -> float:
-        """Seconds a call, over so many calls in a row."""
+        """Seconds per call, over so many calls in a row."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,52 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call."""
+    """Seconds per call. spread: the median absolute deviation of the samples from their median."""
 
     median: float
     best: float
+    spread: float = 0.0
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Timing:
+        median = statistics.median(values)
+        return cls(median, min(values), statistics.median(abs(value - median) for value in values))
 
 
 def clock_for(threads: int) -> Clock:
     return time.thread_time if threads == 1 else time.perf_counter
 
 
-def race(contestants: Mapping[str, Timed], rounds: int, clock: Clock, sample: float = 0.02) -> dict[str, Timing]:
-    """Interleaved: every round times each contestant once, over as many calls as fill `sample` seconds."""
+def race(
+    contestants: Mapping[str, Timed],
+    rounds: int,
+    clock: Clock,
+    sample: float = 0.02,
+    limit: float = float("inf"),
+    settle: float = 0.0,
+) -> dict[str, Timing]:
+    """Interleaved: every round times each contestant once, over as many calls as fill `sample` seconds.
+
+    limit: seconds after which no further round starts, once there were LEAST_ROUNDS. settle: seconds of sleep, and then
+    one call that is not timed, before each sample: the threads of the contestant before end their spinning, those of
+    the next one wake up.
+    """
     calls = {name: _calls_to_fill(sample, c, clock) for name, c in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     gc.disable()
+    start = time.perf_counter()
     try:
-        for _ in range(rounds):
+        for number in range(rounds):
+            if number >= LEAST_ROUNDS and time.perf_counter() - start > limit:
+                break
             for name, contestant in contestants.items():
+                if settle:
+                    time.sleep(settle)
+                    contestant.sample(1, clock)
                 seconds[name].append(contestant.sample(calls[name], clock))
     finally:
         gc.enable()
-    return {name: Timing(statistics.median(values), min(values)) for name, values in seconds.items()}
+    return {name: Timing.of(values) for name, values in seconds.items()}
 
 
 def _calls_to_fill(seconds: float, contestant: Timed, clock: Clock) -> int:

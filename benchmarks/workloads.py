@@ -1,4 +1,4 @@
-"""The ten inference workloads every table of this repository quotes, from one streamed step to long batches.
+"""The workloads of every table in this repository, declared once, and the arrays of their calls.
 
 Names are stable: W5 is W5 in every table, past and future.
 """
@@ -13,6 +13,14 @@ from numpy.typing import NDArray
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 FLOAT_BYTES = 4
+
+NamedArrays = dict[str, NDArray[Any]]
+"""The results of a call: output (T, B, D * H) and last_0, last_1 (L * D, B, H). Of a training step: output, d_x,
+d_state_0, d_state_1, and d_ before the name of each parameter, shaped as these."""
+
+
+def named(output: NDArray[Any], *lasts: NDArray[Any]) -> NamedArrays:
+    return {"output": output} | {f"last_{i}": last for i, last in enumerate(lasts)}
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,14 @@ class Workload:
         """Keyword arguments that rnnc and PyTorch share."""
         return {"num_layers": self.num_layers, "bidirectional": self.bidirectional}
 
-    def shrunk(self, divisor: int) -> Workload:
-        """Every size divided, but at least 2: to try a program out."""
-        sizes = ("batch", "steps", "input_size", "hidden_size")
-        return replace(self, **{name: max(2, getattr(self, name) // divisor) for name in sizes})
+    @property
+    def states(self) -> int:
+        """Arrays that a step hands to the next one."""
+        return 2 if self.cell == "lstm" else 1
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        return self.num_layers * self.directions, self.batch, self.hidden_size
 
     def input_width(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.directions * self.hidden_size
@@ -68,17 +80,9 @@ class Workload:
     # ------------------------------------------------------------------------------------------ work
 
     @property
-    def input_flops(self) -> int:
-        """Of the input projections, which wait for nothing. Matmuls only: 2 m n k."""
-        return 2 * self.steps * self.batch * sum(self._sizes("weight_ih"))
-
-    @property
-    def recurrent_flops(self) -> int:
-        return 2 * self.steps * self.batch * sum(self._sizes("weight_hh"))
-
-    @property
     def flops(self) -> int:
-        return self.input_flops + self.recurrent_flops
+        """Of a call. Matmuls only: 2 m n k."""
+        return 2 * self.steps * self.batch * (sum(self.sizes("weight_ih")) + sum(self.sizes("weight_hh")))
 
     @property
     def training_flops(self) -> int:
@@ -86,15 +90,12 @@ class Workload:
         return 3 * self.flops
 
     @property
-    def recurrent_bytes(self) -> list[int]:
-        """Of each layer and direction's recurrent weights, all of which every step reads."""
-        return [FLOAT_BYTES * size for size in self._sizes("weight_hh")]
-
-    @property
     def weight_bytes(self) -> int:
-        return FLOAT_BYTES * (sum(self._sizes("weight_ih")) + sum(self._sizes("weight_hh")))
+        """Of the matrices, in float32."""
+        return FLOAT_BYTES * (sum(self.sizes("weight_ih")) + sum(self.sizes("weight_hh")))
 
-    def _sizes(self, base: str) -> list[int]:
+    def sizes(self, base: str) -> list[int]:
+        """The number of elements of each layer and direction's matrix: base "weight_ih" or "weight_hh"."""
         return [shape[0] * shape[1] for name, shape in self.shapes().items() if name.startswith(base)]
 
 
@@ -112,9 +113,8 @@ def make_data(workload: Workload, seed: int = 0) -> Data:
     bound = workload.hidden_size**-0.5
     params = {k: rng.uniform(-bound, bound, s).astype(np.float32) for k, s in workload.shapes().items()}
     x = rng.standard_normal((workload.steps, workload.batch, workload.input_size)).astype(np.float32)
-    count = (2 if workload.cell == "lstm" else 1) if workload.streamed else 0
-    shape = (workload.num_layers * workload.directions, workload.batch, workload.hidden_size)
-    states = tuple(rng.uniform(-1, 1, shape).astype(np.float32) for _ in range(count))
+    count = workload.states if workload.streamed else 0
+    states = tuple(rng.uniform(-1, 1, workload.state_shape).astype(np.float32) for _ in range(count))
     return Data(params, x, states)
 
 
@@ -123,6 +123,11 @@ class TrainingData(Data):
     """Arrays of a training step: the states are never left out. d_output: the loss's gradient, shaped as the output."""
 
     d_output: NDArray[np.float32]
+
+    @property
+    def forward(self) -> Data:
+        """The arrays of the call alone."""
+        return Data(self.params, self.x, self.states)
 
 
 def make_training_data(workload: Workload, seed: int = 0) -> TrainingData:
@@ -145,18 +150,41 @@ WORKLOADS = {
         Workload("W8", "gru", 1, 375, 256, 256, num_layers=3),
         Workload("W9", "lstm", 4, 150, 256, 256),
         Workload("W10", "gru", 32, 25, 128, 128, num_layers=2, bidirectional=True),
+        Workload("W11", "lstm", 1, 50, 40, 96),
+        Workload("W12", "rnn", 3, 33, 17, 50),
+        Workload("W13", "lstm", 7, 80, 13, 300, num_layers=2),
+        Workload("W14", "lstm", 48, 40, 300, 320),
+        Workload("W15", "gru", 1, 1, 80, 192, num_layers=2),
+        Workload("S1", "lstm", 1, 1, 8, 8, streamed=True),
+        Workload("S2", "lstm", 1, 1, 16, 16, streamed=True),
+        Workload("S3", "lstm", 1, 1, 25, 25, streamed=True),
+        Workload("S4", "gru", 1, 1, 40, 64, streamed=True),
+        Workload("S5", "lstm", 1, 100, 8, 8),
+        Workload("S6", "lstm", 1, 100, 16, 16),
+        Workload("S7", "lstm", 1, 100, 25, 25),
+        Workload("S8", "gru", 1, 100, 24, 24),
+        Workload("N1", "lstm", 1, 50, 512, 512),
+        Workload("N2", "lstm", 1, 50, 384, 384, bidirectional=True),
+        Workload("N3", "lstm", 32, 20, 384, 384, bidirectional=True),
+        Workload("N4", "gru", 4, 50, 256, 256),
+        Workload("N5", "lstm", 1, 100, 64, 64),
     )
 }
 
-TRAINING = ("W4", "W5", "W6", "W7", "W10")
-"""The workloads a training step is timed on: those with a batch worth training on."""
+TABLES = {
+    "inference": ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W10"),
+    "training": ("W4", "W5", "W6", "W7", "W10", "W11", "W12", "W13", "W14", "W15"),
+    "small": ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8"),
+    "narrow": ("N1", "N2", "N3", "N4", "N5"),
+    "startup": ("W2", "W5"),
+}
+"""The workloads of each part of `python -m benchmarks`."""
 
 
-def chosen(names: str | None) -> list[Workload]:
-    """The workloads of a comma-separated list; all of them for None."""
-    if names is None:
-        return list(WORKLOADS.values())
-    unknown = [name for name in names.split(",") if name not in WORKLOADS]
-    if unknown:
-        raise SystemExit(f"--only: no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
-    return [WORKLOADS[name] for name in names.split(",")]
+def of_part(part: str) -> list[Workload]:
+    return [WORKLOADS[name] for name in TABLES[part]]
+
+
+def first_call(workload: Workload) -> Workload:
+    """The same network, called with one sequence of ten steps."""
+    return replace(workload, steps=10, batch=1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rnnc.ir.errors import ArgumentError
 
@@ -46,6 +48,24 @@ def codegen() -> int:
     if text not in ("0", "1", "2", "3"):
         raise ArgumentError(f"RNNC_CODEGEN: expected 0, 1, 2 or 3, got {text!r}; unset it for the fastest code")
     return int(text)
+
+
+def profile() -> str:
+    """RNNC_PROFILE=1: code counts the time of its sections, and a table is printed when the process ends. Any other
+    text names a file for a Chrome trace (`rnnc.profiling`).
+    """
+    return os.environ.get("RNNC_PROFILE", "").strip()
+
+
+COUNTED: ContextVar[list[Any] | None] = ContextVar("rnnc_counted", default=None)
+"""Within a profile: the list to which code that is compiled adds its counters (`rnnc.profiling`)."""
+OF_THE_PROCESS: list[Any] = []
+"""The same list for all code, with RNNC_PROFILE."""
+
+
+def counted() -> list[Any] | None:
+    """The list to which code that is compiled now adds its counters; None if it has none."""
+    return OF_THE_PROCESS if COUNTED.get() is None and profile() else COUNTED.get()
 
 
 def cuda_chip() -> str:

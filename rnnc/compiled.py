@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
+from rnnc.ir import settings
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rnnc.backends.products import ProductFormat
     from rnnc.ir.computation import Computation
     from rnnc.ir.pipeline import Artefacts
+    from rnnc.profiling import Profile
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class CompileOptions:
 
         options = backends.options(self.backend, self.matmul, self.product)
         backend = backends.get(self.backend)
+        if settings.profile():
+            from rnnc.profiling import at_exit
+
+            at_exit()
         if not computation.in_parts:
             return backend.compile(computation, threads=self.threads, **options)
         from rnnc.backends.parts import CodeInParts
@@ -151,6 +157,24 @@ class Compiled:
         from rnnc.ir.pipeline import PIPELINE, Artefacts
 
         return Artefacts(PIPELINE, self._computation, steps=steps)
+
+    def profile(self, *arguments: Any, seconds: float = 0.2, **named: Any) -> Profile:
+        """Where the time of a call goes: the time of each phase in machine code, in text, as data, as a Chrome trace.
+
+            print(model.profile(x))
+
+        arguments, named: those of a call, such as x and lengths. The call of a `rnnc.vjp` is followed by its pullback.
+        seconds: for how long calls are repeated, at least three times; results are per call.
+        The call is compiled once more, with counters, so nothing slows down the other calls of this object. Its
+        parameters are shared. Raises ArgumentError on another backend than "llvm", and what the call raises.
+        """
+        from rnnc.profiling import profiled
+
+        return profiled(self, arguments, named, seconds)
+
+    def _profiled_call(self) -> Callable[[], Callable[..., Any]] | None:
+        """Makes a twin of this object, and returns the function whose calls are profiled; None if it has no calls."""
+        return None
 
     def explain(self) -> str:
         """A text that says which paths the backend took, and why it did not take faster ones."""

@@ -171,6 +171,10 @@ class Derivative(Compiled, Unchanging):
     def __repr__(self) -> str:
         return f"rnnc.{self._kind}({self.spec!r}, backend={self.backend!r})"
 
+    def _profiled_call(self) -> Callable[[], Callable[..., Any]]:
+        function, arguments = self.__reduce__()
+        return lambda: function(*arguments)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(_FUNCTIONS[self._kind], **self._options.arguments), (self.spec,)
 
@@ -263,6 +267,20 @@ class VJP(Derivative):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(vjp, remat=self.remat, wrt=self.wrt, **self._options.arguments), (self.spec,)
+
+    def _profiled_call(self) -> Callable[[], Callable[..., Any]]:
+        made = super()._profiled_call()
+
+        def both() -> Callable[..., Any]:
+            twin = made()
+
+            def call(*arguments: Any, **named: Any) -> None:
+                result, pullback = twin(*arguments, **named)
+                pullback(result[0])
+
+            return call
+
+        return both
 
     def _differentiated(self, spec: Spec | Layered) -> Computation:
         # Segments hand the gradient of their first state on to each other.

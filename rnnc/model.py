@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,9 @@ class Model(Compiled, Unchanging):
         from rnnc.files.models import save
 
         save(path, self.spec, on_host(self._params, self._arrays))
+
+    def _profiled_call(self) -> Callable[[], Callable[..., Any]]:
+        return lambda: type(self.program)(self.spec, self._options).bind(self._params)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _bound, (self._program, on_host(self._params, self._arrays))

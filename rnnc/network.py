@@ -154,6 +154,9 @@ class Network(Compiled, Unchanging):
 
         save(path, self.model, on_host(self._params, self._arrays))
 
+    def _profiled_call(self) -> Callable[[], Callable[..., Any]]:
+        return lambda: type(self)(self.model, self._params, **self._options.arguments)
+
     def __reduce__(self) -> tuple[Any, ...]:
         params = on_host(self._params, self._arrays)
         return partial(Network, **self._options.arguments), (self.model, params)

@@ -21,6 +21,7 @@ from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.asm.builder import Module
+    from rnnc.backends.llvm.counters import Counters
     from rnnc.backends.llvm.kernels.plan_module import Emitted
     from rnnc.backends.planning.plan import Plan
     from rnnc.ir.computation import Computation
@@ -54,6 +55,8 @@ class LlvmCode:
         self.target = target
         self.product = product
         self.threads = threads
+        profile = settings.counted()
+        self.counted = profile is not None
         self.manifest: Manifest
         self.linked: Linked | Relinked
         self.manifest, self.linked = self._stored() or self._compiled()
@@ -64,7 +67,16 @@ class LlvmCode:
         self.dtype = np.dtype(self.manifest.dtype)
         self.runtime = Runtime(self.manifest.dtype, target)
         self.pool = Pool()
+        self.counters = None if profile is None else self._counters()
+        if profile is not None:
+            profile.append(self.counters)
         self.ragged_is_proved = np.zeros(1, np.int64)  # read by native calls
+
+    def _counters(self) -> Counters:
+        """The counters of profiled code, which whoever profiles reads."""
+        from rnnc.backends.llvm.counters import Counters
+
+        return Counters(self.manifest.sections, self.runtime)
 
     # ---- machine code
 
@@ -96,7 +108,7 @@ class LlvmCode:
         """
         if not stored.is_used() or self.product.weights:
             return None
-        late = " ".join(sorted(self.computation.late))
+        late = " ".join(sorted(self.computation.late)) + " counted" * self.counted
         return stored.name_of(kind, self.target, self.computation.identity or self._graph_text(lengths), late)
 
     def _graph_text(self, lengths: bool) -> str:
@@ -131,7 +143,7 @@ class LlvmCode:
         """All stages. Their modules take longer to import than stored code to load."""
         from rnnc.backends.llvm.stages import STAGES, Given
 
-        return self._shared.extended(STAGES, Given(self.target, self.product))
+        return self._shared.extended(STAGES, Given(self.target, self.product, self.counted))
 
     @property
     def program(self) -> Program:

@@ -14,6 +14,7 @@ from rnnc.backends.llvm.kernels.context import Interface
 from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
+    from rnnc.backends.llvm.kernels.stopwatch import TimedSection
     from rnnc.ir.ops import Array
 
 FEW_ROWS = 4
@@ -40,7 +41,7 @@ class Manifest:
         the first half can read in place. of_one_step, rest_of_one_step: how many of the sweeps a call of one step
         needs. reads_in_place: the first half can read some weights in place.
     flops_per_row: multiplications and additions in matrix products, per step of one sequence. saved_width: the elements
-        that the first half keeps for the second, per step of one sequence.
+        that the first half keeps for the second, per step of one sequence. sections: what profiled code times.
     """
 
     dtype: str
@@ -59,6 +60,7 @@ class Manifest:
     reads_in_place: bool
     flops_per_row: int
     saved_width: int
+    sections: tuple[TimedSection, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the manifest without the graph of the computation, of which sums over rows are results."""

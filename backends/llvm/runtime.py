@@ -63,6 +63,12 @@ def _training(module: Module, dtype: str, target: Target) -> None:
     emit_noise(module, dtype)
 
 
+def _stopwatch(module: Module, dtype: str, target: Target) -> None:
+    from rnnc.backends.llvm.kernels.stopwatch import emit_stopwatch
+
+    emit_stopwatch(module)
+
+
 _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
     _calls: (
         "rnnc_take_memory",
@@ -82,6 +88,7 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
         "rnnc_call_second",
     ),
     _threads: ("rnnc_lockstep",),
+    _stopwatch: ("rnnc_count", "rnnc_ticks"),
     _sums: ("rnnc_outer", "rnnc_row_sum"),
     _training: (
         "rnnc_look_up",

@@ -25,10 +25,13 @@ from rnnc.ir.shape_rules import BATCH
 
 
 class Given(NamedTuple):
-    """What the stages need besides the computation. product: the format of products with weights."""
+    """What the stages need besides the computation. product: the format of products with weights. counted: code counts
+    the time of its sections.
+    """
 
     target: Target
     product: ProductFormat
+    counted: bool = False
 
 
 def _plan(made: Artefacts) -> Plan:
@@ -37,7 +40,7 @@ def _plan(made: Artefacts) -> Plan:
 
 
 def _emit(made: Artefacts) -> Emitted:
-    return emit_plan(made["plan"], made.given.target)
+    return emit_plan(made["plan"], made.given.target, counted=made.given.counted)
 
 
 def _assemble(made: Artefacts) -> Linked:
@@ -80,6 +83,7 @@ def manifest_of(made: Artefacts) -> Manifest:
         reads_in_place=bool(emitted.in_place),
         flops_per_row=_flops_per_row(planned),
         saved_width=sum(buffer.width for buffer in _kept(planned)),
+        sections=emitted.sections,
     )
 
 
@@ -104,7 +108,7 @@ def _kept(planned: Plan) -> list[Buffer]:
 def explained(made: Artefacts, manifest: Manifest) -> str:
     """A text with the target, the values kept between the two halves, and the tile and loops of each phase."""
     program, planned, emitted = _artefacts(made)
-    target, product = made.given
+    target, product, _ = made.given
     item = emitted.layout.dtype.itemsize
     lines = [
         f"target {target.name}: vectors of {target.lanes(program.dtype)} {program.dtype}",

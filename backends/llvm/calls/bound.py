@@ -13,6 +13,7 @@ from rnnc.backends.base import PlainCall, QuickHalves
 from rnnc.backends.llvm.asm.records import Record, address
 from rnnc.backends.llvm.calls.arena import Packing, Pointers
 from rnnc.backends.llvm.calls.shards import Shard, even, split_batch
+from rnnc.backends.llvm.kernels.context import COUNTERS
 from rnnc.backends.locks import new_lock
 from rnnc.ir.errors import SizeError
 from rnnc.ir.families import Family, operands_first
@@ -54,7 +55,7 @@ class LlvmBound:
 
     def quick_halves(self, first: PlainCall, second: PlainCall, outcomes: Array) -> QuickHalves | None:
         """See `rnnc.backends.base.Bound.quick_halves`."""
-        if self._weights is not None or not self.code.late:
+        if self._weights is not None or not self.code.late or self.code.counters is not None:
             return None
         from rnnc.backends.llvm.calls.quick_halves import quick_halves
 
@@ -172,6 +173,8 @@ class LlvmTape:
         tables = {"rows": shard.rows, "order": shard.order, "lengths": shard.lengths, "weights": self._weights}
         for field, array in tables.items():
             context[record.number(field)] = address(array)
+        if self._code.counters is not None:
+            context[record.number(COUNTERS)] = self._code.counters.address
         if self._code.scratch_size is not None:
             size = self._code.scratch_size(ctypes.addressof(context))
             context[record.number("scratch")] = address(self._take(size))

@@ -16,7 +16,7 @@ from rnnc.backends.llvm.asm.records import Record, Struct, address
 from rnnc.backends.llvm.code import UNLIMITED
 from rnnc.backends.llvm.kernels import binding
 from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KINDS, TABLE
-from rnnc.backends.llvm.kernels.context import array_field
+from rnnc.backends.llvm.kernels.context import COUNTERS, array_field
 from rnnc.backends.llvm.kernels.kept_memory import KEPT
 from rnnc.ir import settings
 
@@ -47,7 +47,7 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall, outcomes: Array)
     if not _fits(code, call):
         return None
     record = code.interface.record
-    template = record.new(weights=weights)
+    template = record.new(weights=weights, **_counted(code))
     limits = {"most_rows": code.serial_rows, "brief_rows": min(BRIEF_ROWS, BRIEF_FLOPS // code.manifest.flops_per_row)}
     return bound_function(code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits)
 
@@ -63,11 +63,16 @@ def real_time_call(
         return None
     record, scratch = code.interface.record, _Scratch(code)
     given = {array_field(name): array for name, array in fixed.items() if array_field(name) in record.types}
-    template = record.new(weights=weights, kept=scratch.record, **given)
+    template = record.new(weights=weights, kept=scratch.record, **given, **_counted(code))
     limits = {"most_rows": UNLIMITED, "brief_rows": UNLIMITED}
     return bound_function(
         code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits, owned=(scratch,)
     )
+
+
+def _counted(code: LlvmCode) -> dict[str, int]:
+    """The field of counters of profiled code."""
+    return {} if code.counters is None else {COUNTERS: code.counters.address}
 
 
 class _Scratch:

@@ -34,6 +34,9 @@ between the two halves of a computation, or null. sources: the addresses of the 
 half is to read weights in place, or null. kept: a record of `rnnc.backends.llvm.kernels.kept_memory`, or null, if a
 computation of one part is to take scratch memory of its own."""
 
+COUNTERS = "counters"
+"""The field of counters, in the context of profiled code."""
+
 HEAD = Record("head", HEADER)
 """The first fields of every context, as a record of their own."""
 
@@ -47,20 +50,22 @@ class Interface:
     rows: arrays with a value per sequence. Each has a pointer (`array_field`), which is null for an input of zeros and
         for an output that is not wanted.
     sums: results of sums over rows (`sum_field`).
+    counted: there is a field of counters (`kernels.stopwatch`), which may be null.
     """
 
     timed: tuple[str, ...]
     rows: tuple[str, ...]
     sums: tuple[Family, ...] = ()
+    counted: bool = False
 
     @staticmethod
-    def of(plan: Plan) -> Interface:
+    def of(plan: Plan, *, counted: bool = False) -> Interface:
         """The interface of a plan: the arrays that it reads and writes."""
         program = plan.program
         rows = [f.name for f in program.inputs if not f.timed and BATCH in f.shape]
         rows += [n for n, f in program.outputs.items() if not f.timed and BATCH in f.shape]
         sums = tuple(total.target for total in plan.sums)
-        return Interface((*plan.inputs, *plan.outputs), tuple(rows), sums)
+        return Interface((*plan.inputs, *plan.outputs), tuple(rows), sums, counted)
 
     @cached_property
     def record(self) -> Record:
@@ -69,7 +74,8 @@ class Interface:
         for name in self.timed:
             fields += [("ptr", array_field(name)), ("i64", step_field(name)), ("i64", row_field(name))]
         fields += [("ptr", array_field(name)) for name in self.rows]
-        return Record("context", [*fields, *(("ptr", sum_field(target)) for target in self.sums)])
+        fields += [("ptr", sum_field(target)) for target in self.sums]
+        return Record("context", [*fields, *([("ptr", COUNTERS)] if self.counted else [])])
 
     @cached_property
     def timed_numbers(self) -> Mapping[str, int]:

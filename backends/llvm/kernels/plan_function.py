@@ -26,10 +26,11 @@ from dataclasses import dataclass
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, null
 from rnnc.backends.llvm.asm.target import Target
-from rnnc.backends.llvm.kernels.context import Interface, array_field, sum_field
+from rnnc.backends.llvm.kernels.context import COUNTERS, Interface, array_field, sum_field
 from rnnc.backends.llvm.kernels.epilogue import signature
 from rnnc.backends.llvm.kernels.plan_memory import PlanMemory
 from rnnc.backends.llvm.kernels.row_copies import Rows
+from rnnc.backends.llvm.kernels.stopwatch import COPIES, Stopwatch, TimedSection
 from rnnc.backends.llvm.packing.activations import feed_words
 from rnnc.backends.llvm.packing.in_place import UnitRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
@@ -59,8 +60,12 @@ class PlanFunction(PlanMemory):
         given: dict[Family, int],
         target: Target,
         half: str,
+        sections: list[TimedSection],
     ) -> None:
+        """sections: of all functions of the module; this one adds its own, if the context has counters."""
         super().__init__(plan, interface, target, half)
+        self.sections = sections
+        self.regions = {id(phase): region for region, phase in plan.phases()}
         self.names = names
         self.packed = packed
         self.in_place = in_place
@@ -74,18 +79,22 @@ class PlanFunction(PlanMemory):
             f.ret(size)
             return f
         self._take_scratch(size)
-        self._gather_inputs()
-        self._start_lines()
+        with self._timed(TimedSection("gather", COPIES), self.total):
+            self._gather_inputs()
+            self._start_lines()
         for region in self.plan.regions:
             if region.late == self.late:
                 self._keep_lines(region.reads())
                 f.comment(f"region {region.name}")
                 self._region(region)
-        self._finish_lines()
+        with self._timed(TimedSection("end lines", COPIES), self.total):
+            self._finish_lines()
         for total in self.plan.sums:
             if total.late == self.late:
-                self._sum(total)
-        self._scatter_outputs()
+                with self._timed(TimedSection.of_sum(total), self.batch if total.per_sequence else self.total):
+                    self._sum(total)
+        with self._timed(TimedSection("scatter", COPIES), self.total):
+            self._scatter_outputs()
         if not self.two_halves:
             f.call("void", "rnnc_give_memory", self._field("kept"), self.scratch)
         f.ret(Val("i32", "0"))
@@ -98,8 +107,9 @@ class PlanFunction(PlanMemory):
             rows = self._local_rows(region, buffer)
             self.memory[buffer] = Rows(self._at(offset), i64(self._stride(buffer)))
             offset = f.add(offset, f.mul(rows, self._stride(buffer)))
-        for state in region.states:
-            self._start_state(state)
+        with self._timed(TimedSection("start states", COPIES), self.batch):
+            for state in region.states:
+                self._start_state(state)
         if region.steps:
             chunk = self._chunk_steps(region)
             with f.loop(0, self.steps, chunk) as loop:
@@ -110,8 +120,20 @@ class PlanFunction(PlanMemory):
                     self._call(phase, self.batch, i64(0), None, None)
                 else:
                     self._call_batched(phase, i64(0), self.steps)
-        for state in region.states:
-            self._finish_state(region, state)
+        with self._timed(TimedSection("final states", COPIES), self.batch):
+            for state in region.states:
+                self._finish_state(region, state)
+
+    @contextmanager
+    def _timed(self, section: TimedSection, rows: Val) -> Iterator[None]:
+        """Code whose time is counted, if the context has counters."""
+        f = self.f
+        if not self.interface.counted:
+            yield
+            return
+        watch = Stopwatch(f, self._field(COUNTERS), f.parameters[0], self.sections)
+        with watch.timed(section, rows):
+            yield
 
     def _chunk(self, region: Region, done: Val, chunk: Val) -> None:
         """The steps done .. done + chunk in loop direction."""
@@ -171,6 +193,19 @@ class PlanFunction(PlanMemory):
 
     def _call(self, phase: Phase, rows: Val, row: Val, step: tuple[Val, Val] | None, number: Val | None) -> None:
         """Calls a phase on `rows` rows from row `row`. step: (t, row within the chunk). number: steps done before."""
+        section = TimedSection.of_phase(self.regions[id(phase)], phase, self._weight_bytes(phase))
+        with self._timed(section, rows):
+            self._call_function(phase, rows, row, step, number)
+
+    def _weight_bytes(self, phase: Phase) -> int:
+        """The packed weights that a phase reads."""
+        units = self.packed[id(phase)].tile.panels(phase.width) * self.packed[id(phase)].tile.units
+        return sum(phase.product.words(feed.inner) * len(feed.blocks) * units * self.bytes for feed in phase.feeds)
+
+    def _call_function(
+        self, phase: Phase, rows: Val, row: Val, step: tuple[Val, Val] | None, number: Val | None
+    ) -> None:
+        """As `_call`: of the variant that reads weights in place, if they are not packed."""
         f, variant = self.f, self.in_place.get(id(phase))
         if variant is None:
             f.call_defined("void", self.names[id(phase)], *self._arguments(phase, rows, row, step, number, None))

@@ -11,6 +11,7 @@ from rnnc.backends.llvm.kernels.dot_phase import emit_dot_phase
 from rnnc.backends.llvm.kernels.packers import sources, sweeps_of
 from rnnc.backends.llvm.kernels.phases import emit_phase
 from rnnc.backends.llvm.kernels.plan_function import InPlace, PlanFunction
+from rnnc.backends.llvm.kernels.stopwatch import TimedSection
 from rnnc.backends.llvm.packing.in_place import unit_rows
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
 from rnnc.backends.llvm.packing.tile import choose_tile
@@ -21,7 +22,8 @@ from rnnc.backends.planning.plan import Plan
 class Emitted:
     """The module of a plan, with the interface of its context and the layout of its weights.
 
-    in_place: where in the layout weights start that nobody reads if those that can be are read in place.
+    in_place: where in the layout weights start that nobody reads if those that can be are read in place. sections: what
+    is timed, if it is.
     """
 
     module: Module
@@ -30,16 +32,19 @@ class Emitted:
     phases: tuple[PackedPhase, ...]
     target: Target
     in_place: frozenset[int]
+    sections: tuple[TimedSection, ...] = ()
 
 
-def emit_plan(plan: Plan, target: Target) -> Emitted:
+def emit_plan(plan: Plan, target: Target, *, counted: bool = False) -> Emitted:
     """The module of a plan: phase functions, and the functions that run them.
 
     `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half also has `rnnc_finish(context)`,
     and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need.
+    counted: the functions count how long their sections take (`kernels.stopwatch`).
     """
     dtype = plan.program.dtype
-    module, interface = Module(), Interface.of(plan)
+    module, interface = Module(), Interface.of(plan, counted=counted)
+    sections: list[TimedSection] = []
     layout = Layout(dtype, biased=target.dots.biased)
     names: dict[int, str] = {}
     packed: dict[int, PackedPhase] = {}
@@ -54,7 +59,7 @@ def emit_plan(plan: Plan, target: Target) -> Emitted:
             in_place[id(phase)] = InPlace(function, rows)
     given = {family: n for n, family in enumerate(sources(sweeps_of(layout)))}
     for half in ("run", "scratch", "finish") if plan.late else ("run",):
-        module.add(PlanFunction(plan, interface, names, packed, in_place, given, target, half).emit())
+        module.add(PlanFunction(plan, interface, names, packed, in_place, given, target, half, sections).emit())
     read = {start for key, phase in packed.items() if key not in in_place for start in phase.weights}
     spared = {start for key in in_place for start in packed[key].weights} - read
-    return Emitted(module, interface, layout, tuple(packed.values()), target, frozenset(spared))
+    return Emitted(module, interface, layout, tuple(packed.values()), target, frozenset(spared), tuple(sections))

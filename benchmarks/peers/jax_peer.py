@@ -1,4 +1,4 @@
-"""Training steps in JAX, written as a JAX user who cares for speed writes them, in a process of their own.
+"""The workloads and their training steps in JAX, as a user who cares for speed writes them, in a process of their own.
 
 XLA's threads and flags are fixed once and for a whole process, and so are PyTorch's: each keeps to its own. The worker
 computes only when told to, so contestants still take turns, and it reads its own clock. With one thread that is the CPU
@@ -21,18 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import NamedArrays
 from benchmarks.timing import Clock
-from benchmarks.workloads import TrainingData, Workload
+from benchmarks.workloads import Data, NamedArrays, TrainingData, Workload, named
 
 UNROLLS = (1, 5)
 """Steps of a scan in one turn of its loop. Both are timed."""
 
 
-class JaxTrainer:
-    """The worker, seen from the process that holds the race."""
+class JaxPeer:
+    """The worker, seen from the process that holds the race. TrainingData makes it compute training steps."""
 
-    def __init__(self, workload: Workload, data: TrainingData, threads: int) -> None:
+    def __init__(self, workload: Workload, data: Data, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, workload, data, threads), daemon=True)
@@ -45,9 +44,9 @@ class JaxTrainer:
             failed, answer = self.connection.recv()
         except (EOFError, BrokenPipeError) as error:
             self.process.join()
-            raise SystemExit(f"the JAX process ended with {self.process.exitcode}") from error
+            raise RuntimeError(f"the JAX process ended with {self.process.exitcode}") from error
         if failed:
-            raise SystemExit(f"the JAX process failed\n{answer}")
+            raise RuntimeError(f"the JAX process failed\n{answer}")
         return answer
 
     def result(self, unroll: int) -> NamedArrays:
@@ -65,21 +64,21 @@ class JaxTrainer:
 class _Remote:
     """A contestant whose clock is the worker's: the one of the same kind as the race's."""
 
-    def __init__(self, trainer: JaxTrainer, unroll: int) -> None:
-        self.trainer, self.unroll = trainer, unroll
+    def __init__(self, peer: JaxPeer, unroll: int) -> None:
+        self.peer, self.unroll = peer, unroll
 
     def sample(self, calls: int, clock: Clock) -> float:
-        seconds: float = self.trainer.ask("sample", self.unroll, calls, clock is time.perf_counter)
+        seconds: float = self.peer.ask("sample", self.unroll, calls, clock is time.perf_counter)
         return seconds
 
 
 # ---------------------------------------------------------------------------------------------- the worker
 
 
-def _serve(connection: Connection, workload: Workload, data: TrainingData, threads: int) -> None:
+def _serve(connection: Connection, workload: Workload, data: Data, threads: int) -> None:
     """Answers until the other end is closed."""
-    _limit(threads)
-    steps: dict[int, _Step] = {}
+    limit(threads)
+    steps: dict[int, Step] = {}
     while True:
         try:
             what, unroll, *arguments = connection.recv()
@@ -87,13 +86,13 @@ def _serve(connection: Connection, workload: Workload, data: TrainingData, threa
             return
         try:
             if unroll not in steps:
-                steps[unroll] = _Step(workload, data, unroll)
+                steps[unroll] = Step(workload, data, unroll)
             connection.send((False, getattr(steps[unroll], what)(*arguments)))
         except Exception:
             connection.send((True, traceback.format_exc()))
 
 
-def _limit(threads: int) -> None:
+def limit(threads: int) -> None:
     """Before JAX is imported: XLA sizes its pools by these on first use."""
     for name in ("PJRT_NPROC", "NPROC", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -104,16 +103,20 @@ def _limit(threads: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
 
 
-class _Step:
-    """One jitted training step and its arguments, on the device."""
+class Step:
+    """One jitted call and its arguments, on the device. For TrainingData it is a training step."""
 
-    def __init__(self, workload: Workload, data: TrainingData, unroll: int) -> None:
+    def __init__(self, workload: Workload, data: Data, unroll: int) -> None:
         import jax
 
         self.jax: Any = jax
         turned = {name: value.T if value.ndim == 2 else value for name, value in data.params.items()}
-        self.arguments = jax.device_put((turned, data.x, data.states, data.d_output))
-        self.program = jax.jit(_training_step(workload, unroll))
+        states = data.states or tuple(np.zeros(workload.state_shape, np.float32) for _ in range(workload.states))
+        self.training = isinstance(data, TrainingData)
+        given = (turned, data.x, states, data.d_output) if isinstance(data, TrainingData) else (turned, data.x, states)
+        self.arguments = jax.device_put(given)
+        network = _network(workload, unroll)
+        self.program = jax.jit(_training_step(network) if self.training else network)
 
     def call(self) -> Any:
         return self.jax.block_until_ready(self.program(*self.arguments))
@@ -130,26 +133,27 @@ class _Step:
             gc.enable()
 
     def result(self) -> NamedArrays:
-        output, (d_params, d_x, d_states) = self.jax.tree.map(np.asarray, self.call())
-        named = {"output": output, "d_x": d_x} | {f"d_state_{i}": v for i, v in enumerate(d_states)}
-        return named | {f"d_{name}": np.ascontiguousarray(v.T) for name, v in d_params.items()}
+        found = self.jax.tree.map(np.asarray, self.call())
+        if not self.training:
+            return named(found[0], *found[1])
+        output, (d_params, d_x, d_states) = found
+        arrays = {"output": output, "d_x": d_x} | {f"d_state_{i}": v for i, v in enumerate(d_states)}
+        return arrays | {f"d_{name}": np.ascontiguousarray(v.T) for name, v in d_params.items()}
 
 
-def _training_step(workload: Workload, unroll: int) -> Callable[..., Any]:
+def _training_step(network: Callable[..., Any]) -> Callable[..., Any]:
     """(params, x, states, d_output) -> (output, gradients of the first three)."""
     import jax
 
-    network = _network(workload, unroll)
-
     def step(params: Any, x: Any, states: Any, d_output: Any) -> Any:
-        output, pullback = jax.vjp(network, params, x, states)
+        output, pullback = jax.vjp(lambda *given: network(*given)[0], params, x, states)
         return output, pullback(d_output)
 
     return step
 
 
 def _network(workload: Workload, unroll: int) -> Callable[..., Any]:
-    """(params, x (T, B, I), states) -> output (T, B, D * H)."""
+    """(params, x (T, B, I), states) -> output (T, B, D * H), last states."""
     import jax
     import jax.numpy as jnp
 
@@ -159,18 +163,20 @@ def _network(workload: Workload, unroll: int) -> Callable[..., Any]:
         p = {name.removesuffix(suffix): value for name, value in params.items() if name.endswith(suffix)}
         inputs = x @ p["weight_ih"] + project(p)
         step = cell(p["weight_hh"], p["bias_hh"])
-        return jax.lax.scan(step, initial, inputs, reverse=suffix.endswith("_reverse"), unroll=unroll)[1]
+        return jax.lax.scan(step, initial, inputs, reverse=suffix.endswith("_reverse"), unroll=unroll)
 
     def network(params: Any, x: Any, states: Any) -> Any:
+        lasts = []
         for layer in range(workload.num_layers):
             suffixes = (f"_l{layer}", f"_l{layer}_reverse")[: workload.directions]
             first = layer * workload.directions
-            outputs = [
+            made = [
                 scan(params, x, tuple(state[first + i] for state in states), suffix)
                 for i, suffix in enumerate(suffixes)
             ]
-            x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
-        return x
+            lasts += [last for last, _ in made]
+            x = made[0][1] if len(made) == 1 else jnp.concatenate([output for _, output in made], axis=-1)
+        return x, tuple(jnp.stack(state) for state in zip(*lasts, strict=True))
 
     return network
 

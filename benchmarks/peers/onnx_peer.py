@@ -1,92 +1,22 @@
-"""The same workloads in PyTorch and ONNX Runtime, set up as their documentation advises for one call at a time.
-
-Training steps in PyTorch are here too; those in JAX are in jax_peer.py.
-"""
+"""The workloads as ONNX files, in ONNX Runtime and in OpenVINO, with one session or request per contestant."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.workloads import GATES, Data, TrainingData, Workload
-
-Arrays = tuple[NDArray[Any], ...]
-"""Output (T, B, D * H), then each last state (L * D, B, H)."""
-NamedArrays = dict[str, NDArray[Any]]
-"""A training step's results: output, d_x, d_state_0 and on, and d_ before each parameter's name, shaped as these."""
-
-
-class TorchPeer:
-    """torch.nn's module in inference mode. oneDNN wins on some workloads and loses on others: both are tried."""
-
-    def __init__(self, workload: Workload, data: Data, dtype: str = "float32") -> None:
-        import torch
-
-        self.torch = torch
-        kind = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[workload.cell]
-        target = getattr(torch, dtype)
-        self.module = kind(workload.input_size, workload.hidden_size, **workload.options, dtype=target).eval()
-        self.module.load_state_dict({k: torch.from_numpy(v).to(target) for k, v in data.params.items()})
-        states = tuple(torch.from_numpy(s).to(target) for s in data.states)
-        self.x = torch.from_numpy(data.x).to(target)
-        self.state = states if len(states) > 1 else states[0] if states else None
-
-    def call(self) -> Any:
-        return self.module(self.x, self.state)
-
-    def around(self, onednn: bool) -> Callable[[], AbstractContextManager[None]]:
-        @contextmanager
-        def entered() -> Iterator[None]:
-            with ExitStack() as stack:
-                stack.enter_context(self.torch.inference_mode())
-                stack.enter_context(self.torch.backends.mkldnn.flags(enabled=onednn))
-                yield
-
-        return entered
-
-    def result(self, onednn: bool = True) -> Arrays:
-        with self.around(onednn)():
-            output, state = self.call()
-        states = state if isinstance(state, tuple) else (state,)
-        return tuple(v.numpy() for v in (output, *states))
-
-
-class TorchTrainer:
-    """A training step of torch.nn's module, gradients by torch.autograd.grad, which adds nothing to what was there."""
-
-    def __init__(self, workload: Workload, data: TrainingData, dtype: str = "float32") -> None:
-        peer = TorchPeer(workload, data, dtype)
-        self.torch, self.module = peer.torch, peer.module.train()  # oneDNN keeps nothing for a gradient in eval mode
-        states: tuple[Any, ...] = peer.state if isinstance(peer.state, tuple) else (peer.state,)
-        self.x, self.states = peer.x.requires_grad_(), tuple(s.requires_grad_() for s in states)
-        self.state = self.states if len(self.states) > 1 else self.states[0]
-        self.d_output = self.torch.from_numpy(data.d_output).to(self.x.dtype)
-        self.params = dict(self.module.named_parameters())
-        self.wrt = (*self.params.values(), self.x, *self.states)
-
-    def call(self) -> Any:
-        output, _ = self.module(self.x, self.state)
-        return output, self.torch.autograd.grad(output, self.wrt, self.d_output)
-
-    def around(self, onednn: bool) -> Callable[[], AbstractContextManager[Any]]:
-        return lambda: self.torch.backends.mkldnn.flags(enabled=onednn)
-
-    def result(self, onednn: bool = True) -> NamedArrays:
-        with self.around(onednn)():
-            output, gradients = self.call()
-        names = [*(f"d_{name}" for name in self.params), "d_x", *(f"d_state_{i}" for i in range(len(self.states)))]
-        named = {"output": output.detach()} | dict(zip(names, gradients, strict=True))
-        return {name: value.numpy() for name, value in named.items()}
+from benchmarks.workloads import GATES, Data, NamedArrays, Workload, named
 
 
 class OrtPeer:
-    """ONNX's own recurrent operators, one node a layer, all graph optimisations, weights packed by the session."""
+    """ONNX's own recurrent operators, one node per layer, all graph optimisations, weights packed by the session."""
 
-    def __init__(self, workload: Workload, data: Data, threads: int) -> None:
+    def __init__(self, model: bytes, data: Data, threads: int) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -95,9 +25,8 @@ class OrtPeer:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
-        model = onnx_model(workload, data).SerializeToString()
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.feeds = {"x": data.x} | {f"state_{i}": s for i, s in enumerate(data.states)}
+        self.feeds = feeds(data)
         self.binding = self.session.io_binding()
         for name, value in self.feeds.items():
             self.binding.bind_cpu_input(name, value)
@@ -109,15 +38,57 @@ class OrtPeer:
         return self.session.run(None, self.feeds)
 
     def call_bound(self) -> None:
-        """Inputs and outputs bound beforehand, the form with the least work a call."""
+        """Inputs and outputs bound beforehand, the form with the least work per call."""
         self.session.run_with_iobinding(self.binding)
 
-    def result(self) -> Arrays:
-        return tuple(self.call())
+    def result(self) -> NamedArrays:
+        return named(*self.call())
 
-    def bound_result(self) -> Arrays:
+    def bound_result(self) -> NamedArrays:
         self.call_bound()
-        return tuple(value.numpy() for value in self.bound_outputs)
+        return named(*(value.numpy() for value in self.bound_outputs))
+
+
+class OpenVinoPeer:
+    """The same file in float32, reshaped to the sizes of the call; the request reads the caller's arrays in place."""
+
+    def __init__(self, model: bytes, data: Data, threads: int) -> None:
+        import openvino
+
+        core, given = openvino.Core(), feeds(data)
+        network = core.read_model(model)
+        network.reshape({name: openvino.PartialShape(list(value.shape)) for name, value in given.items()})
+        settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": threads}
+        compiled = core.compile_model(network, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
+        self.request, self.outputs = compiled.create_infer_request(), len(compiled.outputs)
+        for name, value in given.items():
+            self.request.set_tensor(name, openvino.Tensor(value, shared_memory=True))
+
+    def call(self) -> None:
+        self.request.infer()
+
+    def result(self) -> NamedArrays:
+        self.call()
+        return named(*(self.request.get_output_tensor(i).data.copy() for i in range(self.outputs)))
+
+
+def feeds(data: Data) -> NamedArrays:
+    return {"x": data.x} | {f"state_{i}": state for i, state in enumerate(data.states)}
+
+
+def narrowed(model: bytes) -> bytes:
+    """The file with weights in int8, per row, and activations quantised at run time: ONNX Runtime's own tool."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with TemporaryDirectory() as folder:
+        whole, narrow = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        whole.write_bytes(model)
+        logging.disable(logging.WARNING)  # of models that have not been through its own pre-processing
+        try:
+            quantize_dynamic(whole, narrow, weight_type=QuantType.QInt8, per_channel=True)
+        finally:
+            logging.disable(logging.NOTSET)
+        return narrow.read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------- ONNX
@@ -126,8 +97,8 @@ ONNX_GATES = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
 """ONNX's order as places in PyTorch's: z r h of r z n; i o f c of i f g o."""
 
 
-def onnx_model(workload: Workload, data: Data) -> Any:
-    """x (T, B, I) and states -> output (T, B, D * H), last states. Layers are stacked nodes."""
+def onnx_model(workload: Workload, data: Data) -> bytes:
+    """The file: x (T, B, I) and states -> output (T, B, D * H), last states. Layers are stacked nodes."""
     from onnx import TensorProto, helper, numpy_helper
 
     builder = _OnnxBuilder(workload, data)
@@ -143,7 +114,8 @@ def onnx_model(workload: Workload, data: Data) -> Any:
     outputs = ["output", *(f"last_{i}" for i in range(builder.states))]
     constants = [numpy_helper.from_array(value, name) for name, value in builder.constants.items()]
     graph = helper.make_graph(builder.nodes, workload.name, values(inputs), values(outputs), constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
 
 
 class _OnnxBuilder:
@@ -202,7 +174,7 @@ class _OnnxBuilder:
                 self.node("Concat", lasts, [f"last_{i}"], axis=0)
 
 
-def _onnx_weights(workload: Workload, data: Data, layer: int) -> Arrays:
+def _onnx_weights(workload: Workload, data: Data, layer: int) -> tuple[NDArray[np.float32], ...]:
     """W (D, gates * H, I), R (D, gates * H, H), B (D, 2 * gates * H)."""
     suffixes = (f"_l{layer}", f"_l{layer}_reverse")[: workload.directions]
 
