@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from rnnc.profiling import Profile
 
 
-@dataclass(frozen=True)
-class CompileOptions:
+class CompileOptions(NamedTuple):
     """The options of a compilation: the arguments of `rnnc.compile` besides spec and parameters, checked."""
 
     backend: str

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array
-    from rnnc.backends.base import PlainCall, QuickHalves, Tape
+    from rnnc.backends.base import QuickHalves, Tape
+    from rnnc.backends.call_forms import PlainCall
     from rnnc.ir.computation import Computation
 
     State = Array | tuple[Array, ...]

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 import rnnc
 from rnnc.backends.llvm import compile
-from rnnc.backends.llvm.asm.dots import Dots
-from rnnc.backends.llvm.asm.target import Target, host, legalized
+from rnnc.backends.llvm.asm.target import Dots, Target, host, legalized
 from rnnc.backends.products import ProductFormat, quantized_rows, rounded
 from rnnc.backends.reference import compile as interpret
 from rnnc.ir.computation import Computation
