@@ -58,7 +58,8 @@ def test_one_changed_line_is_one_pair_and_its_readers_are_alike() -> None:
         ("+", True),
     ]
     value = re.match(r"-(%\d+)", marked[0])[1]  # type: ignore[index]
-    assert len(marked) == 2, f"what reads {value} keeps its name, and has not changed"
+    readers = [line for line in TEXT.splitlines() if re.search(rf"[(, ]{value}[,)]", line)]
+    assert readers and len(marked) == 2 + 2 * len(readers), "what reads the readers is as before"
 
 
 def test_names_of_unchanged_values_are_the_old_ones() -> None:
