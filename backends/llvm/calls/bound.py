@@ -38,6 +38,11 @@ class LlvmBound:
         self._packing = Packing(code, in_calls=not fixed)
         self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
 
+    def packed_weights(self) -> Array:
+        """The weights as the code reads them. All parameters must be bound."""
+        assert self._weights is not None
+        return self._weights
+
     def quick(self, call: PlainCall, outcomes: Array) -> Callable[..., Any] | None:
         """See `rnnc.backends.base.Bound.quick`."""
         if self._weights is None:

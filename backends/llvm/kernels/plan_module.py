@@ -35,11 +35,12 @@ class Emitted:
     sections: tuple[TimedSection, ...] = ()
 
 
-def emit_plan(plan: Plan, target: Target, *, counted: bool = False) -> Emitted:
+def emit_plan(plan: Plan, target: Target, *, counted: bool = False, lent: bool = False) -> Emitted:
     """The module of a plan: phase functions, and the functions that run them.
 
     `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half also has `rnnc_finish(context)`,
     and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need.
+    So has one whose scratch memory is `lent` by the caller; it allocates nothing.
     counted: the functions count how long their sections take (`kernels.stopwatch`).
     """
     dtype = plan.program.dtype
@@ -58,8 +59,11 @@ def emit_plan(plan: Plan, target: Target, *, counted: bool = False) -> Emitted:
             function = module.add(emit_dot_phase(phase, f"dots_{phase.name}", tile, dtype))
             in_place[id(phase)] = InPlace(function, rows)
     given = {family: n for n, family in enumerate(sources(sweeps_of(layout)))}
-    for half in ("run", "scratch", "finish") if plan.late else ("run",):
-        module.add(PlanFunction(plan, interface, names, packed, in_place, given, target, half, sections).emit())
+    halves = ("run", "scratch", "finish") if plan.late else ("run", "scratch") if lent else ("run",)
+    for half in halves:
+        module.add(
+            PlanFunction(plan, interface, names, packed, in_place, given, target, half, sections, lent=lent).emit()
+        )
     read = {start for key, phase in packed.items() if key not in in_place for start in phase.weights}
     spared = {start for key in in_place for start in packed[key].weights} - read
     return Emitted(module, interface, layout, tuple(packed.values()), target, frozenset(spared), tuple(sections))
