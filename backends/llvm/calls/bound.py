@@ -35,8 +35,13 @@ class LlvmBound:
         self.code = code
         self._values = _known(code, parameters)
         fixed = code.manifest.packed_parameters <= set(parameters)
-        self._packing = Packing(code, in_calls=not fixed)
+        self._packing = Packing(code)
         self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
+
+    def packed_weights(self) -> Array:
+        """The weights as the code reads them. All parameters must be bound."""
+        assert self._weights is not None
+        return self._weights
 
     def quick(self, call: PlainCall, outcomes: Array) -> Callable[..., Any] | None:
         """See `rnnc.backends.base.Bound.quick`."""
