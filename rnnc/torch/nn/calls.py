@@ -14,7 +14,7 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError
 from rnnc.torch.nn import operators
 from rnnc.torch.nn.engine import Packed, engine
 from rnnc.torch.nn.gradients import Run, TensorCall, as_state, requiring
-from rnnc.torch.nn.places import HOST, Place, place_of
+from rnnc.torch.nn.places import HOST, TensorPlace, place_of
 
 __all__ = ["call"]
 
@@ -49,7 +49,9 @@ def call(packed: Packed, weights: Tensors, x: Any, state: Any, lengths: Any) -> 
         return _bound(packed, place, weights, x, states, lengths)
 
 
-def _bound(packed: Packed, place: Place, weights: Tensors, x: Any, states: Tensors, lengths: Any) -> tuple[Any, Any]:
+def _bound(
+    packed: Packed, place: TensorPlace, weights: Tensors, x: Any, states: Tensors, lengths: Any
+) -> tuple[Any, Any]:
     """The call of the bound model."""
     model, array, tensor = packed.model(weights, torch.get_num_threads()), place.array, place.tensor
     initial = as_state([array("hx", part) for part in states]) if states else None

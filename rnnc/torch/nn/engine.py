@@ -17,7 +17,7 @@ from rnnc.model import Model
 from rnnc.programs import Program
 from rnnc.programs import compile as compile_spec
 from rnnc.specs import Spec
-from rnnc.torch.nn.places import Place, place_of
+from rnnc.torch.nn.places import TensorPlace, place_of
 
 __all__ = ["OWNERS", "Engine", "Packed", "dtype_of", "engine", "spec_of"]
 
@@ -30,7 +30,7 @@ class Engine:
     place: where their arrays are.
     """
 
-    def __init__(self, spec: Spec, place: Place, threads: int) -> None:
+    def __init__(self, spec: Spec, place: TensorPlace, threads: int) -> None:
         self.spec = spec
         self.place = place
         self._options: dict[str, Any] = {"backend": place.backend, "threads": threads}
@@ -68,7 +68,7 @@ class Engine:
 
 
 @lru_cache(maxsize=512)
-def engine(spec: Spec, dtype: Any, place: Place, threads: int) -> Engine:
+def engine(spec: Spec, dtype: Any, place: TensorPlace, threads: int) -> Engine:
     """The engine of a spec in a dtype of PyTorch. threads: the most threads of a call, torch.get_num_threads().
 
     Raises DtypeError for a dtype that rnnc does not have.

@@ -18,10 +18,10 @@ from torch.utils.dlpack import to_dlpack
 from rnnc.checking.arrays import as_array
 from rnnc.ir.errors import ArgumentTypeError
 
-__all__ = ["HOST", "Place", "place_of"]
+__all__ = ["HOST", "TensorPlace", "place_of"]
 
 
-class Place(Protocol):
+class TensorPlace(Protocol):
     """A place of tensors. backend: that which computes there."""
 
     backend: str
@@ -59,22 +59,22 @@ class Host:
     _entered = nullcontext()
 
     def missing(self) -> str:
-        """See `Place.missing`."""
+        """See `TensorPlace.missing`."""
         return ""
 
     def entered(self) -> AbstractContextManager[None]:
-        """See `Place.entered`."""
+        """See `TensorPlace.entered`."""
         return self._entered
 
     def array(self, name: str, tensor: Any) -> Any:
-        """See `Place.array`."""
+        """See `TensorPlace.array`."""
         try:
             return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
         except (AttributeError, RuntimeError, TypeError):  # another device, bfloat16, a sparse tensor, no tensor at all
             return as_array(name, tensor.detach() if hasattr(tensor, "detach") else tensor)
 
     def parameter(self, name: str, tensor: Any) -> Any:
-        """See `Place.parameter`. `Tensor.numpy` would pin the memory's size for good."""
+        """See `TensorPlace.parameter`. `Tensor.numpy` would pin the memory's size for good."""
         if type(tensor) in (torch.nn.Parameter, torch.Tensor) and tensor.is_cpu:
             try:
                 return np.from_dlpack(_Exported(tensor.detach()))
@@ -108,7 +108,7 @@ class Gpu:
         self.device = device
 
     def missing(self) -> str:
-        """See `Place.missing`."""
+        """See `TensorPlace.missing`."""
         from rnnc.backends.cuda.run.availability import gpu_status
 
         status = gpu_status()
@@ -116,14 +116,14 @@ class Gpu:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """See `Place.entered`. PyTorch's current stream is CuPy's, too, and its GPU is the current one of both."""
+        """See `TensorPlace.entered`. PyTorch's current stream is CuPy's, too, and its GPU is the current one of both."""
         cupy = _arrays().xp
         stream = torch.cuda.current_stream(self.device).cuda_stream
         with torch.cuda.device(self.device), cupy.cuda.Device(self.device.index), cupy.cuda.ExternalStream(stream):
             yield
 
     def array(self, name: str, tensor: Any) -> Any:
-        """See `Place.array`."""
+        """See `TensorPlace.array`."""
         if isinstance(tensor, torch.Tensor):
             if tensor.device != self.device:
                 how = f"pass {name}.to({str(self.device)!r}), or move the module to one device"
@@ -137,7 +137,7 @@ class Gpu:
     parameter = array
 
     def tensor(self, array: Any) -> Any:
-        """See `Place.tensor`."""
+        """See `TensorPlace.tensor`."""
         return torch.from_dlpack(array)
 
 
@@ -152,7 +152,7 @@ GPUS = {"cuda"}
 """The kinds of devices, in PyTorch's words, that `Gpu` runs on."""
 
 
-def place_of(tensor: Any) -> Place:
+def place_of(tensor: Any) -> TensorPlace:
     """The place of a module's first parameter. Another kind of device is refused when an array is made there."""
     return HOST if tensor.is_cpu or tensor.device.type not in GPUS else _gpu(tensor.device)
 
