@@ -237,7 +237,7 @@ def test_tables(form: str) -> None:
     numbers[:, 0, :5], numbers[0, 1, :4000] = np.arange(5), 4999
     each = rounded(table.T, product).widened().T  # a row has a scale, as an output of a product has
     assert 0 < np.abs(each - table).max() / np.abs(table).max() < 0.01
-    np.testing.assert_array_equal(each[1:4], table[1:4])
+    np.testing.assert_allclose(each[1:4], table[1:4], rtol=1e-6)  # multiples of a step, which are kept
     x = {"n": numbers[0], "m": numbers[1]}
     expected = np.concatenate(each[numbers], axis=-1)
     for found in (made(x), made.advance(x)[0], net.compile(params, backend="reference", **OPTIONS[form])(x)):
