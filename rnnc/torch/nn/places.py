@@ -116,7 +116,7 @@ class Gpu:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """See `TensorPlace.entered`. PyTorch's current stream is CuPy's, too, and its GPU is the current one of both."""
+        """See `TensorPlace.entered`. PyTorch's current stream is CuPy's, too, and the GPU is the current one."""
         cupy = _arrays().xp
         stream = torch.cuda.current_stream(self.device).cuda_stream
         with torch.cuda.device(self.device), cupy.cuda.Device(self.device.index), cupy.cuda.ExternalStream(stream):
