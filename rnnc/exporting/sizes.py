@@ -9,7 +9,7 @@ from rnnc.backends.llvm.asm.elf import EXECUTABLE, ObjectFile
 _FUNCTION = 2
 
 
-class Size(NamedTuple):
+class CodeSize(NamedTuple):
     """Bytes of a function, of the weights, or of other constants."""
 
     name: str
@@ -17,18 +17,18 @@ class Size(NamedTuple):
     is_code: bool
 
 
-def sizes(content: bytes) -> list[Size]:
+def sizes(content: bytes) -> list[CodeSize]:
     """The sizes of what is in an ELF object file, largest first."""
     file = ObjectFile(content)
     sections = file.allocated()
     named = [
-        Size(symbol.name, symbol.size, symbol.type == _FUNCTION)
+        CodeSize(symbol.name, symbol.size, symbol.type == _FUNCTION)
         for symbol in file.symbols
         if symbol.section in sections and symbol.size
     ]
     data = sum(section.size for section in sections.values() if not section.flags & EXECUTABLE)
     other = data - sum(size.bytes for size in named if not size.is_code)
-    found = [*named, Size("other constants", max(other, 0), False)]
+    found = [*named, CodeSize("other constants", max(other, 0), False)]
     return sorted((size for size in found if size.bytes), key=lambda size: -size.bytes)
 
 
