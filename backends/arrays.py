@@ -12,11 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
-from numpy.typing import NDArray
 
 from rnnc.ir.errors import ArgumentError
 
-Array = NDArray[Any]
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 """An array of a backend's library. CuPy's arrays are typed as NumPy's, because they have the same methods."""
 
 
@@ -59,10 +58,10 @@ class ArrayLibrary(Protocol):
     def share_memory(self, a: Array, b: Array) -> bool:
         """True if an element of one array shares memory with an element of the other."""
 
-    def from_host(self, array: NDArray[Any]) -> Array:
+    def from_host(self, array: Array) -> Array:
         """A NumPy array as one of this library. It is copied only to another device."""
 
-    def to_host(self, array: Array) -> NDArray[Any]:
+    def to_host(self, array: Array) -> Array:
         """The array as a NumPy array. It is copied only from another device, after a synchronisation."""
 
 
@@ -110,10 +109,10 @@ class NumPyArrays:
     def share_memory(self, a: Array, b: Array) -> bool:
         return np.may_share_memory(a, b) and np.shares_memory(a, b)
 
-    def from_host(self, array: NDArray[Any]) -> Array:
+    def from_host(self, array: Array) -> Array:
         return array
 
-    def to_host(self, array: Array) -> NDArray[Any]:
+    def to_host(self, array: Array) -> Array:
         return array
 
 
@@ -180,12 +179,12 @@ class CuPyArrays:
             return False
         return NUMPY.share_memory(_addresses(a), _addresses(b))
 
-    def from_host(self, array: NDArray[Any]) -> Array:
+    def from_host(self, array: Array) -> Array:
         found: Array = self.xp.asarray(array)
         return found
 
-    def to_host(self, array: Array) -> NDArray[Any]:
-        found: NDArray[Any] = self.xp.asnumpy(array)
+    def to_host(self, array: Array) -> Array:
+        found: Array = self.xp.asnumpy(array)
         return found
 
 
@@ -204,7 +203,7 @@ def _check_within(array: Array, memory: object) -> None:
         raise ValueError(f"its shape and strides need {part[1] - part[0]} bytes of a buffer of {whole[1] - whole[0]}")
 
 
-def _addresses(array: Any) -> NDArray[Any]:
+def _addresses(array: Any) -> Array:
     """A NumPy array at the addresses of one on the GPU. It serves to compare addresses, and must not be read."""
     interface = {
         "version": 3,

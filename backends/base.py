@@ -12,11 +12,11 @@ library's current stream, and returns before it is done.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
+    from rnnc.backends.call_forms import PlainCall
     from rnnc.backends.training.noise import Noise
     from rnnc.backends.training.protocol import Update
     from rnnc.ir.computation import Computation
@@ -28,70 +28,6 @@ class Tape(Protocol):
 
     def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """Runs the second half. inputs, outputs: its inputs, and arrays to fill with its outputs, by name."""
-
-
-STEPS, BATCH = "T", "B"
-"""The sizes of a plain call's arrays that differ from call to call: the number of steps, and of sequences."""
-
-
-@dataclass(frozen=True)
-class CallArray:
-    """An array of a plain call, in the user's layout.
-
-    shape: its sizes, some of them STEPS and BATCH. An array with STEPS has three axes, of which the first two may be
-        in either order; or it has two, and holds integers (`tables`).
-    names: the arrays of the computation that lie in it. Several are slabs, one after the other along the first axis.
-    key: its name in a dict.
-    tables: for integers, the tables whose rows they number, by the name of these rows in the computation.
-    """
-
-    shape: tuple[int | str, ...]
-    names: tuple[str, ...] = ()
-    key: str = ""
-    tables: tuple[tuple[str, Array], ...] = ()
-
-
-@dataclass(frozen=True)
-class CallGroup:
-    """An argument, or a result, of a plain call.
-
-    container: how it holds its arrays: "bare" (it is its only array), "tuple", "dict", or "none" (it is None).
-    optional: the argument may be None. Its arrays are then zeros.
-    """
-
-    container: str
-    arrays: tuple[CallArray, ...] = ()
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class PlainCall:
-    """A call in the user's layout, (argument, ...) -> (result, ...). A single result is returned without a tuple.
-
-    sizes: T and B, if all calls have the same. unbatched: the arrays may lack the axis BATCH, which all of them have.
-    lengths: the calls of a ragged batch differ from others in nothing but their lengths.
-    """
-
-    arguments: tuple[CallGroup, ...]
-    results: tuple[CallGroup, ...]
-    sizes: tuple[int, int] | None = None
-    unbatched: bool = False
-    lengths: bool = False
-
-
-OUTCOMES = {
-    "native": "made by machine code",
-    "arguments": "an argument is missing, or in another container than a tuple or dict of arrays",
-    "type": "an argument is no NumPy array",
-    "dtype": "an array of another dtype or byte order",
-    "shape": "an array of another shape, or without elements",
-    "layout": "an array to write into is read-only or not laid out plainly, or an array of integers is not",
-    "overlap": "an array to write into may overlap another one",
-    "values": "a length, or the number of a row of a table, that does not exist",
-    "lengths": "the first lengths: it is proved that padding need not be computed; or lengths without a batch",
-    "threads": "a batch that is worth several threads",
-}
-"""What became of a call that was tried as a quick one: it was made, or it was declined for a reason."""
 
 
 class QuickTape(Tape, Protocol):
@@ -111,8 +47,7 @@ class QuickHalves(Protocol):
         """The same calls, for programs that XLA compiles."""
 
 
-@dataclass(frozen=True)
-class XlaSite:
+class XlaSite(NamedTuple):
     """A call by XLA: all of it but the addresses of its buffers.
 
     address: what the handler is given as the attribute "site". kept_bytes: the size of the buffer that the first half
@@ -176,7 +111,8 @@ class Bound(Protocol):
         names, with the right dtype and sizes. Arrays of up to three axes may have any strides.
         Two more arguments are optional, and may be None: lengths, as for `start`, and arrays to write into: those of
         the first result, or a tuple with those of each.
-        outcomes: an int64 array, in which the function counts its calls: one number for each of OUTCOMES.
+        outcomes: an int64 array, in which the function counts its calls: one number for each of
+            `call_forms.OUTCOMES`.
         """
 
     def real_time(self, call: PlainCall, fixed: Mapping[str, Array], outcomes: Array) -> Callable[..., Any] | None:
@@ -196,7 +132,7 @@ class Bound(Protocol):
 class SectionTime(NamedTuple):
     """The time of a section of profiled code, such as a phase, over all its runs.
 
-    kind: "copies", "hoisted" (products of many steps at once), "step", "sums" or "wait" (for other threads). site: the
+    kind: "copies", "hoisted" (products of many steps at once), "step", "sums" or "wait" (for threads). site: the
     layers and directions whose equations it computes. ticks: see `CallCounters.now`. runs: how often it ran. rows: the rows of all runs. flops:
     multiplications and additions of matrix products in all runs. weight_bytes: the weights that each run reads.
     """

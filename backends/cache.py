@@ -17,7 +17,6 @@ own and its mark at the beginning.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import re
@@ -29,6 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar, cast
 
+from rnnc.backends.digests import DIGEST_BYTES, digest
 from rnnc.ir import settings
 from rnnc.ir.errors import RnncWarning
 
@@ -42,7 +42,6 @@ DRAFT_SECONDS = 3600.0
 """The age at which a draft is deleted, because its writer must have been killed."""
 
 _MAGIC = b"rnnc object 2\n"
-_DIGEST_BYTES = hashlib.sha256().digest_size
 _ENTRY = re.compile(r"[0-9a-f]{64}\.rnnc")
 _DRAFT = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.rnnc-draft")
 _OWNED = hasattr(os, "geteuid") and os.open in os.supports_dir_fd
@@ -59,11 +58,7 @@ T = TypeVar("T")
 
 def key(*parts: str) -> str:
     """The name of an entry: a digest of the parts that decide its code."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{len(part)}:".encode())
-        digest.update(part.encode())
-    return digest.hexdigest()
+    return digest(*(f"{len(part)}:{part}".encode() for part in parts)).hex()
 
 
 def load(name: str) -> bytes | None:
@@ -160,8 +155,8 @@ class _Folder:
         with self._reading(f"{name}.rnnc") as file:
             if file is None:
                 return None
-            digest, payload = file.read(_DIGEST_BYTES), file.read()
-        if digest != _digest(name, payload):
+            found, payload = file.read(DIGEST_BYTES), file.read()
+        if found != _digest(name, payload):
             return None
         with suppress(OSError):  # the user may read the folder only
             os.utime(self._place(f"{name}.rnnc"), dir_fd=self._descriptor, follow_symlinks=not _OWNED)
@@ -250,7 +245,7 @@ class _Folder:
 
 
 def _digest(name: str, payload: bytes) -> bytes:
-    return hashlib.sha256(name.encode() + b"\n" + payload).digest()
+    return digest(name.encode(), b"\n", payload)
 
 
 def _fault(found: os.stat_result) -> str:

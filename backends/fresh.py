@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rnnc.ir import settings
 from rnnc.ir.errors import SizeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HINT = "give shorter sequences or fewer rows at a time, or make the network smaller"
 

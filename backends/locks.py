@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import weakref
+from _thread import RLock  # the class behind RLock(); stored code needs no more of that module
 
 _numbers = itertools.count()
-_locks: weakref.WeakValueDictionary[int, threading.RLock] = weakref.WeakValueDictionary()
-_forking = threading.RLock()
-_taken: list[threading.RLock] = []
+_locks: weakref.WeakValueDictionary[int, RLock] = weakref.WeakValueDictionary()
+_forking = RLock()
+_taken: list[RLock] = []
 
 
-def new_lock() -> threading.RLock:
+def new_lock() -> RLock:
     """A new re-entrant lock. Hold it by `with`, so that a signal handler that raises cannot leave it held.
 
     It must be re-entrant because a signal handler, or a finalizer run by garbage collection, may take it on the thread
     that already holds it. Work that must not be entered twice by one thread needs a flag of its own.
     """
-    lock = threading.RLock()
+    lock = RLock()
     _locks[next(_numbers)] = lock
     return lock
 
@@ -32,7 +32,7 @@ def new_lock() -> threading.RLock:
 def _take_all() -> None:
     """Takes all locks. It holds no other lock while it waits for one, so it cannot deadlock with any other order."""
     _forking.acquire()
-    busy: threading.RLock | None = None
+    busy: RLock | None = None
     while True:
         if busy is not None:
             busy.acquire()
@@ -43,7 +43,7 @@ def _take_all() -> None:
         _release()
 
 
-def _take_free() -> threading.RLock | None:
+def _take_free() -> RLock | None:
     """Takes locks until one is held by another thread, and returns that one; None if all are taken."""
     for lock in filter(None, (reference() for reference in _locks.valuerefs())):
         if not lock.acquire(blocking=False):

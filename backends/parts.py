@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rnnc.backends import fresh
-from rnnc.backends.base import Bound, Code, PlainCall
+from rnnc.backends.base import Bound, Code
+from rnnc.backends.call_forms import PlainCall
 from rnnc.ir.computation import Computation
 from rnnc.ir.errors import RnncError
 from rnnc.ir.parts import Passed, parts_of

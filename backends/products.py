@@ -11,13 +11,14 @@ anew in each product: its largest magnitude is 127 steps of its scale.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from rnnc.ir.errors import BackendError
-from rnnc.ir.ops import Array
+
+if TYPE_CHECKING:
+    from rnnc.ir.ops import Array
 
 STEPS = 127
 """The largest magnitude of a code that rounding makes. Codes of weights that come on a grid may also be -128."""
@@ -34,8 +35,7 @@ WEIGHTS = (BFLOAT16, INT8)
 """The formats of weights besides the dtype of all values."""
 
 
-@dataclass(frozen=True)
-class ProductFormat:
+class ProductFormat(NamedTuple):
     """The types of a product's operands. None: the dtype of all values.
 
     weights: "bfloat16" or "int8". activations: "int8", with weights of int8 only.

@@ -7,7 +7,6 @@ for its version, takes ten or more.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import sys
@@ -15,9 +14,13 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import cache
 
+from rnnc.backends.digests import digest
+
 _STARTED = time.time_ns()
-_OWN = ("rnnc", "rnnc.ir", "rnnc.backends")
-"""The packages of rnnc. In a checkout, each lies in a folder of its own."""
+_OWN = {"rnnc": False, "rnnc.ir": True, "rnnc.backends": True}
+"""The packages of rnnc whose modules decide machine code, and whether their subpackages do. In a checkout, each lies in
+a folder of its own. (What layers, losses and networks do is seen in the graphs that they build.)"""
+_ASIDE = ("__pycache__", "cuda")
 
 
 @cache
@@ -32,20 +35,26 @@ def of_package(name: str) -> str:
 @cache
 def of_rnnc() -> str | None:
     """The stamp of the code of this process; None if a file has changed since the process began, or cannot be read."""
-    places = [place for name in _OWN for place in getattr(sys.modules.get(name), "__path__", ())]
-    files = sorted(set(_files(places)))
+    files = sorted(
+        file
+        for name, deep in _OWN.items()
+        for file in _files(getattr(sys.modules.get(name), "__path__", ()), deep=deep)
+    )
     if not files or max(changed for _, _, changed in files) > _STARTED:
         return None
     return _digest(files)
 
 
-def _files(folders: Iterable[str]) -> Iterator[tuple[str, int, int]]:
-    """Path, size and time of change of all files of code. Links between folders are not followed."""
+def _files(folders: Iterable[str], *, deep: bool = True) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of change of all files of code. Links between folders are not followed.
+
+    deep: also of those in subfolders.
+    """
     for folder in folders:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    if entry.name != "__pycache__":
+                    if deep and entry.name not in _ASIDE:
                         yield from _files([entry.path])
                 elif not entry.name.endswith((".pyc", ".md")):
                     found = entry.stat()
@@ -53,4 +62,4 @@ def _files(folders: Iterable[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def _digest(files: Iterable[tuple[str, int, int]]) -> str:
-    return hashlib.sha256(repr(list(files)).encode()).hexdigest()[:32]
+    return digest(repr(list(files)).encode()).hex()[:32]

@@ -8,8 +8,7 @@ reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rnnc.ir.errors import IRError
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from rnnc.ir.stacks import Stack
 
 
-@dataclass(frozen=True)
-class Computation:
+class Computation(NamedTuple):
     """A graph with named inputs and outputs.
 
     build: (steps, lengths) -> the graph as written. With lengths, the graph reads the mask "valid" (B, 1) of each step.

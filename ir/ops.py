@@ -8,13 +8,11 @@ To add an elementwise op, add a row to this table, and a test.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from math import inf
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rnnc.ir import gradients, meanings, shape_rules
 from rnnc.ir.errors import IRError
@@ -22,7 +20,7 @@ from rnnc.ir.gradients import Rule, partials
 from rnnc.ir.shape_rules import AttrValue, Shape, numbers_of
 
 Attrs = tuple[tuple[str, AttrValue], ...]
-Array = NDArray[Any]
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
 
 class Kind(Enum):
@@ -70,8 +68,7 @@ Meaning = Callable[..., Array]
 Emit = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """One row of the table.
 
     arity: number of operands; None means one or more.

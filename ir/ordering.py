@@ -7,7 +7,6 @@ export.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -32,6 +31,8 @@ def topological(reads: Reads[T], key: Callable[[T], int | tuple[int, ...]]) -> l
 
     Raises ValueError if there is a cycle.
     """
+    import heapq
+
     following = readers(reads)
     missing = {value: sum(o in following for o in operands) for value, operands in reads.items()}
     order = {value: number for number, value in enumerate(reads)}

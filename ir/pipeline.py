@@ -1,12 +1,14 @@
 """The pipeline: an ordered list of stages, from equations to the code of a backend.
 
     lowered      the unrolled graph as written                 a Graph
+    dead_code, common_subexpressions, ...: after each pass     a Graph
     optimized    all passes, in the order of ir.passes         a Graph, and what each pass did
     rolled       loops for any number of steps                 a Program
     ...          a backend's own: llvm has plan, llvm, asm; cuda has plan, commands, cuda, ptx
 
 A stage makes its artefact from those of earlier stages. `Artefacts` makes an artefact when it is first asked for, and
-keeps it under the stage's name. With RNNC_VERIFY=1, as in the tests, the verifier checks each graph.
+keeps it under the stage's name. The graph after each pass is made only for a reader: "optimized" runs all passes, and
+keeps none in between. With RNNC_VERIFY=1, as in the tests, the verifier checks each graph.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from rnnc.ir import settings
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph
 from rnnc.ir.masking import mask_padding
-from rnnc.ir.passes import PassRecord, optimize
+from rnnc.ir.passes import PASS_NAMES, PASSES, PassRecord, optimize
 from rnnc.ir.roll import roll
 from rnnc.ir.text import print_graph
 
@@ -65,7 +67,8 @@ class Artefacts:
     def __getitem__(self, name: str) -> Any:
         """The artefact of a stage. Raises BackendError if there is no such stage."""
         if name not in self._stages:
-            raise BackendError(f"stage: got {name!r}, expected one of {', '.join(map(repr, self._stages))}")
+            known = ", ".join(repr(stage) for stage in self._stages if stage not in PASS_NAMES)
+            raise BackendError(f"stage: got {name!r}, expected {known}, or a pass: {', '.join(PASS_NAMES)}")
         if name not in self._made:
             self._made[name] = self._stages[name].make(self)
         return self._made[name]
@@ -99,9 +102,22 @@ def _lower(made: Artefacts) -> Graph:
 
 
 def _optimize(made: Artefacts) -> Optimized:
-    graph = made["lowered"]
-    graph, records = optimize(mask_padding(graph) if made.lengths else graph)
+    graph, records = optimize(_before_passes(made))
     return Optimized(_verified(graph), tuple(records))
+
+
+def _before_passes(made: Artefacts) -> Graph:
+    graph: Graph = made["lowered"]
+    return mask_padding(graph) if made.lengths else graph
+
+
+def _pass_stage(number: int) -> Stage:
+    """The stage of one pass: the graph after it."""
+
+    def make(made: Artefacts) -> Graph:
+        return PASSES[number](made[PASS_NAMES[number - 1]] if number else _before_passes(made))
+
+    return Stage(PASS_NAMES[number], make, print_graph)
 
 
 def _verified(graph: Graph) -> Graph:
@@ -119,12 +135,23 @@ def _roll(made: Artefacts) -> Program:
 
 PIPELINE: tuple[Stage, ...] = (
     Stage("lowered", _lower, print_graph),
+    *map(_pass_stage, range(len(PASSES))),
     Stage("optimized", _optimize, Optimized.text),
     Stage("rolled", _roll, lambda program: str(program.text())),
 )
-"""The stages that every backend starts with. The first two show as many unrolled steps as `Artefacts` is given."""
+"""The stages that every backend starts with. All but the last show as many unrolled steps as `Artefacts` is given."""
 
-SHARED_STAGES = tuple(stage.name for stage in PIPELINE)
+SHARED_STAGES = tuple(stage.name for stage in PIPELINE if stage.name not in PASS_NAMES)
+"""The names of these stages but the passes, which a reader asks for by their names."""
+
+UNROLLED_STAGES = (*PASS_NAMES, *SHARED_STAGES[:-1])
+"""The stages whose artefacts are graphs of unrolled steps."""
+
+
+def before_pass(name: str) -> str:
+    """The stage that a pass starts from."""
+    number = PASS_NAMES.index(name)
+    return PASS_NAMES[number - 1] if number else SHARED_STAGES[0]
 
 
 def own_stages(stages: Sequence[Stage]) -> tuple[str, ...]:

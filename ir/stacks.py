@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
+from typing import NamedTuple
 
 from rnnc.ir.symbolic import Value
 
@@ -12,8 +12,7 @@ Step = Callable[[Value, SimpleNamespace, SimpleNamespace], tuple[Value, Mapping[
 """x (B, I), states, parameters -> output (B, O), new states. Absent parameters are None."""
 
 
-@dataclass(frozen=True)
-class Direction:
+class Direction(NamedTuple):
     """One direction of one layer.
 
     suffix: "_l0", "_l0_reverse", ...: ends the name of each parameter and state.
@@ -31,11 +30,10 @@ class Direction:
     reverse: bool
     step: Step
     optional: tuple[str, ...] = ()
-    tied: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Stack:
+class Stack(NamedTuple):
     """A stack of layers; layers[k] holds the directions of layer k (one or two)."""
 
     input_size: int

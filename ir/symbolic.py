@@ -8,7 +8,6 @@ in `rnnc.ir.equations`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 import numpy as np
@@ -27,7 +26,6 @@ BY_SQUARING = 8
 """The largest whole exponent that is computed by repeated squaring. It takes at most 4 products."""
 
 
-@dataclass(frozen=True, eq=False)
 class Value(NoConcreteValue):
     """A value of one time step, a parameter, or a value computed from them.
 
@@ -35,9 +33,8 @@ class Value(NoConcreteValue):
     axes: the sizes of the units' axes if there are several (rnnc.ir.grids), otherwise ().
     """
 
-    graph: Graph
-    node: Node
-    axes: tuple[int, ...] = ()
+    def __init__(self, graph: Graph, node: Node, axes: tuple[int, ...] = ()) -> None:
+        self.graph, self.node, self.axes = graph, node, axes
 
     def __repr__(self) -> str:
         return f"Value({self.node}, shape={self.shape})"

@@ -30,22 +30,18 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple, NoReturn, TypeVar
 
-from rnnc.ir.errors import IRError, ParseError
 from rnnc.ir.graph import Graph, Node, Output, Site
 from rnnc.ir.ops import OPS, Attrs
-from rnnc.ir.shape_rules import AttrValue, Dim, Shape
+from rnnc.ir.parsing import Parser, print_literal
+from rnnc.ir.shape_rules import Dim, Shape
 
 MAX_COLUMN = 56
 """The widest expression for which types are aligned. A longer expression only pushes its own type to the right."""
 
 _WRAP = 100
-MAX_DIGITS = 20
-"""The most characters of an int: enough for 64 bits with a sign."""
 
 # -- printing -----------------------------------------------------------------------------------------
 
@@ -96,9 +92,9 @@ def _align(row: tuple[str, str, str, str], widths: Sequence[int]) -> str:
 
 def _print_expression(node: Node) -> str:
     if _is_literal(node):
-        return f"{node.op} {_print_literal(node.attrs[0][1])}"
+        return f"{node.op} {print_literal(node.attrs[0][1])}"
     operands = ", ".join(f"%{n.index}" for n in node.inputs)
-    attrs = ", ".join(f"{name}={_print_literal(value)}" for name, value in node.attrs)
+    attrs = ", ".join(f"{name}={print_literal(value)}" for name, value in node.attrs)
     return f"{node.op}({operands})" + (f" {{{attrs}}}" if attrs else "")
 
 
@@ -106,19 +102,6 @@ def _is_literal(node: Node) -> bool:
     """True if the node is a leaf whose op declares one attribute, and has no other."""
     declared = node.spec.attrs
     return not node.inputs and len(declared) == 1 and tuple(name for name, _ in node.attrs) == tuple(declared)
-
-
-def _print_literal(value: AttrValue) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return json.dumps(value)
-        case int():
-            return int.__repr__(value)
-        case float():
-            return float.__repr__(value)
-    raise IRError(f"cannot print the attribute value {value!r} of type {type(value).__name__}")
 
 
 def _print_place(node: Node) -> str:
@@ -148,12 +131,6 @@ def parse_graph(text: str) -> Graph:
     return _Parser(text).graph()
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    line: int
-
-
 _TOKEN = re.compile(
     r"""
     (?P<blank>  [ \t\r]+ | \#.*)
@@ -166,36 +143,15 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_SITE = re.compile(r"l(\d+)(?:\.(fwd|bwd))?((?:\.(?:grad|tangent))*)", re.ASCII)
-_BOOLS = {"true": True, "false": False}
-_DIRECTIONS = {None: None, "fwd": 0, "bwd": 1}
-_END = "the end of the text"
-_T = TypeVar("_T")
 
 
-def _tokens(lines: Sequence[str]) -> Iterator[_Token]:
-    for number, line in enumerate(lines, 1):
-        at = 0
-        while at < len(line):
-            found = _TOKEN.match(line, at)
-            if found is None:
-                raise ParseError(f"line {number}: unexpected {line[at]!r}, in: {line.strip()}")
-            if found.lastgroup != "blank":
-                yield _Token(str(found.lastgroup), found.group(), number)
-            at = found.end()
-    yield _Token("end", _END, max(len(lines), 1))
+class _Parser(Parser):
+    """One method per rule of the grammar."""
 
+    tokens = _TOKEN
 
-@dataclass
-class _Parser:
-    """Recursive descent: one method per rule of the grammar, each of which reads from `self.token` on."""
-
-    text: str
-
-    def __post_init__(self) -> None:
-        self.lines = self.text.split("\n")
-        self.rest = _tokens(self.lines)
-        self.token = next(self.rest)
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
         self.nodes: dict[int, Node] = {}
 
     def graph(self) -> Graph:
@@ -231,16 +187,6 @@ class _Parser:
         site, step = self.place() if self.accept("@") else (None, None)
         self.nodes[index] = Node(index, op, inputs, attrs, shape, dtype, step, site)
 
-    def op(self) -> str:
-        token = self.token
-        op = self.take("name", "an op")
-        if op not in OPS:
-            from difflib import get_close_matches  # only for this message
-
-            near = get_close_matches(op, OPS, 1)
-            self.fail(f"unknown op {op!r}" + (f" (did you mean {near[0]}?)" if near else ""), token)
-        return op
-
     def expression(self, op: str) -> tuple[tuple[Node, ...], Attrs]:
         declared = OPS[op].attrs
         if self.token.text != "(" and OPS[op].arity == 0 and len(declared) == 1:
@@ -248,24 +194,6 @@ class _Parser:
         self.mark("(")
         inputs = tuple(self.items(")", self.ref))
         return inputs, tuple(self.items("}", self.attr)) if self.accept("{") else ()
-
-    def attr(self) -> tuple[str, AttrValue]:
-        name = self.take("name", "the name of an attribute")
-        self.mark("=")
-        return name, self.literal()
-
-    def literal(self) -> AttrValue:
-        kind, text, _ = token = self.token
-        self.step()
-        if kind == "int":
-            return self.number(token)
-        if kind == "float":
-            return float(text)
-        if kind == "string":
-            return self.decoded(token)
-        if kind == "name" and text in _BOOLS:
-            return _BOOLS[text]
-        self.fail("expected a number, a string, true or false", token, found=True)
 
     def type(self) -> tuple[str, Shape]:
         dtype = self.take("name", "a dtype")
@@ -276,13 +204,7 @@ class _Parser:
         return self.integer("a size") if self.token.kind == "int" else self.take("name", "a size, or B")
 
     def place(self) -> tuple[Site | None, int | None]:
-        site = None
-        if self.token.kind == "name" and self.token.text != "t":
-            token = self.token
-            found = _SITE.fullmatch(self.take("name", "a site"))
-            if found is None:
-                self.fail("expected a site such as l0, l0.fwd or l0.bwd", token, found=True)
-            site = Site(int(found[1]), _DIRECTIONS[found[2]], tuple(found[3].split(".")[1:]))
+        site = self.site() if self.token.kind == "name" and self.token.text != "t" else None
         if not (self.token.kind == "name" and self.token.text == "t"):
             return site, None
         self.step()
@@ -305,70 +227,3 @@ class _Parser:
         if node is None:
             self.fail(f"{token.text} is read before it is defined", token)
         return node
-
-    # -- the smallest parts ---------------------------------------------------------------------------
-
-    def items(self, end: str, item: Callable[[], _T]) -> Iterator[_T]:
-        """Items separated by commas, up to and including the closing mark."""
-        if self.accept(end):
-            return
-        yield item()
-        while not self.accept(end):
-            if not self.accept(","):
-                self.fail(f"expected ',' or {end!r}", found=True)
-            yield item()
-
-    def integer(self, what: str) -> int:
-        token = self.token
-        self.take("int", what)
-        return self.number(token)
-
-    def index(self) -> int:
-        token = self.token
-        self.take("ref", "a node such as %0")
-        return self.number(token)
-
-    def number(self, token: _Token) -> int:
-        if len(token.text) > MAX_DIGITS:
-            self.fail(f"{token.text} is too large", token)
-        return int(token.text.removeprefix("%"))
-
-    def decoded(self, token: _Token) -> str:
-        try:
-            return str(json.loads(token.text))
-        except json.JSONDecodeError as error:
-            self.fail(f"{token.text} is no JSON string ({error.msg})", token)
-
-    def take(self, kind: str, what: str) -> str:
-        """Steps over the current token and returns its text. Fails unless it is of the given kind."""
-        text = self.token.text
-        if self.token.kind != kind:
-            self.fail(f"expected {what}", found=True)
-        self.step()
-        return text
-
-    def word(self, word: str, what: str = "") -> None:
-        if self.token.kind != "name" or self.token.text != word:
-            self.fail(f"expected {what or repr(word)}", found=True)
-        self.step()
-
-    def mark(self, mark: str) -> None:
-        if not self.accept(mark):
-            self.fail(f"expected {mark!r}", found=True)
-
-    def accept(self, mark: str) -> bool:
-        """Steps over the mark if it comes next. Returns whether it did."""
-        comes = self.token.kind == "mark" and self.token.text == mark
-        if comes:
-            self.step()
-        return comes
-
-    def step(self) -> None:
-        if self.token.kind != "end":
-            self.token = next(self.rest)
-
-    def fail(self, message: str, token: _Token | None = None, *, found: bool = False) -> NoReturn:
-        at = token or self.token
-        if found:
-            message += f", found {_END if at.kind == 'end' else repr(at.text)}"
-        raise ParseError(f"line {at.line}: {message}, in: {self.lines[at.line - 1].strip()}")

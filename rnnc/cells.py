@@ -145,7 +145,7 @@ class Cell:
 
 
 @explained_class
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)  # `Cell` has both
 class ElmanCell(Cell):
     """Simple recurrence:  h' = f(W x + b + U h + b'),  f = tanh or relu (Elman 1990, "Finding structure in time")."""
 
@@ -162,7 +162,7 @@ class ElmanCell(Cell):
 
 
 @explained_class
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)  # `Cell` has both
 class GRUCell(Cell):
     """Gated recurrent unit whose reset gate multiplies the product U h. The gates are in PyTorch's order r, z, n.
 
@@ -186,7 +186,7 @@ class GRUCell(Cell):
 
 
 @explained_class
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)  # `Cell` has both
 class ResetFirstGRUCell(Cell):
     """Gated recurrent unit whose reset gate multiplies h before the product. The parameters are those of `GRUCell`.
 
@@ -211,7 +211,7 @@ class ResetFirstGRUCell(Cell):
 
 
 @explained_class
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)  # `Cell` has both
 class LSTMCell(Cell):
     """Long short-term memory, Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 
@@ -233,7 +233,7 @@ class LSTMCell(Cell):
 
 
 @explained_class
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)  # `Cell` has both
 class ProjectedLSTMCell(Cell):
     """Long short-term memory whose h is projected to proj_size:  h = R (o * tanh(c)).
 

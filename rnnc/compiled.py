@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnnc.checking import checks
 from rnnc.checking.arguments import explained
@@ -16,11 +15,11 @@ if TYPE_CHECKING:
     from rnnc.backends.base import Code
     from rnnc.backends.products import ProductFormat
     from rnnc.ir.computation import Computation
+    from rnnc.ir.pipeline import Artefacts
     from rnnc.profiling import Profile
 
 
-@dataclass(frozen=True)
-class CompileOptions:
+class CompileOptions(NamedTuple):
     """The options of a compilation: the arguments of `rnnc.compile` besides spec and parameters, checked."""
 
     backend: str
@@ -128,23 +127,34 @@ class Compiled:
 
         return (*SHARED_STAGES, *self._code.stages)
 
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The names of the passes between "lowered" and "optimized", in order. `ir` takes them, too."""
+        from rnnc.ir.passes import PASS_NAMES
+
+        return PASS_NAMES
+
     @explained
     def ir(self, stage: str, steps: int = 3) -> str:
         """The text of a stage.
 
-        stage: one of `stages`. steps: >= 1, the number of unrolled time steps in "lowered" and "optimized"; the other
-        stages have loops. Raises ArgumentError or ArgumentTypeError.
+        stage: one of `stages`; or one of `passes`, for the graph after it. steps: >= 1, the number of unrolled time
+        steps in graphs; "rolled" and the stages after it have loops. Raises ArgumentError or ArgumentTypeError.
         """
-        from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
-
         steps = checks.integer("steps", steps, 1)
-        if stage not in self.stages:
-            hint = checks.suggestion(stage, self.stages) if isinstance(stage, str) else ""
-            names = ", ".join(self.stages)
-            raise ArgumentError(f"stage: backend {self.backend!r} has {names}; got {checks.came(stage)}{hint}")
-        if stage in SHARED_STAGES:
-            return Artefacts(PIPELINE, self._computation, steps=steps).text(stage)
-        return self._code.text(stage)
+        if stage in (*self.passes, *self.stages[: -len(self._code.stages) or None]):
+            return self._artefacts(steps).text(stage)
+        if stage in self._code.stages:
+            return self._code.text(stage)
+        hint = checks.suggestion(stage, (*self.stages, *self.passes)) if isinstance(stage, str) else ""
+        names = ", ".join(self.stages)
+        raise ArgumentError(f"stage: backend {self.backend!r} has {names}, and passes; got {checks.came(stage)}{hint}")
+
+    def _artefacts(self, steps: int) -> Artefacts:
+        """The artefacts of the stages that all backends share."""
+        from rnnc.ir.pipeline import PIPELINE, Artefacts
+
+        return Artefacts(PIPELINE, self._computation, steps=steps)
 
     def profile(self, *arguments: Any, seconds: float = 0.2, **named: Any) -> Profile:
         """Where the time of a call goes: the time of each phase in machine code, in text, as data, as a Chrome trace.

@@ -19,8 +19,6 @@ from rnnc.ir.errors import ArgumentError, ArgumentTypeError, ShapeError
 from rnnc.ir.names import OUTPUT, X
 from rnnc.plain_calls import plain_call, plain_piece
 from rnnc.quick import Calls, Tally, quick_first, way_in
-from rnnc.realtime import RealTimeStep
-from rnnc.streams import PieceArrays
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -28,7 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from rnnc.programs import Program
+    from rnnc.realtime import RealTimeStep
     from rnnc.specs import Spec
+    from rnnc.streams import PieceArrays
 
     Array = NDArray[Any]
     State = Array | tuple[Array, ...]
@@ -162,11 +162,15 @@ class Model(Compiled, Unchanging):
         See `rnnc.realtime.RealTimeStep`. Raises ArgumentError for a spec that reads later steps, or on another backend.
         """
         self._check_streams("realtime")
+        from rnnc.realtime import RealTimeStep
+
         return RealTimeStep(self, plain_piece(self.spec), self._bound, batch, steps, dtype=self._signature.dtype)
 
     def pieces(self) -> PieceArrays:
         """The arrays of pieces of streams. Raises ArgumentError for a spec that reads later steps."""
         self._check_streams("pieces")
+        from rnnc.streams import PieceArrays
+
         widths = zip(state_names(self.spec), self.spec.states.values(), strict=True)
         states = {key: width for keys, width in widths for key in keys}
         dtype = self._signature.dtype

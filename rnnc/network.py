@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from rnnc.backends.arrays import Array, ArrayLibrary
-    from rnnc.backends.base import PlainCall
+    from rnnc.backends.call_forms import PlainCall
     from rnnc.layered import Layered
 
     State = Mapping[str, Array]
@@ -91,7 +90,7 @@ class Network(Compiled, Unchanging):
         if not graph.even and not fits_in_frames(graph, pieces=stateful):
             return None
         call = plain_network_call(graph, signature.states, self._tables, stateful=stateful)
-        quick = bound.quick(replace(call, lengths=not signature.timing.spanned), self._tally.outcomes)
+        quick = bound.quick(call._replace(lengths=not signature.timing.spanned), self._tally.outcomes)
         if quick is not None and not graph.even:
             quick = in_frames(quick, graph, stateful)
         return quick if quick is None or columns is None else parted(quick, columns, stateful)

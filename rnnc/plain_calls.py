@@ -1,13 +1,12 @@
-"""Plain calls of specs and networks, as a backend's quick call takes them (`rnnc.backends.base.PlainCall`)."""
+"""Plain calls of specs and networks, as a backend's quick call takes them (`rnnc.backends.call_forms.PlainCall`)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rnnc.array_names import ArrayNames, Slabs, state_names
-from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
+from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.ir import names
 
 if TYPE_CHECKING:
@@ -101,8 +100,8 @@ def _halves(
 
 
 def _adjoint(group: CallGroup) -> CallGroup:
-    arrays = (replace(array, names=tuple(map(names.gradient, array.names))) for array in group.arrays)
-    return replace(group, arrays=tuple(arrays))
+    arrays = (array._replace(names=tuple(map(names.gradient, array.names))) for array in group.arrays)
+    return group._replace(arrays=tuple(arrays))
 
 
 def _network_states(states: States) -> tuple[tuple[CallArray, ...], tuple[CallArray, ...]]:

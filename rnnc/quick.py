@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from rnnc.backends.base import OUTCOMES
+from rnnc.backends.call_forms import OUTCOMES
 from rnnc.checking.arguments import misfit
 from rnnc.checking.arrays import as_array
 from rnnc.ir.errors import ArgumentTypeError
 
 
-@dataclass(frozen=True)
-class Calls:
+class Calls(NamedTuple):
     """How many calls were made in which way.
 
     native: by machine code, which checked the arguments. python: Python checked the arguments, or refused them.
-    declined: reason -> the number of calls that machine code left to Python for it (`rnnc.backends.base.OUTCOMES` says
+    declined: reason -> the number of calls that machine code left to Python for it (`call_forms.OUTCOMES` says
         what the reasons mean). Such a call is native after all if its arguments are plain when Python has read them, as
         tensors of torch are.
     """
 
     native: int = 0
     python: int = 0
-    declined: Mapping[str, int] = field(default_factory=dict)
+    declined: Mapping[str, int] = MappingProxyType({})
 
 
 class Tally:

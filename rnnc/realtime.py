@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rnnc.backends import fresh
-from rnnc.backends.base import BATCH, STEPS, PlainCall
+from rnnc.backends.call_forms import BATCH, STEPS, PlainCall
 from rnnc.checking import checks
-from rnnc.checking.network_calls import parts
 from rnnc.copies import refusal
 from rnnc.ir.errors import ArgumentError, ShapeError
 from rnnc.quick import Tally, read_arguments
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from rnnc.backends.arrays import Array
-    from rnnc.backends.base import Bound, CallArray, CallGroup
+    from rnnc.backends.base import Bound
+    from rnnc.backends.call_forms import CallArray, CallGroup
 
     Columns = Mapping[str, tuple[int, int]]
 
@@ -77,7 +77,11 @@ class RealTimeStep:
             self._ways = [self._way(bound, one, initial, final, turn) for turn in (0, 1)]
             for way in self._ways:  # takes its scratch memory
                 way(self._contained(self._x), None, self._written)
-        self.output: Any = self._written if columns is None else parts(self._written, columns)
+        self.output: Any = self._written
+        if columns is not None:
+            from rnnc.checking.network_calls import parts
+
+            self.output = parts(self._written, columns)
         self.reset()
 
     def __call__(self, x: Array | Mapping[str, Array]) -> Any:

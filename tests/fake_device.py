@@ -15,7 +15,8 @@ import numpy as np
 
 from rnnc.backends import reference
 from rnnc.backends.arrays import Array, CuPyArrays
-from rnnc.backends.base import Bound, Code, PlainCall, Tape
+from rnnc.backends.base import Bound, Code, Tape
+from rnnc.backends.call_forms import PlainCall
 from rnnc.ir.computation import Computation
 
 CURRENT_DEVICE = 0

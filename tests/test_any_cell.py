@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,7 +40,7 @@ def assert_llvm_is_right(stack: Stack) -> None:
         lengths = lengths_of(STEPS, BATCH) if ragged else None
         feeds = parameters_of(stack, rng) | data_of(stack, STEPS, BATCH, rng, lengths)
         double = {k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in feeds.items()}
-        expected = run_graph(lower(replace(stack, dtype="float64"), STEPS, lengths=ragged), double)
+        expected = run_graph(lower(stack._replace(dtype="float64"), STEPS, lengths=ragged), double)
         found = run_llvm(code, stack, feeds, ragged)
         assert set(found) == set(expected)
         for name, value in expected.items():

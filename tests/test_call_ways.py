@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.base import OUTCOMES
+from rnnc.backends.call_forms import OUTCOMES
 from rnnc.quick import Calls
 from tests.refusals import raises_saying
 

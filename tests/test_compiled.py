@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ def test_a_quick_call_that_returns_what_the_code_does_not_make_is_none() -> None
     call = plain_call(SPEC)
     assert model._bound.quick(call, model._tally.outcomes) is not None
     output, (state,) = call.results[0], call.results[1].arrays
-    unknown = replace(call.results[1], arrays=(replace(state, names=("nothing",)),))
-    assert model._bound.quick(replace(call, results=(output, unknown)), model._tally.outcomes) is None
+    unknown = call.results[1]._replace(arrays=(state._replace(names=("nothing",)),))
+    assert model._bound.quick(call._replace(results=(output, unknown)), model._tally.outcomes) is None
     assert "enter machine code" in model.explain()
     assert "checked in Python" in rnnc.compile(SPEC, SPEC.init(), backend="reference").explain()

@@ -68,7 +68,7 @@ def check(layout: RecurrenceLayout, chip: Chip, together: int) -> None:
 )
 def test_layouts_of_random_cells(stack: Stack, chip: Chip, operands: str | None, together: int) -> None:
     dtype = "float64" if operands is None else "float32"
-    for region in regions_of(replace(stack, dtype=dtype)):
+    for region in regions_of(stack._replace(dtype=dtype)):
         check(choose_layouts(region, dtype, chip, operands, together), chip, together)
 
 

@@ -157,7 +157,7 @@ def test_sources_that_changed_since_the_process_began_have_no_stamp(
     """What is in memory is not what is on disk."""
     (tmp_path / "module.py").write_text("x = 1")
     os.utime(tmp_path / "module.py", (1000, 1000))
-    monkeypatch.setattr(stamps, "_OWN", ("a package",))
+    monkeypatch.setattr(stamps, "_OWN", {"a package": True})
     monkeypatch.setitem(sys.modules, "a package", type(sys)("a package"))
     sys.modules["a package"].__path__ = [str(tmp_path)]  # type: ignore[attr-defined]
     found = []

@@ -77,7 +77,7 @@ CPUS = [  # a CPU of each kind, and how it multiplies and adds in its widest reg
 @pytest.mark.parametrize(("isa", "triple", "cpu", "multiply"), CPUS, ids=lambda v: str(v).split("-")[0])
 def test_the_loop_over_k_stays_in_registers(isa: str, triple: str, cpu: str, multiply: str) -> None:
     code = compile(forward(rnnc.LSTM(128, 256)), threads=1, target=legalized(isa))
-    named = replace(code.target, cpu=cpu, features="" if isa == "generic" else "+fma", tuning="")
+    named = code.target._replace(cpu=cpu, features="" if isa == "generic" else "+fma", tuning="")
     assembly = emit_assembly(code.text("llvm"), named, triple)
     loops = [block for block in inner_loops(assembly) if len(re.findall(multiply, block)) >= 4]
     loops = [block for block in loops if not re.search(r"\bv?divps|\bfdiv", block)]  # those are epilogues

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rnnc.backends.base import PlainCall
+from rnnc.backends.call_forms import PlainCall
 from rnnc.backends.cuda.code import GpuCode, Wavefront, generate
 from rnnc.backends.cuda.emit.kernel import TIMED
 from rnnc.backends.cuda.emit.text import BYTES

@@ -7,8 +7,8 @@ values that are computed from parameters, or from sums over rows, which are smal
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnnc.backends.llvm.kernels.context import Interface
 from rnnc.ir.families import Family, operands_first
@@ -22,22 +22,21 @@ FEW_ROWS = 4
 """The rows of all steps for which packing a weight takes longer than reading it where it lies."""
 
 
-@dataclass(frozen=True)
-class SumOfRows:
+class SumOfRows(NamedTuple):
     """A sum over rows. late: it is computed in the second half."""
 
     target: Family
     late: bool
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """See the module.
 
     interface: the context of a run. arena_size: elements of packed weights. late: names of the inputs and outputs of
         the second half.
     parameters: the parameters, by name. untimed: the outputs without a batch axis, by name. sums: the sums over rows.
-    sources: the values that packing reads. packed_parameters: the names of all parameters that these depend on.
+    sources: the values that packing reads. derived: those of them that `rnnc_derive` computes from parameters.
+    packed_parameters: the names of all parameters that the sources depend on.
     tables: the tables of sweeps and of moves that packing reads. tables_of_rest: as `tables`, without the weights that
         the first half can read in place. of_one_step, rest_of_one_step: how many of the sweeps a call of one step
         needs. reads_in_place: the first half can read some weights in place.
@@ -54,6 +53,7 @@ class Manifest:
     untimed: dict[str, Family]
     sums: tuple[SumOfRows, ...]
     sources: list[Family]
+    derived: list[Family]
     packed_parameters: frozenset[str]
     tables: tuple[Array, Array]
     tables_of_rest: tuple[Array, Array]
@@ -68,14 +68,16 @@ class Manifest:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the manifest without the graph of the computation, of which sums over rows are results."""
         bare = _bare([*self.parameters.values(), *self.sources, *self.untimed.values()], [s.target for s in self.sums])
+        interface, sums = self.interface, tuple(bare[target] for target in self.interface.sums)
         named = {
-            "interface": replace(self.interface, sums=tuple(bare[target] for target in self.interface.sums)),
+            "interface": Interface(interface.timed, interface.rows, sums, interface.counted),
             "parameters": {name: bare[family] for name, family in self.parameters.items()},
             "untimed": {name: bare[family] for name, family in self.untimed.items()},
             "sums": tuple(SumOfRows(bare[total.target], total.late) for total in self.sums),
             "sources": [bare[family] for family in self.sources],
+            "derived": [bare[family] for family in self.derived],
         }
-        return Manifest, tuple(named.get(field.name, getattr(self, field.name)) for field in fields(self))
+        return Manifest, tuple({**self._asdict(), **named}.values())
 
 
 def _bare(values: Iterable[Family], results: Iterable[Family]) -> dict[Family, Family]:

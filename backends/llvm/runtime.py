@@ -10,12 +10,11 @@ contain the dtype and a digest of the unit's text.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from rnnc.backends.digests import digest
 from rnnc.backends.llvm import stored
 from rnnc.backends.llvm.asm.image import Image, Mapped
 from rnnc.backends.llvm.asm.target import Target
@@ -145,8 +144,8 @@ class RuntimeUnit:
         from rnnc.backends.llvm.asm.parts import renamed
 
         text = self.module.text()
-        digest = hashlib.sha256(f"{text}{self._target!r}".encode()).hexdigest()[:8]
-        symbols = {f.name: f"{f.name}.{self._dtype}.{digest}" for f in self.module.functions}
+        mark = digest(f"{text}{self._target!r}".encode()).hex()[:8]
+        symbols = {f.name: f"{f.name}.{self._dtype}.{mark}" for f in self.module.functions}
         code = compile_assembly(renamed(text, symbols), self._target)
         if code.image is not None:
             stored.save(entry, stored.StoredUnit(code.image, symbols))
@@ -166,8 +165,7 @@ def _unit(emit: Callable[[Module, str, Target], None], dtype: str, target: Targe
     return RuntimeUnit(emit, dtype, target)
 
 
-@dataclass(frozen=True)
-class Runtime:
+class Runtime(NamedTuple):
     """The units of a dtype and a target."""
 
     dtype: str

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rnnc.backends.base import PlainCall
+from rnnc.backends.call_forms import PlainCall
 from rnnc.backends.products import PLAIN, ProductFormat, check_dtype
 from rnnc.backends.reference.interpreter import Execution, evaluate_bind
 from rnnc.ir import names

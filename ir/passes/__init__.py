@@ -30,6 +30,16 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
+def _numbered(names: list[str]) -> tuple[str, ...]:
+    """The names, with a number from the second time on."""
+    return tuple(f"{n}_{names[: i + 1].count(n)}" if n in names[:i] else n for i, n in enumerate(names))
+
+
+PASS_NAMES = _numbered([run.__name__ for run in PASSES])
+"""The name of each pass, by which `rnnc inspect --after NAME` shows the graph behind it: a pass that runs twice has a
+number the second time."""
+
+
 @dataclass(frozen=True)
 class PassRecord:
     """What one pass did: the number of nodes, and of matmuls, before and after it."""
@@ -43,15 +53,18 @@ class PassRecord:
         return f"{self.name:<24} nodes {nodes:<14} matmuls {matmuls}"
 
 
-def optimize(graph: Graph, check: Callable[[Graph], object] | None = None) -> tuple[Graph, list[PassRecord]]:
+def optimize(
+    graph: Graph, check: Callable[[Graph], object] | None = None, first: int = 0
+) -> tuple[Graph, list[PassRecord]]:
     """Runs all passes. Returns the optimised graph, and one record per pass.
 
-    check: called with the graph before the first pass and after each pass; the verifier, for example.
+    check: called with the graph before the first pass and after each pass; the verifier, for example. first: the number
+    of the first pass that runs.
     """
     records = []
     if check:
         check(graph)
-    for run in PASSES:
+    for run in PASSES[first:]:
         before = graph
         graph = run(graph)
         nodes = len(before.nodes), len(graph.nodes)

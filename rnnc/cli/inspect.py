@@ -4,22 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rnnc.checking import checks
+from rnnc.cli.color import add_color, colored, wanted
 from rnnc.cli.common import add_backend, add_spec, chosen
+from rnnc.cli.dumps import (
+    GRAPH_FORMATS,
+    MODEL_FORMATS,
+    add_stage,
+    computation_of,
+    formatted,
+    stage_of,
+    stage_text,
+)
 from rnnc.cli.parser import add_command
-from rnnc.cli.specs import load_model, steps_of_model
-from rnnc.compiled import Compiled
-from rnnc.computations import DERIVATIVES
+from rnnc.cli.specs import load_model
 from rnnc.ir.errors import ArgumentError
-from rnnc.ir.pipeline import PIPELINE, SHARED_STAGES, Artefacts
-from rnnc.specs import Spec
+from rnnc.ir.passes import PASS_NAMES
 
 if TYPE_CHECKING:
     import argparse
 
     from rnnc.cli.parser import Commands
 
-STAGES = (*SHARED_STAGES, "plan", "llvm", "asm", "commands", "cuda", "ptx")
+DESCRIPTION = f"""\
+Print a stage of a spec, a network or a model file, from the equations to the machine code.
+
+stages:
+  lowered      the equations, unrolled over --steps time steps
+  PASS         the graph after a pass: {", ".join(PASS_NAMES[:5])},
+               {", ".join(PASS_NAMES[5:])}
+  optimized    the graph after all passes, and what each of them did
+  rolled       loops over any number of steps
+  plan         the loops laid out as phases, with their buffers     llvm, cuda
+  llvm, asm    LLVM's assembly, and the machine code                llvm
+  commands, cuda, ptx: what the host does, CUDA C, PTX              cuda
+"""
 
 
 def add(commands: Commands) -> None:
@@ -29,34 +47,37 @@ def add(commands: Commands) -> None:
         "inspect",
         _run,
         help="print a stage of a spec, from equations to machine code",
+        description=DESCRIPTION,
         examples=[
             "rnnc inspect spec.toml                            the loops",
             "rnnc inspect spec.toml --stage lowered --steps 2  the equations, unrolled over two steps",
+            "rnnc inspect spec.toml --after gate_fusion        the graph after a pass",
             "rnnc inspect spec.toml --derivative vjp           the loops of the gradients",
             "rnnc inspect my_models:encoder --stage asm        the machine code",
+            "rnnc inspect spec.toml --format svg > spec.svg    a picture",
         ],
     )
     add_spec(parser)
-    parser.add_argument(
-        "--stage", default="rolled", help="lowered, optimized, rolled (default), or one of the backend's"
-    )
-    parser.add_argument("--steps", type=int, default=3, help="unrolled steps in lowered and optimized (default 3)")
-    parser.add_argument("--derivative", choices=tuple(DERIVATIVES), help="of a recurrent spec: its derivative instead")
-    parser.words["stage"] = STAGES
+    add_stage(parser)
+    parser.add_argument("--after", metavar="PASS", help="the graph after this pass")
+    parser.add_argument("--before", metavar="PASS", help="the graph before this pass")
+    parser.words["after"] = parser.words["before"] = PASS_NAMES
+    formats = ("text", *GRAPH_FORMATS, *MODEL_FORMATS)
+    parser.add_argument("--format", choices=formats, default="text", help=f"{', '.join(formats)} (default text)")
+    add_color(parser)
     add_backend(parser)
 
 
 def _run(options: argparse.Namespace) -> None:
     model = load_model(options.spec, options.trust)
-    steps = checks.integer("--steps", options.steps, 1)
-    made = chosen(options)
-    computation = steps_of_model(model)
-    if options.derivative is not None:
-        if not isinstance(model, Spec):
-            raise ArgumentError(f"--derivative: only a recurrent spec has one, got {checks.came(model)}")
-        computation = DERIVATIVES[options.derivative](model)
-    if options.stage in SHARED_STAGES:  # needs no backend, so none is loaded
-        text = Artefacts(PIPELINE, computation, steps=steps).text(options.stage)
-    else:
-        text = Compiled(computation, made).ir(options.stage)
-    print(text.rstrip("\n"))
+    if options.format in MODEL_FORMATS:
+        if any(getattr(options, name) is not None for name in ("stage", "before", "after")):
+            raise ArgumentError(f"--format {options.format}: shows the whole network; leave out --stage")
+        print(MODEL_FORMATS[options.format](model, options), end="")
+        return
+    stage, compiling, computation = stage_of(options), chosen(options), computation_of(model, options)
+    if options.format != "text":
+        print(formatted(computation, stage, options.steps, options.format), end="")
+        return
+    text = stage_text(computation, stage, options.steps, compiling).rstrip("\n")
+    print(colored(text) if wanted(options) else text)

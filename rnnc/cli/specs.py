@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rnnc.ir.computation import Computation
 
 
+SUFFIXES = (".json", ".toml")
+"""The endings of files with the arguments of a spec, or with a network, as text."""
+
+
 def load_model(text: str, trusted: Sequence[str] = ()) -> Architecture:
     """The spec or network in a JSON, TOML or model file, or the one that "module:object" names.
 
@@ -29,7 +33,7 @@ def load_model(text: str, trusted: Sequence[str] = ()) -> Architecture:
     """
     from rnnc.files.models import architecture, architectures, read_architecture
 
-    in_text = Path(text).suffix in (".json", ".toml")
+    in_text = Path(text).suffix in SUFFIXES
     if in_text or is_model_file(text):
         if trusted:
             _add_current_folder()
@@ -46,7 +50,7 @@ def load_model(text: str, trusted: Sequence[str] = ()) -> Architecture:
 
 def is_model_file(text: str) -> bool:
     """Whether there is a file of that name, which is not a text."""
-    return Path(text).suffix not in (".json", ".toml") and Path(text).is_file()
+    return Path(text).suffix not in SUFFIXES and Path(text).is_file()
 
 
 def _add_current_folder() -> None:

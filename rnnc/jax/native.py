@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
+from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.checking import checks
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 

@@ -22,7 +22,7 @@ from rnnc.plain_calls import plain_network_vjp
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
-    from rnnc.backends.base import PlainCall
+    from rnnc.backends.call_forms import PlainCall
     from rnnc.compiled import CompileOptions
     from rnnc.layered import Layered
 

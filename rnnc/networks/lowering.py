@@ -11,7 +11,6 @@ A step of the graph is a frame of one or more steps of the inputs, which lie sid
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
@@ -366,8 +365,7 @@ class _Lowering:
             return output, named(new, name)
 
         step.__wrapped__ = direction.step  # type: ignore[attr-defined]  # where the equations are written
-        return replace(
-            direction,
+        return direction._replace(
             parameters=named(direction.parameters, entry.shares),
             tied=named(_tied(entry, direction), entry.shares),
             states=named(direction.states, name),

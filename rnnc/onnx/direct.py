@@ -8,12 +8,12 @@ and declines what is not plain. `Plan.run` takes all calls that are declined, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
+from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.networks.names import state_shapes
 from rnnc.onnx.places import Axes, Placed, out_of_rows
 from rnnc.onnx.segment import Segment
@@ -249,7 +249,7 @@ def _made(parts: _Parts, promises: Promises) -> DirectCall:
             raise _NotDirect
     arguments = tuple(CallGroup("bare", (each.array,)) for each in taken)
     given = {each.key: each.array for each in results}
-    group = CallGroup("dict", tuple(replace(array, key=key) for key, array in given.items()))
+    group = CallGroup("dict", tuple(array._replace(key=key) for key, array in given.items()))
     code = parts.segment.network.direct(PlainCall(arguments, (group,)))
     if code is None:
         raise _NotDirect

@@ -8,36 +8,9 @@ All ways are exact, for any weight, and any activation but -128.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 from rnnc.backends.llvm.asm.builder import Function, Val, lanes_of, vector
-
-
-class Dots(Enum):
-    """The instructions for it. They take activations in one or two planes of bytes.
-
-    VNNI    multiplies unsigned bytes by signed ones. Activations have BIAS added, so sums start at -BIAS times the sum
-            of a unit's weights.
-    PAIRS   multiplies likewise, and adds two products in 16 bits. Activations are magnitudes, up to 127, of which two
-            products fit, and masks of signs. Where the mask is set, w is replaced by -w - 1 (its complement), so sums
-            start at the sum of the row's magnitudes that are masked.
-    BYTES   is for any machine.
-    """
-
-    VNNI = "vnni"
-    PAIRS = "pairs"
-    BYTES = "bytes"
-
-    @property
-    def biased(self) -> bool:
-        """True if activations have BIAS added."""
-        return self is Dots.VNNI
-
-    @property
-    def planes(self) -> int:
-        """The planes of bytes in which activations are written."""
-        return 2 if self is Dots.PAIRS else 1
-
+from rnnc.backends.llvm.asm.target import Dots
 
 BIAS = 128
 

@@ -12,16 +12,14 @@ The relocations are those of x86-64's large code model (System V ABI, AMD64 supp
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import platform
 import struct
 import sys
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnnc.ir.errors import BackendError
 
@@ -31,11 +29,11 @@ if TYPE_CHECKING:
 _GOT = "_GLOBAL_OFFSET_TABLE_"
 _PC64, _GOTOFF64, _GOT64, _GOTPC64 = 24, 25, 27, 29
 _ALIGNMENT = 64
-_PROTECTION = mmap.PROT_READ | mmap.PROT_EXEC if hasattr(mmap, "PROT_EXEC") else 0
+_READ, _WRITE, _EXECUTE, _PRIVATE, _ANONYMOUS = 1, 2, 4, 2, 32
+"""Linux's numbers for mappings. The module mmap, which has them, takes longer to load than an image."""
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """Linked code. It is plain data.
 
     code: all sections, from an aligned start. symbols: the offset of each function that has a name. table: the offset
@@ -144,14 +142,14 @@ class Mapped:
         ctypes.memmove(base, image.code + table, image.size)
         # Not at exit, because other threads may still run the code.
         weakref.finalize(self, _system().munmap, base, image.size).atexit = False
-        if _system().mprotect(base, image.size, _PROTECTION):
+        if _system().mprotect(base, image.size, _READ | _EXECUTE):
             raise _refused("mprotect")
 
 
 def _allocate(size: int) -> int:
     """Private memory to write to, from a page's start."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    base: int | None = _system().mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    flags = _PRIVATE | _ANONYMOUS
+    base: int | None = _system().mmap(None, size, _READ | _WRITE, flags, -1, 0)
     if base is None or base == ctypes.c_void_p(-1).value:
         raise _refused("mmap")
     return base

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cache
+from typing import NamedTuple
 
 from rnnc.backends import cache as disk
 from rnnc.backends import stamps
 from rnnc.backends.llvm.asm import cpuid
-from rnnc.backends.llvm.asm.dots import Dots
-from rnnc.backends.llvm.asm.library import binding, use
 from rnnc.ir.errors import BackendError
 
 
-@dataclass(frozen=True)
-class Target:
+class Dots(Enum):
+    """The instructions for dot products of bytes (`asm.dots`). They take activations in one or two planes of bytes.
+
+    VNNI    multiplies unsigned bytes by signed ones. Activations have 128 added (`dots.BIAS`), so sums start at -128
+            times the sum of a unit's weights.
+    PAIRS   multiplies likewise, and adds two products in 16 bits. Activations are magnitudes, up to 127, of which two
+            products fit, and masks of signs. Where the mask is set, w is replaced by -w - 1 (its complement), so sums
+            start at the sum of the row's magnitudes that are masked.
+    BYTES   is for any machine.
+    """
+
+    VNNI = "vnni"
+    PAIRS = "pairs"
+    BYTES = "bytes"
+
+    @property
+    def biased(self) -> bool:
+        """True if activations have 128 added (`dots.BIAS`)."""
+        return self is Dots.VNNI
+
+    @property
+    def planes(self) -> int:
+        """The planes of bytes in which activations are written."""
+        return 2 if self is Dots.PAIRS else 1
+
+
+class Target(NamedTuple):
     """An instruction set.
 
     vector_bytes: the width of one register. registers: the number of registers that a tile may use.
@@ -55,8 +79,7 @@ ISAS = tuple(_ISAS)
 """The names of instruction sets, best first."""
 
 
-@dataclass(frozen=True)
-class Processor:
+class Processor(NamedTuple):
     """LLVM's description of this machine. features: LLVM's name of a feature -> whether the machine has it."""
 
     triple: str
@@ -69,12 +92,21 @@ def processor() -> Processor:
     """LLVM's description of this machine. It is kept on disk, under all that LLVM knows of the machine."""
     identity = cpuid.identity()
     if identity is None:
-        return use(_processor)
+        return _asked()
     name = disk.key("processor", identity, stamps.of_package("llvmlite"))
-    return disk.remembered(name, lambda: use(_processor))
+    return disk.remembered(name, _asked)
+
+
+def _asked() -> Processor:
+    """LLVM's answer. The access to LLVM is imported where nothing is known."""
+    from rnnc.backends.llvm.asm.library import use
+
+    return use(_processor)
 
 
 def _processor() -> Processor:
+    from rnnc.backends.llvm.asm.library import binding
+
     llvm = binding()
     return Processor(llvm.get_process_triple(), llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features()))
 
@@ -104,7 +136,7 @@ def described(cpu: str, features: Mapping[str, bool], isa: str | None = None) ->
     vnni = features.get(_VNNI[isa], False)
     welcome = [f"+{name}" for name in (*_WELCOME, _VNNI[isa]) if features.get(name, False)]
     added, dots = ",".join([_ISAS[isa].features, *welcome]), Dots.VNNI if vnni else Dots.PAIRS
-    return replace(_ISAS[isa], features=added, tuning=cpu, dots=dots)
+    return _ISAS[isa]._replace(features=added, tuning=cpu, dots=dots)
 
 
 def _missing(isa: str, features: Mapping[str, bool]) -> list[str]:
@@ -121,4 +153,4 @@ def legalized(isa: str) -> Target:
     real, layout = host(), _ISAS[isa]
     name = f"{isa} layout on {real.name}"
     dots = real.dots if layout.vector_bytes == real.vector_bytes else Dots.BYTES
-    return replace(real, name=name, vector_bytes=layout.vector_bytes, registers=layout.registers, dots=dots)
+    return real._replace(name=name, vector_bytes=layout.vector_bytes, registers=layout.registers, dots=dots)

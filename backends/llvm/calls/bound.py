@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.backends import fresh
-from rnnc.backends.base import PlainCall, QuickHalves
 from rnnc.backends.llvm.asm.records import Record, address
 from rnnc.backends.llvm.calls.arena import Packing, Pointers
 from rnnc.backends.llvm.calls.shards import Shard, even, split_batch
@@ -19,6 +18,8 @@ from rnnc.ir.errors import SizeError
 from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
+    from rnnc.backends.base import QuickHalves
+    from rnnc.backends.call_forms import PlainCall
     from rnnc.backends.llvm.code import LlvmCode
     from rnnc.ir.ops import Array
 
@@ -34,8 +35,13 @@ class LlvmBound:
         self.code = code
         self._values = _known(code, parameters)
         fixed = code.manifest.packed_parameters <= set(parameters)
-        self._packing = Packing(code, in_calls=not fixed)
+        self._packing = Packing(code)
         self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
+
+    def packed_weights(self) -> Array:
+        """The weights as the code reads them. All parameters must be bound."""
+        assert self._weights is not None
+        return self._weights
 
     def quick(self, call: PlainCall, outcomes: Array) -> Callable[..., Any] | None:
         """See `rnnc.backends.base.Bound.quick`."""

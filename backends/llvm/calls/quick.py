@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnc.backends import fresh
-from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall
+from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.backends.llvm.asm.records import Record, Struct, address
 from rnnc.backends.llvm.code import UNLIMITED
 from rnnc.backends.llvm.kernels import binding
-from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KINDS, TABLE
+from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KEPT, KINDS, TABLE
 from rnnc.backends.llvm.kernels.context import COUNTERS, array_field
-from rnnc.backends.llvm.kernels.kept_memory import KEPT
 from rnnc.ir import settings
 
 if TYPE_CHECKING:

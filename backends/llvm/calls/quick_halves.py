@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rnnc.backends.base import PlainCall
+from rnnc.backends.call_forms import PlainCall
 from rnnc.backends.llvm.asm.records import Record
 from rnnc.backends.llvm.calls.arena import Packing
 from rnnc.backends.llvm.calls.bound import LlvmTape
 from rnnc.backends.llvm.calls.buffers import ALIGNMENT
 from rnnc.backends.llvm.calls.quick import bound_function, names_in, place_in, table
-from rnnc.backends.llvm.kernels.binding import ARENA_PLACE, COPY, FIRST_HALF, SECOND_HALF
-from rnnc.backends.llvm.kernels.call_results import MOST_AXES
+from rnnc.backends.llvm.kernels.binding import ARENA_PLACE, COPY, FIRST_HALF, MOST_AXES, SECOND_HALF
 from rnnc.backends.llvm.kernels.context import sum_field
 from rnnc.backends.llvm.manifest import FEW_ROWS
 from rnnc.backends.locks import new_lock

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,9 +10,7 @@ if TYPE_CHECKING:
     from rnnc.ir.ops import Array
 
 
-
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """`batch` rows from row `first` on. In a ragged batch, the rows that `order` lists, by falling length.
 
     rows: the first row of each step in packed buffers, and the number of all rows at the end, int64 (steps + 1,).

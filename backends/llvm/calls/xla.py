@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rnnc.backends.base import BATCH, STEPS, CallArray, CallGroup, PlainCall, XlaSite
+from rnnc.backends.base import XlaSite
+from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.backends.llvm.asm.records import Record, Struct
 from rnnc.backends.llvm.calls.arena import Packing
 from rnnc.backends.llvm.calls.buffers import ALIGNMENT

@@ -17,7 +17,7 @@ C has. most_rows: the largest steps * batch; of a larger one, batches above most
 split them. brief_rows:
 the largest steps * batch of a run that keeps the interpreter lock. steps, batch: T and B, or -1 where a call tells.
 unbatched: whether arrays may lack the axis of rows, if the first one does. ragged: an i64 that says whether lengths may
-be given. outcomes: the calls so far, one i64 for each of `rnnc.backends.base.OUTCOMES`. groups: the arguments, then the
+be given. outcomes: the calls so far, one i64 for each of `call_forms.OUTCOMES`. groups: the arguments, then the
 results. count: the number of arrays of all groups; one more, of lengths, follows them. sizes: those of all arrays, one
 array after the other. offsets: the places of pointers in a context, in bytes; -1 for what is neither read nor written.
 looked_up: the sum of the widths of all tables. half: what else a half of a computation needs (FIRST_HALF, SECOND_HALF),
@@ -35,6 +35,8 @@ ARRAY = Record(
 BATCH. steps_first: whether the axis of steps comes before that of rows. places, first_place: the pointers to it in a
 context, in the table of offsets: one per slab, or, for a single slab, any number of the same. The pointer of an array
 with a value per step is followed by its strides."""
+MOST_AXES = 8
+"""The largest number of axes of a result."""
 KINDS = ("slabs", "vectors", "numbers", "lengths")
 """C-contiguous floats; a vector per step and row, with any strides but the last; an integer per step and row; the
 integers of `lengths`. Floats that are read are copied if they lie in another way."""
@@ -81,3 +83,7 @@ ARENA_PLACE = Record("arena_place", "i64 offset, i64 skip")
 SECOND_HALF = Record("second_half", "i64 copies, ptr copy_records")
 COPY = Record("copy", "i64 source, i64 target")
 """Results that are equal, by their numbers among all arrays: the run writes the source."""
+
+KEPT = Record("kept", "ptr block, i64 bytes")
+"""Scratch memory that is kept from call to call: memory from malloc, of so many bytes, or null. Only one call at a time
+works in it (`rnnc.backends.llvm.kernels.kept_memory`)."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from rnnc.backends.base import OUTCOMES
+from rnnc.backends.call_forms import OUTCOMES
 from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
 from rnnc.backends.llvm.kernels.binding import (

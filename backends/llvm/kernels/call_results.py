@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
-from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, TIMED, VIEW
+from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, MOST_AXES, TIMED, VIEW
 from rnnc.backends.llvm.kernels.call_arguments import axis_of, in_container, is_kind
 from rnnc.backends.llvm.kernels.python_objects import (
     FALSE,
@@ -20,9 +20,6 @@ from rnnc.backends.llvm.kernels.python_objects import (
     fields_of,
     negated,
 )
-
-MOST_AXES = 8
-"""The largest number of axes of a result."""
 
 
 def emit_results(module: Module, dtype: str) -> None:

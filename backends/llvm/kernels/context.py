@@ -6,7 +6,6 @@ Fields for names of a graph have a mark that no other field has, so that a graph
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -41,7 +40,6 @@ HEAD = Record("head", HEADER)
 """The first fields of every context, as a record of their own."""
 
 
-@dataclass(frozen=True)
 class Interface:
     """The fields of a context beyond the header.
 
@@ -53,10 +51,14 @@ class Interface:
     counted: there is a field of counters (`kernels.stopwatch`), which may be null.
     """
 
-    timed: tuple[str, ...]
-    rows: tuple[str, ...]
-    sums: tuple[Family, ...] = ()
-    counted: bool = False
+    def __init__(
+        self,
+        timed: tuple[str, ...],
+        rows: tuple[str, ...],
+        sums: tuple[Family, ...] = (),
+        counted: bool = False,
+    ) -> None:
+        self.timed, self.rows, self.sums, self.counted = timed, rows, sums, counted
 
     @staticmethod
     def of(plan: Plan, *, counted: bool = False) -> Interface:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from rnnc.backends.llvm.asm.builder import Function, Val, i64, like, mangle, vector
-from rnnc.backends.llvm.asm.dots import Dots, add_dots, planes_of
+from rnnc.backends.llvm.asm.dots import add_dots, planes_of
+from rnnc.backends.llvm.asm.target import Dots
 from rnnc.backends.llvm.kernels.epilogue import PhaseSignature, signature
 from rnnc.backends.llvm.kernels.narrow_phase import NarrowPhase
 from rnnc.backends.llvm.kernels.phase import PREFETCH_ROWS, Stream

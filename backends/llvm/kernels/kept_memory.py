@@ -10,10 +10,7 @@ To take tens of megabytes anew can cost as much as what is computed in them: a p
 from __future__ import annotations
 
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, define
-from rnnc.backends.llvm.asm.records import Record
-
-KEPT = Record("kept", "ptr block, i64 bytes")
-"""block: memory from malloc, of so many bytes, or null. Only one call at a time works in it."""
+from rnnc.backends.llvm.kernels.binding import KEPT
 
 NULL = Val("ptr", "null")
 

@@ -3,8 +3,8 @@
     rnnc_call(argument, ..., lengths=None, out=None) -> the results, or None if Python must check the arguments
 
 In a plain call, each argument is an array, or a tuple or dict of arrays, just as the call's description says
-(`rnnc.backends.base.PlainCall`). For any other call, and for every mistake, the function returns None, and Python makes
-the call. It counts the calls, and the reasons for which it left them to Python (`rnnc.backends.base.OUTCOMES`).
+(`call_forms.PlainCall`). For any other call, and for every mistake, the function returns None, and Python makes
+the call. It counts the calls, and the reasons for which it left them to Python (`call_forms.OUTCOMES`).
 
     arguments fit (call_arguments) -> new arrays (call_results) -> a context of the run
     -> lengths, tables, copies (call_memory) -> the run -> the results

@@ -61,9 +61,11 @@ class PlanFunction(PlanMemory):
         target: Target,
         half: str,
         sections: list[TimedSection],
+        *,
+        lent: bool = False,
     ) -> None:
         """sections: of all functions of the module; this one adds its own, if the context has counters."""
-        super().__init__(plan, interface, target, half)
+        super().__init__(plan, interface, target, half, lent=lent)
         self.sections = sections
         self.regions = {id(phase): region for region, phase in plan.phases()}
         self.names = names
@@ -80,7 +82,7 @@ class PlanFunction(PlanMemory):
             return f
         self._take_scratch(size)
         self._run()
-        if not self.two_halves:
+        if not self.lent:
             f.call("void", "rnnc_give_memory", self._field("kept"), self.scratch)
         f.ret(Val("i32", "0"))
         return f

@@ -4,7 +4,8 @@ Buffers that live through a call come first in scratch memory, then memory that 
 array of the caller is accessed where it is if its rows are evenly spaced; otherwise it is gathered before the regions,
 or scattered after them. Delay lines start at their initial states, and end in their final ones.
 
-A computation with two halves has two functions, which have the same layout of scratch memory.
+A computation with two halves has two functions, which have the same layout of scratch memory. It is the caller's; so
+is that of a plan whose code must not allocate.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ CACHE_LINE = 64
 class PlanMemory:
     """A function of a plan under construction: its context, and the places of all buffers."""
 
-    def __init__(self, plan: Plan, interface: Interface, target: Target, half: str) -> None:
+    def __init__(self, plan: Plan, interface: Interface, target: Target, half: str, *, lent: bool) -> None:
+        """lent: the caller lends scratch memory, as it does between two halves."""
         self.plan = plan
         self.interface = interface
         self.target = target
         self.half = half
         self.late = half == "finish"
         self.two_halves = bool(plan.late)
+        self.lent = lent or self.two_halves
         self.dtype = plan.program.dtype
         self.scalar = SCALARS[self.dtype]
         self.bytes = ELEMENT_BYTES[self.dtype]
@@ -154,7 +157,7 @@ class PlanMemory:
 
     def _take_scratch(self, size: Val) -> None:
         f = self.f
-        if self.two_halves:
+        if self.lent:
             self.scratch = self._field("scratch")
         else:
             self.scratch = f.call("ptr", "rnnc_take_memory", self._field("kept"), size)

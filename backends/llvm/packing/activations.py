@@ -6,7 +6,7 @@ are padded with zeros to whole cache lines.
 
 from __future__ import annotations
 
-from rnnc.backends.llvm.asm.dots import Dots
+from rnnc.backends.llvm.asm.target import Dots
 from rnnc.backends.planning.plan import Phase
 
 ROWS_AT_ONCE = 32

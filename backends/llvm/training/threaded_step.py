@@ -19,9 +19,9 @@ from rnnc.backends.fresh import HINT
 from rnnc.backends.llvm.asm.records import Struct, address, fill_all
 from rnnc.backends.llvm.calls.lockstep import Call, Scripts, run_together
 from rnnc.backends.llvm.calls.shards import Shard, even
+from rnnc.backends.llvm.kernels.binding import KEPT
 from rnnc.backends.llvm.kernels.context import array_field, row_field, step_field, sum_field
 from rnnc.backends.llvm.kernels.gradients import COLLECT, OUT_OF_RANGE, SEGMENT
-from rnnc.backends.llvm.kernels.kept_memory import KEPT
 from rnnc.backends.llvm.kernels.noise import NOISE, filled
 from rnnc.backends.llvm.kernels.packers import SHARE, shares
 from rnnc.backends.llvm.kernels.updates import APPLY, LOSSES_APART, NOT_FINITE, SQUARES_APART

@@ -1,0 +1,93 @@
+"""Emission: a bound network as an object file for a machine.
+
+    rolled -> plan -> module whose scratch memory is lent  +  entries  +  runtime
+           -> one text in which nothing is declared but LLVM's own -> LLVM's code generator for the machine
+
+Weights are packed on this machine, by the packer of the backend, in the layout of the other one's register tile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from rnnc.backends.llvm.asm.builder import Module
+from rnnc.backends.llvm.asm.jit import compile_assembly
+from rnnc.backends.llvm.asm.library import binding, use
+from rnnc.backends.llvm.asm.target import Target, host
+from rnnc.backends.llvm.code import LlvmCode
+from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
+from rnnc.backends.llvm.portable.blob import Blob
+from rnnc.backends.llvm.portable.entries import Entries
+from rnnc.backends.llvm.portable.interface import PortableNetwork, PortableObject
+from rnnc.backends.llvm.portable.machines import PortableMachine
+from rnnc.backends.llvm.portable.self_contained import text_of, with_runtime
+from rnnc.ir import settings
+
+
+def emit(network: PortableNetwork, machine: PortableMachine) -> PortableObject:
+    """The object file of a network for a machine, with no undefined symbol. Its functions are those of its interface.
+
+    Raises BackendError if LLVM has no code generator for the machine.
+    """
+    api = network.interface
+    code = LlvmCode(network.computation, 1, _shaped_like(machine.target), network.product)
+    emitted = emit_plan(code.plan, machine.target, lent=True)
+    blob = _blob(network, code)
+    entries = Entries(network, emitted.interface, blob, machine.pointer_bits)
+    module = _joined(emitted, entries, machine.target)
+    roots = [f"{api.name}_{function.name}" for function in api.functions]
+    content = _compiled(text_of(module, roots, pointer_bits=machine.pointer_bits), machine)
+    state_bytes = _state_bytes(network, emitted, blob) if api.streams else 0
+    return PortableObject(
+        machine.name, content, api.with_state_bytes(state_bytes), blob.file() if api.in_file else None
+    )
+
+
+def _shaped_like(target: Target) -> Target:
+    """A target of this machine that packs weights as another one does."""
+    here = host()
+    name = f"{target.name} on {here.name}"
+    return here._replace(name=name, vector_bytes=target.vector_bytes, registers=target.registers, dots=target.dots)
+
+
+def _blob(network: PortableNetwork, code: LlvmCode) -> Blob:
+    bound = code.bind(network.parameters)
+    tables = {rows: table for array in network.call.arguments[0].arrays for rows, table in array.tables}
+    return Blob(bound.packed_weights().tobytes(), tables)
+
+
+def _joined(emitted: Emitted, entries: Entries, target: Target) -> Module:
+    network = emitted.module
+    own = entries.emit()
+    whole = Module([*network.functions, *own.functions], [*network.globals, *own.globals])
+    return with_runtime(whole, emitted.layout.dtype.name, target)
+
+
+def _compiled(text: str, machine: PortableMachine) -> bytes:
+    def work() -> bytes:
+        llvm = binding()
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+        target = llvm.Target.from_triple(machine.triple).create_target_machine(
+            cpu=machine.cpu,
+            features=machine.features,
+            opt=settings.codegen(),
+            reloc=machine.relocation,
+            codemodel="small",
+            abiname=machine.abi,
+        )
+        module = llvm.parse_assembly(text)
+        module.triple, module.data_layout = machine.triple, str(target.target_data)
+        module.verify()
+        return bytes(target.emit_object(module))
+
+    return use(work)
+
+
+def _state_bytes(network: PortableNetwork, emitted: Emitted, blob: Blob) -> int:
+    """What NAME_state_size returns: its code does not depend on the machine, so it is asked here."""
+    entries = Entries(network, emitted.interface, Blob(b"", blob.tables), 64)
+    root = f"{network.interface.name}_state_size"
+    text = text_of(_joined(emitted, entries, emitted.target), [root], pointer_bits=64)
+    code = compile_assembly(text, host())
+    return int(ctypes.CFUNCTYPE(ctypes.c_int64)(code.address(root))())
