@@ -34,8 +34,8 @@ LEAST_CALLS, MOST_CALLS = 3, 10_000
 class ProfileRow:
     """A section of generated code, such as a phase of a layer.
 
-    kind: "copies", "hoisted", "step", "sums" or "wait". site: the layers and directions whose equations it computes, such as
-    "l0.fwd". seconds, runs, rows: per call; of several threads, the sum of all. share: of the seconds of all sections.
+    kind: "copies", "hoisted", "step", "sums" or "wait". site: the layers and directions whose equations it computes,
+    such as "l0.fwd". seconds, runs, rows: per call; of several threads, the sum of all. share: of the seconds of all sections.
     gflops: 1e9 multiplications and additions of matrix products per second; 0 without any. weight_bytes: the weights
     that each run reads.
     """

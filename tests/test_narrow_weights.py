@@ -78,7 +78,7 @@ TARGETS: dict[str, Target] = {"avx512 layout": legalized("avx512"), "generic lay
 for isa in ISAS:
     with suppress(rnnc.BackendError):  # this machine lacks it
         best = host(isa)
-        TARGETS |= {f"{isa} {dots.value}": best._replace(dots=dots) for dots in {best.dots, Dots.PAIRS, Dots.BYTES}}
+        TARGETS |= {f"{isa} {dots.value}": best._replace(dots=dots) for dots in (Dots.BYTES, Dots.PAIRS, best.dots)}
 """Every layout with every kind of dot product that this machine runs."""
 
 
