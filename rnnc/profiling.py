@@ -35,7 +35,7 @@ class ProfileRow:
     """A section of generated code, such as a phase of a layer.
 
     kind: "copies", "hoisted", "step", "sums" or "wait". site: the layers and directions whose equations it computes,
-    such as "l0.fwd". seconds, runs, rows: per call; of several threads, the sum of all. share: of the seconds of all sections.
+    such as "l0.fwd". seconds, runs, rows: per call; of several threads, the sum of all. share: of the time of all.
     gflops: 1e9 multiplications and additions of matrix products per second; 0 without any. weight_bytes: the weights
     that each run reads.
     """

@@ -21,7 +21,7 @@ from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.asm.builder import Module
-    from rnnc.backends.llvm.calls.crew import Team
+    from rnnc.backends.llvm.calls.helpers import Team
     from rnnc.backends.llvm.counters import Counters
     from rnnc.backends.llvm.kernels.plan_module import Emitted
     from rnnc.backends.planning.plan import Plan
@@ -264,7 +264,7 @@ class LlvmCode:
         """How several threads run one stream; None if that does not pay, or is not possible here."""
         if self.threads == 1 or self.manifest.team is None:
             return None
-        from rnnc.backends.llvm.calls.crew import team_of
+        from rnnc.backends.llvm.calls.helpers import team_of
 
         return team_of(self)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64, null
 from rnnc.backends.llvm.asm.records import Record
 from rnnc.backends.llvm.kernels.context import HEAD
-from rnnc.backends.llvm.kernels.team_function import PROGRESS
+from rnnc.backends.llvm.kernels.team_function import PROGRESS_BYTES
 from rnnc.backends.llvm.kernels.waiting import PATIENCE, load_word, relax, replaces, store_word
 
 TEAM = Record(
@@ -185,9 +185,8 @@ def _helpers(f: Function, crew: Val, context: Val, wanted: Val, waits: Val) -> V
 def _run_together(f: Function, team: dict[str, Val], context: Val, taken: Val) -> Val:
     """Calls the helpers that were taken, and takes part as member 0."""
     crew, share = team["crew"], team["share"]
-    progress = f.alloca(PROGRESS.llvm_type, 1, 64)
-    for name in ("arrived", "scratch", "slept"):
-        f.store(Val(PROGRESS.types[name], "null" if name == "scratch" else "0"), PROGRESS.place(f, progress, name), 8)
+    progress = f.alloca("i8", PROGRESS_BYTES, 64)
+    f.call("void", "llvm.memset.p0.i64", progress, Val("i8", "0"), i64(PROGRESS_BYTES), Val("i1", "false"))
     members = f.add(taken, 1)
     with f.loop(0, CREW.load(f, crew, "slots")) as each:
         slot = _slot(f, crew, each.index)

@@ -28,9 +28,13 @@ from rnnc.backends.llvm.kernels.waiting import add_to, load_word, pause
 from rnnc.backends.planning.hazards import barriers
 from rnnc.backends.planning.plan import Buffer, Phase, Place, Plan, Region
 
-PROGRESS = Record("progress", f"i64 arrived, {', '.join(f'i64 apart{n}' for n in range(7))}, ptr scratch, i64 slept")
-"""What the members of one run share. arrived: how often members have come to a barrier; it has a cache line of its own.
-scratch: the scratch memory, or null if there is not enough. slept: whether member 0 waited so long that it slept."""
+PROGRESS = Record("progress", "ptr scratch, i64 slept")
+"""What the members of one run share. scratch: the scratch memory, or null if there is not enough. slept: whether a
+member has waited so long that it let others run. A word follows on a cache line of its own: how often members have come
+to a barrier."""
+ARRIVED = 64
+"""The offset of that word, in bytes."""
+PROGRESS_BYTES = 2 * ARRIVED
 
 
 def emit_team(plan: Plan, emitted: Emitted) -> Module:
@@ -232,11 +236,11 @@ class TeamFunction(PlanFunction):
         """Comes to the next barrier, with all that this member has written. A member but the first ends with it."""
         f = self.f
         f.store(f.add(f.load("i64", self._barriers, 8), 1), self._barriers, 8)
-        add_to(f, PROGRESS.place(f, self._progress, "arrived"), 1)
+        add_to(f, f.element(self._progress, ARRIVED, "i8"), 1)
 
     def _wait(self) -> None:
         """Waits until all members have come to the barrier."""
-        f, arrived = self.f, PROGRESS.place(self.f, self._progress, "arrived")
+        f, arrived = self.f, self.f.element(self._progress, ARRIVED, "i8")
         wanted = f.mul(f.load("i64", self._barriers, 8), self._members)
         f.until(
             lambda: f.compare("uge", load_word(f, arrived), wanted),
