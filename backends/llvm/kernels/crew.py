@@ -57,6 +57,10 @@ def _slot(f: Function, crew: Val, number: Val) -> Val:
     return f.element(crew, f.mul(f.add(number, 1), SLOT_BYTES), "i8")
 
 
+def _state(f: Function, slot: Val) -> Val:
+    return SLOT.place(f, slot, "state")
+
+
 def _semaphore(f: Function, slot: Val) -> Val:
     return f.element(slot, SLOT_BYTES // 2, "i8")
 
@@ -72,8 +76,9 @@ def _take() -> Function:
     f.store(taken, count, 8)
     with f.loop(0, CREW.load(f, crew, "slots")) as each:
         slot, known = _slot(f, crew, each.index), f.load("i64", count, 8)
-        awake = f.compare("eq", load_word(f, slot), AWAKE)
-        with f.when(f.binary("and", awake, f.compare("ult", known, wanted))), f.when(replaces(f, slot, AWAKE, TAKEN)):
+        state = _state(f, slot)
+        awake = f.binary("and", f.compare("eq", load_word(f, state), AWAKE), f.compare("ult", known, wanted))
+        with f.when(awake), f.when(replaces(f, state, AWAKE, TAKEN)):
             number = f.add(known, 1)
             f.store(number, SLOT.place(f, slot, "member"), 8)
             f.store(context, SLOT.place(f, slot, "context"), 8)
@@ -90,8 +95,9 @@ def _wake() -> Function:
     f.store(i64(0), count, 8)
     with f.loop(0, CREW.load(f, crew, "slots")) as each:
         slot, known = _slot(f, crew, each.index), f.load("i64", count, 8)
-        asleep = f.compare("eq", load_word(f, slot), ASLEEP)
-        with f.when(f.binary("and", asleep, f.compare("ult", known, wanted))), f.when(replaces(f, slot, ASLEEP, AWAKE)):
+        state = _state(f, slot)
+        asleep = f.binary("and", f.compare("eq", load_word(f, state), ASLEEP), f.compare("ult", known, wanted))
+        with f.when(asleep), f.when(replaces(f, state, ASLEEP, AWAKE)):
             f.call("i32", "sem_post", _semaphore(f, slot))
             f.store(f.add(known, 1), count, 8)
     f.ret(f.load("i64", count, 8))
@@ -190,25 +196,26 @@ def _run_together(f: Function, team: dict[str, Val], context: Val, taken: Val) -
     members = f.add(taken, 1)
     with f.loop(0, CREW.load(f, crew, "slots")) as each:
         slot = _slot(f, crew, each.index)
-        with f.when(f.compare("eq", load_word(f, slot), TAKEN)):
+        with f.when(f.compare("eq", load_word(f, _state(f, slot)), TAKEN)):
             with f.when(f.value("i1", f"icmp eq ptr {SLOT.load(f, slot, 'context').name}, {context.name}")):
                 for name, value in {"share": share, "progress": progress, "members": members}.items():
                     f.store(value, SLOT.place(f, slot, name), 8)
-                store_word(f, i64(CALLED), slot)
+                store_word(f, i64(CALLED), _state(f, slot))
     return f.value("i32", f"call i32 {share.name}({context}, {progress}, i64 0, {members})")
 
 
 def _serve() -> Function:
     f = define("void rnnc_serve(ptr slot)", COLD)
     (slot,) = f.parameters
-    store_word(f, i64(AWAKE), slot)
+    state = _state(f, slot)
+    store_word(f, i64(AWAKE), state)
     with f.loop(0, i64(1 << 62)):
-        f.until(lambda: f.compare("eq", load_word(f, slot), CALLED), lambda poll: _sleep_after(f, slot, poll))
+        f.until(lambda: f.compare("eq", load_word(f, state), CALLED), lambda poll: _sleep_after(f, slot, poll))
         work = SLOT.loads(f, slot)
         given = ", ".join(str(work[name]) for name in ("context", "progress", "member", "members"))
         f.value("i32", f"call i32 {work['share'].name}({given})")
         f.store(null(), SLOT.place(f, slot, "context"), 8)
-        store_word(f, i64(AWAKE), slot)
+        store_word(f, i64(AWAKE), state)
     f.ret()
     return f
 
@@ -217,7 +224,7 @@ def _sleep_after(f: Function, slot: Val, poll: Val) -> None:
     """Between polls of a helper: it sleeps after a while, unless a call has just taken it."""
     relax(f)
     due = f.compare("eq", f.value("i64", f"urem {poll}, {PATIENCE}"), PATIENCE - 1)
-    with f.when(due), f.when(replaces(f, slot, AWAKE, ASLEEP)):
+    with f.when(due), f.when(replaces(f, _state(f, slot), AWAKE, ASLEEP)):
         f.until(
             lambda: f.value("i1", f"icmp eq {f.call('i32', 'sem_wait', _semaphore(f, slot))}, 0"), lambda _: None
         )  # a signal may interrupt it
