@@ -82,7 +82,7 @@ class _Crew:
         block = np.zeros((MOST_HELPERS + 2) * SLOT_BYTES, np.uint8)
         self._first = -address(block) % SLOT_BYTES
         self._block = block
-        CREW.struct.from_buffer(block.data, self._first).fill({"slots": MOST_HELPERS})
+        self._record = CREW.struct.from_buffer(block.data, self._first)
         self._started: list[None] = []  # an item per thread: appending needs no lock
         self._clear()
 
@@ -97,6 +97,7 @@ class _Crew:
         while len(self._started) < min(helpers, MOST_HELPERS):
             slot = self._slot(len(self._started))
             self._started.append(None)
+            self._record.slots = len(self._started)
             try:
                 _thread.start_new_thread(serve, (slot,))
             except RuntimeError:  # no more threads, or the interpreter is exiting: calls run on fewer
@@ -105,6 +106,7 @@ class _Crew:
     def forget(self) -> None:
         """Makes all slots free, in a process that has none of their threads."""
         self._started.clear()
+        self._record.slots = 0
         self._clear()
 
     def _slot(self, number: int) -> int:

@@ -147,9 +147,9 @@ def _prefers_team(f: Function, given: Val, team: dict[str, Val]) -> Val:
     period = f.select(faster, i64(PERIOD), f.select(last_of_trial, longer, team["period"]))
     f.store(period, TEAM.place(f, given, "period"), 8)
     tries_other = f.compare("ult", turn, f.select(faster, i64(TRIAL_ALONE), i64(TRIAL)))
-    known = f.binary("and", f.compare("ne", team["shared"], 0), f.compare("ne", team["alone"], 0))
     chosen = f.binary("xor", faster, tries_other)
-    return f.select(known, chosen, f.compare("ult", calls, TRIAL))
+    chosen = f.select(f.compare("eq", team["alone"], 0), Val("i1", "false"), chosen)
+    return f.select(f.compare("eq", team["shared"], 0), one, chosen)
 
 
 def _note(f: Function, place: Val, begin: Val, rows: Val) -> None:
