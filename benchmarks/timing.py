@@ -16,6 +16,8 @@ from typing import Protocol
 
 Clock = Callable[[], float]
 LEAST_ROUNDS = 3
+REST, LONGEST_REST = 5, 300
+"""Milliseconds."""
 
 
 class Timed(Protocol):
@@ -65,13 +67,12 @@ def race(
     clock: Clock,
     sample: float = 0.02,
     limit: float = float("inf"),
-    settle: float = 0.0,
+    settle: bool = False,
 ) -> dict[str, Timing]:
     """Interleaved: every round times each contestant once, over as many calls as fill `sample` seconds.
 
-    limit: seconds after which no further round starts, once there were LEAST_ROUNDS. settle: seconds of sleep, and then
-    one call that is not timed, before each sample: the threads of the contestant before end their spinning, those of
-    the next one wake up.
+    limit: seconds after which no further round starts, once there were LEAST_ROUNDS. settle: before each
+    sample, wait for the threads that the contestant before left spinning, and call the next one once, untimed.
     """
     calls = {name: _calls_to_fill(sample, c, clock) for name, c in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -83,12 +84,21 @@ def race(
                 break
             for name, contestant in contestants.items():
                 if settle:
-                    time.sleep(settle)
+                    rest()
                     contestant.sample(1, clock)
                 seconds[name].append(contestant.sample(calls[name], clock))
     finally:
         gc.enable()
     return {name: Timing.of(values) for name, values in seconds.items()}
+
+
+def rest() -> None:
+    """Sleeps until this process uses no processor. Threads of ONNX Runtime spin for some 40 ms after a call."""
+    for _ in range(LONGEST_REST // REST):
+        before = time.process_time()
+        time.sleep(REST / 1000)
+        if time.process_time() - before < REST / 1000 / 10:
+            return
 
 
 def _calls_to_fill(seconds: float, contestant: Timed, clock: Clock) -> int:

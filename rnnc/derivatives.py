@@ -163,7 +163,6 @@ class Derivative(Compiled, Unchanging):
         if isinstance(spec, Spec):
             self._names = ArrayNames.of(spec)
             self._signature = Signature.of(spec, self._arrays)
-        self._made = frozenset(self._computation.build(1, False).outputs)
         self._bound = self._code.bind({})
 
     def _differentiated(self, spec: Spec | Layered) -> Computation:
@@ -248,6 +247,11 @@ class Derivative(Compiled, Unchanging):
             return self._bound.start(inputs, self._computed(outputs), steps, batch, call.lengths)
         clear(outputs)
         return None
+
+    @cached_property
+    def _made(self) -> frozenset[str]:
+        """The outputs that the code computes. Native calls do not ask, and so need no graph."""
+        return frozenset(self._computation.build(1, False).outputs)
 
     def _computed(self, outputs: dict[str, Array]) -> dict[str, Array]:
         """The outputs that the code computes. The others do not depend on their argument, and are set to zeros."""

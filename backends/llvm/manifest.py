@@ -34,7 +34,8 @@ class Manifest(NamedTuple):
     interface: the context of a run. arena_size: elements of packed weights. late: names of the inputs and outputs of
         the second half.
     parameters: the parameters, by name. untimed: the outputs without a batch axis, by name. sums: the sums over rows.
-    sources: the values that packing reads. packed_parameters: the names of all parameters that these depend on.
+    sources: the values that packing reads. derived: those of them that `rnnc_derive` computes from parameters.
+    packed_parameters: the names of all parameters that the sources depend on.
     tables: the tables of sweeps and of moves that packing reads. tables_of_rest: as `tables`, without the weights that
         the first half can read in place. of_one_step, rest_of_one_step: how many of the sweeps a call of one step
         needs. reads_in_place: the first half can read some weights in place.
@@ -50,6 +51,7 @@ class Manifest(NamedTuple):
     untimed: dict[str, Family]
     sums: tuple[SumOfRows, ...]
     sources: list[Family]
+    derived: list[Family]
     packed_parameters: frozenset[str]
     tables: tuple[Array, Array]
     tables_of_rest: tuple[Array, Array]
@@ -70,6 +72,7 @@ class Manifest(NamedTuple):
             "untimed": {name: bare[family] for name, family in self.untimed.items()},
             "sums": tuple(SumOfRows(bare[total.target], total.late) for total in self.sums),
             "sources": [bare[family] for family in self.sources],
+            "derived": [bare[family] for family in self.derived],
         }
         return Manifest, tuple({**self._asdict(), **named}.values())
 

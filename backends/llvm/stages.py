@@ -75,6 +75,7 @@ def manifest_of(made: Artefacts) -> Manifest:
         untimed={n: f for n, f in program.outputs.items() if not f.timed and BATCH not in f.shape},
         sums=tuple(SumOfRows(total.target, total.late) for total in planned.sums),
         sources=read,
+        derived=list(emitted.derived),
         packed_parameters=frozenset(str(family.name) for family in leaves([*read, *narrow_weights(emitted.layout)])),
         tables=tables(every.sweeps, read),
         tables_of_rest=tables(rest.sweeps, read),

@@ -13,9 +13,6 @@ from benchmarks.results.record import OURS, Row
 from benchmarks.timing import Timing, clock_for, race
 from benchmarks.workloads import NamedArrays
 
-SETTLE = 0.005
-"""Seconds. Threads of ONNX Runtime, of OpenMP and of rnnc spin for less than this after a call."""
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -63,8 +60,8 @@ def contest(
             if name.split()[0] == OURS:
                 raise ValueError(f"{name} is {notes[name]}: not timed")
     timed = {name: entry.timed for name, entry in entries.items() if name not in notes}
-    settle = SETTLE if threads > 1 else 0.0
-    return race(timed, setting.rounds, clock_for(threads), limit=setting.seconds, settle=settle), errors, notes
+    timings = race(timed, setting.rounds, clock_for(threads), limit=setting.seconds, settle=threads > 1)
+    return timings, errors, notes
 
 
 def worst_error(found: NamedArrays, exact: NamedArrays) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCall
 from rnnc.backends.llvm.portable.interface import VERSION, CInterface, Port, PortableNetwork
+from rnnc.backends.tables import stored_arrays
 from rnnc.checking import checks
 from rnnc.computations import forward
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
@@ -108,8 +109,8 @@ def _of_network(network: Network, kind: str) -> _Parts:
             f"outputs of one kind{'' if streamed else ', whose sequences are full frames'}; kind='stream' may do"
         )
     form = Form(streamed=True) if streamed and any(graph.timing(True).delays.values()) else WHOLE
-    tables = {rows: np.ascontiguousarray(table) for rows, table in network._tables.items()}
-    call = plain_network_call(graph, state_shapes(network.model, streamed=streamed), tables, stateful=streamed)
+    states = state_shapes(network.model, streamed=streamed)
+    call = plain_network_call(graph, states, network._tables, stateful=streamed)
     if not streamed:
         call = PlainCall((call.arguments[0], NOTHING), (call.results[0], NOTHING))
     text = repr(network.model)
@@ -194,7 +195,12 @@ def _identifier(label: str, used: set[str]) -> str:
 def _digest(parts: _Parts, kind: str) -> str:
     """What tells a model with its weights from others."""
     found = hashlib.sha256(f"{VERSION} {kind} {parts.product} {parts.text}".encode())
-    tables = {rows: table for array in parts.call.arguments[0].arrays for rows, table in array.tables}
+    tables = {
+        f"{rows} {number}": stored
+        for array in parts.call.arguments[0].arrays
+        for rows, table in array.tables
+        for number, stored in enumerate(stored_arrays(table))
+    }
     for arrays in (parts.parameters, tables):
         for key in sorted(arrays):
             array = np.ascontiguousarray(arrays[key])

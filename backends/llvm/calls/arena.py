@@ -10,10 +10,10 @@ import numpy as np
 
 from rnnc.backends.llvm.asm.records import address
 from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
+from rnnc.backends.llvm.kernels.derivable import elements, leaves
 from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
-    from rnnc.backends.llvm.asm.builder import Module
     from rnnc.backends.llvm.code import LlvmCode
     from rnnc.ir.ops import Array
 
@@ -24,42 +24,19 @@ Pointers = ctypes.Array[ctypes.c_void_p]
 class Packing:
     """Packs the weights of a computation.
 
-    in_calls: parameters come in each call. Generated code then computes what is elementwise in them, such as a sum of
-    two biases, because NumPy would take a good part of a small call.
-
     evaluated: the values that NumPy computes. derived: those that generated code computes, from `leaves`; it finds both
     by a table of pointers, and its function is at `derive_address` (0: there is none). sizes: their elements.
     """
 
-    derive_address = 0
-
-    def __init__(self, code: LlvmCode, *, in_calls: bool) -> None:
+    def __init__(self, code: LlvmCode) -> None:
         self._code = code
-        self.derived: list[Family] = []
-        self.leaves: list[Family] = []
-        self.sizes: dict[Family, int] = {}
-        computed = [family for family in code.sources if family.op != "input"]
-        if in_calls and computed:
-            self._generate(computed)
-        others = [family for family in computed if family not in self.derived]
-        self.evaluated = operands_first(others, set(code.parameters.values()))
-
-    def _generate(self, computed: list[Family]) -> None:
-        """Generates the function of those values that are elementwise."""
-        from rnnc.backends.llvm.kernels.derivable import elements, is_derivable, leaves
-
-        self.derived = [family for family in computed if is_derivable(family)]
+        self.derived = code.manifest.derived
         self.leaves = leaves(self.derived)
         self.sizes = {family: elements(family) for family in self.derived}
-        if self.derived:
-            self._linked = self._code.linked_beside("derived", self._emit)
-            self.derive_address = self._linked.address("rnnc_derive")
-            self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.derive_address)
-
-    def _emit(self) -> Module:
-        from rnnc.backends.llvm.kernels.derived import emit_derived
-
-        return emit_derived(self.derived, self._code.dtype.name, self._code.target)
+        self.derive_address = code.address("rnnc_derive") if self.derived else 0
+        self._derive = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.derive_address)
+        others = [family for family in code.sources if family.op != "input" and family not in self.derived]
+        self.evaluated = operands_first(others, set(code.parameters.values()))
 
     def pack(
         self, values: dict[Family, Array], take: Callable[[int], Array], *, in_place: bool = False

@@ -35,7 +35,7 @@ class LlvmBound:
         self.code = code
         self._values = _known(code, parameters)
         fixed = code.manifest.packed_parameters <= set(parameters)
-        self._packing = Packing(code, in_calls=not fixed)
+        self._packing = Packing(code)
         self._weights = self._packing.pack(dict(self._values), fresh.block)[0] if fixed else None
 
     def packed_weights(self) -> Array:

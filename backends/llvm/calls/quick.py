@@ -15,12 +15,22 @@ from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCa
 from rnnc.backends.llvm.asm.records import Record, Struct, address
 from rnnc.backends.llvm.code import UNLIMITED
 from rnnc.backends.llvm.kernels import binding
-from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KEPT, KINDS, TABLE
+from rnnc.backends.llvm.kernels.binding import (
+    ARRAY,
+    BINDING,
+    CONTAINERS,
+    GROUP,
+    KEPT,
+    KINDS,
+    TABLE,
+    TABLE_FORMATS,
+)
 from rnnc.backends.llvm.kernels.context import COUNTERS, array_field
 from rnnc.ir import settings
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
+    from rnnc.backends.tables import NarrowTable
     from rnnc.ir.ops import Array
 
 
@@ -134,7 +144,7 @@ def _records(call: PlainCall, places: Places) -> dict[str, Any]:
     described = [*arrays, LENGTHS]
     offsets = [_offsets(array, places) for array in arrays]
     tables = [
-        {"array": number, "rows": address(rows), "height": len(rows), "width": rows.shape[1], "offset": offset}
+        {"array": number, "height": len(rows), "width": rows.shape[1], "offset": offset, **_stored(rows)}
         for number, array in enumerate(arrays)
         for name, rows in array.tables
         for offset in places(name) or [-1]
@@ -151,6 +161,14 @@ def _records(call: PlainCall, places: Places) -> dict[str, Any]:
         "table_records": table(TABLE, tables),
         "looked_up": sum(int(each["width"]) for each in tables),
     }
+
+
+def _stored(table: Array | NarrowTable) -> dict[str, int]:
+    """The fields of a table that tell how its rows are stored."""
+    if isinstance(table, np.ndarray):
+        return {"rows": address(table), "scales": 0, "format": TABLE_FORMATS.index("plain")}
+    scales, form = address(table.scales), TABLE_FORMATS.index(table.format)
+    return {"rows": address(table.codes), "scales": scales, "format": form}
 
 
 def _offsets(array: CallArray, places: Places) -> list[int]:

@@ -42,8 +42,11 @@ integers of `lengths`. Floats that are read are copied if they lie in another wa
 STEPS, BATCH = -1, -2
 """Sizes that a call tells."""
 
-TABLE = Record("table", "i64 array, ptr rows, i64 height, i64 width, i64 offset")
-"""A table (height, width) whose rows an array of integers numbers. offset: of what is looked up, in a context."""
+TABLE = Record("table", "i64 array, ptr rows, ptr scales, i64 format, i64 height, i64 width, i64 offset")
+"""A table (height, width) whose rows an array of integers numbers. format: one of TABLE_FORMATS. scales: one number per
+row, of int8 rows. offset: of what is looked up, in a context."""
+TABLE_FORMATS = ("plain", "bfloat16", "int8")
+"""Rows of the dtype of all values, and narrow ones (`rnnc.backends.tables`)."""
 
 TIMED = Record("timed", "ptr array, i64 step, i64 row")
 """Three consecutive fields of a context, for an array with a value per step."""

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 
 from rnnc.ir.families import Family, operands_first
-from rnnc.ir.ops import Kind
 
 
 def is_derivable(family: Family) -> bool:
@@ -16,6 +15,8 @@ def is_derivable(family: Family) -> bool:
 
 
 def _is_simple(family: Family) -> bool:
+    from rnnc.ir.ops import Kind  # not for stored code, which knows what is derived
+
     if family.op == "slice":
         return len(family.shape) == 1
     fits = all(operand.shape == family.shape or elements(operand) == 1 for operand in family.inputs)

@@ -1,6 +1,6 @@
 """Values computed from parameters alone, such as the sum of two biases, by generated code before weights are packed.
 
-    for each value, for each vector of its elements: load its operands; its equations; store
+    for each value: for each vector of its elements: load its operands; its equations; store
 
 Values that are not elementwise, such as a product of two weights, are left to NumPy.
 """
@@ -21,22 +21,41 @@ NAME = "rnnc_derive"
 
 
 def emit_derived(values: Sequence[Family], dtype: str, target: Target) -> Module:
-    """The module with `i32 rnnc_derive(ptr given)`. given: the addresses of all `leaves`, then those of the values."""
+    """A module of its own for `add_derived`."""
+    module = Module()
+    add_derived(module, values, dtype, target)
+    return module
+
+
+def add_derived(module: Module, values: Sequence[Family], dtype: str, target: Target) -> None:
+    """Adds `i32 rnnc_derive(ptr given)`. given: the addresses of all `leaves`, then those of the values.
+
+    Values with the same equations, such as the sums of two biases in all layers, share a function.
+    """
     f = define(f"i32 {NAME}(ptr given)")
     inputs = leaves(values)
     pointers = [f.load("ptr", f.element(f.parameters[0], n, "ptr"), 8) for n in range(len(inputs) + len(values))]
-    known = dict(zip(inputs, pointers, strict=False))
-    for value, result in zip(values, pointers[len(inputs) :], strict=True):
-        lanes = target.lanes(dtype)
-        whole = i64(elements(value) // lanes * lanes)
-        for width, start, stop in ((lanes, i64(0), whole), (1, whole, i64(elements(value)))):
-            with f.loop(start, stop, width) as loop:
-                made = _Elements(f, dtype, width, known).kept(value, loop.index)
-                f.store(made, f.element(result, loop.index, SCALARS[dtype]), ELEMENT_BYTES[dtype])
+    given = dict(zip(inputs, pointers, strict=False))
+    for number, (value, result) in enumerate(zip(values, pointers[len(inputs) :], strict=True)):
+        own = leaves([value])
+        name = module.add(_value(f"derive{number}", value, own, dtype, target))
+        f.call_defined("void", name, *(given[leaf] for leaf in own), result, i64(elements(value)))
     f.ret(Val("i32", "0"))
-    module = Module()
     module.add(f)
-    return module
+
+
+def _value(name: str, value: Family, inputs: Sequence[Family], dtype: str, target: Target) -> Function:
+    """The function of a value: the addresses of its inputs and of the value, and the number of its elements."""
+    f = define(f"void {name}({', '.join(f'ptr input{n}' for n in range(len(inputs)))}, ptr result, i64 count)")
+    *pointers, result, count = f.parameters
+    lanes = target.lanes(dtype)
+    whole = f.binary("and", count, i64(-lanes))
+    for width, start, stop in ((lanes, i64(0), whole), (1, whole, count)):
+        with f.loop(start, stop, width) as loop:
+            made = _Elements(f, dtype, width, dict(zip(inputs, pointers, strict=True))).kept(value, loop.index)
+            f.store(made, f.element(result, loop.index, SCALARS[dtype]), ELEMENT_BYTES[dtype])
+    f.ret()
+    return f
 
 
 class _Elements:

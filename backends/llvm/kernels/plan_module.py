@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.context import Interface
+from rnnc.backends.llvm.kernels.derivable import is_derivable
+from rnnc.backends.llvm.kernels.derived import add_derived
 from rnnc.backends.llvm.kernels.dot_phase import emit_dot_phase
 from rnnc.backends.llvm.kernels.packers import sources, sweeps_of
 from rnnc.backends.llvm.kernels.phases import emit_phase
@@ -16,14 +18,15 @@ from rnnc.backends.llvm.packing.in_place import unit_rows
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
 from rnnc.backends.llvm.packing.tile import choose_tile
 from rnnc.backends.planning.plan import Plan
+from rnnc.ir.families import Family
 
 
 @dataclass(frozen=True)
 class Emitted:
     """The module of a plan, with the interface of its context and the layout of its weights.
 
-    in_place: where in the layout weights start that nobody reads if those that can be are read in place. sections: what
-    is timed, if it is.
+    in_place: where in the layout weights start that nobody reads if those that can be are read in place. derived: the
+    values, read by packing, that `rnnc_derive` computes. sections: what is timed, if it is.
     """
 
     module: Module
@@ -32,6 +35,7 @@ class Emitted:
     phases: tuple[PackedPhase, ...]
     target: Target
     in_place: frozenset[int]
+    derived: tuple[Family, ...]
     sections: tuple[TimedSection, ...] = ()
 
 
@@ -41,6 +45,7 @@ def emit_plan(plan: Plan, target: Target, *, counted: bool = False, lent: bool =
     `rnnc_run(context)` returns 0, or 1 if memory ran out. A plan with a second half also has `rnnc_finish(context)`,
     and `rnnc_scratch(context)`, which returns the number of bytes of scratch memory that both need.
     So has one whose scratch memory is `lent` by the caller; it allocates nothing.
+    `rnnc_derive` is there if it is to compute values from parameters (`kernels.derived`). Lent code has packed weights.
     counted: the functions count how long their sections take (`kernels.stopwatch`).
     """
     dtype = plan.program.dtype
@@ -58,7 +63,12 @@ def emit_plan(plan: Plan, target: Target, *, counted: bool = False, lent: bool =
         if plan.late and not region.late and (rows := unit_rows(phase)):
             function = module.add(emit_dot_phase(phase, f"dots_{phase.name}", tile, dtype))
             in_place[id(phase)] = InPlace(function, rows)
-    given = {family: n for n, family in enumerate(sources(sweeps_of(layout)))}
+    read_by_packing = sources(sweeps_of(layout))
+    computed = [family for family in read_by_packing if family.op != "input" and not lent]
+    derived = tuple(filter(is_derivable, computed))
+    if derived:
+        add_derived(module, derived, dtype, target)
+    given = {family: n for n, family in enumerate(read_by_packing)}
     halves = ("run", "scratch", "finish") if plan.late else ("run", "scratch") if lent else ("run",)
     for half in halves:
         module.add(
@@ -66,4 +76,5 @@ def emit_plan(plan: Plan, target: Target, *, counted: bool = False, lent: bool =
         )
     read = {start for key, phase in packed.items() if key not in in_place for start in phase.weights}
     spared = {start for key in in_place for start in packed[key].weights} - read
-    return Emitted(module, interface, layout, tuple(packed.values()), target, frozenset(spared), tuple(sections))
+    phases = tuple(packed.values())
+    return Emitted(module, interface, layout, phases, target, frozenset(spared), derived, tuple(sections))

@@ -18,8 +18,10 @@ from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, n
 from rnnc.backends.llvm.asm.dtypes import SCALARS
 from rnnc.backends.llvm.kernels.binding import CALL, VIEW
 from rnnc.backends.llvm.kernels.context import HEADER, Interface, array_field, row_field, step_field
+from rnnc.backends.llvm.kernels.table_rows import widen_row
 from rnnc.backends.llvm.portable.blob import Blob
 from rnnc.backends.llvm.portable.interface import STATE_HEADER, PortableNetwork, Result
+from rnnc.backends.tables import NarrowTable
 
 _LINE = 64
 
@@ -314,14 +316,17 @@ class Entries:
             for name in array.names:
                 found[name] = place
         for n, rows, width in self.tables:
-            table = self.blob.table(f, weights, rows)
+            table, *scales = self.blob.table(f, weights, rows)
+            narrow = isinstance(self.blob.tables[rows], NarrowTable)
             found[rows] = work.rows[rows]
             count = f.mul(work.steps, work.batch)
             with f.loop(0, count) as each:
                 number = f.load("i64", f.element(given[n], each.index, "i64"), 8)
-                source = f.element(table, f.mul(number, width), self.scalar)
                 target = f.element(work.rows[rows], f.mul(each.index, width), self.scalar)
-                _copy(f, target, source, i64(width * self.item))
+                if narrow:
+                    widen_row(f, table, scales[0] if scales else None, number, i64(width), target)
+                else:
+                    _copy(f, target, f.element(table, f.mul(number, width), self.scalar), i64(width * self.item))
         return found
 
 
