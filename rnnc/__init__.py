@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
     from rnnc.derivatives import hvp, jvp, vjp
     from rnnc.drawing import draw
+    from rnnc.exporting.export import export
+    from rnnc.exporting.libraries import load_library
     from rnnc.files.loading import load
     from rnnc.files.models import save
     from rnnc.files.weights import take
@@ -166,6 +168,7 @@ __all__ = [
     "cells",
     "compile",
     "draw",
+    "export",
     "from_onnx",
     "from_torch",
     "gates",
@@ -173,6 +176,7 @@ __all__ = [
     "initializers",
     "jvp",
     "load",
+    "load_library",
     "losses",
     "optimizers",
     "quantization_report",
@@ -248,6 +252,7 @@ _LATER = {
     "cells": "",
     "compile": "rnnc.programs",
     "draw": "rnnc.drawing",
+    "export": "rnnc.exporting.export",
     "from_onnx": "rnnc.onnx.network",
     "from_torch": "rnnc.torch.network",
     "gates": "",
@@ -255,6 +260,7 @@ _LATER = {
     "initializers": "",
     "jvp": "rnnc.derivatives",
     "load": "rnnc.files.loading",
+    "load_library": "rnnc.exporting.libraries",
     "losses": "",
     "optimizers": "",
     "quantization_report": "rnnc.quantization",
