@@ -50,7 +50,7 @@ def printed(code: str, names: dict[str, Any] | None = None) -> str:
 
 
 def answered(arguments: str) -> str:
-    """What the command line prints. Raises ValueError if it fails; 1 is how a comparison says that something differs."""
+    """What the command line prints. Raises ValueError if it fails; 1 is the answer of a comparison."""
 
     def run() -> None:
         if main(shlex.split(arguments)) > 1:
