@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
+    from rnnc.backends.tables import NarrowTable
 
 STEPS, BATCH = "T", "B"
 """The sizes of a plain call's arrays that differ from call to call: the number of steps, and of sequences."""
@@ -28,7 +29,7 @@ class CallArray(NamedTuple):
     shape: tuple[int | str, ...]
     names: tuple[str, ...] = ()
     key: str = ""
-    tables: tuple[tuple[str, Array], ...] = ()
+    tables: tuple[tuple[str, Array | NarrowTable], ...] = ()
 
 
 class CallGroup(NamedTuple):

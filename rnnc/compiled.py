@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rnnc.backends.arrays import ArrayLibrary
     from rnnc.backends.base import Code
     from rnnc.backends.products import ProductFormat
+    from rnnc.backends.tables import NarrowTable
     from rnnc.ir.computation import Computation
     from rnnc.ir.pipeline import Artefacts
     from rnnc.profiling import Profile
@@ -184,4 +185,8 @@ class Compiled:
             return ""
         from rnnc.quantization import explained_weights
 
-        return explained_weights(self._computation, params, self._options.product)
+        return explained_weights(self._computation, params, self._options.product, self._narrow_tables())
+
+    def _narrow_tables(self) -> Mapping[str, NarrowTable]:
+        """The tables whose rows are looked up, by the names of their parameters, if weights are narrow."""
+        return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from rnnc.networks.quick import fits_in_frames, in_frames, parted
+from rnnc.networks.tables import tables_of
 from rnnc.networks.timing import WHOLE, Form
 from rnnc.plain_calls import plain_network_call
 from rnnc.quick import Calls, Tally, quick_first, way_in
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from rnnc.backends.arrays import Array, ArrayLibrary
     from rnnc.backends.call_forms import PlainCall
+    from rnnc.backends.tables import NarrowTable
     from rnnc.layered import Layered
 
     State = Mapping[str, Array]
@@ -68,7 +70,7 @@ class Network(Compiled, Unchanging):
         # What is wrong with the parameters is said before it takes long.
         given = bind_parameters(model, params, options.arrays, names)
         super().__init__(forward(model), options)
-        self._tables = {rows: given[graph.table_of(name)] for name, (_, rows) in graph.tables.items()}
+        self._tables = tables_of(graph, given, options.product)
         self._params = given
         self._signature = NetworkSignature(model, self._arrays)
         self._fixed = {name: array for name, array in given.items() if name in graph.read_whole}
@@ -134,6 +136,20 @@ class Network(Compiled, Unchanging):
         if not self._graph.streams:
             return found
         return found + way_in(self._quick_advance, f"plain pieces{self._framed(self._quick_advance)}")
+
+    def _narrow_tables(self) -> dict[str, NarrowTable]:
+        if self._options.weights is None:
+            return {}
+        tables = cast("dict[str, NarrowTable]", self._tables)
+        return {self._graph.table_of(name): tables[rows] for name, (_, rows) in self._graph.tables.items()}
+
+    def _numbers(self, sample: object, lengths: ArrayLike | None) -> dict[str, Array]:
+        """The rows of its tables that a call looks up, by the names of their parameters."""
+        numbers = self._signature.inputs(sample, lengths).numbers
+        found: dict[str, list[Array]] = {}
+        for name, (_, rows) in self._graph.tables.items():
+            found.setdefault(self._graph.table_of(name), []).append(numbers[rows].ravel())
+        return {parameter: np.concatenate(each) for parameter, each in found.items()}
 
     @property
     def calls(self) -> Calls:

@@ -11,6 +11,7 @@ from rnnc.ir import names
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
+    from rnnc.backends.tables import NarrowTable
     from rnnc.graph import Graph
     from rnnc.specs import Spec
 
@@ -52,7 +53,9 @@ def plain_piece(spec: Spec) -> PlainCall:
     return PlainCall((call.arguments[0], initial), results, lengths=True)
 
 
-def plain_network_call(graph: Graph, states: States, tables: Mapping[str, Array], *, stateful: bool) -> PlainCall:
+def plain_network_call(
+    graph: Graph, states: States, tables: Mapping[str, Array | NarrowTable], *, stateful: bool
+) -> PlainCall:
     """The call of a network, (x, state) -> (output, state) if it is stateful, otherwise (x, None) -> output.
 
     tables: the arrays of the embeddings, by the name of the rows that are looked up. Outputs of one kind are columns of
@@ -120,7 +123,7 @@ def _states(spec: Spec, slabs: Slabs, *, optional: bool = False) -> CallGroup:
     return CallGroup("bare" if len(arrays) == 1 else "tuple", arrays, optional)
 
 
-def _input(graph: Graph, name: str, tables: Mapping[str, Array]) -> CallArray:
+def _input(graph: Graph, name: str, tables: Mapping[str, Array | NarrowTable]) -> CallArray:
     """An input of vectors, or of integers that embeddings read."""
     if name in graph.static:
         return CallArray((BATCH, graph.inputs[name]), (graph.x_names[name],), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rnnc.backends.arrays import Array
     from rnnc.backends.products import ProductFormat
     from rnnc.backends.reference.interpreter import Multiplied
+    from rnnc.backends.tables import NarrowTable
     from rnnc.ir.computation import Computation
     from rnnc.ir.families import Family
     from rnnc.model import Model
@@ -71,7 +72,8 @@ class QuantizationReport:
     """What `rnnc.quantization_report` returns; its `str` is a table.
 
     format: of the products. weights: the errors of weights. products: those of the products with these weights, for
-    the sample, which have the errors of all layers before. outputs: those of the results.
+    the sample, which have the errors of all layers before. Tables of embeddings come first in both, as "rows of NAME".
+    outputs: those of the results.
     """
 
     format: str
@@ -118,9 +120,27 @@ def quantization_report(model: Model | Network, sample: Any, *, lengths: ArrayLi
             results.append(_named(again(sample, lengths=lengths)))
         products.append(seen)
     exact, found = results
-    errors = weight_errors(model._computation, model._params, options.product)
+    tables, looked_up = _looked_up(model, sample, lengths)
+    errors = [*tables, *weight_errors(model._computation, model._params, options.product)]
     outputs = [Error.of(name, [exact[name]], [found[name]]) for name in exact]
-    return QuantizationReport(str(options.product), tuple(errors), tuple(_products(*products)), tuple(outputs))
+    return QuantizationReport(str(options.product), tuple(errors), (*looked_up, *_products(*products)), tuple(outputs))
+
+
+def _looked_up(model: Model | Network, sample: Any, lengths: ArrayLike | None) -> tuple[list[WeightError], list[Error]]:
+    """The errors of tables, and of the rows that a sample looks up."""
+    tables = model._narrow_tables()
+    if not tables:
+        return [], []
+    network = cast("Network", model)  # a model has no tables
+    numbers = network._numbers(sample, lengths)
+    pairs = ((name, model._params[name][numbers[name]], table[numbers[name]]) for name, table in tables.items())
+    rows = [Error.of(_rows_of(name), [exact], [found]) for name, exact, found in pairs]
+    return table_errors(tables, model._params), rows
+
+
+def _rows_of(name: str) -> str:
+    """The name of a table among parameters that may be multiplied by, too."""
+    return f"rows of {name}"
 
 
 def _options(model: object) -> Any:
@@ -191,6 +211,16 @@ def weight_errors(computation: Computation, params: Mapping[str, Array], form: P
     return [_weight_error(name, list(matrices.values())) for name, matrices in found.items()]
 
 
+def table_errors(tables: Mapping[str, NarrowTable], params: Mapping[str, Array]) -> list[WeightError]:
+    """The errors of tables. A row that is looked up is an output, which has its own error and no sum."""
+    found = []
+    for name, table in tables.items():
+        difference = table.widened().astype(np.float64) - params[name]
+        largest, worst = float(np.abs(difference).max()), float(np.sqrt(np.square(difference).mean(axis=1)).max())
+        found.append(WeightError(_rows_of(name), largest, _rms(difference), largest, worst))
+    return found
+
+
 def _weight_error(name: str, differences: list[Array]) -> WeightError:
     every = np.concatenate([np.ravel(each) for each in differences])
     most = max(float(np.abs(each).sum(axis=0).max()) for each in differences)
@@ -202,15 +232,25 @@ def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
-def explained_weights(computation: Computation, params: Mapping[str, Array], form: ProductFormat) -> str:
-    """What `explain` says of narrow weights: the error that each makes in sums."""
-    return "".join(f"weights {each.name}: {_told(each)}\n" for each in weight_errors(computation, params, form))
+def explained_weights(
+    computation: Computation, params: Mapping[str, Array], form: ProductFormat, tables: Mapping[str, NarrowTable]
+) -> str:
+    """What `explain` says of narrow weights: the error of each, and that it makes in sums."""
+    rows = (f"{each.name}: {_rounded_by(each)}\n" for each in table_errors(tables, params))
+    weights = (f"weights {each.name}: {_told(each)}\n" for each in weight_errors(computation, params, form))
+    return "".join([*rows, *weights])
+
+
+def _rounded_by(error: WeightError) -> str:
+    if not error.largest:
+        return "kept exactly"
+    return f"rounded by {error.largest:.2g} at most, RMS {error.rms:.2g}"
 
 
 def _told(error: WeightError) -> str:
     if not error.largest:
-        return "kept exactly"
+        return _rounded_by(error)
     return (
-        f"rounded by {error.largest:.2g} at most, RMS {error.rms:.2g}; moves an output by {error.output_largest:.2g} "
+        f"{_rounded_by(error)}; moves an output by {error.output_largest:.2g} "
         f"at most for inputs in -1 .. 1, RMS {error.output_rms:.2g} for inputs of RMS 1"
     )

@@ -142,6 +142,7 @@ class FakeGpu:
         module.cuda.runtime, module.cuda.driver = FakeRuntime(self), FakeDriver(self)
         module.cuda.cublas, module.cuda.get_cublas_handle = self.cublas, lambda: self.cublas.handle
         module.cuda.get_current_stream = lambda: self.stream
+        module.cuda.ExternalStream = lambda pointer: FakeStream(self, pointer)
         module.cuda.Stream, module.cuda.Event = lambda non_blocking=False: FakeStream(self), self.event
         module.cuda.get_elapsed_time = lambda start, end: (end.at - start.at) * 1e3
         module.cuda.Device = lambda number=None: self.device(number)

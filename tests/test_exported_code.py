@@ -44,6 +44,7 @@ STREAMS = {
     "delays": lambda: network(rnnc.Conv1d(3, 8, 5), rnnc.Activation("relu"), rnnc.GRU(8, 7), rnnc.Linear(7, 2)),
     "looks ahead": lambda: network(rnnc.Conv1d(3, 4, 3, padding="same"), rnnc.LSTM(4, 5)),
     "strides": lambda: network(rnnc.Conv1d(3, 8, 4, stride=2), rnnc.Activation("tanh"), rnnc.GRU(8, 7)),
+    "table of bytes": lambda: network(rnnc.Embedding(11, 9), rnnc.RNN(9, 8), weights="int8", activations="float32"),
     "embedding": lambda: network(rnnc.Embedding(11, 6), rnnc.GRU(6, 8), rnnc.Linear(8, 11)),
 }
 

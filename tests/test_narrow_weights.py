@@ -78,7 +78,8 @@ TARGETS: dict[str, Target] = {"avx512 layout": legalized("avx512"), "generic lay
 for isa in ISAS:
     with suppress(rnnc.BackendError):  # this machine lacks it
         best = host(isa)
-        TARGETS |= {f"{isa} {dots.value}": best._replace(dots=dots) for dots in {best.dots, Dots.PAIRS, Dots.BYTES}}
+        kinds = [Dots.BYTES] if best.dots is Dots.BYTES else dict.fromkeys([best.dots, Dots.PAIRS, Dots.BYTES])
+        TARGETS |= {f"{isa} {dots.value}": best._replace(dots=dots) for dots in kinds}
 """Every layout with every kind of dot product that this machine runs."""
 
 
@@ -213,6 +214,58 @@ def test_report() -> None:
     plain = rnnc.compile(spec, params)(x, lengths=[4, 0, 2])[0]
     assert report.outputs[0].largest == pytest.approx(np.abs(model(x, lengths=[4, 0, 2])[0] - plain).max(), rel=1e-3)
     assert "weight_hh_l0" in str(report) and "weights weight_hh_l0: rounded by" in model.explain()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables(form: str) -> None:
+    """A look-up gives the row, rounded by itself: through every way into a network, and in the report."""
+    rng, product = np.random.default_rng(0), FORMS[form]
+    table = rng.standard_normal((5000, 21), dtype=np.float32)
+    table[1], table[2], table[3], table[4] = 0, np.round(table[2] * 9), np.round(table[3]) * 2.0**-100, table[4] * 1e30
+    net = rnnc.Graph(
+        inputs={"n": rnnc.NUMBERS, "m": rnnc.NUMBERS},
+        layers={
+            "a": (rnnc.Embedding(5000, 21), "n"),
+            "again": ("a", "m"),
+            "sum": (rnnc.Concat(), "a", "again"),
+        },
+        outputs={"sum": "sum", "a": "a"},
+    )
+    params = {"a.weight": table}
+    made = net.compile(params, **OPTIONS[form])
+    numbers = rng.integers(0, 5000, (2, 3, 700))
+    numbers[:, 0, :5], numbers[0, 1, :4000] = np.arange(5), 4999
+    each = rounded(table.T, product).widened().T  # a row has a scale, as an output of a product has
+    assert 0 < np.abs(each - table).max() / np.abs(table).max() < 0.01
+    np.testing.assert_allclose(each[1:4], table[1:4], rtol=1e-6)  # multiples of a step, which are kept
+    x = {"n": numbers[0], "m": numbers[1]}
+    expected = np.concatenate(each[numbers], axis=-1)
+    for found in (made(x), made.advance(x)[0], net.compile(params, backend="reference", **OPTIONS[form])(x)):
+        np.testing.assert_array_equal(found["sum"], expected)
+        np.testing.assert_array_equal(found["a"], expected[..., :21])
+    assert made.calls.native == 2
+    wide = {name: array.astype(np.int32) for name, array in x.items()}  # a call that Python makes
+    np.testing.assert_array_equal(made(wide, lengths=[3] * 700)["sum"], expected)
+    report = rnnc.quantization_report(made, x)
+    assert [error.name for error in report.weights] == [error.name for error in report.products] == ["rows of a.weight"]
+    assert report.weights[0].largest == pytest.approx(np.abs(each.astype(np.float64) - table).max())
+    assert "rows of a.weight: rounded by" in made.explain()
+    with raises_saying(rnnc.RnncError, "x['m']", "4999"):
+        made(x | {"m": numbers[0] + 1})
+
+
+def test_rows_without_finite_numbers_of_a_table() -> None:
+    """They are NaN as bytes, and stay as they are in bfloat16; no other row changes."""
+    table = np.random.default_rng(0).standard_normal((4, 9), dtype=np.float32)
+    table[1, 3], table[2, 0] = np.nan, np.inf
+    net = rnnc.Sequential(rnnc.Embedding(4, 9))
+    for form, options in OPTIONS.items():
+        for backend in ("llvm", "reference"):
+            (name,) = net.parameter_shapes()
+            found = net.compile({name: table}, backend=backend, **options)(np.arange(4)[:, None])[:, 0]
+            assert np.isnan(found[1]).all() or form == "bfloat16"
+            assert np.isnan(found[1, 3]) and not np.isfinite(found[2, 0])
+            assert np.abs(found - table)[[0, 3]].max() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from rnnc.networks.timing import AFTER, DURING, LONG
 
 if TYPE_CHECKING:
     from rnnc.backends.arrays import Array, ArrayLibrary
+    from rnnc.backends.tables import NarrowTable
     from rnnc.graph import Graph
     from rnnc.layered import Layered
 
@@ -207,7 +208,7 @@ class NetworkSignature:
 
     # ---- frames
 
-    def rows(self, table: Array, numbers: Array) -> Array:
+    def rows(self, table: Array | NarrowTable, numbers: Array) -> Array:
         """The rows of a table at each position of each frame, side by side."""
         found: Array = table[numbers]
         return found.reshape(*numbers.shape[:2], numbers.shape[2] * table.shape[1])

@@ -15,12 +15,22 @@ from rnnc.backends.call_forms import BATCH, STEPS, CallArray, CallGroup, PlainCa
 from rnnc.backends.llvm.asm.records import Record, Struct, address
 from rnnc.backends.llvm.code import UNLIMITED
 from rnnc.backends.llvm.kernels import binding
-from rnnc.backends.llvm.kernels.binding import ARRAY, BINDING, CONTAINERS, GROUP, KEPT, KINDS, TABLE
+from rnnc.backends.llvm.kernels.binding import (
+    ARRAY,
+    BINDING,
+    CONTAINERS,
+    GROUP,
+    KEPT,
+    KINDS,
+    TABLE,
+    TABLE_FORMATS,
+)
 from rnnc.backends.llvm.kernels.context import COUNTERS, array_field
 from rnnc.ir import settings
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.code import LlvmCode
+    from rnnc.backends.tables import NarrowTable
     from rnnc.ir.ops import Array
 
 
@@ -47,7 +57,10 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall, outcomes: Array)
         return None
     record = code.interface.record
     template = record.new(weights=weights, **_counted(code))
-    limits = {"most_rows": code.serial_rows, "brief_rows": min(BRIEF_ROWS, BRIEF_FLOPS // code.manifest.flops_per_row)}
+    brief = min(BRIEF_ROWS, BRIEF_FLOPS // code.manifest.flops_per_row)
+    limits: dict[str, Any] = {"most_rows": code.serial_rows, "most_alone": 1, "brief_rows": brief}
+    if (team := code.team) is not None:
+        limits |= {"team": team.record, "most_alone": team.most_batch}
     return bound_function(code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits)
 
 
@@ -63,7 +76,7 @@ def real_time_call(
     record, scratch = code.interface.record, _Scratch(code)
     given = {array_field(name): array for name, array in fixed.items() if array_field(name) in record.types}
     template = record.new(weights=weights, kept=scratch.record, **given, **_counted(code))
-    limits = {"most_rows": UNLIMITED, "brief_rows": UNLIMITED}
+    limits = {"most_rows": UNLIMITED, "most_alone": UNLIMITED, "brief_rows": UNLIMITED}
     return bound_function(
         code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits, owned=(scratch,)
     )
@@ -94,14 +107,14 @@ def bound_function(
     outcomes: Array,
     context: Struct,
     places: Places,
-    limits: Mapping[str, int],
+    limits: Mapping[str, Any],
     half: Struct | int = 0,
     owned: tuple[object, ...] = (),
 ) -> Callable[..., Any]:
     """A built-in function. functions: its code in the runtime, and the function of the module that it runs.
 
     outcomes: see `rnnc.backends.base.Bound.quick`. context: the fields that are the same in every call. limits:
-    most_rows and brief_rows of the binding. half: a record of `native_halves`. owned: what the binding leads to.
+    most_rows, brief_rows and team of the binding. half: a record of `native_halves`. owned: what the binding leads to.
     """
     empty = fresh.empty if settings.poison() else np.empty
     record = BINDING.new(
@@ -134,7 +147,7 @@ def _records(call: PlainCall, places: Places) -> dict[str, Any]:
     described = [*arrays, LENGTHS]
     offsets = [_offsets(array, places) for array in arrays]
     tables = [
-        {"array": number, "rows": address(rows), "height": len(rows), "width": rows.shape[1], "offset": offset}
+        {"array": number, "height": len(rows), "width": rows.shape[1], "offset": offset, **_stored(rows)}
         for number, array in enumerate(arrays)
         for name, rows in array.tables
         for offset in places(name) or [-1]
@@ -151,6 +164,14 @@ def _records(call: PlainCall, places: Places) -> dict[str, Any]:
         "table_records": table(TABLE, tables),
         "looked_up": sum(int(each["width"]) for each in tables),
     }
+
+
+def _stored(table: Array | NarrowTable) -> dict[str, int]:
+    """The fields of a table that tell how its rows are stored."""
+    if isinstance(table, np.ndarray):
+        return {"rows": address(table), "scales": 0, "format": TABLE_FORMATS.index("plain")}
+    scales, form = address(table.scales), TABLE_FORMATS.index(table.format)
+    return {"rows": address(table.codes), "scales": scales, "format": form}
 
 
 def _offsets(array: CallArray, places: Places) -> list[int]:

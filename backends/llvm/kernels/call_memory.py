@@ -13,6 +13,7 @@ from rnnc.backends.llvm.kernels.call_arguments import INTEGER_BYTES, is_kind
 from rnnc.backends.llvm.kernels.call_results import first_result
 from rnnc.backends.llvm.kernels.context import HEAD
 from rnnc.backends.llvm.kernels.python_objects import FALSE, TRUE, exists, negated
+from rnnc.backends.llvm.kernels.table_rows import emit_look_up
 
 ZERO = Val("i8", "0")
 
@@ -21,7 +22,7 @@ def emit_call_memory(module: Module, dtype: str) -> None:
     """Adds `i64 rnnc_memory_size(binding, call, views)`, `i1 rnnc_fill_memory(binding, call, views, context)`, which
     returns whether all lengths and numbers of rows are in range, and `rnnc_clear_padding` for after the run.
     """
-    parts = (_sort_lengths(), _look_up(dtype), _look_up_tables(dtype), _copy(dtype), _copy_arrays(dtype))
+    parts = (_sort_lengths(), emit_look_up(dtype), _look_up_tables(dtype), _copy(dtype), _copy_arrays(dtype))
     for function in (*parts, _memory_size(dtype), _fill_memory(), _clear_padding()):
         module.add(function)
 
@@ -137,25 +138,6 @@ def _clear_padding() -> Function:
 # ---- tables
 
 
-def _look_up(dtype: str) -> Function:
-    """Copies rows of a table to (T, B, width). Strides are in bytes. Returns whether the table has all the rows."""
-    f = define(
-        "i1 rnnc_look_up_all(ptr numbers, i64 steps, i64 batch, i64 step_stride, i64 row_stride, ptr table, "
-        "i64 height, i64 width, ptr values)"
-    )
-    numbers, steps, batch, step_stride, row_stride, table, height, width, values = f.parameters
-    size = f.mul(width, ELEMENT_BYTES[dtype])
-    with f.loop(0, steps) as step, f.loop(0, batch) as row:
-        skipped = f.add(f.mul(step.index, step_stride), f.mul(row.index, row_stride))
-        number = f.load("i64", f.element(numbers, skipped, "i8"), 8)
-        f.leave(f.compare("uge", number, height), FALSE)
-        target = f.element(values, f.mul(f.add(f.mul(step.index, batch), row.index), size), "i8")
-        source = f.element(table, f.mul(number, size), "i8")
-        f.call("void", "llvm.memcpy.p0.p0.i64", target, source, size, FALSE)
-    f.ret(TRUE)
-    return f
-
-
 def _look_up_tables(dtype: str) -> Function:
     """Looks up the rows of all tables. Returns whether all the rows are there."""
     f = define("i1 rnnc_look_up_tables(ptr binding, ptr call, ptr views, ptr context)", COLD)
@@ -165,7 +147,8 @@ def _look_up_tables(dtype: str) -> Function:
         table = TABLE.loads(f, TABLE.element(f, BINDING.load(f, binding, "table_records"), each.index))
         view, per_step = VIEW.loads(f, VIEW.element(f, views, table["array"])), f.mul(sizes["batch"], table["width"])
         values = _take(f, call, f.mul(f.mul(sizes["steps"], per_step), ELEMENT_BYTES[dtype]))
-        arguments = (*sizes.values(), view["step"], view["row"], table["rows"], table["height"], table["width"])
+        rows = (table[name] for name in ("rows", "scales", "format", "height", "width"))
+        arguments = (*sizes.values(), view["step"], view["row"], *rows)
         found = f.call_defined("i1", "rnnc_look_up_all", view["start"], *arguments, values)
         f.leave(negated(f, found), FALSE)
         with f.when(f.value("i1", f"icmp sge {table['offset']}, 0")):

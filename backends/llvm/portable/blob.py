@@ -2,6 +2,8 @@
 
     file    u64 magic | u64 digest | u64 bytes behind the header | zeros up to byte 64 | weights | table | table ...
 
+A table of bytes is followed by the scales of its rows.
+
 Weights are packed for the register tile of one kind of machine. Each part starts at a multiple of 64 bytes.
 """
 
@@ -15,6 +17,7 @@ from functools import cached_property
 
 from rnnc.backends.llvm.asm.builder import Function, Val
 from rnnc.backends.llvm.portable.interface import STATE_HEADER
+from rnnc.backends.tables import NarrowTable, stored_arrays
 from rnnc.ir.ops import Array
 
 _MAGIC = int.from_bytes(b"rnncwgt1", "little")
@@ -26,26 +29,30 @@ class Blob:
     """weights: the packed arena. tables: by the name of the rows that are looked up."""
 
     weights: bytes
-    tables: Mapping[str, Array]
+    tables: Mapping[str, Array | NarrowTable]
 
     @cached_property
     def content(self) -> bytes:
         """All parts."""
         found = bytearray(self.weights)
         for table in self.tables.values():
-            found += bytes(-len(found) % _LINE) + table.tobytes()
+            for array in stored_arrays(table):
+                found += bytes(-len(found) % _LINE) + array.tobytes()
         return bytes(found + bytes(-len(found) % _LINE))
 
-    def table(self, f: Function, weights: Val, rows: str) -> Val:
-        """The address of a table. weights: that of the blob."""
-        return f.element(weights, self._places[rows], "i8")
+    def table(self, f: Function, weights: Val, rows: str) -> list[Val]:
+        """The addresses of a table: its numbers, and the scales of a table of bytes. weights: that of the blob."""
+        return [f.element(weights, place, "i8") for place in self._places[rows]]
 
     @cached_property
-    def _places(self) -> dict[str, int]:
+    def _places(self) -> dict[str, list[int]]:
         found, place = {}, len(self.weights)
         for rows, table in self.tables.items():
-            found[rows] = place = place + -place % _LINE
-            place += table.nbytes
+            found[rows] = list[int]()
+            for array in stored_arrays(table):
+                place += -place % _LINE
+                found[rows].append(place)
+                place += array.nbytes
         return found
 
     # ---- in a library

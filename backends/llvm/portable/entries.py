@@ -18,8 +18,10 @@ from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64, n
 from rnnc.backends.llvm.asm.dtypes import SCALARS
 from rnnc.backends.llvm.kernels.binding import CALL, VIEW
 from rnnc.backends.llvm.kernels.context import HEADER, Interface, array_field, row_field, step_field
+from rnnc.backends.llvm.kernels.table_rows import widen_row
 from rnnc.backends.llvm.portable.blob import Blob
 from rnnc.backends.llvm.portable.interface import STATE_HEADER, PortableNetwork, Result
+from rnnc.backends.tables import NarrowTable
 
 _LINE = 64
 
@@ -32,8 +34,11 @@ def result(value: Result) -> Val:
 class Entries:
     """The entries of one network."""
 
-    def __init__(self, network: PortableNetwork, context: Interface, blob: Blob, pointer_bits: int) -> None:
-        """context: of the plan. blob: its weights and tables."""
+    def __init__(
+        self, network: PortableNetwork, context: Interface, blob: Blob, pointer_bits: int, machine: str = ""
+    ) -> None:
+        """context: of the plan. blob: its weights and tables. machine: the name that the library tells."""
+        self.machine = machine
         self.network, self.api = network, network.interface
         self.context, self.blob = context, blob
         self.size = f"i{pointer_bits}"
@@ -53,13 +58,13 @@ class Entries:
         return module
 
     def _globals(self) -> list[str]:
-        text = self.api.about().encode() + b"\0"
+        text = self.api.about(self.machine).encode() + b"\0"
         shown = "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:02X}" for b in text)
         found = [f'@rnnc_about = internal constant [{len(text)} x i8] c"{shown}"']
         return found if self.api.in_file else [*found, self.blob.definition()]
 
     def _define(self, result_: str, name: str, parameters: str) -> Function:
-        return define(f"{result_} {self.api.name}_{name}({parameters.replace('size_t', self.size)})")
+        return define(f"{result_} {self.api.symbol(name)}({parameters.replace('size_t', self.size)})")
 
     def _wide(self, f: Function, value: Val) -> Val:
         """A size_t as 64 bits."""
@@ -72,7 +77,7 @@ class Entries:
         return f.value(self.size, f"trunc {f.minimum(value, i64((1 << 32) - 1))} to {self.size}")
 
     def _about(self) -> Function:
-        f = Function(f"{self.api.name}_about", [], "ptr")
+        f = Function(self.api.symbol("about"), [], "ptr")
         f.ret(Val("ptr", "@rnnc_about"))
         return f
 
@@ -95,7 +100,7 @@ class Entries:
         return -(-(self.api.saved_bytes + 8) // _LINE) * _LINE
 
     def _state_size(self) -> Function:
-        f = Function(f"{self.api.name}_state_size", [], self.size)
+        f = Function(self.api.symbol("state_size"), [], self.size)
         f.ret(self._narrow(f, f.add(self._work_size(f, i64(1), i64(1)), self._work_at)))
         return f
 
@@ -314,14 +319,17 @@ class Entries:
             for name in array.names:
                 found[name] = place
         for n, rows, width in self.tables:
-            table = self.blob.table(f, weights, rows)
+            table, *scales = self.blob.table(f, weights, rows)
+            narrow = isinstance(self.blob.tables[rows], NarrowTable)
             found[rows] = work.rows[rows]
             count = f.mul(work.steps, work.batch)
             with f.loop(0, count) as each:
                 number = f.load("i64", f.element(given[n], each.index, "i64"), 8)
-                source = f.element(table, f.mul(number, width), self.scalar)
                 target = f.element(work.rows[rows], f.mul(each.index, width), self.scalar)
-                _copy(f, target, source, i64(width * self.item))
+                if narrow:
+                    widen_row(f, table, scales[0] if scales else None, number, i64(width), target)
+                else:
+                    _copy(f, target, f.element(table, f.mul(number, width), self.scalar), i64(width * self.item))
         return found
 
 

@@ -13,6 +13,7 @@ from rnnc.ir.errors import ArgumentTypeError, RnncError, RnncWarning
 from rnnc.torch.nn import cells, layers
 from rnnc.torch.nn.base import Module
 from rnnc.torch.nn.engine import dtype_of
+from rnnc.torch.nn.places import place_of
 
 __all__ = ["accelerate", "explain"]
 
@@ -104,9 +105,14 @@ def _reason(part: Any) -> str:
             return "torch.jit has compiled it; accelerate the model first"
         return f"its class {kind.__name__} derives from torch's, and forward() may be its own"
     weights = list(part.parameters())
-    for what, values in (("device", {w.device.type for w in weights}), ("dtype", {dtype_of(w) for w in weights})):
-        if not values <= _RUNS[what]:
+    devices, dtypes = {str(w.device) for w in weights}, {dtype_of(w) for w in weights}
+    if len(devices) > 1:
+        return f"its parameters are on several devices: {', '.join(sorted(devices))}"
+    for what, values in (("device", {w.device.type for w in weights}), ("dtype", dtypes)):
+        if not values.issubset(_RUNS[what]):
             return f"its parameters have {what} {', '.join(sorted(values))}; rnnc.torch runs {', '.join(_RUNS[what])}"
+    if missing := place_of(weights[0]).missing():
+        return f"its parameters are on {weights[0].device}, and {missing}"
     try:
         made = _made(part)
     except RnncError as error:
@@ -116,7 +122,7 @@ def _reason(part: Any) -> str:
     return ""
 
 
-_RUNS = {"device": {"cpu"}, "dtype": {"float32", "float64"}}
+_RUNS = {"device": ("cpu", "cuda"), "dtype": ("float32", "float64")}
 
 
 def _made(part: Any) -> Module:

@@ -12,8 +12,9 @@ from rnnc.checking import checks
 from rnnc.checking.wrt import EVERY
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, DtypeError
 from rnnc.torch.nn import operators
-from rnnc.torch.nn.engine import Packed, array, engine
+from rnnc.torch.nn.engine import Packed, engine
 from rnnc.torch.nn.gradients import Run, TensorCall, as_state, requiring
+from rnnc.torch.nn.places import HOST, TensorPlace, place_of
 
 __all__ = ["call"]
 
@@ -38,15 +39,24 @@ def call(packed: Packed, weights: Tensors, x: Any, state: Any, lengths: Any) -> 
         return operators.call(packed, x, states, tuple(weights), lengths)
     if wrt := _wanted(x, states, weights):
         packed.forget()  # an optimiser comes next, and may write past PyTorch's counters
-        made = engine(packed.spec, dtype, torch.get_num_threads())
+        made = engine(packed.spec, dtype, place_of(weights[0]), torch.get_num_threads())
         output, *finals, _ = Run.apply(TensorCall(made, lengths, len(states), wrt), None, x, *states, *weights)
         return output, as_state(finals)
-    model = packed.model(weights, torch.get_num_threads())
+    if weights[0].is_cpu:
+        return _bound(packed, HOST, weights, x, states, lengths)
+    place = place_of(weights[0])
+    with place.entered():
+        return _bound(packed, place, weights, x, states, lengths)
+
+
+def _bound(
+    packed: Packed, place: TensorPlace, weights: Tensors, x: Any, states: Tensors, lengths: Any
+) -> tuple[Any, Any]:
+    """The call of the bound model."""
+    model, array, tensor = packed.model(weights, torch.get_num_threads()), place.array, place.tensor
     initial = as_state([array("hx", part) for part in states]) if states else None
     output, final = model(array("input", x), initial, lengths=lengths)
-    if type(final) is tuple:
-        return torch.from_numpy(output), tuple([torch.from_numpy(part) for part in final])
-    return torch.from_numpy(output), torch.from_numpy(final)
+    return tensor(output), tuple([tensor(part) for part in final]) if type(final) is tuple else tensor(final)
 
 
 def _wanted(x: Any, states: Tensors, weights: Tensors) -> tuple[str, ...]:
@@ -76,7 +86,7 @@ def _cast(name: str, tensor: Any, dtype: Any) -> Any:
     """
     if tensor.dtype is dtype:
         return tensor
-    if torch.is_autocast_enabled("cpu") and tensor.dtype.is_floating_point:
+    if torch.is_autocast_enabled(tensor.device.type) and tensor.dtype.is_floating_point:
         return tensor.to(dtype)
     how = f"pass {name}.to({dtype}), or use module.to({tensor.dtype})"
     raise DtypeError(f"{name}: expected {dtype}, as the parameters have, got {tensor.dtype}; {how}")

@@ -11,37 +11,36 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch.utils.dlpack import to_dlpack
-
-from rnnc.checking.arrays import as_array
 from rnnc.derivatives import HVP, JVP, VJP, hvp, jvp, vjp
 from rnnc.ir.errors import DtypeError, RnncError
 from rnnc.model import Model
 from rnnc.programs import Program
 from rnnc.programs import compile as compile_spec
 from rnnc.specs import Spec
+from rnnc.torch.nn.places import TensorPlace, place_of
 
-__all__ = ["OWNERS", "Engine", "Packed", "array", "dtype_of", "engine", "spec_of"]
+__all__ = ["OWNERS", "Engine", "Packed", "dtype_of", "engine", "spec_of"]
 
 Tensors = Sequence[Any]
 
 
 class Engine:
-    """The compiled functions of one spec, each made when it is first needed. All modules of the spec share them."""
+    """The compiled functions of one spec, each made when it is first needed. All modules of the spec share them.
 
-    def __init__(self, spec: Spec, threads: int) -> None:
+    place: where their arrays are.
+    """
+
+    def __init__(self, spec: Spec, place: TensorPlace, threads: int) -> None:
         self.spec = spec
-        self.threads = threads
+        self.place = place
+        self._options: dict[str, Any] = {"backend": place.backend, "threads": threads}
         self.names = tuple(spec.parameter_shapes())
         self._vjps: dict[tuple[str, ...], VJP] = {}
 
     @cached_property
     def program(self) -> Program:
         """The forward pass, without parameters."""
-        made = compile_spec(self.spec, threads=self.threads)
+        made = compile_spec(self.spec, **self._options)
         assert isinstance(made, Program)
         return made
 
@@ -49,26 +48,27 @@ class Engine:
         """The forward pass with its pullback to some arguments."""
         found = self._vjps.get(wrt)
         if found is None:
-            found = self._vjps[wrt] = vjp(self.spec, threads=self.threads, wrt=wrt)
+            found = self._vjps[wrt] = vjp(self.spec, wrt=wrt, **self._options)
         return found
 
     @cached_property
     def jvp(self) -> JVP:
         """The forward pass with its tangent."""
-        return jvp(self.spec, threads=self.threads)
+        return jvp(self.spec, **self._options)
 
     @cached_property
     def hvp(self) -> HVP:
         """The gradients with their tangent."""
-        return hvp(self.spec, threads=self.threads)
+        return hvp(self.spec, **self._options)
 
-    def params(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
+    def params(self, tensors: Tensors) -> dict[str, Any]:
         """Views of the parameters, by name."""
-        return {name: _parameter(name, tensor) for name, tensor in zip(self.names, tensors, strict=True)}
+        view = self.place.parameter
+        return {name: view(name, tensor) for name, tensor in zip(self.names, tensors, strict=True)}
 
 
 @lru_cache(maxsize=512)
-def engine(spec: Spec, dtype: Any, threads: int) -> Engine:
+def engine(spec: Spec, dtype: Any, place: TensorPlace, threads: int) -> Engine:
     """The engine of a spec in a dtype of PyTorch. threads: the most threads of a call, torch.get_num_threads().
 
     Raises DtypeError for a dtype that rnnc does not have.
@@ -76,46 +76,7 @@ def engine(spec: Spec, dtype: Any, threads: int) -> Engine:
     name = str(dtype).removeprefix("torch.")
     if name not in ("float32", "float64"):
         raise DtypeError(f"weights: expected float32 or float64, got {name}; use module.float()")
-    return Engine(replace(spec, dtype=name), threads)  # type: ignore[type-var]
-
-
-def array(name: str, tensor: Any) -> NDArray[Any]:
-    """A view of a tensor's memory. name: for messages.
-
-    Raises ArgumentTypeError for what has no memory on this machine's CPU that NumPy can read.
-    """
-    try:
-        found: NDArray[Any] = tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
-        return found
-    except (AttributeError, RuntimeError, TypeError):  # another device, bfloat16, a sparse tensor, no tensor at all
-        return as_array(name, tensor.detach() if hasattr(tensor, "detach") else tensor)
-
-
-def _parameter(name: str, tensor: Any) -> NDArray[Any]:
-    """`array` of a parameter, whose memory can be resized afterwards, as FullyShardedDataParallel does.
-
-    `Tensor.numpy` would end that for good.
-    """
-    if type(tensor) in (torch.nn.Parameter, torch.Tensor) and tensor.is_cpu:
-        try:
-            found: NDArray[Any] = np.from_dlpack(_OnHost(tensor.detach()))
-            return found
-        except (BufferError, RuntimeError):  # bfloat16, no memory of its own: the same message as for other tensors
-            pass
-    return array(name, tensor)
-
-
-class _OnHost:
-    """A tensor in this machine's memory, for np.from_dlpack. Tensor.__dlpack__ takes 3 us, this 0.5 us."""
-
-    def __init__(self, tensor: Any) -> None:
-        self._tensor = tensor
-
-    def __dlpack__(self, **_: Any) -> Any:
-        return to_dlpack(self._tensor)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0
+    return Engine(replace(spec, dtype=name), place, threads)  # type: ignore[type-var]
 
 
 _SPECS: dict[str, Spec] = {}
@@ -185,9 +146,10 @@ class Packed:
         return held.model if same else self._bound(weights, threads)
 
     def _bound(self, weights: Tensors, threads: int) -> Model:
-        made = engine(self.spec, weights[0].dtype, threads)
+        made = engine(self.spec, weights[0].dtype, place_of(weights[0]), threads)
         # PyTorch does not count what is written to tensors made in torch.inference_mode(), nor other processes' writes.
-        counted = not any(weight.is_inference() or weight.is_shared() for weight in weights)
+        # Tensors on a GPU all say that they are shared.
+        counted = not any(weight.is_inference() or (weight.is_cpu and weight.is_shared()) for weight in weights)
         versions = [weight._version for weight in weights] if counted else []
         places = [weight.data_ptr() for weight in weights]
         model = made.program.bind(made.params(weights))

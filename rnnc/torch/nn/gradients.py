@@ -18,7 +18,7 @@ import torch
 from rnnc.checking.wrt import EVERY
 from rnnc.ir.errors import ArgumentError
 from rnnc.model import Model
-from rnnc.torch.nn.engine import Engine, array
+from rnnc.torch.nn.engine import Engine
 from rnnc.torch.nn.tickets import kept_by, ticket_for
 
 __all__ = ["Run", "TensorCall", "as_state", "as_tuple", "requiring"]
@@ -45,20 +45,33 @@ class TensorCall:
 
     def arrays(self, tensors: Tensors) -> tuple[Any, Any, Any]:
         """(params, x, state), as the derivatives take them, of the tensors or of tangents of them."""
-        states = [array("state", tensor) for tensor in tensors[1 : 1 + self.states]]
-        return self.engine.params(tensors[1 + self.states :]), array("x", tensors[0]), as_state(states)
+        array = self.engine.place.array
+        states = [array("hx", tensor) for tensor in tensors[1 : 1 + self.states]]
+        return self.engine.params(tensors[1 + self.states :]), array("input", tensors[0]), as_state(states)
 
     def tensors(self, gradients: tuple[Any, Any, Any]) -> tuple[Any, ...]:
         """The gradients of the call's tensors, from what a derivative returns; None where it returns none."""
         params, x, state = gradients
         states = () if not self.states else (None,) * self.states if state is None else as_tuple(state)
         weights = (None,) * len(self.engine.names) if params is None else params.values()
-        return tuple([None if each is None else torch.from_numpy(each) for each in (x, *states, *weights)])
+        tensor = self.engine.place.tensor
+        return tuple([None if each is None else tensor(each) for each in (x, *states, *weights)])
+
+    def results(self, result: tuple[Any, Any]) -> tuple[Any, ...]:
+        """(output, state) as tensors in a row."""
+        output, state = result
+        return tuple(map(self.engine.place.tensor, (output, *as_tuple(state))))
+
+    def seeds(self, seeds: Tensors) -> tuple[Any, Any]:
+        """(d_output, d_state) as a pullback takes them: None for the output, or for all states, stands for zeros."""
+        output, *states = (None if seed is None else self.engine.place.array("gradient", seed) for seed in seeds)
+        return output, None if states[0] is None else as_state(states)
 
     def run(self, *tensors: Any) -> tuple[Any, ...]:
         """The output, the final states, and the pullback."""
-        result, pullback = self.engine.vjp(self.wrt)(*self.arrays(tensors), self.lengths)
-        return (*_results(result), pullback)
+        with self.engine.place.entered():
+            result, pullback = self.engine.vjp(self.wrt)(*self.arrays(tensors), self.lengths)
+            return (*self.results(result), pullback)
 
     def pullback(self, ticket: Any, *tensors: Any) -> Any:
         """The pullback that a ticket owns. Without one the forward pass runs again."""
@@ -67,25 +80,29 @@ class TensorCall:
 
     def plain(self, model: Model, *tensors: Any) -> tuple[Any, ...]:
         """The output and the final states, by the bound model."""
-        _, x, state = self.arrays(tensors)
-        return _results(model(x, state, lengths=self.lengths))
+        with self.engine.place.entered():
+            _, x, state = self.arrays(tensors)
+            return self.results(model(x, state, lengths=self.lengths))
 
     def pulled(self, pullback: Any, *seeds: Any) -> tuple[Any, ...]:
         """J' s, of s."""
-        return self.tensors(pullback(*_seeds(seeds)))
+        with self.engine.place.entered():
+            return self.tensors(pullback(*self.seeds(seeds)))
 
     def tangent(self, *tensors: Any) -> tuple[Any, ...]:
         """J v, of (p, v)."""
-        p, v = self.arrays(tensors[: len(self)]), self.arrays(tensors[len(self) :])
-        return _results(self.engine.jvp(p, v, lengths=self.lengths)[1])
+        with self.engine.place.entered():
+            p, v = self.arrays(tensors[: len(self)]), self.arrays(tensors[len(self) :])
+            return self.results(self.engine.jvp(p, v, lengths=self.lengths)[1])
 
     def turned(self, *tensors: Any) -> tuple[Any, ...]:
         """H v + J' w, of (p, v, s, w), or H v of (p, v, s)."""
         count, many = len(self), 1 + len(self.engine.spec.states)
-        p, v = self.arrays(tensors[:count]), self.arrays(tensors[count : 2 * count])
         s, w = tensors[2 * count : 2 * count + many], tensors[2 * count + many :]
-        turned = _seeds(w) if w else (None, None)
-        return self.tensors(self.engine.hvp(p, _seeds(s), v, turned, lengths=self.lengths)[1])
+        with self.engine.place.entered():
+            p, v = self.arrays(tensors[:count]), self.arrays(tensors[count : 2 * count])
+            turned = self.seeds(w) if w else (None, None)
+            return self.tensors(self.engine.hvp(p, self.seeds(s), v, turned, lengths=self.lengths)[1])
 
 
 class _Function(torch.autograd.Function):  # type: ignore[misc]
@@ -136,9 +153,12 @@ class Run(_Function):
             *tensors, ticket = tensors
             pullback = call.pullback(ticket, *tensors)
         if torch.is_grad_enabled():
-            seeds = tuple(_filled(seeds[:-1], ctx.shapes, tensors[0].dtype))
+            seeds = tuple(_filled(seeds[:-1], ctx.shapes, tensors[0]))
             return (None, None, *Gradient.apply(call, pullback, *tensors, *seeds))
-        return (None, None, *call.tensors(pullback(*_plain(seeds[:-1], ctx.shapes, tensors[0].dtype))))
+        output, *states = seeds[:-1]
+        if any([state is not None for state in states]):  # otherwise all are zeros to the pullback
+            states = _filled(states, ctx.shapes[1:], tensors[0])
+        return (None, None, *call.pulled(pullback, output, *states))
 
     @staticmethod
     def jvp(ctx: Any, _: None, __: None, *tangents: Any) -> tuple[Any, ...]:
@@ -207,36 +227,16 @@ def as_state(parts: Sequence[Any]) -> Any:
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 
-def _results(result: tuple[Any, Any]) -> tuple[Any, ...]:
-    """(output, state) as tensors in a row."""
-    output, state = result
-    return tuple(map(torch.from_numpy, (output, *as_tuple(state))))
-
-
-def _seeds(seeds: Tensors) -> tuple[Any, Any]:
-    """(d_output, d_state) as a pullback takes them."""
-    output, *states = (array("gradient", seed) for seed in seeds)
-    return output, as_state(states)
-
-
-def _plain(seeds: Tensors, shapes: Sequence[Any], dtype: Any) -> tuple[Any, Any]:
-    """`_seeds`, of which some may be None, for zeros. A pullback takes None for the output, and for all states."""
-    output, *states = seeds
-    d_output = None if output is None else array("gradient", output)
-    if all(state is None for state in states):
-        return d_output, None
-    return d_output, as_state([array("gradient", state) for state in _filled(states, shapes[1:], dtype)])
-
-
-def _filled(tensors: Tensors, shapes: Sequence[Any], dtype: Any) -> list[Any]:
-    """The tensors, with zeros in the place of None."""
+def _filled(tensors: Tensors, shapes: Sequence[Any], like: Any) -> list[Any]:
+    """The tensors, with zeros in the place of None, of the dtype and on the device of another one."""
+    options = {"dtype": like.dtype, "device": like.device}
     pairs = zip(tensors, shapes, strict=True)
-    return [torch.zeros(shape, dtype=dtype) if tensor is None else tensor for tensor, shape in pairs]
+    return [torch.zeros(shape, **options) if tensor is None else tensor for tensor, shape in pairs]
 
 
 def _like(tangents: Tensors, tensors: Tensors) -> list[Any]:
     """Tangents of tensors, with zeros in the place of None."""
-    return _filled(tangents, [tensor.shape for tensor in tensors], tensors[0].dtype)
+    return _filled(tangents, [tensor.shape for tensor in tensors], tensors[0])
 
 
 def _element(inputs: Tensors, in_dims: tuple[Any, ...], number: int) -> list[Any]:

@@ -13,6 +13,7 @@ import torch
 
 from rnnc.torch.nn.engine import OWNERS, Packed, engine, spec_of
 from rnnc.torch.nn.gradients import TensorCall, as_state, requiring
+from rnnc.torch.nn.places import place_of
 from rnnc.torch.nn.tickets import ticket_for
 
 __all__ = ["call"]
@@ -28,7 +29,7 @@ def call(packed: Packed, x: Any, states: tuple[Any, ...], weights: tuple[Any, ..
 
 
 def _call(key: str, states: list[Any], weights: list[Any], lengths: Any, wrt: str) -> TensorCall:
-    made = engine(spec_of(key), weights[0].dtype, torch.get_num_threads())
+    made = engine(spec_of(key), weights[0].dtype, place_of(weights[0]), torch.get_num_threads())
     return TensorCall(made, lengths, len(states), tuple(wrt.split()))
 
 
@@ -52,7 +53,9 @@ def run(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], le
         *results, pullback = made.run(x, *states, *weights)
     else:
         packed = OWNERS.get(owner) or Packed(made.engine.spec)
-        results = list(made.plain(packed.model(tuple(weights), torch.get_num_threads()), x, *states, *weights))
+        with made.engine.place.entered():
+            model = packed.model(tuple(weights), torch.get_num_threads())
+        results = list(made.plain(model, x, *states, *weights))
     return [*results, ticket_for(pullback)]
 
 
@@ -62,7 +65,7 @@ def _(spec: str, owner: str, x: Any, states: list[Any], weights: list[Any], leng
     batch = [] if x.dim() == 2 else [x.shape[0 if known.batch_first else 1]]
     rows = known.num_layers * known.num_directions
     finals = [x.new_empty((rows, *batch, width)) for width in known.states.values()]
-    ticket = x.new_empty(1, dtype=torch.float64)
+    ticket = torch.empty(1, dtype=torch.float64, device="cpu")
     return [x.new_empty((*x.shape[:-1], known.output_size)), *finals, ticket]
 
 
