@@ -132,9 +132,10 @@ class Bound(Protocol):
 class SectionTime(NamedTuple):
     """The time of a section of profiled code, such as a phase, over all its runs.
 
-    kind: "copies", "hoisted" (products of many steps at once), "step" or "sums". site: the layers and directions whose
-    equations it computes. ticks: see `CallCounters.now`. runs: how often it ran. rows: the rows of all runs. flops:
-    multiplications and additions of matrix products in all runs. weight_bytes: the weights that each run reads.
+    kind: "copies", "hoisted" (products of many steps at once), "step", "sums" or "wait" (for threads). site: the
+    layers and directions whose equations it computes. ticks: see `CallCounters.now`. runs: how often it ran. rows: the
+    rows of all runs. flops: multiplications and additions of matrix products in all runs. weight_bytes: the weights
+    that each run reads.
     """
 
     name: str

@@ -8,7 +8,7 @@ reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnnc.ir.errors import IRError
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from rnnc.ir.stacks import Stack
 
 
+class Start(NamedTuple):
+    """The artefact of a stage of the pipeline, such as the graph after a pass. steps: of a graph; None of loops."""
+
+    stage: str
+    artefact: Any
+    steps: int | None
+
+
 class Computation(NamedTuple):
     """A graph with named inputs and outputs.
 
@@ -28,12 +36,14 @@ class Computation(NamedTuple):
     identity: a text that determines the graph, for any number of steps. It is known where no code of a user has a part
         in building the graph, and is empty otherwise.
     in_parts: rows read sums over all rows, so that it runs in parts (`rnnc.ir.parts`). It then has one half.
+    start: the artefact of a stage from which it is compiled, in the place of a graph that is built (`rnnc.ir.edited`).
     """
 
     build: Callable[[int, bool], Graph]
     late: frozenset[str] = frozenset()
     identity: str = ""
     in_parts: bool = False
+    start: Start | None = None
 
     @staticmethod
     def of_stack(stack: Stack) -> Computation:

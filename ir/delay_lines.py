@@ -82,6 +82,13 @@ def delay_lines(
     return found
 
 
+def delay_line(cycle: set[Family], following: Readers, outputs: set[Family]) -> DelayLine | None:
+    """The delay line that a cycle of a rolled program is, whose readers all read single steps of it; None otherwise."""
+    line = shifting(cycle)
+    shifts = None if line is None else _shifts_read(line, cycle, following, outputs)
+    return replace(line, shifts=tuple(sorted(shifts))) if line is not None and shifts else None
+
+
 # ---- which loops are delay lines
 
 

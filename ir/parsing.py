@@ -46,6 +46,8 @@ class Token(NamedTuple):
 class Parser:
     """The base of both parsers. Each rule of a grammar is a method, which reads from `self.token` on.
 
+    `self.after` is the token after that one.
+
     tokens: finds the next token; its groups are kinds of tokens, of which "blank" is left out.
     """
 
@@ -55,6 +57,7 @@ class Parser:
         self.lines = text.split("\n")
         self.rest = self._found(self.lines)
         self.token = next(self.rest)
+        self.after = next(self.rest, self.token)
 
     def _found(self, lines: Sequence[str]) -> Iterator[Token]:
         for number, line in enumerate(lines, 1):
@@ -168,7 +171,7 @@ class Parser:
 
     def step(self) -> None:
         if self.token.kind != "end":
-            self.token = next(self.rest)
+            self.token, self.after = self.after, next(self.rest, self.after)
 
     def fail(self, message: str, token: Token | None = None, *, found: bool = False) -> NoReturn:
         at = token or self.token

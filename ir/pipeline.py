@@ -21,7 +21,7 @@ from rnnc.ir import settings
 from rnnc.ir.errors import BackendError
 from rnnc.ir.graph import Graph
 from rnnc.ir.masking import mask_padding
-from rnnc.ir.passes import PASS_NAMES, PASSES, PassRecord, optimize
+from rnnc.ir.passes import PASS_NAMES, PASSES, PassRecord, optimize, resume
 from rnnc.ir.roll import roll
 from rnnc.ir.text import print_graph
 
@@ -62,7 +62,9 @@ class Artefacts:
     ) -> None:
         self.computation, self.steps, self.lengths, self.given = computation, steps, lengths, given
         self._stages = {stage.name: stage for stage in stages}
-        self._made: dict[str, Any] = {}
+        start = computation.start
+        given_start = start is not None and not lengths and start.steps in (None, steps)
+        self._made: dict[str, Any] = {start.stage: start.artefact} if start is not None and given_start else {}
 
     def __getitem__(self, name: str) -> Any:
         """The artefact of a stage. Raises BackendError if there is no such stage."""
@@ -102,6 +104,9 @@ def _lower(made: Artefacts) -> Graph:
 
 
 def _optimize(made: Artefacts) -> Optimized:
+    start = made.computation.start
+    if start is not None and start.stage in PASS_NAMES:  # the graph after that pass is given
+        return Optimized(_verified(resume(made[start.stage], start.stage)), ())
     graph, records = optimize(_before_passes(made))
     return Optimized(_verified(graph), tuple(records))
 

@@ -28,9 +28,10 @@ from rnnc.ir.families import Family, cycles, families
 from rnnc.ir.graph import Graph, Node, Output
 from rnnc.ir.ops import Kind
 from rnnc.ir.ordering import descendants, readers, topological
-from rnnc.ir.program import Loop, Program, Statement, is_parameter, is_summed
+from rnnc.ir.program import Loop, Program, Statement, is_parameter
 from rnnc.ir.recompute import recompute
 from rnnc.ir.shape_rules import BATCH
+from rnnc.ir.stored import stored_values
 from rnnc.ir.wide import copy_into_loops, narrows, recompute_apart, recompute_elsewhere, wide_values
 
 Readers = Mapping[Family, Sequence[Family]]
@@ -70,9 +71,10 @@ def roll(graph: Graph, late: frozenset[str] = frozenset()) -> Program:
     _sink_consumers(members, following, place, len(loops), waits, wide)
     _place_unread(unread, place, directions)
     members = copy_into_loops(members, place, following, wide, set(outputs.values()))
-    members = recompute_elsewhere(members, place, _stored(members, place, outputs), wide, set(outputs.values()))
+    stored = stored_values(members, place, outputs.values())
+    members = recompute_elsewhere(members, place, stored, wide, set(outputs.values()))
     members = recompute_apart(members, place, wide, set(outputs.values()))
-    members = recompute(members, place, _stored(members, place, outputs), outputs.values())
+    members = recompute(members, place, stored_values(members, place, outputs.values()), outputs.values())
     return _program(graph.dtype, members, place | shifting, directions, outputs, lines)
 
 
@@ -241,7 +243,8 @@ def _program(
                 statements.append(family)
     inputs = tuple(f for f in members if f.op == "input")
     ordered_bind = tuple(f for f in members if f in bind and f.spec.kind is not Kind.LEAF)
-    return Program(dtype, inputs, ordered_bind, tuple(statements), outputs, _stored(members, place, outputs))
+    stored = stored_values(members, place, outputs.values())
+    return Program(dtype, inputs, ordered_bind, tuple(statements), outputs, stored)
 
 
 def _bind_time(members: list[Family]) -> set[Family]:
@@ -279,13 +282,3 @@ def _body(inside: list[Family]) -> tuple[Family, ...]:
     """The values of one step in topological order. A carry reads the step before, so its source is no operand here."""
     reads = {family: family.inputs for family in inside}
     return tuple(topological(reads, lambda f: (f.op != "carry", f.index)))
-
-
-def _stored(members: list[Family], place: Placement, outputs: dict[str, Family]) -> frozenset[Family]:
-    stored = {f for f in outputs.values() if f.timed}
-    for reader in members:
-        for read in reader.reads():
-            outside = place.get(read) != place.get(reader) or read not in place
-            if read.timed and outside and reader.op != "exit" and not is_summed(read):
-                stored.add(read)
-    return frozenset(stored)

@@ -30,7 +30,7 @@ from rnnc.ir.shape_rules import BATCH
 
 FLOATS = ("float32", "float64")
 
-_ATTRIBUTE_TYPES: dict[str, type] = {
+ATTRIBUTE_TYPES: dict[str, type] = {
     "name": str,
     "value": float,
     "state": str,
@@ -91,7 +91,7 @@ def _check_attributes(graph: Graph, node: Node, position: int) -> None:
     if names != declared:
         _fail(node, "attributes", f"it has the attributes {names}, {node.op} declares {declared}")
     for name, value in node.attrs:
-        expected = _ATTRIBUTE_TYPES.get(name)
+        expected = ATTRIBUTE_TYPES.get(name)
         if type(value) not in _LITERALS if expected is None else type(value) is not expected:
             wanted = "int, float, bool or str" if expected is None else expected.__name__
             _fail(node, "attributes", f"{name} is {value!r} ({type(value).__name__}), expected {wanted}")

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
     from rnnc.derivatives import hvp, jvp, vjp
     from rnnc.drawing import draw
+    from rnnc.exporting.export import export
+    from rnnc.exporting.libraries import load_library
     from rnnc.files.loading import load
     from rnnc.files.models import save
     from rnnc.files.weights import take
@@ -165,6 +167,7 @@ __all__ = [
     "cells",
     "compile",
     "draw",
+    "export",
     "from_onnx",
     "from_torch",
     "gates",
@@ -172,6 +175,7 @@ __all__ = [
     "initializers",
     "jvp",
     "load",
+    "load_library",
     "losses",
     "optimizers",
     "quantization_report",
@@ -246,6 +250,7 @@ _LATER = {
     "cells": "",
     "compile": "rnnc.programs",
     "draw": "rnnc.drawing",
+    "export": "rnnc.exporting.export",
     "from_onnx": "rnnc.onnx.network",
     "from_torch": "rnnc.torch.network",
     "gates": "",
@@ -253,6 +258,7 @@ _LATER = {
     "initializers": "",
     "jvp": "rnnc.derivatives",
     "load": "rnnc.files.loading",
+    "load_library": "rnnc.exporting.libraries",
     "losses": "",
     "optimizers": "",
     "quantization_report": "rnnc.quantization",

@@ -28,20 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["Profile", "ProfileRow"]
 
 LEAST_CALLS, MOST_CALLS = 3, 10_000
-KINDS = {
-    "copies": "between the caller's arrays and scratch memory",
-    "hoisted": "products and equations of many steps at once",
-    "step": "what runs once per step",
-    "sums": "sums over rows, such as gradients of weights",
-}
 
 
 @dataclass(frozen=True)
 class ProfileRow:
     """A section of generated code, such as a phase of a layer.
 
-    kind: "copies", "hoisted", "step" or "sums". site: the layers and directions whose equations it computes, such as
-    "l0.fwd". seconds, runs, rows: per call; of several threads, the sum of all. share: of the seconds of all sections.
+    kind: "copies", "hoisted", "step", "sums" or "wait". site: the layers and directions whose equations it computes,
+    such as "l0.fwd". seconds, runs, rows: per call; of several threads, the sum of all. share: of the time of all.
     gflops: 1e9 multiplications and additions of matrix products per second; 0 without any. weight_bytes: the weights
     that each run reads.
     """

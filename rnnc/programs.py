@@ -18,6 +18,7 @@ from rnnc.plain_data import PlainData
 from rnnc.specs import SPECS, Spec
 
 if TYPE_CHECKING:
+    from rnnc.ir.computation import Computation
     from rnnc.model import Model
 
 
@@ -27,9 +28,11 @@ class Program(Compiled, Unchanging):
     A pickle holds the spec and the options; it is compiled again when it is loaded.
     """
 
-    def __init__(self, spec: Spec, options: CompileOptions) -> None:
-        super().__init__(forward(spec), options)
+    def __init__(self, spec: Spec, options: CompileOptions, edited: tuple[str, str] | None = None) -> None:
+        """edited: a stage and the text from which it is compiled (`with_stage`)."""
+        super().__init__(_computation(spec, edited), options)
         self.spec = spec
+        self._edited = edited
 
     def __repr__(self) -> str:
         return f"Program({self.spec!r}, backend={self.backend!r}, stages={self.stages})"
@@ -49,8 +52,34 @@ class Program(Compiled, Unchanging):
 
         return Model(self, bind_parameters(self.spec, params, self._arrays, names))
 
+    @explained
+    def with_stage(self, stage: str, text: str) -> Program:
+        """The same program, compiled from the text of a stage, such as one that was printed by `ir` and then changed.
+
+            text = program.ir("rolled")
+            faster = program.with_stage("rolled", text.replace("tanh(", "relu("))
+
+        stage: "lowered", one of `passes`, "optimized" or "rolled"; graphs have 3 steps. text: with the inputs and
+            outputs of the spec. The result takes no lengths, because the text says nothing of them.
+        Raises ArgumentError, and IRError (with the line or the node) if the text is no graph, no program, or breaks a
+        rule of theirs.
+        """
+        if not isinstance(text, str):
+            raise ArgumentTypeError(f"text: expected the text of a stage, got {checks.came(text)}")
+        return Program(self.spec, self._options, (stage, text))
+
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._edited is not None:
+            return Program, (self.spec, self._options, self._edited)
         return partial(compile, **self._options.arguments), (self.spec,)
+
+
+def _computation(spec: Spec, edited: tuple[str, str] | None) -> Computation:
+    if edited is None:
+        return forward(spec)
+    from rnnc.ir import edited as texts
+
+    return texts.edited(*edited, forward(spec))
 
 
 @overload

@@ -78,7 +78,7 @@ def test_counting_changes_no_result(derivative: bool) -> None:
     finally:
         settings.COUNTED.reset(token)
     assert all((one == other).all() for one, other in zip(plain, counted, strict=True))
-    assert counters and all(section.runs for section in counters[0].read()[0])
+    assert counters and all(s.runs for s in counters[0].read()[0] if s.kind != "wait")
     assert "rnnc_count" not in rnnc.compile(SPEC).ir("llvm")
 
 

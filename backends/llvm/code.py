@@ -21,6 +21,7 @@ from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.asm.builder import Module
+    from rnnc.backends.llvm.calls.helpers import Team
     from rnnc.backends.llvm.counters import Counters
     from rnnc.backends.llvm.kernels.plan_module import Emitted
     from rnnc.backends.planning.plan import Plan
@@ -118,13 +119,16 @@ class LlvmCode:
         made = Artefacts(PIPELINE, self.computation, lengths=True) if lengths else self._shared
         return made.text("lowered")
 
-    def linked_beside(self, kind: str, emit: Callable[[], Module]) -> Linked | Relinked:
-        """Another module of this computation, linked. emit: makes it, if it is not stored."""
+    def linked_beside(self, kind: str, emit: Callable[[], Module], *, calls: bool = False) -> Linked | Relinked:
+        """Another module of this computation, linked. emit: makes it, if it is not stored. calls: it calls functions of
+        the first one.
+        """
+        beside = self.linked.addresses if calls else {}
         name = stored.name_of(kind, self.target, self._name) if self._name else None
         found: stored.StoredModule | None = stored.load(name)
         if found is not None:
-            return Relinked(found.image, found.units, self.runtime)
-        linked = Linked(emit(), self.runtime)
+            return Relinked(found.image, found.units, self.runtime, beside)
+        linked = Linked(emit(), self.runtime, beside)
         if linked.image is not None:
             stored.save(name, stored.StoredModule(linked.image, linked.units))
         return linked
@@ -218,6 +222,10 @@ class LlvmCode:
         """The number of threads that run a batch."""
         return min(self.threads, batch) if steps * batch > self.serial_rows else 1
 
+    def teams_up(self, steps: int, batch: int) -> bool:
+        """True if several threads run a batch together, instead of rows of their own."""
+        return self.team is not None and self.team.takes(steps, batch)
+
     # ---- packing
 
     def reads_in_place(self, steps: int, batch: int) -> bool:
@@ -250,6 +258,15 @@ class LlvmCode:
         """The packer: arena, sources, sweeps, their number, moves."""
         pack = ctypes.CFUNCTYPE(None, *([ctypes.c_void_p] * 3), ctypes.c_int64, ctypes.c_void_p)
         return pack(self.runtime.address("rnnc_sweep"))
+
+    @cached_property
+    def team(self) -> Team | None:
+        """How several threads run one stream; None if that does not pay, or is not possible here."""
+        if self.threads == 1 or self.manifest.team is None:
+            return None
+        from rnnc.backends.llvm.calls.helpers import team_of
+
+        return team_of(self)
 
     def bind(self, parameters: Mapping[str, Array]) -> LlvmBound:
         """See `rnnc.backends.base.Code.bind`."""

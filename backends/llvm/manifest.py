@@ -15,6 +15,7 @@ from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.kernels.stopwatch import TimedSection
+    from rnnc.backends.llvm.teams import TeamWork
     from rnnc.ir.ops import Array
 
 FEW_ROWS = 4
@@ -41,6 +42,7 @@ class Manifest(NamedTuple):
         needs. reads_in_place: the first half can read some weights in place.
     flops_per_row: multiplications and additions in matrix products, per step of one sequence. saved_width: the elements
         that the first half keeps for the second, per step of one sequence. sections: what profiled code times.
+    team: the work that several threads may share of one stream, if they may (`rnnc.backends.llvm.teams`).
     """
 
     dtype: str
@@ -61,6 +63,7 @@ class Manifest(NamedTuple):
     flops_per_row: int
     saved_width: int
     sections: tuple[TimedSection, ...]
+    team: TeamWork | None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the manifest without the graph of the computation, of which sums over rows are results."""

@@ -63,6 +63,12 @@ def _training(module: Module, dtype: str, target: Target) -> None:
     emit_noise(module, dtype)
 
 
+def _crew(module: Module, dtype: str, target: Target) -> None:
+    from rnnc.backends.llvm.kernels.crew import emit_crew
+
+    emit_crew(module)
+
+
 def _stopwatch(module: Module, dtype: str, target: Target) -> None:
     from rnnc.backends.llvm.kernels.stopwatch import emit_stopwatch
 
@@ -88,6 +94,7 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
         "rnnc_call_second",
     ),
     _threads: ("rnnc_lockstep",),
+    _crew: ("rnnc_run_in_team", "rnnc_serve"),
     _stopwatch: ("rnnc_count", "rnnc_ticks"),
     _sums: ("rnnc_outer", "rnnc_row_sum"),
     _training: (
@@ -200,8 +207,16 @@ class Relinked:
 
     cached = True
 
-    def __init__(self, image: Image, units: Sequence[str], runtime: Runtime) -> None:
-        self._code = Mapped(image, _addresses(map(runtime.named, units)))
+    def __init__(
+        self, image: Image, units: Sequence[str], runtime: Runtime, beside: Mapping[str, int] | None = None
+    ) -> None:
+        """beside: the addresses of functions of another module that this one calls."""
+        self._code = Mapped(image, _addresses(map(runtime.named, units)) | dict(beside or {}))
+
+    @property
+    def addresses(self) -> Mapping[str, int]:
+        """The addresses of all functions, by their names."""
+        return self._code.addresses
 
     def address(self, name: str) -> int:
         """The address of a function of the module. Raises KeyError if it does not define it."""
@@ -211,7 +226,8 @@ class Relinked:
 class Linked:
     """A compiled module, linked to the units of the runtime that it calls. units: their names."""
 
-    def __init__(self, module: Module, runtime: Runtime) -> None:
+    def __init__(self, module: Module, runtime: Runtime, beside: Mapping[str, int] | None = None) -> None:
+        """beside: the addresses of functions of another module that this one calls."""
         from rnnc.backends.llvm.asm.jit import MachineCode, compile_ahead
         from rnnc.backends.llvm.asm.parts import parts_of, renamed
 
@@ -220,7 +236,13 @@ class Linked:
         self.units = tuple(unit.name for unit in units)
         parts = parts_of(module, symbols)
         compile_ahead([parts, *(unit.parts for unit in units if not unit.is_compiled)], runtime.target)
-        self._code = MachineCode(renamed(module.text(), symbols), runtime.target, parts, _addresses(units))
+        foreign = _addresses(units) | dict(beside or {})
+        self._code = MachineCode(renamed(module.text(), symbols), runtime.target, parts, foreign)
+
+    @property
+    def addresses(self) -> Mapping[str, int]:
+        """The addresses of all functions, by their names."""
+        return self._code.addresses
 
     @property
     def image(self) -> Image | None:

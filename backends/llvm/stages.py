@@ -14,6 +14,7 @@ from rnnc.backends.llvm.packing.layout import PackedPhase
 from rnnc.backends.llvm.packing.narrow import narrow_weights
 from rnnc.backends.llvm.packing.sharing import with_shared_weights
 from rnnc.backends.llvm.runtime import Linked, Runtime, shown
+from rnnc.backends.llvm.teams import team_work
 from rnnc.backends.planning.keeping import kept_buffers
 from rnnc.backends.planning.plan import Buffer, Plan, Space
 from rnnc.backends.planning.planner import plan, with_products
@@ -85,6 +86,7 @@ def manifest_of(made: Artefacts) -> Manifest:
         flops_per_row=_flops_per_row(planned),
         saved_width=sum(buffer.width for buffer in _kept(planned)),
         sections=emitted.sections,
+        team=team_work(planned, emitted),
     )
 
 
@@ -116,7 +118,8 @@ def explained(made: Artefacts, manifest: Manifest) -> str:
         f"work: {manifest.flops_per_row:,} floating-point operations of matmuls for one step of one sequence; "
         f"{manifest.arena_size * item // 1024:,} KiB of packed weights",
         *([f"products: {product}"] if product != PLAIN else []),
-        "threads: a large batch is split by rows; a batch of one runs on the calling thread",
+        "threads: a batch that is large, or larger than the next line says, is split by rows",
+        *_team_lines(manifest),
     ]
     if planned.late:
         kept = ", ".join(f"{b.name} {b.width}" for b in _kept(planned))
@@ -128,6 +131,22 @@ def explained(made: Artefacts, manifest: Manifest) -> str:
     if of_sums := _made_of_sums(manifest):
         lines.append(f"computed by NumPy from sums over rows, once per call: {', '.join(of_sums)}")
     return "\n".join([*lines, *map(_phase_line, emitted.phases)]) + "\n"
+
+
+def _team_lines(manifest: Manifest) -> list[str]:
+    """What several threads do with a batch that is not split by rows."""
+    if manifest.team is None:
+        return ["threads: one stream runs on the calling thread"]
+    work, regions = manifest.team, [region for group in manifest.team.groups for region in group]
+    barriers, most = sum(region.barriers for region in regions), work.most_batch(2)
+    beside = sum(len(group) for group in work.groups if len(group) > 1)
+    if not most:
+        return [f"threads: one stream runs on the calling thread; its steps are too short for {barriers} barriers"]
+    what = f"{beside} loops side by side" if beside else f"barriers per step: {barriers}"
+    return [
+        f"threads: two share a batch of up to {most} rows by units, from {work.least_rows(2)} rows of all steps on "
+        f"({what}); whether that is faster is measured as calls go on"
+    ]
 
 
 def _made_of_sums(manifest: Manifest) -> list[str]:

@@ -53,18 +53,15 @@ class PassRecord:
         return f"{self.name:<24} nodes {nodes:<14} matmuls {matmuls}"
 
 
-def optimize(
-    graph: Graph, check: Callable[[Graph], object] | None = None, first: int = 0
-) -> tuple[Graph, list[PassRecord]]:
+def optimize(graph: Graph, check: Callable[[Graph], object] | None = None) -> tuple[Graph, list[PassRecord]]:
     """Runs all passes. Returns the optimised graph, and one record per pass.
 
-    check: called with the graph before the first pass and after each pass; the verifier, for example. first: the number
-    of the first pass that runs.
+    check: called with the graph before the first pass and after each pass; the verifier, for example.
     """
     records = []
     if check:
         check(graph)
-    for run in PASSES[first:]:
+    for run in PASSES:
         before = graph
         graph = run(graph)
         nodes = len(before.nodes), len(graph.nodes)
@@ -72,6 +69,13 @@ def optimize(
         if check:
             check(graph)
     return graph, records
+
+
+def resume(graph: Graph, name: str) -> Graph:
+    """The optimised graph, made from the graph after the pass of this name (PASS_NAMES)."""
+    for run in PASSES[PASS_NAMES.index(name) + 1 :]:
+        graph = run(graph)
+    return graph
 
 
 def _matmuls(graph: Graph) -> int:

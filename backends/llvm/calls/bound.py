@@ -71,7 +71,7 @@ class LlvmBound:
         """See `rnnc.backends.base.Bound.start`."""
         code = self.code
         assert lengths is None or code.ragged
-        members = code.members(steps, batch)
+        members = 1 if code.teams_up(steps, batch) else code.members(steps, batch)
         if lengths is not None:  # empty rows need no thread
             members = max(1, min(members, int(np.count_nonzero(lengths))))
         shards = split_batch(steps, batch, lengths, members)
@@ -160,7 +160,7 @@ class LlvmTape:
     def _call(self, half: str, contexts: Sequence[Words]) -> None:
         code, addresses = self._code, list(map(ctypes.addressof, contexts))
         if len(addresses) == 1:
-            error = code.run_functions[half](addresses[0])
+            error = self._call_alone(half, addresses[0])
         else:
             from rnnc.backends.llvm.calls.lockstep import run_all
 
@@ -169,6 +169,13 @@ class LlvmTape:
         if error:
             steps, batch = max(s.steps for s in self._shards), sum(s.batch for s in self._shards)
             raise SizeError(f"no memory for the scratch buffers of {steps} steps of {batch} rows; {fresh.HINT}")
+
+    def _call_alone(self, half: str, context: int) -> int:
+        """Runs a half on this thread, or in a team of threads."""
+        code, shard = self._code, self._shards[0]
+        if code.team is not None and code.teams_up(shard.steps, shard.batch):
+            return code.team.run(context, code.team.record.address)
+        return code.run_functions[half](context)
 
     # ---- memory
 

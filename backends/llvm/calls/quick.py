@@ -57,7 +57,10 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall, outcomes: Array)
         return None
     record = code.interface.record
     template = record.new(weights=weights, **_counted(code))
-    limits = {"most_rows": code.serial_rows, "brief_rows": min(BRIEF_ROWS, BRIEF_FLOPS // code.manifest.flops_per_row)}
+    brief = min(BRIEF_ROWS, BRIEF_FLOPS // code.manifest.flops_per_row)
+    limits: dict[str, Any] = {"most_rows": code.serial_rows, "most_alone": 1, "brief_rows": brief}
+    if (team := code.team) is not None:
+        limits |= {"team": team.record, "most_alone": team.most_batch}
     return bound_function(code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits)
 
 
@@ -73,7 +76,7 @@ def real_time_call(
     record, scratch = code.interface.record, _Scratch(code)
     given = {array_field(name): array for name, array in fixed.items() if array_field(name) in record.types}
     template = record.new(weights=weights, kept=scratch.record, **given, **_counted(code))
-    limits = {"most_rows": UNLIMITED, "brief_rows": UNLIMITED}
+    limits = {"most_rows": UNLIMITED, "most_alone": UNLIMITED, "brief_rows": UNLIMITED}
     return bound_function(
         code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits, owned=(scratch,)
     )
@@ -104,14 +107,14 @@ def bound_function(
     outcomes: Array,
     context: Struct,
     places: Places,
-    limits: Mapping[str, int],
+    limits: Mapping[str, Any],
     half: Struct | int = 0,
     owned: tuple[object, ...] = (),
 ) -> Callable[..., Any]:
     """A built-in function. functions: its code in the runtime, and the function of the module that it runs.
 
     outcomes: see `rnnc.backends.base.Bound.quick`. context: the fields that are the same in every call. limits:
-    most_rows and brief_rows of the binding. half: a record of `native_halves`. owned: what the binding leads to.
+    most_rows, brief_rows and team of the binding. half: a record of `native_halves`. owned: what the binding leads to.
     """
     empty = fresh.empty if settings.poison() else np.empty
     record = BINDING.new(

@@ -7,20 +7,21 @@ from rnnc.backends.llvm.asm.records import Record
 BINDING = Record(
     "binding",
     "ptr run, ptr context, i64 context_bytes, ptr empty, ptr dtype, ptr integers, ptr others, ptr ndarray, ptr "
-    "dict, i64 most_rows, i64 brief_rows, i64 steps, i64 batch, i64 unbatched, ptr ragged, ptr outcomes, i64 "
-    "arguments, i64 results, ptr groups, i64 count, ptr arrays, ptr sizes, ptr offsets, i64 tables, ptr "
-    "table_records, i64 looked_up, ptr half",
+    "dict, i64 most_rows, i64 most_alone, i64 brief_rows, i64 steps, i64 batch, i64 unbatched, ptr ragged, ptr "
+    "outcomes, i64 arguments, i64 results, ptr groups, i64 count, ptr arrays, ptr sizes, ptr offsets, i64 tables, ptr "
+    "table_records, i64 looked_up, ptr half, ptr team",
 )
 """run: the generated function. context: `context_bytes` bytes, with the fields that are the same in every call. empty,
 dtype, ndarray, dict: numpy.empty, a dtype object, and the types. integers, others: both dtypes of 64-bit integers that
-C has. most_rows: the largest steps * batch; a larger batch is left to Python, which may use more threads. brief_rows:
+C has. most_rows: the largest steps * batch; of a larger one, batches above most_alone are left to Python, which may
+split them. brief_rows:
 the largest steps * batch of a run that keeps the interpreter lock. steps, batch: T and B, or -1 where a call tells.
 unbatched: whether arrays may lack the axis of rows, if the first one does. ragged: an i64 that says whether lengths may
 be given. outcomes: the calls so far, one i64 for each of `call_forms.OUTCOMES`. groups: the arguments, then the
 results. count: the number of arrays of all groups; one more, of lengths, follows them. sizes: those of all arrays, one
 array after the other. offsets: the places of pointers in a context, in bytes; -1 for what is neither read nor written.
 looked_up: the sum of the widths of all tables. half: what else a half of a computation needs (FIRST_HALF, SECOND_HALF),
-or null."""
+or null. team: how several threads run it (`kernels.crew`), or null."""
 
 GROUP = Record("group", "i64 container, i64 optional, i64 first, i64 count")
 """An argument or result, in a container (one of CONTAINERS). first, count: its arrays, among all."""

@@ -399,4 +399,4 @@ def _check_rows(f: Function, binding: Val, call: Val) -> None:
     rows = f.mul(steps, batch)  # of an array that NumPy has, so that it does not overflow
     refuse(f, call, f.compare("uge", f.sub(rows, 1), MOST_ROWS), "shape")
     many = f.compare("ugt", rows, BINDING.load(f, binding, "most_rows"))
-    refuse(f, call, f.binary("and", many, f.compare("ne", batch, 1)), "threads")
+    refuse(f, call, f.binary("and", many, f.compare("ugt", batch, BINDING.load(f, binding, "most_alone"))), "threads")

@@ -46,7 +46,8 @@ def add_derived(module: Module, values: Sequence[Family], dtype: str, target: Ta
 
 def _value(name: str, value: Family, inputs: Sequence[Family], dtype: str, target: Target) -> Function:
     """The function of a value: the addresses of its inputs and of the value, and the number of its elements."""
-    f = define(f"void {name}({', '.join(f'ptr input{n}' for n in range(len(inputs)))}, ptr result, i64 count)")
+    parameters = [*(f"ptr input{n}" for n in range(len(inputs))), "ptr result", "i64 count"]
+    f = define(f"void {name}({', '.join(parameters)})")
     *pointers, result, count = f.parameters
     lanes = target.lanes(dtype)
     whole = f.binary("and", count, i64(-lanes))

@@ -46,7 +46,7 @@ class _DotPhase(TilePhase):
     def emit(self) -> Function:
         f, every = self.f, list(range(len(self.phase.accumulators)))
         self.stack = self._stack_tile()
-        with f.loop(0, self.arg("panels")) as panel, f.loop(0, self.arg("rows")) as row:
+        with f.loop(self.arg("first"), self.arg("stop")) as panel, f.loop(0, self.arg("rows")) as row:
             self._keep([self._start(row.index, panel.index, every)])
             for number, feed in enumerate(self.phase.feeds):
                 for block, (target, _) in enumerate(feed.blocks):

@@ -17,15 +17,15 @@ from rnnc.ir.families import Family
 class PhaseSignature:
     """The order of a phase function's arguments.
 
-    panels, rows, backward (1: the last panel first); per feed: lhs, its row stride, the size of k, packed weights; the
-    packed vectors; per place: pointer, row stride. Strides are in elements.
+    panels; first, stop: those to compute; rows; backward (1: the last panel first); per feed: lhs, its row stride, the
+    size of k, packed weights; the packed vectors; per place: pointer, row stride. Strides are in elements.
     """
 
     feeds: int
     places: tuple[Place, ...]
 
     def parameters(self) -> list[Val]:
-        names = ["i64 %panels", "i64 %rows", "i64 %backward"]
+        names = ["i64 %panels", "i64 %first", "i64 %stop", "i64 %rows", "i64 %backward"]
         for n in range(self.feeds):
             names += [f"ptr %lhs{n}", f"i64 %lhs_stride{n}", f"i64 %inner{n}", *self.weights(n)]
         names.append("ptr %vectors")

@@ -10,10 +10,8 @@ from __future__ import annotations
 import os
 
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64
-from rnnc.backends.llvm.asm.target import processor
+from rnnc.backends.llvm.kernels.waiting import PATIENCE, load_word, relax, store_word
 
-PATIENCE = 4000
-"""Polls (about 25 ns each) before a waiting thread sleeps."""
 SLEEP = 30
 """Microseconds between later polls, in which the thread sleeps."""
 STAY = PATIENCE + 200
@@ -38,7 +36,7 @@ def _emit() -> Function:
     members, stages = (f.load("i64", f.element(scripts, n, "i64"), 8) for n in range(2))
     leads = f.compare("eq", number, 0)
     _begin(f, leads, progress)
-    stages = f.select(f.compare("eq", _atomic_load(f, progress), 1), stages, i64(0))  # none if it does not begin
+    stages = f.select(f.compare("eq", load_word(f, progress), 1), stages, i64(0))  # none if it does not begin
     with f.loop(0, stages) as stage:
         first = f.mul(stage.index, members)
         with f.loop(0, members) as turn:
@@ -52,23 +50,23 @@ def _emit() -> Function:
         last = f.compare("eq", f.add(stage.index, 1), stages)
         leaves = f.binary("and", last, f.binary("xor", leads, Val("i1", "true")))
         wanted = f.select(leaves, i64(0), all_done)  # only the leader waits for the end of the last stage
-        f.until(lambda wanted=wanted: f.compare("uge", _atomic_load(f, done), wanted), lambda poll: _pause(f, poll))  # type: ignore[misc]
+        f.until(lambda wanted=wanted: f.compare("uge", load_word(f, done), wanted), lambda poll: _pause(f, poll))  # type: ignore[misc]
         stage.next([])
-    f.ret(f.value("i32", f"trunc {_atomic_load(f, error)} to i32"))
+    f.ret(f.value("i32", f"trunc {load_word(f, error)} to i32"))
     return f
 
 
 def _begin(f: Function, leads: Val, progress: Val) -> None:
     """The leader begins the run. The others wait until it has begun, but not longer than STAY polls."""
     with f.when(leads):
-        _atomic_store(f, i64(1), progress)
+        store_word(f, i64(1), progress)
     stays = f.alloca("i1", 1, 1)
     f.store(Val("i1", "true"), stays, 1)
 
     def ready() -> Val:
         return f.binary(
             "or",
-            f.compare("ne", _atomic_load(f, progress), 0),
+            f.compare("ne", load_word(f, progress), 0),
             f.binary("xor", f.load("i1", stays, 1), Val("i1", "true")),
         )
 
@@ -93,26 +91,16 @@ def _call_all(f: Function, scripts: Val, place: Val, error: Val) -> None:
     """Makes the calls of a list, as long as there is no error."""
     count = f.load("i64", f.element(scripts, place, "i64"), 8)
     first = f.element(scripts, f.add(place, 1), "i64")
-    with f.loop(0, count) as call, f.when(f.compare("eq", _atomic_load(f, error), 0)):
+    with f.loop(0, count) as call, f.when(f.compare("eq", load_word(f, error), 0)):
         entry = f.element(first, f.mul(call.index, 2), "i64")
         function, given = (f.load("ptr", f.element(entry, n, "i64"), 8) for n in range(2))
         result = f.value("i32", f"call i32 {function.name}({given})")
         with f.when(f.value("i1", f"icmp ne {result}, 0")):
-            _atomic_store(f, f.value("i64", f"zext {result} to i64"), error)
-
-
-def _atomic_load(f: Function, pointer: Val) -> Val:
-    return f.value("i64", f"load atomic i64, {pointer} acquire, align 8")
-
-
-def _atomic_store(f: Function, value: Val, pointer: Val) -> None:
-    f.line(f"store atomic {value}, {pointer} release, align 8")
+            store_word(f, f.value("i64", f"zext {result} to i64"), error)
 
 
 def _pause(f: Function, turn: Val) -> None:
-    architecture = processor().triple.split("-")[0]
-    if hint := {"x86_64": "pause", "aarch64": "yield", "arm64": "yield"}.get(architecture):
-        f.line(f'call void asm sideeffect "{hint}", "~{{memory}}"()')
+    relax(f)
     with f.when(f.compare("ugt", turn, PATIENCE)):
         if os.name == "nt":
             f.call("i32", "SwitchToThread")

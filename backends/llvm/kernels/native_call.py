@@ -27,6 +27,7 @@ from rnnc.backends.llvm.kernels.call_arguments import emit_arguments, number_of
 from rnnc.backends.llvm.kernels.call_memory import emit_call_memory
 from rnnc.backends.llvm.kernels.call_results import emit_results
 from rnnc.backends.llvm.kernels.context import HEAD
+from rnnc.backends.llvm.kernels.crew import TEAM
 from rnnc.backends.llvm.kernels.python_objects import FALSE, NONE, exists, negated
 
 NOTHING = null()
@@ -152,9 +153,16 @@ class NativeCall:
             f.call("void", "PyEval_RestoreThread", state)
 
     def run(self, context: Val) -> None:
-        """Runs the generated function, which fails if it runs out of memory."""
-        status = self.f.value("i32", f"call i32 {self.bound('run').name}({context})")
-        self.f.store(self.f.value("i1", f"icmp ne {status}, 0"), self._failed, 1)
+        """Runs the generated function, which fails if it runs out of memory, or has a team of threads run it."""
+        f, team = self.f, self.bound("team")
+        alone = f.value("i64", f"zext {f.is_null(team)} to i64")
+        with f.switch(alone, (1, 0)) as cases:
+            for case in cases:
+                if case:
+                    status = f.value("i32", f"call i32 {self.bound('run').name}({context})")
+                else:
+                    status = f.value("i32", f"call i32 {TEAM.load(f, team, 'call').name}({context}, {team})")
+                f.store(f.value("i1", f"icmp ne {status}, 0"), self._failed, 1)
 
     def _pack(self, kept: Val) -> None:
         """Makes the result of the arrays. It stays null without memory. kept: an object that comes behind them."""

@@ -92,21 +92,24 @@ class TilePhase(Epilogue):
 
     @contextmanager
     def _panels(self) -> Iterator[Val]:
-        """A loop over panels, the last one first if the argument `backward` is set."""
-        f, panels = self.f, self.arg("panels")
-        with f.loop(0, panels) as loop:
-            mirrored = f.sub(f.sub(panels, 1), loop.index)
+        """A loop over panels from `first` to `stop`, the last one first if the argument `backward` is set."""
+        f, first, stop = self.f, self.arg("first"), self.arg("stop")
+        ends = f.sub(f.add(first, stop), 1)
+        with f.loop(first, stop) as loop:
+            mirrored = f.sub(ends, loop.index)
             yield f.select(f.compare("eq", self.arg("backward"), 0), loop.index, mirrored)
 
     def _row_by_row(self) -> None:
         """Rows from end to end, as they lie in memory: a phase without weights has nothing to keep in the cache."""
         f, tail = self.f, self.tile.tail(self.phase.width)
-        whole = f.sub(self.arg("panels"), 1) if tail else self.arg("panels")
+        first, stop = self.arg("first"), self.arg("stop")
+        whole = f.minimum(stop, f.sub(self.arg("panels"), 1)) if tail else stop
         with f.loop(0, self.arg("rows")) as rows:
-            with f.loop(0, whole) as panels:
+            with f.loop(first, whole) as panels:
                 self._epilogue(rows.index, [], panels.index, 0)
             if tail:
-                self._epilogue(rows.index, [], whole, tail)
+                with f.loop(whole, stop) as last:
+                    self._epilogue(rows.index, [], last.index, tail)
 
     def _stack_tile(self) -> Val:
         """Stack memory for the accumulators of all rows of a tile, so that one epilogue serves any number of rows."""

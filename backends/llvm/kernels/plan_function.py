@@ -20,7 +20,7 @@ does no work on padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,14 +81,18 @@ class PlanFunction(PlanMemory):
             f.ret(size)
             return f
         self._take_scratch(size)
+        self._run()
+        if not self.lent:
+            f.call("void", "rnnc_give_memory", self._field("kept"), self.scratch)
+        f.ret(Val("i32", "0"))
+        return f
+
+    def _run(self) -> None:
+        """All that happens in scratch memory."""
         with self._timed(TimedSection("gather", COPIES), self.total):
             self._gather_inputs()
             self._start_lines()
-        for region in self.plan.regions:
-            if region.late == self.late:
-                self._keep_lines(region.reads())
-                f.comment(f"region {region.name}")
-                self._region(region)
+        self._regions([region for region in self.plan.regions if region.late == self.late])
         with self._timed(TimedSection("end lines", COPIES), self.total):
             self._finish_lines()
         for total in self.plan.sums:
@@ -97,14 +101,19 @@ class PlanFunction(PlanMemory):
                     self._sum(total)
         with self._timed(TimedSection("scatter", COPIES), self.total):
             self._scatter_outputs()
-        if not self.lent:
-            f.call("void", "rnnc_give_memory", self._field("kept"), self.scratch)
-        f.ret(Val("i32", "0"))
-        return f
 
-    def _region(self, region: Region) -> None:
+    def _regions(self, regions: Sequence[Region]) -> None:
+        for region in regions:
+            self._keep_lines(region.reads())
+            self.f.comment(f"region {region.name}")
+            self._region(region, self.region_start)
+
+    def _sync(self) -> None:
+        """A point behind which all threads see what all have written before it."""
+
+    def _region(self, region: Region, offset: Val) -> None:
+        """A region, whose own buffers lie in scratch memory from an offset on."""
         f = self.f
-        offset = self.region_start
         for buffer in self._local(region):
             rows = self._local_rows(region, buffer)
             self.memory[buffer] = Rows(self._at(offset), i64(self._stride(buffer)))
@@ -112,6 +121,7 @@ class PlanFunction(PlanMemory):
         with self._timed(TimedSection("start states", COPIES), self.batch):
             for state in region.states:
                 self._start_state(state)
+        self._sync()
         if region.steps:
             chunk = self._chunk_steps(region)
             with f.loop(0, self.steps, chunk) as loop:
@@ -122,6 +132,8 @@ class PlanFunction(PlanMemory):
                     self._call(phase, self.batch, i64(0), None, None)
                 else:
                     self._call_batched(phase, i64(0), self.steps)
+                self._sync()
+        self._sync()
         with self._timed(TimedSection("final states", COPIES), self.batch):
             for state in region.states:
                 self._finish_state(region, state)
@@ -133,26 +145,43 @@ class PlanFunction(PlanMemory):
         if not self.interface.counted:
             yield
             return
-        watch = Stopwatch(f, self._field(COUNTERS), f.parameters[0], self.sections)
+        watch = Stopwatch(f, self._field(COUNTERS), self._lane(), self.sections)
         with watch.timed(section, rows):
             yield
 
+    def _lane(self) -> Val:
+        """A pointer that is different for each thread of a run."""
+        return self.f.parameters[0]
+
     def _chunk(self, region: Region, done: Val, chunk: Val) -> None:
         """The steps done .. done + chunk in loop direction."""
-        f, for_the_next = self.f, for_the_next_step(region)
+        f, for_the_next, waits = self.f, for_the_next_step(region), self._waits(region)
         count = f.minimum(chunk, f.sub(self.steps, done))
         first_step = done if region.direction > 0 else f.sub(f.sub(self.steps, done), count)
         first = self._first_row(first_step)
         for phase in region.batched:
             self._call_batched(phase, first_step, count)
+            self._sync()
         with f.loop(0, count) as loop:
             number = f.add(done, loop.index)
             step = number if region.direction > 0 else f.sub(f.sub(self.steps, number), 1)
             row = self._first_row(step)
             count_rows = f.sub(self._first_row(f.add(step, 1)), row)
-            for phase in region.steps:
+            for place, phase in enumerate(region.steps):
+                if place in waits:
+                    self._sync()
                 with self._but_last(id(phase) in for_the_next, number):
                     self._call(phase, count_rows, row, (step, f.sub(row, first)), number)
+        if region.batched:  # the next chunk overwrites what these steps read
+            self._sync()
+
+    def _waits(self, region: Region) -> Collection[int]:
+        """The numbers of the step phases before which threads wait for each other."""
+        return ()
+
+    def _share(self, phase: Phase) -> tuple[Val, Val]:
+        """The panels that this thread computes."""
+        return i64(0), i64(self.packed[id(phase)].tile.panels(phase.width))
 
     @contextmanager
     def _but_last(self, condition: bool, number: Val) -> Iterator[None]:
@@ -210,13 +239,17 @@ class PlanFunction(PlanMemory):
         """As `_call`: of the variant that reads weights in place, if they are not packed."""
         f, variant = self.f, self.in_place.get(id(phase))
         if variant is None:
-            f.call_defined("void", self.names[id(phase)], *self._arguments(phase, rows, row, step, number, None))
+            self._invoke(self.names[id(phase)], self._arguments(phase, rows, row, step, number, None))
             return
         packed = f.value("i64", f"zext {f.is_null(self.sources)} to i64")
         with f.switch(packed, (0, 1)) as cases:
             for case in cases:
                 function, where = (self.names[id(phase)], None) if case else (variant.function, variant.rows)
-                f.call_defined("void", function, *self._arguments(phase, rows, row, step, number, where))
+                self._invoke(function, self._arguments(phase, rows, row, step, number, where))
+
+    def _invoke(self, function: str, arguments: list[Val]) -> None:
+        """Calls the function of a phase."""
+        self.f.call_defined("void", function, *arguments)
 
     def _arguments(
         self,
@@ -232,7 +265,7 @@ class PlanFunction(PlanMemory):
         packed = self.packed[id(phase)]
         # Every other step walks the panels backward, and so starts with the weights that are still in the cache.
         backward = f.binary("and", number, i64(1)) if number is not None else i64(0)
-        arguments = [i64(packed.tile.panels(phase.width)), rows, backward]
+        arguments = [i64(packed.tile.panels(phase.width)), *self._share(phase), rows, backward]
         for n, (feed, start) in enumerate(zip(phase.feeds, packed.weights, strict=True)):
             pointer, stride = self._address(feed.lhs, row, step, number)
             weights = [f.element(self.weights, start, self.scalar)] if where is None else self._in_place(where[n])
@@ -290,10 +323,12 @@ class PlanFunction(PlanMemory):
             rows = self.memory[state.initial.buffer]
             start = self.f.element(rows.pointer, state.initial.column, self.scalar)
             stride = self._stride(state.initial.buffer)
-            self.copies.start(memory, halves, Rows(start, i64(stride)), buffer.width, sorted_rows=True)
+            with self._once():
+                self.copies.start(memory, halves, Rows(start, i64(stride)), buffer.width, sorted_rows=True)
             return
         source = null() if state.initial is None else self._field(array_field(state.initial))
-        self.copies.start(memory, halves, Rows(source, i64(buffer.width)), buffer.width)
+        with self._once():
+            self.copies.start(memory, halves, Rows(source, i64(buffer.width)), buffer.width)
 
     def _finish_state(self, region: Region, state: State) -> None:
         memory, halves = self.memory[state.buffer], 2 if state.buffer.double else 1
@@ -302,9 +337,11 @@ class PlanFunction(PlanMemory):
         lengths = self._field("lengths") if region.direction > 0 else null()
         for final in state.finals:
             target = Rows(self._field(array_field(final)), i64(width))
-            self.copies.finish(target, memory, halves, width, lengths)
+            with self._once():
+                self.copies.finish(target, memory, halves, width, lengths)
         if state.kept is not None:
-            self.copies.finish(self.memory[state.kept.buffer], memory, halves, width, lengths, sorted_rows=True)
+            with self._once():
+                self.copies.finish(self.memory[state.kept.buffer], memory, halves, width, lengths, sorted_rows=True)
 
     def _sum(self, total: RowSum) -> None:
         """Computes a sum over rows, term by term, in the caller's array."""

@@ -10,7 +10,8 @@ is that of a plan whose code must not allocate.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 
 from rnnc.backends import fresh
 from rnnc.backends.llvm.asm.builder import COLD, Val, define, i64, null
@@ -65,6 +66,11 @@ class PlanMemory:
         self.dense = f.is_null(self.rows)
         self.total = self._first_row(self.steps)
         self.one_row = f.compare("eq", self.batch, 1)
+
+    @contextmanager
+    def _once(self) -> Iterator[None]:
+        """Code that is run once, however many threads run the function (`kernels.team_function`)."""
+        yield
 
     def _field(self, name: str) -> Val:
         return self.context.load(self.f, self.f.parameters[0], name)
@@ -158,8 +164,17 @@ class PlanMemory:
             with f.when(f.is_null(self.scratch)):
                 f.ret(Val("i32", "1"))
                 f._begin(f._label("dead"))
-            if settings.poison():
-                f.call("ptr", "memset", self.scratch, Val("i32", str(fresh.BYTE)), size)
+            self._poison(size)
+        self._place_buffers()
+
+    def _poison(self, size: Val) -> None:
+        """Fills scratch memory with NaN, if memory is poisoned."""
+        if settings.poison():
+            self.f.call("ptr", "memset", self.scratch, Val("i32", str(fresh.BYTE)), size)
+
+    def _place_buffers(self) -> None:
+        """The addresses of the buffers that live through the call."""
+        f = self.f
         address = f.value("i64", f"ptrtoint {self.scratch} to i64")
         address = f.binary("and", f.add(address, CACHE_LINE - 1), i64(-CACHE_LINE))
         self.base = f.value("ptr", f"inttoptr {address} to ptr")
@@ -219,7 +234,7 @@ class PlanMemory:
             copy, stride = self._at(self.offsets[buffer]), i64(self._stride(buffer))
             array = self._field(array_field(name))
             if self._mine(name):
-                with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
+                with self._once(), f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
                     step, row = self.steps_of[buffer], self._field(row_field(name))
                     self.copies.gather(Rows(copy, stride), array, step, row, buffer.width)
             pointer = f.select(self.direct[buffer], array, copy)
@@ -233,21 +248,23 @@ class PlanMemory:
             if self._mine(name):
                 width = place.buffer.width
                 source = Rows(self._field(array_field(name)), i64(width))
-                self.copies.start(self.memory[place.buffer], 1, source, width)
+                with self._once():
+                    self.copies.start(self.memory[place.buffer], 1, source, width)
 
     def _scatter_outputs(self) -> None:
         f = self.f
         for name, buffer in self.plan.outputs.items():
             if self._mine(name):
                 step, row = self.steps_of[buffer], self._field(row_field(name))
-                with f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
+                with self._once(), f.when(f.binary("xor", self.direct[buffer], Val("i1", "true"))):
                     packed = Rows(self.memory[buffer].pointer, i64(self._stride(buffer)))
                     self.copies.scatter(packed, self._field(array_field(name)), step, row, buffer.width)
         for name, place in self.plan.row_outputs:
             if self._mine(name):
                 width = place.buffer.width
                 target = Rows(self._field(array_field(name)), i64(width))
-                self.copies.finish(target, self.memory[place.buffer], 1, width, null())
+                with self._once():
+                    self.copies.finish(target, self.memory[place.buffer], 1, width, null())
 
     def _lines(self) -> list[Line]:
         """The delay lines of this half."""
@@ -255,14 +272,16 @@ class PlanMemory:
 
     def _start_lines(self) -> None:
         for line in self._lines():
-            self.line_copies.start(line, self.memory[line.buffer], self._initial(line))
+            with self._once():
+                self.line_copies.start(line, self.memory[line.buffer], self._initial(line))
 
     def _keep_lines(self, read: Container[Buffer]) -> None:
         """Makes the last values of lines available, before the first region that reads them."""
         for line in self._lines():
             if line.kept is not None and line.kept.buffer in read and line not in self.kept:
                 target = self.memory[line.kept.buffer]
-                self.line_copies.keep(line, self.memory[line.buffer], self._initial(line), target)
+                with self._once():
+                    self.line_copies.keep(line, self.memory[line.buffer], self._initial(line), target)
                 self.kept.append(line)
 
     def _finish_lines(self) -> None:
@@ -270,7 +289,8 @@ class PlanMemory:
         for line in self._lines():
             for final in line.finals:
                 target = self._field(array_field(final))
-                self.line_copies.finish(line, self.memory[line.buffer], self._initial(line), target)
+                with self._once():
+                    self.line_copies.finish(line, self.memory[line.buffer], self._initial(line), target)
 
     def _initial(self, line: Line) -> Val:
         """The array of a line's initial state, or null for zeros."""

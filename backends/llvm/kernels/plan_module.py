@@ -13,7 +13,7 @@ from rnnc.backends.llvm.kernels.dot_phase import emit_dot_phase
 from rnnc.backends.llvm.kernels.packers import sources, sweeps_of
 from rnnc.backends.llvm.kernels.phases import emit_phase
 from rnnc.backends.llvm.kernels.plan_function import InPlace, PlanFunction
-from rnnc.backends.llvm.kernels.stopwatch import TimedSection
+from rnnc.backends.llvm.kernels.stopwatch import BARRIERS, TimedSection
 from rnnc.backends.llvm.packing.in_place import unit_rows
 from rnnc.backends.llvm.packing.layout import Layout, PackedPhase
 from rnnc.backends.llvm.packing.tile import choose_tile
@@ -25,8 +25,9 @@ from rnnc.ir.families import Family
 class Emitted:
     """The module of a plan, with the interface of its context and the layout of its weights.
 
-    in_place: where in the layout weights start that nobody reads if those that can be are read in place. derived: the
-    values, read by packing, that `rnnc_derive` computes. sections: what is timed, if it is.
+    names: of the functions of the phases. in_place: where in the layout weights start that nobody reads if those that
+    can be are read in place. derived: the values, read by packing, that `rnnc_derive` computes. sections: what is
+    timed, if it is.
     """
 
     module: Module
@@ -37,6 +38,7 @@ class Emitted:
     in_place: frozenset[int]
     derived: tuple[Family, ...]
     sections: tuple[TimedSection, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def emit_plan(plan: Plan, target: Target, *, counted: bool = False, lent: bool = False) -> Emitted:
@@ -76,5 +78,7 @@ def emit_plan(plan: Plan, target: Target, *, counted: bool = False, lent: bool =
         )
     read = {start for key, phase in packed.items() if key not in in_place for start in phase.weights}
     spared = {start for key in in_place for start in packed[key].weights} - read
-    phases = tuple(packed.values())
-    return Emitted(module, interface, layout, phases, target, frozenset(spared), derived, tuple(sections))
+    if counted:
+        sections.append(BARRIERS)
+    phases, functions = tuple(packed.values()), tuple(names[key] for key in packed)
+    return Emitted(module, interface, layout, phases, target, frozenset(spared), derived, tuple(sections), functions)

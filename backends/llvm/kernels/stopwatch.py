@@ -24,9 +24,9 @@ BLOCK = ("sections", "log_size", "logged")
 COUNTS = ("ticks", "runs", "rows")
 LOG = ("section", "begin", "end", "context")
 
-COPIES, HOISTED, STEP, SUMS = "copies", "hoisted", "step", "sums"
+COPIES, HOISTED, STEP, SUMS, WAIT = "copies", "hoisted", "step", "sums", "wait"
 """Kinds of sections: copies of rows between the caller's arrays and scratch memory; phases over the rows of many steps;
-phases of each step of a recurrence; sums over rows, such as gradients of weights."""
+phases of each step of a recurrence; sums over rows, such as gradients of weights; waiting for other threads."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,18 @@ class TimedSection:
         return TimedSection(f"sum {total.target.name}", SUMS, str(total.target.site or ""), flops)
 
 
-class Stopwatch:
-    """The counters of a function under construction. sections: those of the module, to which it adds its own."""
+BARRIERS = TimedSection("barriers", WAIT)
+"""What a team waits for. It is a section of every module, since a team's module has the sections of the plan's."""
 
-    def __init__(self, f: Function, counters: Val, context: Val, sections: list[TimedSection]) -> None:
-        self._f, self._counters, self._context, self._sections = f, counters, context, sections
+
+class Stopwatch:
+    """The counters of a function under construction. sections: those of the module, to which it adds its own.
+
+    lane: a pointer that is different for each thread of a run.
+    """
+
+    def __init__(self, f: Function, counters: Val, lane: Val, sections: list[TimedSection]) -> None:
+        self._f, self._counters, self._lane, self._sections = f, counters, lane, sections
 
     @contextmanager
     def timed(self, section: TimedSection, rows: Val) -> Iterator[None]:
@@ -77,7 +84,7 @@ class Stopwatch:
             self._sections.append(section)
         number = i64(self._sections.index(section))
         end = f.call("i64", "llvm.readcyclecounter")
-        f.call("void", "rnnc_count", self._counters, number, begin, end, rows, self._context)
+        f.call("void", "rnnc_count", self._counters, number, begin, end, rows, self._lane)
 
 
 def emit_stopwatch(module: Module) -> None:
