@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rnnc import cells, gates, initializers, losses, optimizers, schedules, torch, train
     from rnnc.cells import Cell, Parameter
     from rnnc.checking.renaming import rename
+    from rnnc.configuration import settings
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
     from rnnc.derivatives import hvp, jvp, vjp
     from rnnc.drawing import draw
@@ -182,6 +183,7 @@ __all__ = [
     "rename",
     "save",
     "schedules",
+    "settings",
     "take",
     "torch",
     "train",
@@ -265,6 +267,7 @@ _LATER = {
     "rename": "rnnc.checking.renaming",
     "save": "rnnc.files.models",
     "schedules": "",
+    "settings": "rnnc.configuration",
     "take": "rnnc.files.weights",
     "torch": "",
     "train": "",
