@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from rnnc.backends import fresh
 from rnnc.backends.llvm.asm.records import Record, address
 from rnnc.backends.llvm.calls.arena import Packing, Pointers
+from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
 from rnnc.backends.llvm.calls.shards import Shard, even, split_batch
 from rnnc.backends.llvm.kernels.context import COUNTERS
 from rnnc.backends.locks import new_lock
@@ -143,7 +145,7 @@ class LlvmTape:
             for name, number in interface.row_numbers.items()
             if (given := inputs.get(name, outputs.get(name))) is not None
         ]
-        sums = [self._sum_arrays(outputs, half == "rnnc_finish") for _ in self._shards]
+        sums, lent = self._sum_arrays(outputs, half == "rnnc_finish")
         contexts = [type(header).from_buffer_copy(header) for header in self._headers]
         for shard, context, totals in zip(self._shards, contexts, sums, strict=True):
             _fill(context, shard, timed, rows, code.dtype.itemsize)
@@ -156,6 +158,7 @@ class LlvmTape:
             array[...] = target
         if code.untimed:
             self._deliver(sums, outputs)
+        code.pool.give(lent)
 
     def _call(self, half: str, contexts: Sequence[Words]) -> None:
         code, addresses = self._code, list(map(ctypes.addressof, contexts))
@@ -201,13 +204,25 @@ class LlvmTape:
 
     # ---- values without a batch axis
 
-    def _sum_arrays(self, outputs: Arrays, late: bool) -> dict[Family, Array]:
-        """The array of each sum over rows: an output if the sum is one, otherwise a new array."""
+    def _sum_arrays(self, outputs: Arrays, late: bool) -> tuple[list[dict[Family, Array]], list[Array]]:
+        """For each shard, the array of each sum over its rows, and the memory lent for them.
+
+        The first shard's are the outputs that are such sums. All others lie in reused memory: two threads that touch
+        fresh pages at once wait for each other, 5 us per page.
+        """
         code = self._code
+        lent: list[Array] = []
         wanted = [total.target for total in code.sums if total.late == late]
-        alone = len(self._shards) == 1
-        own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs} if alone and wanted else {}
-        return {f: own[f] if f in own else fresh.empty(_sizes(f), code.dtype) for f in wanted}
+        own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs} if wanted else {}
+
+        def array(family: Family) -> Array:
+            shape = _sizes(family)
+            count = math.prod(shape)
+            lent.append(code.pool.take(count * code.dtype.itemsize + ALIGNMENT))
+            return aligned_view(lent[-1], count, code.dtype).reshape(shape)
+
+        first = {f: own[f] if f in own else array(f) for f in wanted}
+        return [first, *({f: array(f) for f in wanted} for _ in self._shards[1:])], lent
 
     def _deliver(self, sums: list[dict[Family, Array]], outputs: Arrays) -> None:
         """Computes the outputs without a batch axis: the sums over all shards, and the values made from them."""
