@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 import rnnc
+from rnnc.backends import fresh
 from rnnc.backends.llvm import code
 from rnnc.backends.llvm.calls import lockstep
 from rnnc.backends.llvm.calls.lockstep import Call, run_all
@@ -119,3 +121,25 @@ def test_gradients_are_sums_over_the_rows_of_all_threads(
             scale = float(np.abs(gradient).max(initial=1))
             np.testing.assert_allclose(d_params_too[name], gradient, rtol=0, atol=1e-5 * scale, err_msg=name)
     assert counts == [2, 2, 3, 3]
+
+
+def test_later_calls_take_no_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory of this size costs a page fault per four kilobytes, and unmapping it stops the other threads."""
+    spec, taken = rnnc.LSTM(8, 16, bidirectional=True), list[int]()
+    f = rnnc.vjp(spec, threads=12)
+    params, x = spec.init(seed=0), np.ones((5, 24, 8), np.float32)
+
+    def call() -> None:
+        (output, _), pullback = f(params, x)
+        pullback(output)
+
+    call()
+
+    def new_block(size: int) -> np.ndarray[Any, Any]:
+        taken.append(size)
+        return np.empty(size, np.uint8)
+
+    monkeypatch.setattr(fresh, "block", new_block)
+    for _ in range(3):
+        call()
+    assert not taken

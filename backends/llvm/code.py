@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PARALLEL_FLOPS = 2e7
 """Floating-point operations of a call, below which sharing it among threads costs more than it saves."""
 UNLIMITED = 1 << 62
+KEPT_BLOCKS, BLOCKS_PER_THREAD = 6, 2
+"""Of memory, kept between calls. A call takes one for weights; each of its threads one for values, one for sums."""
 
 
 def compile(
@@ -67,7 +69,7 @@ class LlvmCode:
         self.sums, self.sources = self.manifest.sums, self.manifest.sources
         self.dtype = np.dtype(self.manifest.dtype)
         self.runtime = Runtime(self.manifest.dtype, target)
-        self.pool = Pool()
+        self.pool = Pool(KEPT_BLOCKS + BLOCKS_PER_THREAD * self.threads)
         self.counters = None if profile is None else self._counters()
         if profile is not None:
             profile.append(self.counters)

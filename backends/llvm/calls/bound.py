@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from rnnc.backends import fresh
 from rnnc.backends.llvm.asm.records import Record, address
 from rnnc.backends.llvm.calls.arena import Packing, Pointers
+from rnnc.backends.llvm.calls.buffers import ALIGNMENT, aligned_view
 from rnnc.backends.llvm.calls.shards import Shard, even, split_batch
 from rnnc.backends.llvm.kernels.context import COUNTERS
 from rnnc.backends.locks import new_lock
@@ -143,7 +145,7 @@ class LlvmTape:
             for name, number in interface.row_numbers.items()
             if (given := inputs.get(name, outputs.get(name))) is not None
         ]
-        sums = [self._sum_arrays(outputs, half == "rnnc_finish") for _ in self._shards]
+        sums, lent = self._sum_arrays(outputs, half == "rnnc_finish")
         contexts = [type(header).from_buffer_copy(header) for header in self._headers]
         for shard, context, totals in zip(self._shards, contexts, sums, strict=True):
             _fill(context, shard, timed, rows, code.dtype.itemsize)
@@ -156,6 +158,7 @@ class LlvmTape:
             array[...] = target
         if code.untimed:
             self._deliver(sums, outputs)
+        code.pool.give(lent)
 
     def _call(self, half: str, contexts: Sequence[Words]) -> None:
         code, addresses = self._code, list(map(ctypes.addressof, contexts))
@@ -201,13 +204,20 @@ class LlvmTape:
 
     # ---- values without a batch axis
 
-    def _sum_arrays(self, outputs: Arrays, late: bool) -> dict[Family, Array]:
-        """The array of each sum over rows: an output if the sum is one, otherwise a new array."""
+    def _sum_arrays(self, outputs: Arrays, late: bool) -> tuple[list[dict[Family, Array]], list[Array]]:
+        """The array of each sum over rows, for each shard, and the blocks of the pool that hold some of them.
+
+        The first shard writes to the outputs that are sums; `_deliver` adds those of the others.
+        """
         code = self._code
         wanted = [total.target for total in code.sums if total.late == late]
-        alone = len(self._shards) == 1
-        own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs} if alone and wanted else {}
-        return {f: own[f] if f in own else fresh.empty(_sizes(f), code.dtype) for f in wanted}
+        if not wanted:
+            return [{} for _ in self._shards], []
+        own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs}
+        first = {f: own[f] if f in own else fresh.empty(_sizes(f), code.dtype) for f in wanted}
+        size = sum(_room(f, code.dtype) for f in wanted) + ALIGNMENT
+        lent = [code.pool.take(size) for _ in self._shards[1:]]
+        return [first, *(dict(zip(wanted, _carved(block, wanted, code.dtype), strict=True)) for block in lent)], lent
 
     def _deliver(self, sums: list[dict[Family, Array]], outputs: Arrays) -> None:
         """Computes the outputs without a batch axis: the sums over all shards, and the values made from them."""
@@ -243,6 +253,20 @@ def _fill(
         context[number + 2] = row // item
     for number, array in rows:
         context[number] = address(array) + shard.first * int(array.shape[-1]) * item
+
+
+def _room(family: Family, dtype: np.dtype[Any]) -> int:
+    """The bytes of a value, up to a cache line."""
+    return -(-math.prod(_sizes(family)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+
+def _carved(block: Array, families: Sequence[Family], dtype: np.dtype[Any]) -> Iterator[Array]:
+    """An array for each value, one behind the other, each from a cache line on."""
+    place = 0
+    for family in families:
+        sizes = _sizes(family)
+        yield aligned_view(block[place:], math.prod(sizes), dtype).reshape(sizes)
+        place += _room(family, dtype)
 
 
 def _sizes(family: Family) -> tuple[int, ...]:
