@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from rnnc import cells, gates, initializers, losses, optimizers, schedules, torch, train
     from rnnc.cells import Cell, Parameter
     from rnnc.checking.renaming import rename
+    from rnnc.configuration import settings
     from rnnc.decoding import Beam, Decoded, Decoder, Decoding, Greedy, Sample
     from rnnc.derivatives import hvp, jvp, vjp
     from rnnc.drawing import draw
+    from rnnc.exporting.export import export
+    from rnnc.exporting.libraries import load_library
     from rnnc.files.loading import load
     from rnnc.files.models import save
     from rnnc.files.weights import take
@@ -165,6 +168,7 @@ __all__ = [
     "cells",
     "compile",
     "draw",
+    "export",
     "from_onnx",
     "from_torch",
     "gates",
@@ -172,12 +176,14 @@ __all__ = [
     "initializers",
     "jvp",
     "load",
+    "load_library",
     "losses",
     "optimizers",
     "quantization_report",
     "rename",
     "save",
     "schedules",
+    "settings",
     "take",
     "torch",
     "train",
@@ -246,6 +252,7 @@ _LATER = {
     "cells": "",
     "compile": "rnnc.programs",
     "draw": "rnnc.drawing",
+    "export": "rnnc.exporting.export",
     "from_onnx": "rnnc.onnx.network",
     "from_torch": "rnnc.torch.network",
     "gates": "",
@@ -253,12 +260,14 @@ _LATER = {
     "initializers": "",
     "jvp": "rnnc.derivatives",
     "load": "rnnc.files.loading",
+    "load_library": "rnnc.exporting.libraries",
     "losses": "",
     "optimizers": "",
     "quantization_report": "rnnc.quantization",
     "rename": "rnnc.checking.renaming",
     "save": "rnnc.files.models",
     "schedules": "",
+    "settings": "rnnc.configuration",
     "take": "rnnc.files.weights",
     "torch": "",
     "train": "",

@@ -23,6 +23,7 @@ from typing import Any
 from rnnc.cli import main
 from rnnc.ir import text, verify
 from rnnc.ir.ops import OPS, Kind, Op
+from rnnc.ir.settings import OTHERS, SETTINGS
 
 _PART = re.compile(r"(<!-- ([\w-]+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 _EXAMPLE = re.compile(r"(^```python\n(.*?)^```\n\n```(?!python)\w+\n).*?(^```\n)", re.DOTALL | re.MULTILINE)
@@ -49,10 +50,10 @@ def printed(code: str, names: dict[str, Any] | None = None) -> str:
 
 
 def answered(arguments: str) -> str:
-    """What the command line prints. Raises ValueError if it fails."""
+    """What the command line prints. Raises ValueError if it fails; 1 is the answer of a comparison."""
 
     def run() -> None:
-        if main(shlex.split(arguments)):
+        if main(shlex.split(arguments)) > 1:
             raise ValueError(f"failed: rnnc {arguments}")
 
     return _output(run)
@@ -212,4 +213,23 @@ def _meaning(op: Op) -> str:
     return f"`{formula}{' + ...' if op.arity is None else ''}`" + (", a mask" if op.boolean else "")
 
 
-PARTS: dict[str, Callable[[], str]] = {"grammar": grammar, "rules": rules, "ops": op_table}
+def settings_table() -> str:
+    """SETTINGS as a Markdown table."""
+    rows = ["| variable | `rnnc.settings(...)` | value | default | |", "|---|---|---|---|---|"]
+    rows += [f"| `{s.variable}` | `{s.name}` | {s.kind} | {s.default} | {s.line} |" for s in SETTINGS.values()]
+    return "\n".join(rows) + "\n"
+
+
+def other_variables() -> str:
+    """Variables of other programs as a Markdown table."""
+    rows = ["| variables | |", "|---|---|", *(f"| {names} | {line} |" for names, line in OTHERS.items())]
+    return "\n".join(rows) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "grammar": grammar,
+    "rules": rules,
+    "ops": op_table,
+    "settings": settings_table,
+    "other-variables": other_variables,
+}

@@ -248,21 +248,21 @@ def test_programs_of_each_machine_are_linked_with_it(machine: Machine, kind: str
 # ---- one of several
 
 
-VARIANTS = {"x86-64-v2": "{}__v2", "x86-64-v3": "{}__v3", "x86-64-v4": "{}__v4"}
+VARIANTS = {"x86-64-v2": "t_v2", "x86-64-v3": "t_v3", "x86-64-v4": "t_v4"}
 
 
 def fat_objects() -> list[bytes]:
-    texts = [f"define i32 @f__v{n}() {{ ret i32 {n} }} define i32 @g__v{n}() {{ ret i32 {n}0 }}" for n in (2, 3, 4)]
-    return [*map(compiled, texts), dispatcher(["f", "g"], VARIANTS)]
+    texts = [f"define i32 @t_v{n}_f() {{ ret i32 {n} }} define i32 @t_v{n}_g() {{ ret i32 {n}0 }}" for n in (2, 3, 4)]
+    return [*map(compiled, texts), dispatcher("t", ["f", "g"], VARIANTS)]
 
 
 @pytest.mark.skipif(not X86_64.is_here, reason="the library is of x86-64")
 def test_a_function_is_the_best_variant_that_the_processor_runs(tmp_path: Path) -> None:
-    (tmp_path / "libf.so").write_bytes(shared_object(fat_objects(), "libf.so", exported=["f", "g"]))
+    (tmp_path / "libf.so").write_bytes(shared_object(fat_objects(), "libf.so", exported=["t_f", "t_g"]))
     loaded = ctypes.CDLL(str(tmp_path / "libf.so"))
     known = Path("/proc/cpuinfo").read_text().split()
     level = 4 if "avx512vl" in known and "avx512bw" in known else 3 if "avx2" in known and "fma" in known else 2
-    assert (loaded.f(), loaded.g()) == (level, 10 * level)
+    assert (loaded.t_f(), loaded.t_g()) == (level, 10 * level)
 
 
 @pytest.mark.rare
@@ -273,10 +273,11 @@ def test_other_processors_get_what_they_run(processor: str, level: int, kind: st
         pytest.skip("qemu-x86_64 is not installed")
     X86_64.need()
     main = tmp_path / "main.c"
-    main.write_text('#include <stdio.h>\nextern int f(void), g(void);\nint main(void) { printf("%d %d", f(), g()); }\n')
+    text = 'extern int t_f(void), t_g(void);\nint main(void) { printf("%d %d", t_f(), t_g()); return 0; }\n'
+    main.write_text(f"#include <stdio.h>\n{text}")
     objects = fat_objects()
     if kind == "shared":
-        (tmp_path / "libf.so").write_bytes(shared_object(objects, "libf.so", exported=["f", "g"]))
+        (tmp_path / "libf.so").write_bytes(shared_object(objects, "libf.so", exported=["t_f", "t_g"]))
         program = X86_64.build([main], tmp_path / "main", str(tmp_path / "libf.so"), f"-Wl,-rpath,{tmp_path}")
     else:
         (tmp_path / "libf.a").write_bytes(archive({f"{n}.o": content for n, content in enumerate(objects)}))

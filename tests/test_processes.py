@@ -115,7 +115,7 @@ def test_a_pullback_may_be_called_from_many_threads() -> None:
 
 
 def test_a_pool_gives_no_block_to_two_at_once() -> None:
-    pool = Pool()
+    pool = Pool(8)
 
     def work(number: int) -> None:
         for turn in range(300):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 import rnnc
+from rnnc.backends import fresh
 from rnnc.backends.llvm import code
 from rnnc.backends.llvm.calls import lockstep
 from rnnc.backends.llvm.calls.lockstep import Call, run_all
@@ -133,3 +135,25 @@ def test_a_call_is_shared_only_where_that_pays(monkeypatch: pytest.MonkeyPatch) 
     rows = int((2e6 + 100 * weights) / flops)
     assert [both.members(1, batch) for batch in (rows, rows + 1)] == [1, 3]
     assert both.members(1000, 3) == 1 and both.step_members(1000, 3) == 3
+
+
+def test_later_calls_take_no_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory of this size costs a page fault per four kilobytes, and unmapping it stops the other threads."""
+    spec, taken = rnnc.LSTM(8, 16, bidirectional=True), list[int]()
+    f = rnnc.vjp(spec, threads=12)
+    params, x = spec.init(seed=0), np.ones((5, 24, 8), np.float32)
+
+    def call() -> None:
+        (output, _), pullback = f(params, x)
+        pullback(output)
+
+    call()
+
+    def new_block(size: int) -> np.ndarray[Any, Any]:
+        taken.append(size)
+        return np.empty(size, np.uint8)
+
+    monkeypatch.setattr(fresh, "block", new_block)
+    for _ in range(3):
+        call()
+    assert not taken

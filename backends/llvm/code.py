@@ -41,6 +41,8 @@ PARALLEL_STEP = 2e7
 LEAST_SHARED = 4
 """The smallest batch whose rows are shared. One row takes nearly as long as two, since both read all weights."""
 UNLIMITED = 1 << 62
+KEPT_BLOCKS, BLOCKS_PER_THREAD = 6, 2
+"""Of memory, kept between calls. A call takes one for weights; each of its threads one for values, one for sums."""
 
 
 def compile(
@@ -75,7 +77,7 @@ class LlvmCode:
         self.sums, self.sources = self.manifest.sums, self.manifest.sources
         self.dtype = np.dtype(self.manifest.dtype)
         self.runtime = Runtime(self.manifest.dtype, target)
-        self.pool = Pool()
+        self.pool = Pool(KEPT_BLOCKS + BLOCKS_PER_THREAD * self.threads)
         self.counters = None if profile is None else self._counters()
         if profile is not None:
             profile.append(self.counters)

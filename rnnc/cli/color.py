@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from typing import TYPE_CHECKING
+
+from rnnc.ir import settings
 
 if TYPE_CHECKING:
     import argparse
@@ -45,7 +46,7 @@ def wanted(options: argparse.Namespace) -> bool:
     """Whether output to stdout is coloured."""
     if options.color != "auto":
         return bool(options.color == "always")
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return sys.stdout.isatty() and not settings.colors_refused()
 
 
 def colored(text: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rnnc.onnx.network import OnnxNetwork
     from rnnc.torch.network import TorchNetwork
 
-    Exportable = Model | Network | OnnxNetwork | TorchNetwork
+    Exportable: TypeAlias = Model | Network | OnnxNetwork | TorchNetwork
 
 STREAM, WHOLE_SEQUENCES = KINDS = "stream", "whole"
 
@@ -48,7 +48,10 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a model gives. call: (inputs, initial states) -> (outputs, final states). labels: of these arrays."""
+    """What a model gives. call: (inputs, initial states) -> (outputs, final states).
+
+    outputs, inputs, states: what these arrays are called. positions: the steps of the outputs in a frame.
+    """
 
     computation: Computation
     product: ProductFormat
@@ -61,6 +64,7 @@ class _Parts:
     inputs: Sequence[str] = ("x",)
     states: Sequence[str] | None = None
     frame: int = 1
+    positions: int = 1
     latency: int = 0
     columns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -125,6 +129,7 @@ def _of_network(network: Network, kind: str) -> _Parts:
         ("output",) if graph.columns else tuple(graph.outputs),
         tuple(graph.inputs),
         frame=graph.frame,
+        positions=max(graph.timing(False).positions(s) if graph.kinds[s].timed else 1 for s in graph.outputs.values()),
         latency=graph.latency if streamed else 0,
         columns=graph.columns or {},
     )
@@ -143,9 +148,9 @@ def _made(name: str, kind: str, weights: str, parts: _Parts) -> PortableNetwork:
         name,
         kind,
         parts.dtype,
-        _ports(inputs, parts.inputs, parts, used),
-        _ports(outputs, parts.outputs, parts, used, columns),
-        _ports(initial, states, parts, used),
+        _ports(inputs, parts.inputs, parts.dtype, parts.frame, used),
+        _ports(outputs, parts.outputs, parts.dtype, parts.positions, used, columns),
+        _ports(initial, states, parts.dtype, 0, used),
         parts.frame,
         parts.latency,
         batch_first,
@@ -168,16 +173,20 @@ def _steps_first(array: CallArray) -> CallArray:
 def _ports(
     arrays: Sequence[CallArray],
     labels: Sequence[str],
-    parts: _Parts,
+    dtype: str,
+    steps: int,
     used: set[str],
     columns: tuple[tuple[str, int, int], ...] = (),
 ) -> tuple[Port, ...]:
+    """steps: those of a frame. used: the names in C so far."""
     found = []
     for array, label in zip(arrays, labels, strict=True):
         rows = min((len(table) for _, table in array.tables), default=0)
-        width = 1 if rows else int(array.shape[-1]) * (array.shape[0] if isinstance(array.shape[0], int) else 1)
-        dtype, steps = "int64" if rows else parts.dtype, parts.frame if STEPS in array.shape else 0
-        found.append(Port(_identifier(label, used), label, dtype, width, steps, columns, rows))
+        slabs = array.shape[0] if isinstance(array.shape[0], int) else 1
+        width = 1 if rows else int(array.shape[-1]) * slabs
+        own_steps = steps if STEPS in array.shape else 0
+        name = _identifier(label, used)
+        found.append(Port(name, label, "int64" if rows else dtype, width, own_steps, columns, rows, slabs))
     return tuple(found)
 
 

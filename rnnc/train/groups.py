@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rnnc.checking import checks
 from rnnc.extras import load
+from rnnc.ir import settings
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ def group_of(distributed: object) -> Group:
 
 
 def _started_with() -> Group:
-    if _torch_is_running() or all(name in os.environ for name in STARTED_BY_TORCH):
+    if _torch_is_running() or len(settings.given(STARTED_BY_TORCH)) == len(STARTED_BY_TORCH):
         return TorchGroup()
-    if any(name in os.environ for name in STARTED_BY_MPI):
+    if settings.given(STARTED_BY_MPI):
         return MpiGroup()
     raise ArgumentError(
         "distributed: this process was started alone; start the script by 'torchrun --nproc-per-node 2 script.py' or "

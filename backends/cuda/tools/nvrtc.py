@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rnnc.backends.cuda.schedule.chip import Usage
+from rnnc.ir import settings
 from rnnc.ir.errors import BackendError, BackendUnavailable
 
 __all__ = ["NvrtcResult", "CudaCompileError", "Usage", "architectures", "available", "compile_cubin", "ptx"]
@@ -197,7 +198,7 @@ def _folders() -> Iterator[Path]:
     bases = [Path(base) for base in (spec.submodule_search_locations or ())] if spec else []
     for package in ("cu13", "cuda_nvrtc"):
         yield from (base / package / inner for base in bases for inner in _INNER)
-    roots = [Path(os.environ[name]) for name in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(name)]
+    roots = settings.cuda_folders()
     roots += sorted(_TOOLKITS.glob("cuda*"), key=_version, reverse=True)
     yield from (root / inner for root in roots for inner in _INNER)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -205,24 +205,19 @@ class LlvmTape:
     # ---- values without a batch axis
 
     def _sum_arrays(self, outputs: Arrays, late: bool) -> tuple[list[dict[Family, Array]], list[Array]]:
-        """For each shard, the array of each sum over its rows, and the memory lent for them.
+        """The array of each sum over rows, for each shard, and the blocks of the pool that hold some of them.
 
-        The first shard's are the outputs that are such sums. All others lie in reused memory: two threads that touch
-        fresh pages at once wait for each other, 5 us per page.
+        The first shard writes to the outputs that are sums; `_deliver` adds those of the others.
         """
         code = self._code
-        lent: list[Array] = []
         wanted = [total.target for total in code.sums if total.late == late]
-        own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs} if wanted else {}
-
-        def array(family: Family) -> Array:
-            shape = _sizes(family)
-            count = math.prod(shape)
-            lent.append(code.pool.take(count * code.dtype.itemsize + ALIGNMENT))
-            return aligned_view(lent[-1], count, code.dtype).reshape(shape)
-
-        first = {f: own[f] if f in own else array(f) for f in wanted}
-        return [first, *({f: array(f) for f in wanted} for _ in self._shards[1:])], lent
+        if not wanted:
+            return [{} for _ in self._shards], []
+        own = {f: outputs[n] for n, f in code.untimed.items() if n in outputs}
+        first = {f: own[f] if f in own else fresh.empty(_sizes(f), code.dtype) for f in wanted}
+        size = sum(_room(f, code.dtype) for f in wanted) + ALIGNMENT
+        lent = [code.pool.take(size) for _ in self._shards[1:]]
+        return [first, *(dict(zip(wanted, _carved(block, wanted, code.dtype), strict=True)) for block in lent)], lent
 
     def _deliver(self, sums: list[dict[Family, Array]], outputs: Arrays) -> None:
         """Computes the outputs without a batch axis: the sums over all shards, and the values made from them."""
@@ -258,6 +253,20 @@ def _fill(
         context[number + 2] = row // item
     for number, array in rows:
         context[number] = address(array) + shard.first * int(array.shape[-1]) * item
+
+
+def _room(family: Family, dtype: np.dtype[Any]) -> int:
+    """The bytes of a value, up to a cache line."""
+    return -(-math.prod(_sizes(family)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+
+def _carved(block: Array, families: Sequence[Family], dtype: np.dtype[Any]) -> Iterator[Array]:
+    """An array for each value, one behind the other, each from a cache line on."""
+    place = 0
+    for family in families:
+        sizes = _sizes(family)
+        yield aligned_view(block[place:], math.prod(sizes), dtype).reshape(sizes)
+        place += _room(family, dtype)
 
 
 def _sizes(family: Family) -> tuple[int, ...]:

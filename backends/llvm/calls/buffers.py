@@ -12,8 +12,6 @@ from rnnc.backends.llvm.asm.records import address
 if TYPE_CHECKING:
     from rnnc.ir.ops import Array
 
-KEPT = 8
-"""The largest number of free blocks that are kept for the next call."""
 ALIGNMENT = 64
 
 
@@ -23,7 +21,9 @@ class Pool:
     It has no lock: each change is one operation of a dictionary, which is atomic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int) -> None:
+        """kept: the largest number of free blocks that are kept for the next call."""
+        self._kept = kept
         self._free: dict[int, Array] = {}
 
     def take(self, size: int) -> Array:
@@ -38,7 +38,7 @@ class Pool:
         """Takes blocks back. If there are too many, the smallest are freed."""
         for block in blocks:
             self._free[id(block)] = block
-        for block in self._by_size()[:-KEPT]:
+        for block in self._by_size()[: -self._kept]:
             self._free.pop(id(block), None)
 
     def _by_size(self) -> list[Array]:

@@ -33,9 +33,9 @@ def emit(network: PortableNetwork, machine: PortableMachine) -> PortableObject:
     code = LlvmCode(network.computation, 1, _shaped_like(machine.target), network.product)
     emitted = emit_plan(code.plan, machine.target, lent=True)
     blob = _blob(network, code)
-    entries = Entries(network, emitted.interface, blob, machine.pointer_bits)
+    entries = Entries(network, emitted.interface, blob, machine.pointer_bits, machine.name)
     module = _joined(emitted, entries, machine.target)
-    roots = [f"{api.name}_{function.name}" for function in api.functions]
+    roots = [api.symbol(function.name) for function in api.functions]
     content = _compiled(text_of(module, roots, pointer_bits=machine.pointer_bits), machine)
     state_bytes = _state_bytes(network, emitted, blob) if api.streams else 0
     return PortableObject(
@@ -87,7 +87,7 @@ def _compiled(text: str, machine: PortableMachine) -> bytes:
 def _state_bytes(network: PortableNetwork, emitted: Emitted, blob: Blob) -> int:
     """What NAME_state_size returns: its code does not depend on the machine, so it is asked here."""
     entries = Entries(network, emitted.interface, Blob(b"", blob.tables), 64)
-    root = f"{network.interface.name}_state_size"
+    root = network.interface.symbol("state_size")
     text = text_of(_joined(emitted, entries, emitted.target), [root], pointer_bits=64)
     code = compile_assembly(text, host())
     return int(ctypes.CFUNCTYPE(ctypes.c_int64)(code.address(root))())

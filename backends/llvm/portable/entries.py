@@ -34,8 +34,11 @@ def result(value: Result) -> Val:
 class Entries:
     """The entries of one network."""
 
-    def __init__(self, network: PortableNetwork, context: Interface, blob: Blob, pointer_bits: int) -> None:
-        """context: of the plan. blob: its weights and tables."""
+    def __init__(
+        self, network: PortableNetwork, context: Interface, blob: Blob, pointer_bits: int, machine: str = ""
+    ) -> None:
+        """context: of the plan. blob: its weights and tables. machine: the name that the library tells."""
+        self.machine = machine
         self.network, self.api = network, network.interface
         self.context, self.blob = context, blob
         self.size = f"i{pointer_bits}"
@@ -55,13 +58,13 @@ class Entries:
         return module
 
     def _globals(self) -> list[str]:
-        text = self.api.about().encode() + b"\0"
+        text = self.api.about(self.machine).encode() + b"\0"
         shown = "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:02X}" for b in text)
         found = [f'@rnnc_about = internal constant [{len(text)} x i8] c"{shown}"']
         return found if self.api.in_file else [*found, self.blob.definition()]
 
     def _define(self, result_: str, name: str, parameters: str) -> Function:
-        return define(f"{result_} {self.api.name}_{name}({parameters.replace('size_t', self.size)})")
+        return define(f"{result_} {self.api.symbol(name)}({parameters.replace('size_t', self.size)})")
 
     def _wide(self, f: Function, value: Val) -> Val:
         """A size_t as 64 bits."""
@@ -74,7 +77,7 @@ class Entries:
         return f.value(self.size, f"trunc {f.minimum(value, i64((1 << 32) - 1))} to {self.size}")
 
     def _about(self) -> Function:
-        f = Function(f"{self.api.name}_about", [], "ptr")
+        f = Function(self.api.symbol("about"), [], "ptr")
         f.ret(Val("ptr", "@rnnc_about"))
         return f
 
@@ -97,7 +100,7 @@ class Entries:
         return -(-(self.api.saved_bytes + 8) // _LINE) * _LINE
 
     def _state_size(self) -> Function:
-        f = Function(f"{self.api.name}_state_size", [], self.size)
+        f = Function(self.api.symbol("state_size"), [], self.size)
         f.ret(self._narrow(f, f.add(self._work_size(f, i64(1), i64(1)), self._work_at)))
         return f
 

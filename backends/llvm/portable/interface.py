@@ -72,7 +72,8 @@ class Port:
 
     name: an identifier of C. label: what the network calls it. width: its numbers per frame (of a state: in all).
     steps: those of a frame; 0 for a value per sequence. columns: name, first, end of parts of a step of it.
-    rows: for integers, the number of rows of the smallest table that they index; else 0.
+    rows: for integers, the number of rows of the smallest table that they index; else 0. slabs: of a state, arrays
+    (batch, width / slabs) that lie one behind the other.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Port:
     steps: int = 1
     columns: tuple[tuple[str, int, int], ...] = ()
     rows: int = 0
+    slabs: int = 1
 
     @property
     def bytes(self) -> int:
@@ -123,7 +125,8 @@ class CInterface:
 
     kind: "stream" or "whole". frame: the steps of x per frame. latency: by how many steps outputs are late.
     batch_first: of a whole network. weights: "embedded" or "file". digest: 16 hexadecimal digits that tell this model,
-    with its weights, from others. state_bytes: of a state, on the machine that needs most.
+    with its weights, from others. state_bytes: of a state, on the machine that needs most. symbols: what the symbols
+    of the functions begin with, if not with the name.
     """
 
     name: str
@@ -139,6 +142,7 @@ class CInterface:
     digest: str
     state_bytes: int = 0
     description: str = ""
+    symbols: str = ""
 
     @property
     def item(self) -> int:
@@ -164,11 +168,12 @@ class CInterface:
         """The same for machines of which one needs so many bytes of state."""
         return replace(self, state_bytes=max(self.state_bytes, state_bytes))
 
-    def about(self) -> str:
-        """The description that the library holds, as JSON."""
+    def about(self, machine: str) -> str:
+        """The description that the library of a machine holds, as JSON."""
         found: dict[str, Any] = {
             "rnnc": VERSION,
             "name": self.name,
+            "machine": machine,
             "kind": self.kind,
             "dtype": self.dtype,
             "digest": self.digest,
@@ -182,6 +187,10 @@ class CInterface:
             found[kind] = [_about(port) for port in ports]
         return json.dumps(found, separators=(",", ":"))
 
+    def symbol(self, function: str) -> str:
+        """The symbol of a function."""
+        return f"{self.symbols or self.name}_{function}"
+
     @property
     def functions(self) -> tuple[CFunction, ...]:
         """All functions, in the order of the header."""
@@ -194,7 +203,9 @@ def _about(port: Port) -> dict[str, Any]:
     found: dict[str, Any] = {"name": port.label, "dtype": port.dtype, "width": port.width, "steps": port.steps}
     if port.columns:
         found["columns"] = {name: [first, end] for name, first, end in port.columns}
-    return found | ({"rows": port.rows} if port.rows else {})
+    if port.rows:
+        found["rows"] = port.rows
+    return found | ({"slabs": port.slabs} if port.slabs > 1 else {})
 
 
 @dataclass(frozen=True)

@@ -98,17 +98,18 @@ no:
 """
 
 
-def dispatcher(functions: Sequence[str], variants: Mapping[str, str]) -> bytes:
+def dispatcher(prefix: str, functions: Sequence[str], variants: Mapping[str, str]) -> bytes:
     """An object file for x86-64 that defines each function as the best of its variants.
 
-    functions: their names. variants: level ("x86-64-v2", ...) -> a form of the name of the variant, such as
-    "{}__v3", lowest level first: the lowest one is taken where no other runs.
+    functions: their names, without the prefix and the "_" behind it. variants: level ("x86-64-v2", ...) -> the prefix
+    of that variant, lowest level first: the lowest one is taken where no other runs.
     """
     text = [_CPU]
     for function in functions:
-        names = {level: form.format(function) for level, form in variants.items()}
+        symbol = f"{prefix}_{function}"
+        names = {level: f"{own}_{function}" for level, own in variants.items()}
         text += [f'declare hidden void @"{name}"()' for name in names.values()]
-        text += [_resolver(function, names), f'@"{function}" = ifunc void (), ptr @"{function}__choice"']
+        text += [_resolver(symbol, names), f'@"{symbol}" = ifunc void (), ptr @"{symbol}__choice"']
     return use(lambda: _compiled("\n".join(text)))
 
 
