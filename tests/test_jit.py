@@ -8,19 +8,20 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
 import rnnc
-from rnnc.backends.llvm.asm import jit
+from rnnc.backends.llvm.asm import objects
 from rnnc.backends.llvm.asm.jit import MachineCode, compile_assembly
+from rnnc.backends.llvm.asm.library import use
 from rnnc.backends.llvm.asm.target import host, processor
 from rnnc.backends.llvm.runtime import _UNITS, Runtime, RuntimeUnit
 from rnnc.ir.errors import ArgumentError
@@ -50,12 +51,10 @@ def test_texts_of_the_code() -> None:
 
 def test_an_equal_part_of_another_module_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
-    emit = llvm.TargetMachine.emit_object
-    monkeypatch.setattr(
-        llvm.TargetMachine, "emit_object", lambda self, module: compiled.append(str(module)) or emit(self, module)
-    )
+    emit = objects._compiled
+    monkeypatch.setattr(objects, "_compiled", lambda text, *others: compiled.append(text) or emit(text, *others))
     monkeypatch.setenv("RNNC_CACHE_DIR", "off")
-    monkeypatch.setattr(jit, "_kept", OrderedDict())
+    monkeypatch.setattr(objects, "_kept", OrderedDict())
     first = rnnc.compile(rnnc.RNN(3, 7))._code
     compiled.clear()
     second = rnnc.compile(rnnc.RNN(5, 7))._code
@@ -63,9 +62,9 @@ def test_an_equal_part_of_another_module_is_not_compiled_again(monkeypatch: pyte
     assert "define i32 @rnnc_run(" in rest
     *phases, _ = first.linked.object_files()
     assert phases and second.linked.object_files()[:-1] == tuple(phases)
-    monkeypatch.setattr(jit, "KEPT_BYTES", 0)
+    monkeypatch.setattr(objects, "KEPT_BYTES", 0)
     rnnc.compile(rnnc.RNN(4, 7))
-    assert not jit._kept
+    assert not objects._kept
 
 
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
@@ -92,9 +91,23 @@ def test_a_unit_of_the_runtime_that_was_made_twice_stays() -> None:
     runtime = Runtime("float32", host())
     runtime.address("rnnc_lockstep")
     (emit,) = (emit for emit, names in _UNITS.items() if "rnnc_lockstep" in names)
-    again = weakref.ref(RuntimeUnit(emit, "float32", host()))
+    again = weakref.ref(RuntimeUnit(emit, "float32", host())._code)
     gc.collect()
     assert again() is not None
+
+
+def test_many_parts_are_compiled_by_several_threads_which_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The objects are those of one thread, in order; an error of one part is raised when no thread is left."""
+    texts = [adder(number).replace("@adder", f"@adder{number % 3}") for number in (1, 2, 3, 2)]
+    made, busy = [], threading.active_count()
+    for threads in ("1", "3"):
+        monkeypatch.setenv("RNNC_NUM_THREADS", threads)
+        monkeypatch.setattr(objects, "_kept", OrderedDict())
+        made.append(use(lambda: objects.object_files(texts, host(), processor().triple)))
+        with pytest.raises(RuntimeError, match="expected"):
+            use(lambda: objects.object_files([*texts, "define nothing"], host(), processor().triple))
+    assert made[0] == made[1] and len(set(made[0])) == 3 and made[0][1] == made[0][3]
+    assert threading.active_count() == busy and len(objects._kept) == 3
 
 
 REACHES_FAR = {1: "64", 24: "PC64", 25: "GOTOFF64", 27: "GOT64", 28: "GOTPCREL64", 29: "GOTPC64"}

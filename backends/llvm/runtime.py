@@ -22,6 +22,7 @@ from rnnc.backends.llvm.asm.target import Target
 if TYPE_CHECKING:  # stored code needs neither
     from rnnc.backends.llvm.asm.builder import Module
     from rnnc.backends.llvm.asm.jit import MachineCode
+    from rnnc.backends.llvm.asm.parts import Parts
 
 # The kernels of a unit are imported when a module first needs the unit.
 
@@ -108,26 +109,20 @@ _UNITS: dict[Callable[[Module, str, Target], None], tuple[str, ...]] = {
 """The function that fills a unit -> the names of the unit's functions that other modules call."""
 
 
-_made: list[RuntimeUnit] = []
-"""All units, kept until the process ends, because modules that are linked to a unit hold its addresses. Threads that
-need a unit at the same moment may make it twice."""
+_made: list[Mapped | MachineCode] = []
+"""The machine code of all units, kept until the process ends, because modules that are linked to a unit hold its
+addresses. Threads that need a unit at the same moment may make it twice."""
 
 
 class RuntimeUnit:
-    """One compiled unit. symbols: the symbols of its functions, by their names."""
+    """One unit. symbols: the symbols of its functions, by their names. It is compiled when an address is asked for."""
 
     def __init__(self, emit: Callable[[Module, str, Target], None], dtype: str, target: Target) -> None:
         self.name = emit.__name__
         self._emit, self._dtype, self._target = emit, dtype, target
-        entry = stored.name_of("unit", target, self.name, dtype)
-        found: stored.StoredUnit | None = stored.load(entry)
-        self.symbols: Mapping[str, str]
-        self._code: Mapped | MachineCode
-        if found is not None:
-            self.symbols, self._code = found.symbols, Mapped(found.image, {})
-        else:
-            self.symbols, self._code = self._compiled(entry)
-        _made.append(self)
+        self._entry = stored.name_of("unit", target, self.name, dtype)
+        self._stored: stored.StoredUnit | None = stored.load(self._entry)
+        self.symbols: Mapping[str, str] = self._named() if self._stored is None else self._stored.symbols
 
     @cached_property
     def module(self) -> Module:
@@ -138,18 +133,37 @@ class RuntimeUnit:
         self._emit(module, self._dtype, self._target)
         return module
 
-    def _compiled(self, entry: str | None) -> tuple[Mapping[str, str], MachineCode]:
-        """The symbols and the machine code, which is stored."""
-        from rnnc.backends.llvm.asm.jit import compile_assembly
-        from rnnc.backends.llvm.asm.parts import renamed
+    def _named(self) -> Mapping[str, str]:
+        """A symbol for each function."""
+        mark = digest(f"{self.module.text()}{self._target!r}".encode()).hex()[:8]
+        return {f.name: f"{f.name}.{self._dtype}.{mark}" for f in self.module.functions}
 
-        text = self.module.text()
-        mark = digest(f"{text}{self._target!r}".encode()).hex()[:8]
-        symbols = {f.name: f"{f.name}.{self._dtype}.{mark}" for f in self.module.functions}
-        code = compile_assembly(renamed(text, symbols), self._target)
+    @cached_property
+    def parts(self) -> Parts:
+        """What is compiled. Only a unit that is not stored needs it."""
+        from rnnc.backends.llvm.asm.parts import Parts, renamed
+
+        return Parts((renamed(self.module.text(), self.symbols),), {})
+
+    @property
+    def is_compiled(self) -> bool:
+        """True if its machine code is known."""
+        return self._stored is not None or "_code" in vars(self)
+
+    @cached_property
+    def _code(self) -> Mapped | MachineCode:
+        """The machine code, which is stored."""
+        code = self._compiled() if self._stored is None else Mapped(self._stored.image, {})
+        _made.append(code)
+        return code
+
+    def _compiled(self) -> MachineCode:
+        from rnnc.backends.llvm.asm.jit import MachineCode
+
+        code = MachineCode(self.parts.texts[0], self._target, self.parts)
         if code.image is not None:
-            stored.save(entry, stored.StoredUnit(code.image, symbols))
-        return symbols, code
+            stored.save(self._entry, stored.StoredUnit(code.image, self.symbols))
+        return code
 
     def addresses(self) -> Mapping[str, int]:
         """The address of each function, by its symbol."""
@@ -214,13 +228,15 @@ class Linked:
 
     def __init__(self, module: Module, runtime: Runtime, beside: Mapping[str, int] | None = None) -> None:
         """beside: the addresses of functions of another module that this one calls."""
-        from rnnc.backends.llvm.asm.jit import MachineCode
+        from rnnc.backends.llvm.asm.jit import MachineCode, compile_ahead
         from rnnc.backends.llvm.asm.parts import parts_of, renamed
 
         units = runtime.units(module)
         symbols = {name: symbol for unit in units for name, symbol in unit.symbols.items()}
         self.units = tuple(unit.name for unit in units)
-        parts, foreign = parts_of(module, symbols), _addresses(units) | dict(beside or {})
+        parts = parts_of(module, symbols)
+        compile_ahead([parts, *(unit.parts for unit in units if not unit.is_compiled)], runtime.target)
+        foreign = _addresses(units) | dict(beside or {})
         self._code = MachineCode(renamed(module.text(), symbols), runtime.target, parts, foreign)
 
     @property

@@ -2,8 +2,8 @@
 
 LLVM's optimisation passes are not run: the vectors are explicit, and the code generator does the rest.
 
-The parts of a module are compiled one by one, each to an object file. The objects of the parts compiled last are kept,
-so that a module with an equal part takes its object. An entry of the disk cache has all objects of a module.
+The parts of a module are compiled one by one, each to an object file (`objects`). An entry of the disk cache has all
+objects of a module.
 
 Objects are linked to an image and mapped (`image`) where that is known to work. On other systems, LLVM's MCJIT does it.
 
@@ -12,29 +12,18 @@ With RNNC_CODEGEN=0, LLVM's code generator makes slower code four times faster. 
 
 from __future__ import annotations
 
-import re
 import struct
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
 
 from rnnc.backends import cache, stamps
 from rnnc.backends.llvm.asm.image import Mapped, can_map, link
 from rnnc.backends.llvm.asm.library import Engine, binding, use
+from rnnc.backends.llvm.asm.objects import assembly_of, code_model, machine_for, object_files
 from rnnc.backends.llvm.asm.parts import Parts
 from rnnc.backends.llvm.asm.target import Target, processor
 from rnnc.ir import settings
-
-if TYPE_CHECKING:
-    import llvmlite.binding as llvm
-
-KEPT_BYTES = 1 << 24
-"""The total size of the objects that are kept in memory."""
-
-_kept: OrderedDict[tuple[str, Target, str, int], bytes] = OrderedDict()
-"""Text, target, triple and RNNC_CODEGEN of a part -> its object. Only work within `use` reads and writes it."""
 
 
 class MachineCode:
@@ -47,14 +36,11 @@ class MachineCode:
     def __init__(self, text: str, target: Target, parts: Parts, foreign: Mapping[str, int] | None = None) -> None:
         self._text = text
         self._target = target
-        triple = processor().triple
-        effort = str(settings.codegen())
-        llvm = stamps.of_package("llvmlite")
-        name = cache.key(*parts.texts, repr(target), triple, code_model(triple), effort, llvm)
+        name = _name(parts, target)
         found = cache.load(name)
         self.cached = found is not None
         if found is None:
-            self._objects = use(partial(_compile, parts, target))
+            self._objects = use(partial(object_files, parts.texts, target, processor().triple))
             cache.store(name, _joined(self._objects))
         else:
             self._objects = _separate(found)
@@ -78,7 +64,7 @@ class MachineCode:
 
     def assembly(self) -> str:
         """The machine code as text."""
-        return use(lambda: _assembly(self._text, self._target, processor().triple))
+        return use(lambda: assembly_of(self._text, self._target, processor().triple))
 
     def object_files(self) -> tuple[bytes, ...]:
         """The position-independent object files of the code that runs, one per part."""
@@ -90,6 +76,23 @@ def compile_assembly(text: str, target: Target) -> MachineCode:
     return MachineCode(text, target, Parts((text,), {}))
 
 
+def compile_ahead(modules: Sequence[Parts], target: Target) -> None:
+    """Compiles what no cache has of several modules, on several threads; each module then finds its objects in memory.
+
+    Does nothing for a single module, which compiles its parts in the same way.
+    """
+    missing = [parts for parts in modules if cache.load(_name(parts, target)) is None]
+    if len(missing) > 1:
+        texts = [text for parts in missing for text in parts.texts]
+        use(partial(object_files, texts, target, processor().triple))
+
+
+def _name(parts: Parts, target: Target) -> str:
+    """The name of a module's entry in the disk cache."""
+    triple, llvm = processor().triple, stamps.of_package("llvmlite")
+    return cache.key(*parts.texts, repr(target), triple, code_model(triple), str(settings.codegen()), llvm)
+
+
 def emit_assembly(text: str, target: Target, triple: str) -> str:
     """Native assembly for any machine that LLVM knows, such as "aarch64-unknown-linux-gnu". Nothing is run."""
 
@@ -97,28 +100,12 @@ def emit_assembly(text: str, target: Target, triple: str) -> str:
         llvm = binding()
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()
-        return _assembly(text, target, triple)
+        return assembly_of(text, target, triple)
 
     return use(emit)
 
 
-def code_model(triple: str) -> str:
-    """LLVM's code model, which says how far apart code and its constants may lie in memory.
-
-    LLVM allocates memory for each wherever it is free. In a process that has mapped more than 2 GB, they may be too far
-    apart for the 32-bit distances of x86-64's small model, and LLVM then aborts the process. The large model has 64-bit
-    distances, which are loaded outside of loops. AArch64 has no large model for position-independent code.
-    """
-    return "large" if triple.startswith("x86_64") else "small"
-
-
 # ---- functions that call LLVM
-
-
-def _compile(parts: Parts, target: Target) -> tuple[bytes, ...]:
-    """The objects of the parts."""
-    triple = processor().triple
-    return tuple(_object(text, target, triple) for text in parts.texts)
 
 
 def _engine(objects: Sequence[bytes], parts: Parts, target: Target, foreign: Mapping[str, int]) -> Engine:
@@ -128,7 +115,7 @@ def _engine(objects: Sequence[bytes], parts: Parts, target: Target, foreign: Map
         llvm.add_symbol(symbol, address)
     # MCJIT takes ownership of its machine and its module, so each engine needs fresh ones. llvmlite's own memory
     # manager is not used: it reserves no room for the stubs of calls to libc, and aborts.
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target, processor().triple), use_lmm=False)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine_for(target, processor().triple), use_lmm=False)
     for each in objects:
         engine.add_object_file(llvm.ObjectFileRef.from_data(each))
     engine.finalize_object()
@@ -136,18 +123,6 @@ def _engine(objects: Sequence[bytes], parts: Parts, target: Target, foreign: Map
     names = [definition.split("(", 1)[0].split("@")[1] for definition in defined]
     addresses = {name: int(engine.get_function_address(name)) for name in names}
     return Engine(engine, addresses | {name: addresses[symbol] for name, symbol in parts.symbols.items()})
-
-
-def _object(text: str, target: Target, triple: str) -> bytes:
-    """The object file of a part: one that was kept, if an equal part was compiled before."""
-    key = text, target, triple, settings.codegen()
-    found = _kept.pop(key, None)
-    if found is None:
-        found = bytes(_machine(target, triple).emit_object(_parse(text, target)))
-    _kept[key] = found
-    while sum(map(len, _kept.values())) > KEPT_BYTES:
-        _kept.popitem(last=False)
-    return found
 
 
 def _joined(objects: Sequence[bytes]) -> bytes:
@@ -162,26 +137,3 @@ def _separate(entry: bytes) -> tuple[bytes, ...]:
     ends = [8 + 8 * count, *sizes]
     places = list(accumulate(ends))
     return tuple(entry[start:stop] for start, stop in pairwise(places))
-
-
-def _assembly(text: str, target: Target, triple: str) -> str:
-    return str(_machine(target, triple).emit_assembly(_parse(text, target)))
-
-
-def _parse(text: str, target: Target) -> llvm.ModuleRef:
-    """A module whose functions are tuned for the target's processor model."""
-    if target.tuning:
-        text = re.sub(r"(?<=\n)define .*(?= \{\n)", rf'\g<0> "tune-cpu"="{target.tuning}"', f"\n{text}")
-    module = binding().parse_assembly(text)
-    module.verify()
-    return module
-
-
-def _machine(target: Target, triple: str) -> llvm.TargetMachine:
-    return binding().Target.from_triple(triple).create_target_machine(
-        cpu=target.cpu,
-        features=target.features,
-        opt=settings.codegen(),
-        reloc="pic",
-        codemodel=code_model(triple),
-    )

@@ -97,7 +97,7 @@ MACHINES = {
         ),
         PortableMachine(
             "cortex-m4f",
-            "thumbv7em-none-eabihf",
+            "thumbv7em-unknown-none-eabihf",
             "cortex-m4",
             "",
             16,
