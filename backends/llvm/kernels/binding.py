@@ -17,10 +17,11 @@ C has. most_rows: the largest steps * batch; of a larger one, batches above most
 split them. brief_rows: the largest steps * batch of a run that keeps the interpreter lock. steps, batch: T and B, or -1
 where a call tells. unbatched: whether arrays may lack the axis of rows, if the first one that has it otherwise does.
 ragged: an i64 that says whether lengths may be given. outcomes: the calls so far, one i64 for each of
-`call_forms.OUTCOMES`. groups: the arguments, then the results. count: the number of arrays of all groups; one more, of lengths, follows them. sizes: those of all arrays, one
-array after the other. offsets: the places of pointers in a context, in bytes; -1 for what is neither read nor written.
-looked_up: the sum of the widths of all tables. half: what else a half of a computation needs (FIRST_HALF, SECOND_HALF),
-or null. team: how several threads run it (`kernels.crew`), or null."""
+`call_forms.OUTCOMES`. groups: the arguments, then the results. count: the number of arrays of all groups; one more, of
+lengths, follows them. sizes: those of all arrays, one array after the other. offsets: the places of pointers in a
+context, in bytes; -1 for what is neither read nor written. looked_up: the sum of the widths of all tables. half: what
+else a half of a computation needs (FIRST_HALF, SECOND_HALF), or null. team: how several threads run it
+(`kernels.crew`), or null."""
 
 GROUP = Record("group", "i64 container, i64 optional, i64 first, i64 count")
 """An argument or result, in a container (one of CONTAINERS). first, count: its arrays, among all."""
