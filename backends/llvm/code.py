@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -30,8 +31,15 @@ if TYPE_CHECKING:
     from rnnc.ir.pipeline import Artefacts
     from rnnc.ir.program import Program
 
-PARALLEL_FLOPS = 2e7
-"""Floating-point operations of a call, below which sharing it among threads costs more than it saves."""
+PARALLEL_FLOPS = 1.2e8
+"""Floating-point operations of a half, below which sharing its rows among threads costs more than it saves: Python
+reads the arguments then, and a helper wakes. 0: every call is shared."""
+PARALLEL_SUM = 100
+"""As many more per element of a sum over rows, which another thread makes one of, and this one adds."""
+PARALLEL_STEP = 2e7
+"""As PARALLEL_FLOPS, of a training step, which takes its threads into one call of machine code each."""
+LEAST_SHARED = 4
+"""The smallest batch whose rows are shared. One row takes nearly as long as two, since both read all weights."""
 UNLIMITED = 1 << 62
 KEPT_BLOCKS, BLOCKS_PER_THREAD = 6, 2
 """Of memory, kept between calls. A call takes one for weights; each of its threads one for values, one for sums."""
@@ -218,11 +226,26 @@ class LlvmCode:
     @cached_property
     def serial_rows(self) -> int:
         """The largest number of rows, over all steps, that one thread runs alone."""
-        return UNLIMITED if self.threads == 1 else int(PARALLEL_FLOPS / self.manifest.flops_per_row)
+        if self.threads == 1:
+            return UNLIMITED
+        summed = sum(math.prod(map(int, total.target.shape)) for total in self.sums)
+        flops = PARALLEL_FLOPS * (2 if self.late else 1) + PARALLEL_SUM * summed * bool(PARALLEL_FLOPS)
+        return int(flops / self.manifest.flops_per_row)
+
+    @property
+    def most_unshared(self) -> int:
+        """The largest batch whose rows one thread runs alone, whatever the number of steps."""
+        return LEAST_SHARED - 1 if PARALLEL_FLOPS else 1
 
     def members(self, steps: int, batch: int) -> int:
-        """The number of threads that run a batch."""
-        return min(self.threads, batch) if steps * batch > self.serial_rows else 1
+        """The number of threads that run a batch, each some of its rows."""
+        shared = batch > self.most_unshared and steps * batch > self.serial_rows
+        return min(self.threads, batch) if shared else 1
+
+    def step_members(self, steps: int, batch: int) -> int:
+        """The number of threads that run the batch of a training step."""
+        flops = steps * batch * self.manifest.flops_per_row
+        return min(self.threads, batch) if flops > min(PARALLEL_STEP, PARALLEL_FLOPS) else 1
 
     def teams_up(self, steps: int, batch: int) -> bool:
         """True if several threads run a batch together, instead of rows of their own."""

@@ -164,7 +164,7 @@ def _first_function(code: LlvmCode, packing: Packing, call: PlainCall, outcomes:
 
 def _limits(code: LlvmCode) -> dict[str, int]:
     """See `bound_function`. Weights are packed in every call, so that none is brief."""
-    return {"most_rows": code.serial_rows, "most_alone": 1, "brief_rows": 0}
+    return {"most_rows": code.serial_rows, "most_alone": code.most_unshared, "brief_rows": 0}
 
 
 def _second_function(code: LlvmCode, call: PlainCall, outcomes: Array) -> Callable[..., Any]:
