@@ -11,10 +11,13 @@ from rnnc.ir import settings
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from rnnc.backends.arrays import ArrayLibrary
     from rnnc.backends.base import Code
     from rnnc.backends.products import ProductFormat
     from rnnc.backends.tables import NarrowTable
+    from rnnc.explanation import Explanation
     from rnnc.ir.computation import Computation
     from rnnc.ir.pipeline import Artefacts
     from rnnc.profiling import Profile
@@ -174,6 +177,44 @@ class Compiled:
     def _profiled_call(self) -> Callable[[], Callable[..., Any]] | None:
         """Makes a twin of this object, and returns the function whose calls are profiled; None if it has no calls."""
         return None
+
+    @explained
+    def explanation(self) -> Explanation:
+        """What `explain` says as data, with the limits of this machine: which phases there are, how they are computed,
+        whether reading weights or arithmetic limits each, and what is outside of a fast path.
+
+            print(model.explanation())
+
+        The machine is measured once, in some 0.2 s. Raises ArgumentError on another backend than "llvm".
+        """
+        from rnnc.explanation import explained_as_data
+
+        return explained_as_data(self, self._layer_names())
+
+    def report(self, path: str | PathLike[str] | None = None, *, steps: int = 4, profile: Profile | None = None) -> str:
+        """One HTML file that shows this model, and needs no network: the unrolled network as a picture whose boxes are
+        shown at every stage, from equations to machine code; the passes; buffers and their lifetimes; what limits each
+        phase; and, with a profile, where the time goes.
+
+            model.report("report.html", profile=model.profile(x))
+
+        path: the file; default: none, only the text is returned. steps: of the picture. profile: of `profile`.
+        Raises ArgumentError on another backend than "llvm", or for what is no model or network.
+        """
+        from rnnc.report import report
+
+        model = self._drawn()
+        if model is None:
+            raise ArgumentError(f"report: {type(self).__name__} has no picture; report a model, network or derivative")
+        return report(self, model, path, steps=steps, profile=profile)
+
+    def _drawn(self) -> Any:
+        """The spec or network of layers that pictures show; None if there is none."""
+        return getattr(self, "spec", None) or getattr(self, "model", None)
+
+    def _layer_names(self) -> tuple[str, ...]:
+        """The names of the layers, by the numbers of their sites; empty if they have none but these."""
+        return ()
 
     def explain(self) -> str:
         """A text that says which paths the backend took, and why it did not take faster ones."""

@@ -19,6 +19,7 @@ from rnnc.compiled import Compiled, CompileOptions
 from rnnc.computations import forward
 from rnnc.copies import Unchanging, on_host
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
+from rnnc.networks.names import layer_names
 from rnnc.networks.quick import fits_in_frames, in_frames, parted
 from rnnc.networks.tables import tables_of
 from rnnc.networks.timing import WHOLE, Form
@@ -168,6 +169,9 @@ class Network(Compiled, Unchanging):
         from rnnc.files.models import save
 
         save(path, self.model, on_host(self._params, self._arrays))
+
+    def _layer_names(self) -> tuple[str, ...]:
+        return layer_names(self._graph)
 
     def _profiled_call(self) -> Callable[[], Callable[..., Any]]:
         return lambda: type(self)(self.model, self._params, **self._options.arguments)

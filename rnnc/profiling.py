@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnc.checking import checks
+from rnnc.explanation import layers_of
 from rnnc.ir import settings
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 
@@ -35,9 +36,9 @@ class ProfileRow:
     """A section of generated code, such as a phase of a layer.
 
     kind: "copies", "hoisted", "step", "sums" or "wait". site: the layers and directions whose equations it computes,
-    such as "l0.fwd". seconds, runs, rows: per call; of several threads, the sum of all. share: of the time of all.
-    gflops: 1e9 multiplications and additions of matrix products per second; 0 without any. weight_bytes: the weights
-    that each run reads.
+    such as "l0.fwd", by their names in a network. seconds, runs, rows: per call; of several threads, the sum of all.
+    share: of the time of all. gflops: 1e9 multiplications and additions of matrix products per second; 0 without any.
+    weight_bytes: the weights that each run reads.
     """
 
     name: str
@@ -130,27 +131,36 @@ def profiled(compiled: Compiled, arguments: Sequence[Any], named: Mapping[str, A
         elapsed, ticks = time.perf_counter() - begin, clock.now() - ticks
     finally:
         settings.COUNTED.reset(token)
-    return made(repr(compiled), counters, calls, elapsed, elapsed / max(ticks, 1))
+    return made(repr(compiled), counters, calls, elapsed, elapsed / max(ticks, 1), compiled._layer_names())
 
 
-def made(what: str, counters: Sequence[CallCounters], calls: int, elapsed: float, per_tick: float) -> Profile:
-    """The profile of what was counted. elapsed: the seconds of all calls. per_tick: the seconds of a tick."""
+def made(
+    what: str,
+    counters: Sequence[CallCounters],
+    calls: int,
+    elapsed: float,
+    per_tick: float,
+    layers: Sequence[str] = (),
+) -> Profile:
+    """The profile of what was counted. elapsed: the seconds of all calls. per_tick: the seconds of a tick. layers: the
+    names of a network's layers.
+    """
     read = [each.read() for each in counters]
     sections = [section for each, _ in read for section in each]
     inside = sum(section.ticks for section in sections) * per_tick
-    rows = tuple(_row(section, calls, per_tick, inside) for section in sections)
+    rows = tuple(_row(section, calls, per_tick, inside, layers) for section in sections)
     runs = [run for _, log in read for run in log]
     trace = _trace(runs, per_tick)
     threads = 1 + max((thread for *_, thread in trace), default=0)
     return Profile(what, calls, elapsed / calls, inside / calls, threads, rows, trace)
 
 
-def _row(section: SectionTime, calls: int, per_tick: float, inside: float) -> ProfileRow:
+def _row(section: SectionTime, calls: int, per_tick: float, inside: float, layers: Sequence[str]) -> ProfileRow:
     seconds = section.ticks * per_tick
     return ProfileRow(
         section.name,
         section.kind,
-        section.site,
+        " ".join(layers_of(section.site, layers)),
         seconds / calls,
         section.runs / calls,
         section.rows / calls,

@@ -123,6 +123,20 @@ def test_gradients_are_sums_over_the_rows_of_all_threads(
     assert counts == [2, 2, 3, 3]
 
 
+def test_a_call_is_shared_only_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = rnnc.LSTM(16, 16)
+    monkeypatch.setattr(code, "PARALLEL_FLOPS", 1e6)
+    once, both = (compiled._code for compiled in (rnnc.compile(spec, threads=3), rnnc.vjp(spec, threads=3)))
+    assert isinstance(once, code.LlvmCode) and isinstance(both, code.LlvmCode)
+    flops = both.manifest.flops_per_row
+    assert once.manifest.flops_per_row == 4096 and flops >= 3 * 4096
+    assert [once.members(*size) for size in ((61, 4), (62, 4), (1, 244), (1, 245), (1000, 3))] == [1, 3, 1, 3, 1]
+    weights = 2 * 64 * 16 + 64  # threads make a gradient of each, which one adds; both biases have the same
+    rows = int((2e6 + 100 * weights) / flops)
+    assert [both.members(1, batch) for batch in (rows, rows + 1)] == [1, 3]
+    assert both.members(1000, 3) == 1 and both.step_members(1000, 3) == 3
+
+
 def test_later_calls_take_no_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh memory of this size costs a page fault per four kilobytes, and unmapping it stops the other threads."""
     spec, taken = rnnc.LSTM(8, 16, bidirectional=True), list[int]()

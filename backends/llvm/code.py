@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -30,8 +31,15 @@ if TYPE_CHECKING:
     from rnnc.ir.pipeline import Artefacts
     from rnnc.ir.program import Program
 
-PARALLEL_FLOPS = 2e7
-"""Floating-point operations of a call, below which sharing it among threads costs more than it saves."""
+PARALLEL_FLOPS = 1.2e8
+"""Floating-point operations of a half, below which sharing its rows among threads costs more than it saves: Python
+reads the arguments then, and a helper wakes. 0: every call is shared."""
+PARALLEL_SUM = 100
+"""As many more per element of a sum over rows, which another thread makes one of, and this one adds."""
+PARALLEL_STEP = 2e7
+"""As PARALLEL_FLOPS, of a training step, which takes its threads into one call of machine code each."""
+LEAST_SHARED = 4
+"""The smallest batch whose rows are shared. One row takes nearly as long as two, since both read all weights."""
 UNLIMITED = 1 << 62
 KEPT_BLOCKS, BLOCKS_PER_THREAD = 6, 2
 """Of memory, kept between calls. A call takes one for weights; each of its threads one for values, one for sums."""
@@ -105,14 +113,12 @@ class LlvmCode:
         return self._name_of("program", lengths=False)
 
     def _name_of(self, kind: str, *, lengths: bool) -> str | None:
-        """The name of what is known of the graph, with lengths or without.
-
-        Code with narrow weights is not stored, because packing them takes the layout, which a manifest has not.
-        """
-        if not stored.is_used() or self.product.weights:
+        """The name of what is known of the graph, with lengths or without."""
+        if not stored.is_used():
             return None
-        late = " ".join(sorted(self.computation.late)) + " counted" * self.counted
-        return stored.name_of(kind, self.target, self.computation.identity or self._graph_text(lengths), late)
+        late = " ".join(sorted(self.computation.late))
+        options = f"{self.product}{' counted' * self.counted}"
+        return stored.name_of(kind, self.target, self.computation.identity or self._graph_text(lengths), late, options)
 
     def _graph_text(self, lengths: bool) -> str:
         """The graph of a few steps, which determines the code."""
@@ -218,11 +224,26 @@ class LlvmCode:
     @cached_property
     def serial_rows(self) -> int:
         """The largest number of rows, over all steps, that one thread runs alone."""
-        return UNLIMITED if self.threads == 1 else int(PARALLEL_FLOPS / self.manifest.flops_per_row)
+        if self.threads == 1:
+            return UNLIMITED
+        summed = sum(math.prod(map(int, total.target.shape)) for total in self.sums)
+        flops = PARALLEL_FLOPS * (2 if self.late else 1) + PARALLEL_SUM * summed * bool(PARALLEL_FLOPS)
+        return int(flops / self.manifest.flops_per_row)
+
+    @property
+    def most_unshared(self) -> int:
+        """The largest batch whose rows one thread runs alone, whatever the number of steps."""
+        return LEAST_SHARED - 1 if PARALLEL_FLOPS else 1
 
     def members(self, steps: int, batch: int) -> int:
-        """The number of threads that run a batch."""
-        return min(self.threads, batch) if steps * batch > self.serial_rows else 1
+        """The number of threads that run a batch, each some of its rows."""
+        shared = batch > self.most_unshared and steps * batch > self.serial_rows
+        return min(self.threads, batch) if shared else 1
+
+    def step_members(self, steps: int, batch: int) -> int:
+        """The number of threads that run the batch of a training step."""
+        flops = steps * batch * self.manifest.flops_per_row
+        return min(self.threads, batch) if flops > min(PARALLEL_STEP, PARALLEL_FLOPS) else 1
 
     def teams_up(self, steps: int, batch: int) -> bool:
         """True if several threads run a batch together, instead of rows of their own."""

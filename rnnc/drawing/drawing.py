@@ -31,16 +31,8 @@ def draw(model: Spec | Layered, steps: int = 4, *, path: str | os.PathLike[str] 
         whole number of frames (`Graph.frame`). path: a file to write the text to.
     Raises ArgumentError or ArgumentTypeError.
     """
-    if isinstance(model, Spec):
-        name = type(model).__name__.lower()
-        model = Graph({X: model.input_size}, {name: (model, X)}, {OUTPUT: name})
-    if not isinstance(model, Layered):
-        came = checks.came(model)
-        raise ArgumentTypeError(f"model: expected a spec, a rnnc.Sequential or a rnnc.Graph, got {came}")
-    graph, steps = model.graph(), checks.integer("steps", steps, 1)
-    if steps % graph.frame:
-        raise ArgumentError(f"steps: expected whole frames of {graph.frame} steps, which the strides need, got {steps}")
-    layout = Layout(graph, steps)
+    steps = checks.integer("steps", steps, 1)
+    layout = layout_of(model, steps)
     if len(layout.boxes) > MOST_BOXES:
         what = f"{steps} steps of this network are {len(layout.boxes)} boxes"
         raise ArgumentError(f"steps: {what}, expected at most {MOST_BOXES}; draw fewer steps")
@@ -48,3 +40,18 @@ def draw(model: Spec | Layered, steps: int = 4, *, path: str | os.PathLike[str] 
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
+
+
+def layout_of(model: object, steps: int | None) -> Layout:
+    """The layout of a picture of so many steps; None: of one frame. Raises as `draw`."""
+    if isinstance(model, Spec):
+        name = type(model).__name__.lower()
+        model = Graph({X: model.input_size}, {name: (model, X)}, {OUTPUT: name})
+    if not isinstance(model, Layered):
+        came = checks.came(model)
+        raise ArgumentTypeError(f"model: expected a spec, a rnnc.Sequential or a rnnc.Graph, got {came}")
+    graph = model.graph()
+    steps = graph.frame if steps is None else steps
+    if steps % graph.frame:
+        raise ArgumentError(f"steps: expected whole frames of {graph.frame} steps, which the strides need, got {steps}")
+    return Layout(graph, steps)

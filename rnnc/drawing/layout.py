@@ -24,12 +24,15 @@ WIDTH, HEIGHT, SHIFT = 56.0, 28.0, 20.0
 """Of a box; how far the cells of the two directions are moved apart, so that arrows pass between them."""
 BUS = 9.0
 """How far the line that gathers all steps of a value lies above them."""
-LEFT, RIGHT = 250.0, 130.0
+LEFT, RIGHT = 310.0, 130.0
 """The room for the names of lanes, and for values per sequence."""
 
 
 class Box(NamedTuple):
-    """A value at a step. kind: "input", "cell", "reverse", "join", "layer" or "once"; a class of the style."""
+    """A value at a step. kind: "input", "cell", "reverse", "join", "layer" or "once"; a class of the style.
+
+    site: where its equations are in dumps (`rnnc.ir.graph.Site`), or "". step: of these dumps.
+    """
 
     x: float
     y: float
@@ -37,6 +40,8 @@ class Box(NamedTuple):
     text: str
     kind: str
     title: str
+    site: str = ""
+    step: int = 0
 
 
 class Arrow(NamedTuple):
@@ -75,14 +80,16 @@ class Layout:
         self.arrows: list[Arrow] = []
         self.labels: list[Label] = []
         self.lanes: dict[str, Lane] = {}
-        self._y = HEIGHT
+        self._y, self._depth = HEIGHT, 0
         for name, width in graph.inputs.items():
             self._input(name, width)
         for name, entry in graph.entries.items():
             if spec := recurrent(entry.layer):
                 self._recurrent(name, entry, spec)
+                self._depth += spec.num_layers
             else:
                 self._layer(name, entry)
+                self._depth += 1
         self._outputs()
 
     @property
@@ -92,8 +99,11 @@ class Layout:
 
     # ---- lanes
 
-    def _lane(self, name: str, what: str, kind: Kind, style: str, text: str, shift: float = 0.0) -> Lane:
+    def _lane(
+        self, name: str, what: str, kind: Kind, style: str, text: str, shift: float = 0.0, site: str = ""
+    ) -> Lane:
         """A new lane on top of the others."""
+        frames = self.steps // self.graph.frame
         y, self._y = self._y, self._y + LANE
         named = Label(12, y + 3, f"{name}: {what}" if what else name, "name")
         self.labels += [named, Label(12, y - 13, _shape(kind), "shape")]
@@ -106,8 +116,8 @@ class Layout:
             places, width, style = [LEFT + self.steps * STEP + RIGHT / 2], WIDTH, "once"
         steps = [f"[{t}]" if kind.timed else "" for t in range(len(places))]
         boxes = [
-            Box(x, y, width, text, style, f"{name}{step}: {what or 'input'}")
-            for x, step in zip(places, steps, strict=True)
+            Box(x, y, width, text, style, f"{name}{step}: {what or 'input'}", site, n * frames // len(places))
+            for n, (x, step) in enumerate(zip(places, steps, strict=True))
         ]
         self.boxes += boxes
         return Lane(boxes, kind.timed, y)
@@ -123,7 +133,7 @@ class Layout:
         text = _short(entry.layer.name if isinstance(entry.layer, Activation) else type(entry.layer).__name__)
         kind = self.graph.kinds[name]
         style = "input" if isinstance(entry.layer, Embedding) else "layer"
-        lane = self.lanes[name] = self._lane(name, what, kind, style, text)
+        lane = self.lanes[name] = self._lane(name, what, kind, style, text, site=f"l{self._depth}")
         for source in entry.inputs:
             self._read(self.lanes[source], lane)
 
@@ -166,7 +176,8 @@ class Layout:
             if len(lanes) > 1:
                 width = sum(direction.output_size for direction in directions)
                 what = f"layer {k}, both directions" if len(layers) > 1 else "both directions"
-                source = self._lane(name, what, Kind(width, True, self.graph.kinds[name].paces), "join", "concat")
+                kind, site = Kind(width, True, self.graph.kinds[name].paces), f"l{self._depth + k}"
+                source = self._lane(name, what, kind, "join", "concat", site=site)
                 for lane in lanes:
                     self._join(lane, source)
         self.lanes[name] = source
@@ -191,7 +202,9 @@ class Layout:
         shift = (SHIFT if direction.reverse else -SHIFT) if both else 0.0
         style = "reverse" if direction.reverse else "cell"
         kind = Kind(direction.output_size, True, self.graph.kinds[name].paces)
-        lane = self._lane(name, ", ".join(parts), kind, style, "\u2190" if direction.reverse else "\u2192", shift)
+        site = f"l{self._depth + number // spec.num_directions}.{'bwd' if direction.reverse else 'fwd'}"
+        text = "\u2190" if direction.reverse else "\u2192"
+        lane = self._lane(name, ", ".join(parts), kind, style, text, shift, site)
         for left, right in zip(lane.boxes, lane.boxes[1:], strict=False):
             ends = (left.x + left.width / 2, left.y), (right.x - right.width / 2, right.y)
             self.arrows.append(Arrow(*(ends[::-1] if direction.reverse else ends), "state"))

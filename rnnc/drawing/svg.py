@@ -24,27 +24,33 @@ path { stroke: #bbb } path.state { stroke: #f0a070 } marker path { fill: #bbb } 
 """
 
 
-def svg(layout: Layout) -> str:
-    """The text of an SVG file, in one namespace and without scripts."""
+def svg(layout: Layout, *, selectable: bool = False) -> str:
+    """The text of an SVG file, in one namespace and without scripts.
+
+    selectable: for an element of the class "picture" in a page: boxes tell their site and step, and can be reached by
+    keyboard.
+    """
     width, height = layout.size
     size = {"width": _number(width), "height": _number(height), "viewBox": f"0 0 {_number(width)} {_number(height)}"}
     root = xml.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **size})
-    xml.SubElement(root, "style").text = STYLE
+    # Inside of a page, a style holds for the whole page.
+    xml.SubElement(root, "style").text = f".picture svg {{{STYLE}}}" if selectable else STYLE
     marker = {"id": "head", "viewBox": "0 0 6 6", "refX": "6", "refY": "3", "markerWidth": "6", "markerHeight": "6"}
     head = xml.SubElement(xml.SubElement(root, "defs"), "marker", {**marker, "orient": "auto"})
     xml.SubElement(head, "path", {"d": "M0 0L6 3L0 6z"})
     for arrow in layout.arrows:
         _arrow(root, arrow, height)
     for box in layout.boxes:
-        _box(root, box, height)
+        _box(root, box, height, selectable)
     for label in layout.labels:
         _label(root, label, height)
     xml.indent(root, " ")
     return xml.tostring(root, encoding="unicode") + "\n"
 
 
-def _box(root: xml.Element, box: Box, height: float) -> None:
-    group = xml.SubElement(root, "g")
+def _box(root: xml.Element, box: Box, height: float, selectable: bool) -> None:
+    held = {"data-site": box.site, "data-step": str(box.step), "tabindex": "0", "role": "button"}
+    group = xml.SubElement(root, "g", held if selectable and box.site else {})
     xml.SubElement(group, "title").text = box.title
     place = {"x": box.x - box.width / 2, "y": height - box.y - HEIGHT / 2, "width": box.width, "height": HEIGHT}
     numbers = {name: _number(value) for name, value in place.items()}

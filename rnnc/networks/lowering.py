@@ -83,7 +83,7 @@ class _Lowering:
         self.graph = Graph(self.model.dtype, frames, share=False)
         self.frames = FrameStates(self.graph, lengths)
         self.codes = SpanCodes(self.graph, self.frames, self.timing)
-        self.depth = 0  # layers with a site of their own so far
+        self.depth = 0  # layers so far; each layer of a recurrent one counts (`rnnc.networks.names.layer_names`)
         self.masks = {mask.name: mask for mask in masks(model)} if training else {}
         self.memory = memory
         self.statistics = Statistics(self.graph, renewed, self._zeroed)
@@ -100,10 +100,13 @@ class _Lowering:
             elif width:
                 self.flows[name] = self._input(self.model.x_names[name], width, spans)
         for name, entry in self.model.entries.items():
+            self.graph.site = Site(self.depth)
             if isinstance(entry.layer, Embedding):
                 self.flows[name] = self._input(self.model.tables[name][1], entry.layer.size, spans)
             else:
                 self.flows[name] = self._entry(name, entry)
+            self.depth += recurrent(entry.layer) is None
+        self.graph.site = None
         for name, source in self.model.outputs.items():
             nodes = self.ended[self.model.output_names[name]] = self._output(source)
             steps = framed(self.graph, nodes) if isinstance(nodes, tuple) else nodes

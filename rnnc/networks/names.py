@@ -47,6 +47,18 @@ def state_shapes(model: Layered, *, streamed: bool = False) -> dict[str, tuple[s
     return found
 
 
+def layer_names(graph: Graph) -> tuple[str, ...]:
+    """What the layers of a network's sites (`rnnc.ir.graph.Site`) are called: l0 is the first of these, and so on.
+
+    Each layer of a recurrent one has a site: "rnn.0", "rnn.1", or "rnn" if it is the only one.
+    """
+    found: list[str] = []
+    for name, entry in graph.entries.items():
+        count = spec.num_layers if (spec := recurrent(entry.layer)) else 1
+        found += [f"{name}.{k}" for k in range(count)] if count > 1 else [name]
+    return tuple(found)
+
+
 class NetworkNames(NamedTuple):
     """What the arrays of a network's calls are called in its graphs."""
 

@@ -58,9 +58,10 @@ def quick_call(code: LlvmCode, weights: Array, call: PlainCall, outcomes: Array)
     record = code.interface.record
     template = record.new(weights=weights, **_counted(code))
     brief = min(BRIEF_ROWS, BRIEF_FLOPS // code.manifest.flops_per_row)
-    limits: dict[str, Any] = {"most_rows": code.serial_rows, "most_alone": 1, "brief_rows": brief}
+    alone = code.most_unshared
+    limits: dict[str, Any] = {"most_rows": code.serial_rows, "most_alone": alone, "brief_rows": brief}
     if (team := code.team) is not None:
-        limits |= {"team": team.record, "most_alone": team.most_batch}
+        limits |= {"team": team.record, "most_alone": max(alone, team.most_batch)}
     return bound_function(code, WHOLE, call, outcomes, template, lambda name: place_in(record, name), limits)
 
 
@@ -205,6 +206,7 @@ def _array_record(array: CallArray, first_size: int, first_place: int, places: i
         "kind": KINDS.index(kind),
         "axes": len(array.shape),
         "first_size": first_size,
+        "has_rows": BATCH in array.shape,
         "steps_first": array.shape[:1] == (STEPS,),
         "slabs": max(1, len(array.names)),
         "places": places,

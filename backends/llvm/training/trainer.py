@@ -62,7 +62,7 @@ class LlvmTrainer:
     def run(self, work: Work, *, first: bool, change: Change | None) -> Report:
         """See `Trainer.run`."""
         code = self.code
-        count = min(code.members(work.steps, work.batch), self.members)
+        count = min(code.step_members(work.steps, work.batch), self.members)
         self._step = step = self._on(count)
         self.sources.refresh(work.seeds)
         ragged = work.lengths is not None and code.ragged
