@@ -43,8 +43,8 @@ def compile_object(request: ObjectRequest, machine: str) -> bytes:
         _write(child.stdin, pickle.dumps(request))
         return _read(child.stdout)
     except (BrokenPipeError, EOFError):
-        said = _end(child)
-        raise BackendError(f"{machine}: LLVM cannot compile this network for it: {said}; leave this machine out") from None
+        why = _end(child)
+        raise BackendError(f"{machine}: LLVM cannot compile this for it: {why}; leave this machine out") from None
 
 
 class _Child(NamedTuple):
@@ -81,7 +81,7 @@ def _child() -> _Child:
         stderr=errors,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
     )
-    _running.append(_Child(process, errors, os.getpid()))  # type: ignore[arg-type]
+    _running.append(_Child(process, errors, os.getpid()))
     atexit.register(_close)
     return _running[0]
 
