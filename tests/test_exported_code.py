@@ -199,6 +199,8 @@ def test_what_is_no_model_or_cannot_be_exported_so_is_refused() -> None:
         portable(reference, "net", weights="embedded", kind=None)
 
 
+@pytest.mark.shipped
+@pytest.mark.rare
 def test_a_small_library_of_a_microcontroller_takes_eight_kilobytes() -> None:
     made = {small: exported(bound(rnnc.GRU(16, 32)), "cortex-m4f", small=small) for small in (False, True)}
     code = {small: sum(s.bytes for s in sizes(each.content) if s.is_code) for small, each in made.items()}
