@@ -108,11 +108,12 @@ def test_inspect_shows_a_derivative(derivative: str, stage: str, capsys: pytest.
     assert capsys.readouterr().out.rstrip("\n") == getattr(rnnc, derivative)(rnnc.RNN(2, 3)).ir(stage).rstrip("\n")
 
 
-def test_only_a_recurrent_spec_has_a_derivative_and_a_timing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_a_recurrent_spec_has_a_derivative_and_edited_texts(capsys: pytest.CaptureFixture[str]) -> None:
     Path("network.json").write_text(NETWORK.to_json())
     for arguments, message in (
         (["inspect", "network.json", "--derivative", "vjp"], "--derivative: only a recurrent spec has one"),
-        (["compile", "network.json"], "call its own compile(params)"),
+        (["compile", "network.json", "--from", "rolled", "x"], "--from: goes with a recurrent spec"),
+        (["bench", "network.json"], "call its own compile(params)"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err

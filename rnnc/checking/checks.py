@@ -98,5 +98,6 @@ def suggestion(name: str, options: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the closest option; an empty text if none is close."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(options), n=1)
+    known = list(options)
+    close = [o for o in known if o.lower() == name.lower()] or difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -14,14 +14,26 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from rnnc.cli import cache, compile, completion, diff, explain, export, inspect, run
+from rnnc.cli import bench, cache, compile, completion, diff, doctor, explain, export, inspect, run, train
 from rnnc.cli.parser import Parser, VersionAction, subcommands
 from rnnc.ir.errors import RnncError
 
 if TYPE_CHECKING:
     import argparse
 
-COMMANDS: tuple[ModuleType, ...] = (inspect, explain, diff, compile, run, export, cache, completion)
+COMMANDS: tuple[ModuleType, ...] = (
+    inspect,
+    explain,
+    diff,
+    compile,
+    bench,
+    train,
+    run,
+    export,
+    doctor,
+    cache,
+    completion,
+)
 """The commands, in the order of the help. Each is a module with `add(commands)`."""
 
 DESCRIPTION = "rnnc compiles recurrent networks, and shows every step on the way to the machine code."
