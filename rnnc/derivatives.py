@@ -28,7 +28,7 @@ from rnnc.layered import Layered
 from rnnc.plain_calls import plain_vjp
 from rnnc.programs import check_spec
 from rnnc.pullback import Pullback, clear
-from rnnc.quick import Calls, Tally, way_in
+from rnnc.quick import Calls, Tally, plain_lengths, way_in
 from rnnc.segments import Remat, SegmentedTape, check_remat, segment_size
 from rnnc.specs import Spec
 
@@ -303,14 +303,16 @@ class VJP(Derivative):
         to the GPU in every call. x, state, lengths, and the results: as in `rnnc.Model.__call__`.
         Raises ParameterError, ShapeError, DtypeError, LengthError, ArgumentError or ArgumentTypeError.
         """
-        if self._halves is not None and lengths is None:
+        if self._halves is not None:
+            counts = plain_lengths(lengths)
             try:
-                made = self._halves.start(params, x, state)
+                made = self._halves.start(params, x, state, counts)
             except MemoryError:  # the checked call raises it again, with a message
                 made = None
             if made is not None:
                 output, last, tape = made
-                return (output, last), Pullback(self, partial(self._call, {}, x, state, None), tape, tape)
+                counts = None if counts is None else counts.copy()  # the caller may change them before the second half
+                return (output, last), Pullback(self, partial(self._call, {}, x, state, counts), tape, tape)
         self._tally.python += 1
         call = self._call(params, x, state, lengths)
         tape = self._start(call, self._primal(params, call), self._primal_results(call))
@@ -318,7 +320,7 @@ class VJP(Derivative):
 
     def explain(self) -> str:
         """Which paths the backend took, and how a plain call gets there."""
-        return super().explain() + way_in(self._halves, "plain calls without lengths")
+        return super().explain() + way_in(self._halves)
 
     @property
     def calls(self) -> Calls:

@@ -96,10 +96,10 @@ def _halves(
 ) -> tuple[PlainCall, PlainCall]:
     """The two calls of a vjp. call: that of the forward pass, without parameters. Each adjoint is as what it is of."""
     params = CallGroup("dict", tuple(CallArray(shape, (name,), name) for name, shape in shapes.items()))
-    first = PlainCall((params, *call.arguments), call.results)
+    first = call._replace(arguments=(params, *call.arguments))
     arguments = {"params": params, "x": call.arguments[0], "state": initial}
     gradients = tuple(_adjoint(group) if name in wrt else NOTHING for name, group in arguments.items())
-    return first, PlainCall((_adjoint(call.results[0]), _adjoint(final)), gradients)
+    return first, PlainCall((_adjoint(call.results[0]), _adjoint(final)), gradients, unbatched=call.unbatched)
 
 
 def _adjoint(group: CallGroup) -> CallGroup:

@@ -135,3 +135,11 @@ def _lengths(value: Any) -> Any:
         return _array(value)
     found = np.asarray(value)
     return found if found.dtype == np.int64 else value
+
+
+def plain_lengths(value: Any) -> Any:
+    """Lengths as a quick call takes them, if they can be read: an array for a list, or for a tensor of torch."""
+    try:
+        return _lengths(value)
+    except Exception:  # whatever is wrong with an object, the checked call says it
+        return value

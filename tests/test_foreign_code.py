@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import rnnc
+from rnnc.backends.llvm.portable import parameters
 from rnnc.backends.llvm.portable.interface import CInterface
 from tests.exported_programs import expected, given, shown, write_program
 from tests.foreign_machines import MACHINES, X86_64, Machine
@@ -92,8 +93,11 @@ def test_a_microcontroller(name: str, tmp_path: Path) -> None:
     check(shown(run.stdout, api), model, api, x)
 
 
+@pytest.mark.parametrize("most", [parameters.MOST, 7], ids=["parameters", "in tables"])
 @pytest.mark.parametrize("name", STREAMS)
-def test_web_assembly(name: str, tmp_path: Path) -> None:
+def test_web_assembly(name: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """most: the parameters of a function; more of them go into tables, as those of large phases do."""
+    monkeypatch.setattr(parameters, "MOST", most)
     wasmtime = pytest.importorskip("wasmtime", reason="pip install wasmtime")
     if shutil.which("wasm-ld") is None:
         pytest.skip("wasm-ld is not installed")

@@ -86,6 +86,58 @@ def test_quick_calls_give_what_the_checked_ones_do(name: str) -> None:
                 assert same(quick, pull(d_output, adjoint))
 
 
+CELLS = ("gru of two layers", "rnn, batch first, float64", "projection", "a cell of one's own")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_lengths_as_the_checked_calls_take_them(name: str) -> None:
+    f, checked = pair(MODELS[name])
+    for steps, batch in (*SIZES, (5, 7)):
+        params, x, state, d_output, d_state = arguments(f.spec, steps, batch)
+        f(params, x, lengths=[0] * batch)  # proves that padding need not be computed
+        some = np.arange(batch) * 3 % (steps + 1)
+        for lengths in (some, np.zeros(batch, np.int64), np.full(batch, steps)):
+            expected, pull = checked(params, x, state, lengths)
+            made = f._halves.start(params, x, state, given := lengths.copy())
+            assert made is not None, "declined"
+            *results, tape = made
+            given[...] = -1
+            assert same(results, expected)
+            for adjoint in (None, d_state):
+                assert same(tape.quick(d_output, adjoint), pull(d_output, adjoint))
+            given[...] = lengths
+            pullback = f(params, x, state, given)[1]
+            given[...] = -1
+            assert same(pullback(None, d_state), pull(None, d_state)), "checked, and not what the caller has now"
+        before = f.calls.native
+        assert same(f(params, x, state, some.tolist())[0], checked(params, x, state, some)[0])
+        assert f.calls.native == before + 1
+        assert f._halves.start(params, x, state, some - steps - 1) is None
+        with raises_saying(rnnc.LengthError, "lengths"):
+            f(params, x, state, some + steps + 1)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_an_unbatched_call_has_unbatched_adjoints(name: str) -> None:
+    f, checked = pair(MODELS[name])
+    for steps in (1, 6):
+        params, x, state, d_output, d_state = arguments(f.spec, steps, 1)
+        rows = 0 if f.spec.batch_first else 1
+        alone = [array.take(0, rows) for array in (x, d_output)]
+        first, last = (tuple(s[:, 0] for s in v) if isinstance(v, tuple) else v[:, 0] for v in (state, d_state))
+        for given in (None, first):
+            expected, pull = checked(params, alone[0], given)
+            *results, tape = f._halves.start(params, alone[0], given)
+            assert same(results, expected)
+            for adjoint in (None, last):
+                assert same(tape.quick(alone[1], adjoint), pull(alone[1], adjoint))
+            assert tape.quick(d_output, None) is None and tape.quick(alone[1], d_state) is None
+            assert same(f(params, alone[0], given)[1](None, last), pull(None, last))
+        assert f._halves.start(params, alone[0], state) is None and f._halves.start(params, x, first) is None
+        assert f._halves.start(params, alone[0], None, np.array([steps])) is None, "lengths are of rows"
+        assert f._halves.start(params, x, state)[-1].quick(alone[1], None) is None
+
+
 @pytest.mark.parametrize("name", ("gru of two layers", "several inputs and outputs"))
 def test_a_pullback_may_be_checked_after_a_quick_call(name: str) -> None:
     """As it is for adjoints that are left out, or in other layouts."""

@@ -52,6 +52,14 @@ class Leaky(Cell):
         return h, {"h": h}
 
 
+class Scaled(Leaky):
+    name = "scaled"
+
+    def step(self, x, state, p):  # type: ignore[no-untyped-def]
+        h = 0.9 * state.h + tanh(linear(x, 2 * p.weight_ih, p.bias_ih) + linear(state.h, -p.weight_hh, p.bias_hh))
+        return h, {"h": h}
+
+
 PROGRAM = """
 import sys
 import numpy as np
@@ -99,6 +107,21 @@ def test_the_second_compile_is_stored(make: Callable[[], Any]) -> None:
     assert first._code.manifest.flops_per_row == second._code.manifest.flops_per_row
     assert second.explain() == first.explain()
     assert all(second.ir(stage) == first.ir(stage) for stage in first.stages)
+
+
+FORMS = ({"weights": "bfloat16"}, {"weights": "int8"}, {"weights": "int8", "activations": "float32"})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_code_with_narrow_weights_is_stored(form: dict[str, str]) -> None:
+    """Also of a spec whose narrow weights are computed from parameters, not only parameters."""
+    x = np.linspace(-1, 1, 4 * 2 * 3, dtype=np.float32).reshape(4, 2, 3)
+    for spec in (SPEC, rnnc.Recurrent(Leaky(), 3, 4), rnnc.Recurrent(Scaled(), 3, 4)):
+        params = spec.init(seed=0)
+        first, second = (rnnc.compile(spec, params, **form) for _ in range(2))  # type: ignore[arg-type]
+        assert not is_stored(first) and second._code.linked.cached
+        np.testing.assert_array_equal(second(x)[0], first(x)[0])
+        assert not is_stored(rnnc.compile(spec)) and "_artefacts" not in vars(second._code)
 
 
 def test_a_computation_is_found_by_all_that_decides_its_code(monkeypatch: pytest.MonkeyPatch) -> None:

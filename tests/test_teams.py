@@ -167,6 +167,7 @@ elif sys.argv[1] == "one core":
     check(40)
 else:
     import signal, _thread
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
     threading.Timer(0.05, _thread.interrupt_main).start()
     try:
         while True:

@@ -113,14 +113,12 @@ class LlvmCode:
         return self._name_of("program", lengths=False)
 
     def _name_of(self, kind: str, *, lengths: bool) -> str | None:
-        """The name of what is known of the graph, with lengths or without.
-
-        Code with narrow weights is not stored, because packing them takes the layout, which a manifest has not.
-        """
-        if not stored.is_used() or self.product.weights:
+        """The name of what is known of the graph, with lengths or without."""
+        if not stored.is_used():
             return None
-        late = " ".join(sorted(self.computation.late)) + " counted" * self.counted
-        return stored.name_of(kind, self.target, self.computation.identity or self._graph_text(lengths), late)
+        late = " ".join(sorted(self.computation.late))
+        options = f"{self.product}{' counted' * self.counted}"
+        return stored.name_of(kind, self.target, self.computation.identity or self._graph_text(lengths), late, options)
 
     def _graph_text(self, lengths: bool) -> str:
         """The graph of a few steps, which determines the code."""

@@ -15,6 +15,7 @@ from rnnc.ir.families import Family, operands_first
 
 if TYPE_CHECKING:
     from rnnc.backends.llvm.kernels.stopwatch import TimedSection
+    from rnnc.backends.llvm.packing.narrow import Columns, NarrowFeed
     from rnnc.backends.llvm.teams import TeamWork
     from rnnc.ir.ops import Array
 
@@ -36,7 +37,8 @@ class Manifest(NamedTuple):
         the second half.
     parameters: the parameters, by name. untimed: the outputs without a batch axis, by name. sums: the sums over rows.
     sources: the values that packing reads. derived: those of them that `rnnc_derive` computes from parameters.
-    packed_parameters: the names of all parameters that the sources depend on.
+    packed_parameters: the names of all parameters that the sources and the narrow weights depend on. narrow: the feeds
+        with narrow weights, which NumPy packs.
     tables: the tables of sweeps and of moves that packing reads. tables_of_rest: as `tables`, without the weights that
         the first half can read in place. of_one_step, rest_of_one_step: how many of the sweeps a call of one step
         needs. reads_in_place: the first half can read some weights in place.
@@ -55,6 +57,7 @@ class Manifest(NamedTuple):
     sources: list[Family]
     derived: list[Family]
     packed_parameters: frozenset[str]
+    narrow: list[NarrowFeed]
     tables: tuple[Array, Array]
     tables_of_rest: tuple[Array, Array]
     of_one_step: int
@@ -67,7 +70,9 @@ class Manifest(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the manifest without the graph of the computation, of which sums over rows are results."""
-        bare = _bare([*self.parameters.values(), *self.sources, *self.untimed.values()], [s.target for s in self.sums])
+        narrow = [columns.family for feed in self.narrow for columns in feed.blocks]
+        read = [*self.parameters.values(), *self.sources, *narrow, *self.untimed.values()]
+        bare = _bare(read, [total.target for total in self.sums])
         interface, sums = self.interface, tuple(bare[target] for target in self.interface.sums)
         named = {
             "interface": Interface(interface.timed, interface.rows, sums, interface.counted),
@@ -75,9 +80,14 @@ class Manifest(NamedTuple):
             "untimed": {name: bare[family] for name, family in self.untimed.items()},
             "sums": tuple(SumOfRows(bare[total.target], total.late) for total in self.sums),
             "sources": [bare[family] for family in self.sources],
+            "narrow": [feed._replace(blocks=_of_bare(feed, bare)) for feed in self.narrow],
             "derived": [bare[family] for family in self.derived],
         }
         return Manifest, tuple({**self._asdict(), **named}.values())
+
+
+def _of_bare(feed: NarrowFeed, bare: dict[Family, Family]) -> tuple[Columns, ...]:
+    return tuple(columns._replace(family=bare[columns.family]) for columns in feed.blocks)
 
 
 def _bare(values: Iterable[Family], results: Iterable[Family]) -> dict[Family, Family]:

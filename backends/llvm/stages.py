@@ -13,7 +13,7 @@ from rnnc.backends.llvm.kernels.sweep_order import ordered_sweeps
 from rnnc.backends.llvm.listing import annotated, notes_of
 from rnnc.backends.llvm.manifest import FEW_ROWS, Manifest, SumOfRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
-from rnnc.backends.llvm.packing.narrow import narrow_weights
+from rnnc.backends.llvm.packing.narrow import narrow_feeds, narrow_weights
 from rnnc.backends.llvm.packing.sharing import with_shared_weights
 from rnnc.backends.llvm.runtime import Linked, Runtime, shown
 from rnnc.backends.llvm.teams import team_work
@@ -70,7 +70,7 @@ def manifest_of(made: Artefacts) -> Manifest:
     """The manifest of a computation's machine code."""
     program, planned, emitted = _artefacts(made)
     every, rest = ordered_sweeps(planned, emitted), ordered_sweeps(planned, emitted, emitted.in_place)
-    read = sources(every.sweeps)
+    read, narrow = sources(every.sweeps), narrow_feeds(emitted.layout)
     return Manifest(
         dtype=program.dtype,
         interface=emitted.interface,
@@ -81,7 +81,8 @@ def manifest_of(made: Artefacts) -> Manifest:
         sums=tuple(SumOfRows(total.target, total.late) for total in planned.sums),
         sources=read,
         derived=list(emitted.derived),
-        packed_parameters=frozenset(str(family.name) for family in leaves([*read, *narrow_weights(emitted.layout)])),
+        packed_parameters=frozenset(str(family.name) for family in leaves([*read, *narrow_weights(narrow)])),
+        narrow=narrow,
         tables=tables(every.sweeps, read),
         tables_of_rest=tables(rest.sweeps, read),
         of_one_step=every.of_one_step,

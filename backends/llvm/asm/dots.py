@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rnnc.backends.llvm.asm.builder import Function, Val, lanes_of, vector
-from rnnc.backends.llvm.asm.target import Dots
-
-BIAS = 128
+from rnnc.backends.llvm.asm.target import BIAS, Dots
 
 
 def planes_of(f: Function, dots: Dots, codes: Val) -> list[Val]:

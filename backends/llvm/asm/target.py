@@ -12,11 +12,14 @@ from rnnc.backends import stamps
 from rnnc.backends.llvm.asm import cpuid
 from rnnc.ir.errors import BackendError
 
+BIAS = 128
+"""What is added to activations that are multiplied as unsigned bytes."""
+
 
 class Dots(Enum):
     """The instructions for dot products of bytes (`asm.dots`). They take activations in one or two planes of bytes.
 
-    VNNI    multiplies unsigned bytes by signed ones. Activations have 128 added (`dots.BIAS`), so sums start at -128
+    VNNI    multiplies unsigned bytes by signed ones. Activations have BIAS added, so sums start at -128
             times the sum of a unit's weights.
     PAIRS   multiplies likewise, and adds two products in 16 bits. Activations are magnitudes, up to 127, of which two
             products fit, and masks of signs. Where the mask is set, w is replaced by -w - 1 (its complement), so sums
@@ -30,7 +33,7 @@ class Dots(Enum):
 
     @property
     def biased(self) -> bool:
-        """True if activations have 128 added (`dots.BIAS`)."""
+        """True if activations have BIAS added."""
         return self is Dots.VNNI
 
     @property

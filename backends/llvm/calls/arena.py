@@ -55,10 +55,10 @@ class Packing:
         sources = _pointers([computed[f] if f in computed else address(values[f]) for f in code.sources])
         sweeps, moves = code.manifest.tables_of_rest if in_place else code.manifest.tables
         code.sweep(start, ctypes.addressof(sources), address(sweeps), len(sweeps), address(moves))
-        if code.product.weights:
+        if code.manifest.narrow:
             from rnnc.backends.llvm.packing.narrow import pack_narrow
 
-            pack_narrow(arena, code.emitted.layout, values)
+            pack_narrow(arena[:size], code.manifest.narrow, values)
         return arena, sources
 
     def _compute(self, values: dict[Family, Array], place: int) -> dict[Family, int]:

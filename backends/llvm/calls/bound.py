@@ -102,7 +102,8 @@ class LlvmTape:
         """The tape of a quick first half. kept: its memory, which begins with its context and stays its owner's."""
         header: Words = (ctypes.c_int64 * len(code.interface.record.types)).from_buffer_copy(kept.data)
         steps, batch = header[0], header[1]
-        tape = LlvmTape(code, {}, [Shard(0, batch, steps)], ragged=False)
+        ragged = header[code.interface.record.number("rows")] != 0
+        tape = LlvmTape(code, {}, [Shard(0, batch, steps)], ragged)
         tape._headers = [header]
         return tape
 

@@ -206,6 +206,7 @@ def _array_record(array: CallArray, first_size: int, first_place: int, places: i
         "kind": KINDS.index(kind),
         "axes": len(array.shape),
         "first_size": first_size,
+        "has_rows": BATCH in array.shape,
         "steps_first": array.shape[:1] == (STEPS,),
         "slabs": max(1, len(array.names)),
         "places": places,

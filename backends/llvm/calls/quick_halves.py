@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ class LlvmHalves:
         self.code = code
         self._packing, self._calls = packing, calls
         self._first = _first_function(code, packing, calls[0], outcomes)
-        self.second = _second_function(code, calls[1], outcomes)
+        self.second = _second_function(code, packing, calls[1], outcomes)
 
     def start(self, *arguments: object) -> Any:
         """See `rnnc.backends.base.QuickHalves.start`."""
@@ -155,6 +156,7 @@ def _first_function(code: LlvmCode, packing: Packing, call: PlainCall, outcomes:
         rest_of_one_step=code.manifest.rest_of_one_step,
         rest_moves=rest_moves,
         rows_in_place=FEW_ROWS if code.manifest.reads_in_place else 0,
+        kept_call=ctypes.sizeof(pointers.record.struct),
     )
     functions, context = ("rnnc_call_first", "rnnc_run"), pointers.record.new()
     return bound_function(
@@ -167,7 +169,7 @@ def _limits(code: LlvmCode) -> dict[str, int]:
     return {"most_rows": code.serial_rows, "most_alone": code.most_unshared, "brief_rows": 0}
 
 
-def _second_function(code: LlvmCode, call: PlainCall, outcomes: Array) -> Callable[..., Any]:
+def _second_function(code: LlvmCode, packing: Packing, call: PlainCall, outcomes: Array) -> Callable[..., Any]:
     record, owners = code.interface.record, dict[Family, str]()
     for name, family in code.untimed.items():
         owners.setdefault(family, name)
@@ -185,6 +187,7 @@ def _second_function(code: LlvmCode, call: PlainCall, outcomes: Array) -> Callab
             return place_in(record, name)
         return [record.offset(sum_field(family))] if owners[family] == name else []
 
-    half = SECOND_HALF.new(copies=len(copies), copy_records=table(COPY, copies))
+    kept_call = ctypes.sizeof(Pointers(code, packing).record.struct)
+    half = SECOND_HALF.new(copies=len(copies), copy_records=table(COPY, copies), kept_call=kept_call)
     functions = ("rnnc_call_second", "rnnc_finish")
     return bound_function(code, functions, call, outcomes, record.new(), places, _limits(code), half)

@@ -107,17 +107,19 @@ def axis_of(f: Function, binding: Val, array: Val, number: Val, call: Val) -> Ax
 
 
 def _shape_fits() -> Function:
-    """Whether the sizes of an array fit. The first array with steps or rows tells their number."""
+    """Whether the sizes of an array fit. The first array with steps or rows tells their number, or lacks rows."""
     f = define("i1 rnnc_shape_fits(ptr binding, ptr object, ptr array, ptr call)")
     binding, object_, array, call = f.parameters
     expected, unbatched = ARRAY.load(f, array, "axes"), CALL.load(f, call, "unbatched")
     came = _axes(f, object_)
-    with f.when(f.value("i1", f"icmp slt {unbatched}, 0")):
+    has_rows = f.compare("ne", ARRAY.load(f, array, "has_rows"), 0)
+    with f.when(f.binary("and", has_rows, f.value("i1", f"icmp slt {unbatched}, 0"))):
         fewer = f.value("i64", f"zext {f.compare('eq', f.add(came, 1), expected)} to i64")
         f.store(fewer, CALL.place(f, call, "unbatched"), 8)
         with f.when(f.compare("ne", fewer, 0)):
             f.store(i64(1), CALL.place(f, call, "batch"), 8)
-    refuse(f, call, f.compare("ne", f.add(came, CALL.load(f, call, "unbatched")), expected), "shape")
+    lacks = f.select(has_rows, CALL.load(f, call, "unbatched"), i64(0))
+    refuse(f, call, f.compare("ne", f.add(came, lacks), expected), "shape")
     shape = NDARRAY.load(f, fields_of(f, object_), "shape")
     with f.loop(0, expected, carried=[TRUE, i64(0)]) as loop:
         axis = axis_of(f, binding, array, loop.index, call)

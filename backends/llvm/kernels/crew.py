@@ -35,6 +35,8 @@ TRIAL, TRIAL_ALONE = 4, 1
 PERIOD, MOST_PERIOD = 64, 1 << 14
 """The calls between two trials of a team: the first number, doubled up to the second one."""
 PERIOD_ALONE = 256
+MOST_SLOWER = 3
+"""How many times as long as one thread a team may take before it is doubted."""
 CREW = Record("crew", "i64 slots, i64 last")
 """slots: their number. last: when the last call ended, in ticks. The slots, of SLOT_BYTES each, begin at SLOT_BYTES."""
 SLOT = Record("slot", "i64 state, ptr share, ptr context, ptr progress, i64 member, i64 members")
@@ -126,7 +128,9 @@ def _run_in_team() -> Function:
             helpers = f.load("i64", taken, 8)
             status = _run_together(f, team, context, helpers) if case else _run(f, team, context)
             f.store(status, result, 4)
-            _note(f, TEAM.place(f, given, "shared" if case else "alone"), begin, rows)
+            cost = _note(f, TEAM.place(f, given, "shared" if case else "alone"), begin, rows)
+            if case:
+                _doubt(f, given, cost)
     f.store(f.call("i64", "llvm.readcyclecounter"), CREW.place(f, team["crew"], "last"), 8)
     f.ret(f.load("i32", result, 4))
     return f
@@ -152,13 +156,31 @@ def _prefers_team(f: Function, given: Val, team: dict[str, Val]) -> Val:
     return f.select(f.compare("eq", team["shared"], 0), one, chosen)
 
 
-def _note(f: Function, place: Val, begin: Val, rows: Val) -> None:
-    """Notes the time of a run: a faster one at once, a slower one, which other work may have held up, by an eighth."""
+def _note(f: Function, place: Val, begin: Val, rows: Val) -> Val:
+    """Notes the time of a run: a faster one at once, a slower one, which other work may have held up, by an eighth.
+
+    Returns the ticks per TICKS_OF rows.
+    """
     ticks = f.sub(f.call("i64", "llvm.readcyclecounter"), begin)
     cost, old = f.udiv(f.mul(ticks, TICKS_OF), rows), f.load("i64", place, 8)
     slower = f.add(old, f.udiv(f.sub(cost, old), i64(8)))
     known = f.binary("and", f.compare("ne", old, 0), f.compare("ugt", cost, old))
     f.store(f.maximum(f.select(known, slower, cost), i64(1)), place, 8)
+    return cost
+
+
+def _doubt(f: Function, given: Val, cost: Val) -> None:
+    """After a team's run that took several times as long as one thread does: members wait for cores.
+
+    The trial ends, the next one is later, and the next run measures one thread anew, in case that is what was slow.
+    """
+    team = TEAM.loads(f, given)
+    with f.when(f.compare("ugt", cost, f.mul(team["alone"], MOST_SLOWER))):
+        with f.when(f.compare("ne", team["alone"], 0)):
+            f.store(i64(0), TEAM.place(f, given, "alone"), 8)
+            f.store(f.add(team["calls"], TRIAL), TEAM.place(f, given, "calls"), 8)
+            period = f.minimum(f.mul(team["period"], 2), i64(MOST_PERIOD))
+            f.store(period, TEAM.place(f, given, "period"), 8)
 
 
 def _helpers(f: Function, crew: Val, context: Val, wanted: Val, waits: Val) -> Val:

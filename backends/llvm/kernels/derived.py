@@ -48,12 +48,12 @@ def _value(name: str, value: Family, inputs: Sequence[Family], dtype: str, targe
     """The function of a value: the addresses of its inputs and of the value, and the number of its elements."""
     parameters = [*(f"ptr input{n}" for n in range(len(inputs))), "ptr result", "i64 count"]
     f = define(f"void {name}({', '.join(parameters)})")
-    *pointers, result, count = f.parameters
+    *given, result, count = f.parameters
     lanes = target.lanes(dtype)
     whole = f.binary("and", count, i64(-lanes))
     for width, start, stop in ((lanes, i64(0), whole), (1, whole, count)):
         with f.loop(start, stop, width) as loop:
-            made = _Elements(f, dtype, width, dict(zip(inputs, pointers, strict=True))).kept(value, loop.index)
+            made = _Elements(f, dtype, width, dict(zip(inputs, given, strict=True))).kept(value, loop.index)
             f.store(made, f.element(result, loop.index, SCALARS[dtype]), ELEMENT_BYTES[dtype])
     f.ret()
     return f

@@ -99,14 +99,15 @@ class NativeCall:
             f.store(value, SIZES.place(f, context, name), 8)
 
     @contextmanager
-    def computing(self, context: Val, kept: Val = NOTHING) -> Iterator[None]:
+    def computing(self, context: Val, kept: Val = NOTHING, memory: Val | None = None) -> Iterator[None]:
         """Code that computes the results, which are packed then. A long computation releases the interpreter lock.
 
-        The context leads to all arrays. kept: an object that comes behind the results.
+        The context leads to all arrays. kept: an object that comes behind the results. memory: that which the call
+        needs, if the caller has it.
         """
         f = self.f
         f.store(FALSE, self._failed, 1)
-        with self._memory(), self._unlocked():
+        with self._memory() if memory is None else self._given(memory), self._unlocked():
             taken = (self.binding, self.call, self.views, context)
             fits = f.call_defined("i1", "rnnc_fill_memory", *taken)
             f.store(f.select(fits, number_of("native"), number_of("values")), CALL.place(f, self.call, "outcome"), 8)
@@ -122,11 +123,21 @@ class NativeCall:
         with f.when(f.binary("and", native, negated(f, failed))):
             self._pack(kept)
 
+    def memory_size(self) -> Val:
+        """The bytes of memory that the call needs besides its arrays."""
+        return self.f.call_defined("i64", "rnnc_memory_size", self.binding, self.call, self.views)
+
+    @contextmanager
+    def _given(self, memory: Val) -> Iterator[None]:
+        """Code that has memory of the caller's."""
+        self.f.store(memory, CALL.place(self.f, self.call, "memory"), 8)
+        yield
+
     @contextmanager
     def _memory(self) -> Iterator[None]:
         """Code that has the memory that the call needs: on the stack, or from malloc. It runs if there is enough."""
         f = self.f
-        size = f.call_defined("i64", "rnnc_memory_size", self.binding, self.call, self.views)
+        size = self.memory_size()
         heap, small = f.alloca("ptr", 1, 8), f.compare("ule", size, MOST_ON_STACK)
         stack = f.value("ptr", f"alloca i8, {f.select(small, size, i64(0))}, align 16")
         f.store(null(), heap, 8)

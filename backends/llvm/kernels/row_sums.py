@@ -1,16 +1,14 @@
-"""Sums of outer products: the kernels that compute gradients of weights and biases from the values of a backward loop.
+"""Sums of outer products: the kernel that computes gradients of weights from the values of a backward loop.
 
     result[m, n] (+)= sum over k of lhs[k, m] * rhs[k, n]          k: every row of every time step
-    result[n]    (+)= sum over k of lhs[k, n]
 
-The first is a matrix product whose left operand is transposed. Both operands are read in the order of memory:
+It is a matrix product whose left operand is transposed. Both operands are read in the order of memory:
 
     for each block of units, for each block of k, for each block of rows:
       lhs is packed into columns of a tile's rows
       for each panel of a tile's units:
-        the first time: rhs is packed
         for each column:
-          for k: tile += broadcast(lhs[k, :]) * rhs[k, :]      in registers
+          for k: tile += broadcast(lhs[k, :]) * rhs[k, :]      in registers; the first column packs rhs by the way
           result (+)= tile
 
 lhs is packed for two reasons. Rows whose stride is a power of two share a few sets of the caches, so that without
@@ -34,8 +32,9 @@ from typing import NamedTuple
 from rnnc.backends.llvm.asm.builder import Function, Module, Val, i64, vector
 from rnnc.backends.llvm.asm.dtypes import ELEMENT_BYTES
 from rnnc.backends.llvm.asm.target import Target
-from rnnc.backends.llvm.kernels.few_products import FEW, FewProducts, MatrixKernel
+from rnnc.backends.llvm.kernels.few_products import FEW, FewProducts
 from rnnc.backends.llvm.kernels.phase import CACHE_LINE
+from rnnc.backends.llvm.kernels.summed_rows import emit_row_sum
 
 K_BLOCK = 256
 """The largest size of a block of k: a panel of rhs stays in the first-level cache, and rounding errors stay small."""
@@ -44,7 +43,6 @@ ROW_BLOCK = 192
 UNIT_BLOCK = 1024
 """The largest number of units per block. It bounds the workspace, and is so large that repacking lhs costs nothing."""
 PACK_STEPS = 4
-SUMMED_ROWS = 8
 MOST_ROWS = 8
 MOST_VECTORS = 4
 
@@ -153,16 +151,27 @@ class _Outer(FewProducts):
             self._pack_lhs(lhs, packed, column_size, rows, k.size)
             with _spans(f, units.size, tile.units) as panel:
                 panel_rhs = self.at(self.arg("workspace"), f.mul(panel.start, k.size))
-                with f.when(f.compare("eq", rows.start, 0)):
-                    self._pack_panel(self.at(rhs, panel.start), panel_rhs, panel.size, k.size)
-                first = f.add(f.mul(rows.start, self.arg("result_stride")), f.add(units.start, panel.start))
-                start = [packed, self.at(self.arg("result"), first)]
+                source = self.at(rhs, panel.start)
+                first = f.compare("eq", rows.start, 0)
+                whole = f.binary("and", f.compare("eq", panel.size, tile.units), f.compare("ugt", rows.size, tile.few))
+                by_column = f.binary("and", first, whole)
+                with f.when(f.binary("and", first, f.compare("eq", by_column, 0))):
+                    self._pack_panel(source, panel_rhs, panel.size, k.size)
+                place = f.add(f.mul(rows.start, self.arg("result_stride")), f.add(units.start, panel.start))
+                start = [packed, self.at(self.arg("result"), place)]
                 with f.loop(0, rows.size, tile.rows, carried=start) as column:
                     column_lhs, result = column.values
                     count = f.minimum(f.sub(rows.size, column.index), i64(tile.rows))
-                    with self.either(f.compare("ugt", count, self.tile.few)) as variants:
-                        for many in variants:
-                            self._multiply(tile.rows if many else tile.few, column_lhs, panel_rhs, k.size, result)
+                    packs = f.binary("and", by_column, f.compare("eq", column.index, 0))
+                    with self.either(packs) as ways:
+                        for packing in ways:
+                            if packing:
+                                self._multiply(tile.rows, column_lhs, panel_rhs, k.size, result, source)
+                                continue
+                            with self.either(f.compare("ugt", count, tile.few)) as variants:
+                                for many in variants:
+                                    size = tile.rows if many else tile.few
+                                    self._multiply(size, column_lhs, panel_rhs, k.size, result)
                     self._finish(result, add, count, panel.size)
                     below = self.at(result, f.mul(self.arg("result_stride"), tile.rows))
                     column.next([self.at(column_lhs, column_size), below])
@@ -218,23 +227,42 @@ class _Outer(FewProducts):
             value = self.load(type_, self.at(lhs, f.add(line, start)), mask)
             f.store(value, self.at(packed, n * tile.slot), self.bytes)
 
-    def _multiply(self, rows: int, lhs: Val, rhs: Val, inner: Val, result: Val) -> None:
-        """Computes a tile's sums into the stack tile, [row][vector]."""
+    def _multiply(self, rows: int, lhs: Val, rhs: Val, inner: Val, result: Val, source: Val | None = None) -> None:
+        """Computes a tile's sums into the stack tile, [row][vector].
+
+        source: where rhs lies unpacked, for the first column, which packs it by the way.
+        """
         f, tile = self.f, self.tile
         for row in range(rows):  # needed after the loop: gains 10 % if the result is not in the caches
             f.prefetch(result, f.mul(self.arg("result_stride"), row), self.scalar)
         zeros = [Val(self.type, "zeroinitializer")] * (rows * tile.vectors)
         with f.loop(0, inner, carried=[lhs, *zeros]) as k:
             line, *sums = k.values
-            k.next([self.at(line, tile.slot), *self._products(line, rhs, k.index, sums)])
+            units = self._packed_units(rhs, k.index) if source is None else self._pack_units(source, rhs, k.index)
+            k.next([self.at(line, tile.slot), *self._products(line, units, sums)])
         for n, value in enumerate(k.values[1:]):
             f.store(value, f.element(self.stack, n, self.type), self.align)
 
-    def _products(self, lhs: Val, rhs: Val, k: Val, sums: list[Val]) -> list[Val]:
-        """The sums of a tile after one more k."""
+    def _packed_units(self, packed: Val, k: Val) -> list[Val]:
+        """The vectors of rhs at one k."""
         f, tile = self.f, self.tile
         line = f.mul(k, tile.units)
-        units = [f.load(self.type, self.at(rhs, f.add(line, v * tile.lanes)), self.align) for v in range(tile.vectors)]
+        return [
+            f.load(self.type, self.at(packed, f.add(line, v * tile.lanes)), self.align) for v in range(tile.vectors)
+        ]
+
+    def _pack_units(self, source: Val, packed: Val, k: Val) -> list[Val]:
+        """The same, from where rhs lies unpacked. Packs them."""
+        f, tile = self.f, self.tile
+        row, to = self.at(source, f.mul(k, self.arg("rhs_stride"))), self.at(packed, f.mul(k, tile.units))
+        units = [self.load(self.type, self.at(row, v * tile.lanes), None) for v in range(tile.vectors)]
+        for v, value in enumerate(units):
+            f.store(value, self.at(to, v * tile.lanes), self.align)
+        return units
+
+    def _products(self, lhs: Val, units: list[Val], sums: list[Val]) -> list[Val]:
+        """The sums of a tile after one more k."""
+        f, tile = self.f, self.tile
         result = []
         for n, value in enumerate(sums):
             row, v = divmod(n, tile.vectors)
@@ -257,44 +285,6 @@ class _Outer(FewProducts):
                     self.store(f.binary("fadd", old, value), place, mask)
 
 
-class _RowSum(MatrixKernel):
-    """Reads a few rows at a time from end to end. So memory is read in order, and the rows are summed as a tree before
-    they are added to the result."""
-
-    PARAMETERS = "i64 inner, i64 units, ptr lhs, i64 lhs_stride, ptr result, i64 accumulate"
-
-    def emit(self) -> Function:
-        f = self.f
-        line = CACHE_LINE // self.bytes
-        whole = f.binary("and", self.arg("units"), i64(-line))
-        with f.when(f.compare("eq", self.arg("accumulate"), 0)), f.loop(0, self.arg("units")) as unit:
-            f.store(f.constant(0.0, self.scalar), self.at(self.arg("result"), unit.index), self.bytes)
-        groups = f.binary("and", self.arg("inner"), i64(-SUMMED_ROWS))
-        for start, stop, rows in ((i64(0), groups, SUMMED_ROWS), (groups, self.arg("inner"), 1)):
-            with f.loop(start, stop, rows) as k:
-                lhs = self.at(self.arg("lhs"), f.mul(k.index, self.arg("lhs_stride")))
-                self._add(lhs, rows, i64(0), whole, vector(line, self.scalar), line)
-                self._add(lhs, rows, whole, self.arg("units"), self.scalar, 1)
-        f.ret()
-        return f
-
-    def _add(self, lhs: Val, rows: int, start: Val, stop: Val, type_: str, step: int) -> None:
-        """Adds some units of a few rows to the result."""
-        f = self.f
-        lines = [self.at(lhs, f.mul(self.arg("lhs_stride"), row)) for row in range(rows)]
-        with f.loop(start, stop, step) as unit:
-            place = self.at(self.arg("result"), unit.index)
-            total = self._sum(type_, lines, unit.index)
-            f.store(f.binary("fadd", f.load(type_, place, self.bytes), total), place, self.bytes)
-
-    def _sum(self, type_: str, lines: list[Val], unit: Val) -> Val:
-        """The sum of one vector per row, as a tree."""
-        if len(lines) == 1:
-            return self.f.load(type_, self.at(lines[0], unit), self.bytes)
-        half = len(lines) // 2
-        return self.f.binary("fadd", self._sum(type_, lines[:half], unit), self._sum(type_, lines[half:], unit))
-
-
 def emit_outer(name: str, dtype: str, target: Target) -> Function:
     """The function result[m, n] (+)= sum over k of lhs[k, m] * rhs[k, n].
 
@@ -312,14 +302,6 @@ def emit_outer(name: str, dtype: str, target: Target) -> Function:
     Nothing outside the matrices is read or written. The result must not overlap the operands.
     """
     return _Outer(name, dtype, target).emit()
-
-
-def emit_row_sum(name: str, dtype: str) -> Function:
-    """The function result[n] (+)= sum over k of lhs[k, n], which is the same for every target.
-
-    Arguments: inner, units, lhs, lhs_stride, result, accumulate, as for `emit_outer`.
-    """
-    return _RowSum(name, dtype).emit()
 
 
 def emit_row_sums(module: Module, dtype: str, target: Target) -> None:

@@ -1,17 +1,17 @@
 """Packing: bind-time values -> one aligned arena, in the order in which the kernels read it.
 
-A feed's weights are [panel][group][k][block][unit]. The gates that one pass over k computes lie together, so the pass
-reads them with unit stride. Vectors are [panel][vector][unit]. Units past the width are zeros.
+A feed's weights are [panel][group][k][block][unit] (`packing.panels`). Vectors are [panel][vector][unit].
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from rnnc.backends.fresh import enough_memory, spoiled
+from rnnc.backends.llvm.packing.panels import Panels
 from rnnc.backends.llvm.packing.sharing import layout_key
 from rnnc.backends.llvm.packing.tile import Tile, blocks_of
 from rnnc.backends.planning.plan import Feed, Phase, Weight
@@ -98,7 +98,7 @@ class Layout:
                 _pack_vectors(arena, block.packed, values)
             else:
                 matrices = [matrix_of(weight, values) for _, weight in block.feed.blocks]
-                pack_feed(arena, block.packed, block.feed, block.start, matrices)
+                panels_of(block.packed, block.feed).pack(arena, block.start, matrices)
         return arena
 
 
@@ -113,27 +113,20 @@ def aligned(count: int, dtype: np.dtype[np.generic]) -> Array:
 
 def _pack_vectors(arena: Array, packed: PackedPhase, values: Mapping[Family, Array]) -> None:
     phase, tile = packed.phase, packed.tile
-    panels = tile.panels(phase.width)
+    panels = Panels(tile.units, tile.panels(phase.width), ())
     count = len(phase.vectors)
-    target = arena[packed.vectors : packed.vectors + panels * count * tile.units].reshape(panels, count, tile.units)
+    stop = packed.vectors + panels.number * count * tile.units
+    target = arena[packed.vectors : stop].reshape(panels.number, count, tile.units)
     for number, family in enumerate(phase.vectors):
         row = np.broadcast_to(values[family], (1, phase.width))
-        target[:, number, :] = _panels(row, tile, panels)[:, 0, :]
+        target[:, number, :] = panels.split(row)[:, 0, :]
 
 
-def pack_feed(arena: Array, packed: PackedPhase, feed: Feed, start: int, matrices: Sequence[Array]) -> int:
-    """Packs a right operand (K, N) per block of a feed, from `start` on. Returns where it ends."""
-    tile, inner = packed.tile, len(matrices[0])
-    panels, blocks = tile.panels(packed.phase.width), len(feed.blocks)
-    stop = start + panels * inner * blocks * tile.units
-    target = arena[start:stop].reshape(panels, inner * blocks * tile.units)
-    for group in tile.groups(len(packed.phase.accumulators)):
-        members = [_panels(matrices[b], tile, panels) for b in blocks_of(feed, group)]
-        size = inner * len(members) * tile.units
-        if members:
-            target[:, :size] = np.stack(members, axis=2).reshape(panels, size)
-        target = target[:, size:]
-    return stop
+def panels_of(packed: PackedPhase, feed: Feed) -> Panels:
+    """How a feed of a phase is packed."""
+    tile, phase = packed.tile, packed.phase
+    groups = tuple(tuple(blocks_of(feed, group)) for group in tile.groups(len(phase.accumulators)))
+    return Panels(tile.units, tile.panels(phase.width), groups)
 
 
 def matrix_of(weight: Weight, values: Mapping[Family, Array]) -> Array:
@@ -141,10 +134,3 @@ def matrix_of(weight: Weight, values: Mapping[Family, Array]) -> Array:
     matrix = values[weight.family]
     return (matrix.T if weight.transposed else matrix)[:, weight.start : weight.stop]
 
-
-def _panels(matrix: Array, tile: Tile, panels: int) -> Array:
-    """A matrix (K, N) as (panel, K, unit), padded with zeros."""
-    inner, width = matrix.shape
-    padded = np.zeros((inner, panels * tile.units), matrix.dtype)
-    padded[:, :width] = matrix
-    return padded.reshape(inner, panels, tile.units).transpose(1, 0, 2)

@@ -7,42 +7,76 @@ the starts of their sums, if activations are biased: -BIAS times the sum of a un
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rnnc.backends.llvm.asm.dots import BIAS
-from rnnc.backends.llvm.packing.layout import Layout, PackedBlock, matrix_of, pack_feed
+from rnnc.backends.llvm.asm.target import BIAS
+from rnnc.backends.llvm.packing.panels import Panels
 from rnnc.backends.products import ProductFormat, Rounded, rounded
 from rnnc.backends.reference.evaluation import evaluate
 from rnnc.ir.families import Family, operands_first
-from rnnc.ir.ops import Array
+
+if TYPE_CHECKING:
+    from rnnc.backends.llvm.packing.layout import Layout
+    from rnnc.ir.ops import Array
 
 
-def narrow_weights(layout: Layout) -> list[Family]:
-    """The values that are rounded when they are packed: parameters, or computed from parameters."""
-    feeds = [block.feed for block in layout.blocks if block.narrow and block.feed is not None]
-    return list(dict.fromkeys(weight.family for feed in feeds for _, weight in feed.blocks))
+class Columns(NamedTuple):
+    """The columns start:stop of a matrix, or of its transpose: the right operand of a matmul."""
+
+    family: Family
+    transposed: bool
+    start: int
+    stop: int
+
+    def of(self, values: Mapping[Family, Array]) -> Array:
+        """The operand (K, N)."""
+        matrix = values[self.family]
+        return (matrix.T if self.transposed else matrix)[:, self.start : self.stop]
 
 
-def pack_narrow(arena: Array, layout: Layout, parameters: Mapping[Family, Array]) -> None:
-    """Packs all narrow weights of a layout. arena: its memory, float32 (size,)."""
-    families = narrow_weights(layout)
-    values = dict(parameters)
-    evaluate(operands_first(families, set(values)), values, layout.dtype.name)
-    words = arena[: layout.size].view(np.uint32)
+class NarrowFeed(NamedTuple):
+    """A feed with narrow weights, as packing needs it.
+
+    start: in the arena. blocks: the weights of each. biased: activations are, so each unit has a start of its sums.
+    """
+
+    start: int
+    panels: Panels
+    blocks: tuple[Columns, ...]
+    form: ProductFormat
+    biased: bool
+
+
+def narrow_feeds(layout: Layout) -> list[NarrowFeed]:
+    """The feeds of a layout whose weights are rounded when they are packed."""
+    from rnnc.backends.llvm.packing.layout import panels_of
+
+    found = []
     for block in layout.blocks:
-        if block.narrow:
-            _pack(words, block, values, biased=layout.biased)
+        if block.narrow and block.feed is not None:
+            panels, form = panels_of(block.packed, block.feed), block.packed.phase.product
+            columns = tuple(Columns(w.family, w.transposed, w.start, w.stop) for _, w in block.feed.blocks)
+            found.append(NarrowFeed(block.start, panels, columns, form, layout.biased))
+    return found
 
 
-def _pack(arena: Array, block: PackedBlock, values: Mapping[Family, Array], *, biased: bool) -> None:
-    packed, feed, start = block.packed, block.feed, block.start
-    assert feed is not None
-    form = packed.phase.product
-    made = [rounded(matrix_of(weight, values), form) for _, weight in feed.blocks]
-    for matrices in _tables(made, form, biased=biased):
-        start = pack_feed(arena, packed, feed, start, matrices)
+def narrow_weights(feeds: Sequence[NarrowFeed]) -> list[Family]:
+    """The values that are rounded when they are packed: parameters, or computed from parameters."""
+    return list(dict.fromkeys(columns.family for feed in feeds for columns in feed.blocks))
+
+
+def pack_narrow(arena: Array, feeds: Sequence[NarrowFeed], parameters: Mapping[Family, Array]) -> None:
+    """Packs all narrow weights. arena: its memory, float32 (size,)."""
+    families, values = narrow_weights(feeds), dict(parameters)
+    evaluate(operands_first(families, set(values)), values, arena.dtype.name)
+    words = arena.view(np.uint32)
+    for feed in feeds:
+        made, start = [rounded(columns.of(values), feed.form) for columns in feed.blocks], feed.start
+        for matrices in _tables(made, feed.form, biased=feed.biased):
+            start = feed.panels.pack(words, start, matrices)
 
 
 def _tables(made: list[Rounded], form: ProductFormat, *, biased: bool) -> list[list[Array]]:

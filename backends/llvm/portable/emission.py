@@ -36,7 +36,8 @@ def emit(network: PortableNetwork, machine: PortableMachine) -> PortableObject:
     entries = Entries(network, emitted.interface, blob, machine.pointer_bits, machine.name)
     module = _joined(emitted, entries, machine.target)
     roots = [api.symbol(function.name) for function in api.functions]
-    content = _compiled(text_of(module, roots, pointer_bits=machine.pointer_bits), machine)
+    text = text_of(module, roots, pointer_bits=machine.pointer_bits, few_parameters=machine.format == "wasm")
+    content = _compiled(text, machine)
     state_bytes = _state_bytes(network, emitted, blob) if api.streams else 0
     return PortableObject(
         machine.name, content, api.with_state_bytes(state_bytes), blob.file() if api.in_file else None

@@ -16,6 +16,7 @@ from rnnc.backends.llvm.kernels.call_memory import emit_call_memory
 from rnnc.backends.llvm.kernels.line_copies import emit_line_copies
 from rnnc.backends.llvm.kernels.row_copies import emit_row_copies
 from rnnc.backends.llvm.kernels.row_sums import emit_row_sums
+from rnnc.backends.llvm.portable.parameters import in_tables
 
 _COPY, _MOVE, _CLEAR, _DIVIDE = "rnnc_copy_words", "rnnc_move_words", "rnnc_clear_words", "rnnc_divide"
 _INTRINSICS = (
@@ -40,10 +41,11 @@ def with_runtime(module: Module, dtype: str, target: Target) -> Module:
     return Module(list(functions.values()), list(dict.fromkeys([*runtime.globals, *module.globals])))
 
 
-def text_of(module: Module, roots: Sequence[str], *, pointer_bits: int) -> str:
+def text_of(module: Module, roots: Sequence[str], *, pointer_bits: int, few_parameters: bool = False) -> str:
     """The text of some functions and of all that they call. Only they can be seen from outside.
 
     pointer_bits: on 32-bit machines addresses are aligned to 4 bytes, and 64-bit numbers divided by a function.
+    few_parameters: the machine limits their number (`rnnc.backends.llvm.portable.parameters`).
     """
     functions = {function.name: function for function in module.functions}
     bodies: dict[str, str] = {}
@@ -54,6 +56,8 @@ def text_of(module: Module, roots: Sequence[str], *, pointer_bits: int) -> str:
             continue
         bodies[name] = body = _plain(functions[name].text(), pointer_bits)
         pending += re.findall(r"call [^@\n]*@\"?([\w.$-]+)\"?\(", body)
+    if few_parameters:
+        bodies = in_tables(bodies)
     kept = [functions[name] for name in functions if name in bodies]
     definitions = [_private(bodies[f.name]) if f.name not in roots else bodies[f.name] for f in kept]
     declared = dict.fromkeys(line for f in kept for line in sorted(f.declarations) if "@llvm." in line)
