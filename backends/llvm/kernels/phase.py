@@ -287,9 +287,9 @@ class TilePhase(Epilogue):
         return rest.values
 
     def _chains(self, independent: int) -> int:
-        """The number of chains: enough independent fused multiply-adds to hide their latency."""
+        """The number of chains: enough independent fused multiply-adds to hide their latency; one in small code."""
         chains = 1
-        while chains < UNROLL and independent * chains < FMA_LATENCY * FMA_PER_CYCLE:
+        while not self.tile.small and chains < UNROLL and independent * chains < FMA_LATENCY * FMA_PER_CYCLE:
             chains *= 2
         return chains
 

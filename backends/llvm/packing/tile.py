@@ -41,7 +41,7 @@ class Tile:
     tile share its epilogue, but several passes may compute them: two gates of six rows need fewer loads than four gates
     of three rows.
     quick: True if the phase is so small that what surrounds its loops over k matters. A single row then has code of its
-    own.
+    own. small: its code is to be small, so its loops over k are not unrolled.
     """
 
     lanes: int
@@ -49,6 +49,7 @@ class Tile:
     rows: int
     group: int
     quick: bool = False
+    small: bool = False
 
     @property
     def units(self) -> int:
@@ -113,6 +114,8 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
     if phase.axes:  # a line of a grid is its last axis; vectors are not wider than the line
         line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
         return Tile(min(target.lanes(dtype), line), 1, 1, 1)
+    if target.small:
+        return Tile(target.lanes(dtype), 1, 1, 1, small=True)
     work = TileWork(phase.width, len(phase.accumulators), _loops(phase), bool(phase.values), phase.product)
     return _best(work, target, target.lanes(dtype))
 

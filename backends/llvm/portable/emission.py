@@ -24,19 +24,21 @@ from rnnc.backends.llvm.portable.self_contained import text_of, with_runtime
 from rnnc.ir import settings
 
 
-def emit(network: PortableNetwork, machine: PortableMachine) -> PortableObject:
+def emit(network: PortableNetwork, machine: PortableMachine, *, small: bool = False) -> PortableObject:
     """The object file of a network for a machine, with no undefined symbol. Its functions are those of its interface.
 
-    Raises BackendError if LLVM has no code generator for the machine.
+    small: code is to be small rather than fast. Raises BackendError if LLVM has no code generator for the machine.
     """
-    api = network.interface
-    code = LlvmCode(network.computation, 1, _shaped_like(machine.target), network.product)
-    emitted = emit_plan(code.plan, machine.target, lent=True)
+    api, target = network.interface, machine.small_target if small else machine.target
+    code = LlvmCode(network.computation, 1, _shaped_like(target), network.product)
+    emitted = emit_plan(code.plan, target, lent=True)
     blob = _blob(network, code)
     entries = Entries(network, emitted.interface, blob, machine.pointer_bits, machine.name)
-    module = _joined(emitted, entries, machine.target)
+    module = _joined(emitted, entries, target)
     roots = [api.symbol(function.name) for function in api.functions]
-    text = text_of(module, roots, pointer_bits=machine.pointer_bits, few_parameters=machine.format == "wasm")
+    text = text_of(
+        module, roots, pointer_bits=machine.pointer_bits, few_parameters=machine.format == "wasm", small=small
+    )
     content = _compiled(text, machine)
     state_bytes = _state_bytes(network, emitted, blob) if api.streams else 0
     return PortableObject(
@@ -48,7 +50,9 @@ def _shaped_like(target: Target) -> Target:
     """A target of this machine that packs weights as another one does."""
     here = host()
     name = f"{target.name} on {here.name}"
-    return here._replace(name=name, vector_bytes=target.vector_bytes, registers=target.registers, dots=target.dots)
+    return here._replace(
+        name=name, vector_bytes=target.vector_bytes, registers=target.registers, dots=target.dots, small=target.small
+    )
 
 
 def _blob(network: PortableNetwork, code: LlvmCode) -> Blob:
