@@ -74,6 +74,22 @@ def stage_text(computation: Computation, stage: str, steps: int, compiling: Comp
     return Compiled(computation, compiling).ir(stage)
 
 
+PHASE_STAGES = ("plan", "asm")
+
+
+def one_phase(text: str, stage: str, name: str) -> str:
+    """The part of a plan, or of a listing of machine code, that is one phase. Raises ArgumentError."""
+    from rnnc.backends.llvm.listing import phase_of_listing, phase_of_plan, phases_in
+
+    if stage not in PHASE_STAGES:
+        raise ArgumentError(f"--phase: goes with --stage {' or '.join(PHASE_STAGES)}, got {stage!r}")
+    found = (phase_of_plan if stage == "plan" else phase_of_listing)(text, name)
+    if not found:
+        known = phases_in(text)
+        raise ArgumentError(f"--phase: expected {', '.join(known)}; got {name!r}{checks.suggestion(name, known)}")
+    return found
+
+
 # ---- formats of graphs
 
 
