@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import rnnc
+from rnnc.backends.llvm.portable.compiler import ObjectRequest, compile_object
 from rnnc.backends.llvm.portable.interface import Result
 from rnnc.backends.llvm.portable.machines import MACHINES, machine
 from rnnc.exporting.linking.archive import archive
@@ -20,6 +21,7 @@ from rnnc.exporting.sizes import sizes
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from tests import user_cells
 from tests.exported_code import Library, aligned, exported
+from tests.refusals import raises_saying
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the code is of x86-64")
 
@@ -215,3 +217,11 @@ def test_digests_tell_models_and_weights_apart() -> None:
     ]
     assert digests[0] == digests[3] and len(set(digests)) == 3
     assert ctypes.sizeof(ctypes.c_size_t) == 8
+
+
+def test_what_ends_llvm_does_not_end_this_process() -> None:
+    machine = ("thumbv7em-none-eabihf", "cortex-m4", "", 1, "static", "")
+    text = 'define void @f() {\n call void asm sideeffect "bogus", ""()\n ret void\n}\n'
+    with raises_saying(rnnc.BackendError, "cortex-m4f", "LLVM ERROR", "asm parser"):
+        compile_object(ObjectRequest(text, *machine), "cortex-m4f")
+    assert compile_object(ObjectRequest("define void @f() {\n ret void\n}\n", *machine), "cortex-m4f")[:4] == b"\x7fELF"

@@ -12,16 +12,19 @@ import ctypes
 
 from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.jit import compile_assembly
-from rnnc.backends.llvm.asm.library import binding, use
 from rnnc.backends.llvm.asm.target import Target, host
 from rnnc.backends.llvm.code import LlvmCode
 from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.portable.blob import Blob
+from rnnc.backends.llvm.portable.compiler import ObjectRequest, compile_object
 from rnnc.backends.llvm.portable.entries import Entries
 from rnnc.backends.llvm.portable.interface import PortableNetwork, PortableObject
 from rnnc.backends.llvm.portable.machines import PortableMachine
 from rnnc.backends.llvm.portable.self_contained import text_of, with_runtime
 from rnnc.ir import settings
+
+LEAST_EFFORT = 1
+"""Of LLVM's code generator: without any (RNNC_CODEGEN=0), that of Cortex-M fails for large frames."""
 
 
 def emit(network: PortableNetwork, machine: PortableMachine, *, small: bool = False) -> PortableObject:
@@ -69,24 +72,9 @@ def _joined(emitted: Emitted, entries: Entries, target: Target) -> Module:
 
 
 def _compiled(text: str, machine: PortableMachine) -> bytes:
-    def work() -> bytes:
-        llvm = binding()
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
-        target = llvm.Target.from_triple(machine.triple).create_target_machine(
-            cpu=machine.cpu,
-            features=machine.features,
-            opt=settings.codegen(),
-            reloc=machine.relocation,
-            codemodel="small",
-            abiname=machine.abi,
-        )
-        module = llvm.parse_assembly(text)
-        module.triple, module.data_layout = machine.triple, str(target.target_data)
-        module.verify()
-        return bytes(target.emit_object(module))
-
-    return use(work)
+    effort = max(LEAST_EFFORT, settings.codegen())
+    request = (text, machine.triple, machine.cpu, machine.features, effort, machine.relocation, machine.abi)
+    return compile_object(ObjectRequest(*request), machine.name)
 
 
 def _state_bytes(network: PortableNetwork, emitted: Emitted, blob: Blob) -> int:
