@@ -135,5 +135,19 @@ def _svg(model: Architecture, options: argparse.Namespace) -> str:
     return draw(model, options.steps)  # type: ignore[arg-type]  # draw refuses a decoder
 
 
-MODEL_FORMATS: dict[str, Callable[[Architecture, argparse.Namespace], str]] = {"svg": _svg}
+def _html(model: Architecture, options: argparse.Namespace) -> str:
+    """The report of a model: all stages on one page."""
+    from rnnc.cli.common import chosen
+    from rnnc.cli.specs import steps_of_model
+    from rnnc.compiled import Compiled
+    from rnnc.networks.names import layer_names
+    from rnnc.report import report
+    from rnnc.specs import Spec
+
+    computation = steps_of_model(model) if options.derivative is None else computation_of(model, options)
+    layers = () if isinstance(model, Spec) else layer_names(model.graph())  # type: ignore[union-attr]
+    return report(Compiled(computation, chosen(options)), model, steps=options.steps, layers=layers)
+
+
+MODEL_FORMATS: dict[str, Callable[[Architecture, argparse.Namespace], str]] = {"svg": _svg, "html": _html}
 """Formats that show a whole model, and no single stage."""
