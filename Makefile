@@ -1,6 +1,6 @@
-# `make demo`, `make pos`, `make forecast`, `make text` and `make test` do all their own set-up: a virtual environment in
-# .venv and the install, redone only when pyproject.toml or this file changed. They need Python >= 3.11; name another one
-# with `make PYTHON=/path/to/python3 test`.
+# `make demo`, `make voice`, `make pos`, `make forecast`, `make text` and `make test` do all their own set-up: a virtual
+# environment in .venv and the install, redone only when pyproject.toml or this file changed. They need Python >= 3.11;
+# name another one with `make PYTHON=/path/to/python3 test`.
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
@@ -15,10 +15,13 @@ SEED ?=
 CASES ?=
 PARTS ?=
 
-.PHONY: demo pos forecast text test test-all lint types tests rest fuzz sanitize venv clean
+.PHONY: demo voice pos forecast text test test-all lint types tests rest fuzz sanitize venv site package clean
 
 demo: .venv/.demo  ## the trained grapheme-to-phoneme model: make demo WORDS="hello world"
 	$(BIN)/python examples/g2p.py $(WORDS)
+
+voice: .venv/.train  ## trains a voice gate on made sound, and writes the sound before and after: make voice ARGS="--noise 2"
+	$(BIN)/python examples/voice.py $(ARGS)
 
 pos: .venv/.train  ## trains a tagger of parts of speech: make pos ARGS="--cell gru --sentence 'Burda da'"
 	$(BIN)/python examples/pos_tagging.py $(ARGS)
@@ -74,5 +77,16 @@ venv: .venv/.test  ## only the set-up of `make test`
 	$(PIP) --no-deps g2p_en==2.1.0
 	@touch $@
 
+site: .venv/.made  ## docs/ as a site, in site/: its links are checked
+	$(PIP) --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
+package: .venv/.made  ## an sdist and a wheel in dist/, and the wheel installed and used in a new environment
+	$(PIP) build
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv .venv/fresh
+	.venv/fresh/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall dist/*.whl
+	cd / && $(CURDIR)/.venv/fresh/bin/rnnc --version && $(CURDIR)/.venv/fresh/bin/rnnc compile $(CURDIR)/examples/model.toml
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

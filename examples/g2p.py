@@ -22,7 +22,9 @@ NumPy; a difference ends the script with status 1. Status 2: the trained model o
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -141,12 +143,22 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int = R
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def show_compile_times(phonemizer: Phonemizer, backend: str) -> None:
-    print(f"\ncompile time, backend {backend}")
+def show_compiled(phonemizer: Phonemizer, backend: str) -> None:
+    """What was compiled, through which stages, and how long it takes."""
+    network = phonemizer.network
     compile_both = partial(phonemizer.decoder.compile, phonemizer.parameters, backend=backend)
     with empty_cache():
         cold, again = seconds(compile_both), seconds(compile_both)
-    print(f"  encoder and decoder  {cold * 1e3:6.1f} ms, empty cache  {again * 1e3:6.1f} ms, the second time")
+    graph = re.search(r"# (\d+) nodes", network.ir("lowered", steps=3))
+    passes = re.findall(r"^# (\w+) +nodes (\d+) -> (\d+)", network.ir("optimized", steps=3), re.MULTILINE)
+    print(f"\ncompiled: an encoder (Embedding, GRU) and a decoder (Embedding, GRU, Linear), backend {backend}")
+    if graph and passes:
+        left = passes[-1][2]
+        print(f"  a step of the decoder     {graph[1]} nodes as written, {left} after {len(passes)} passes")
+    if "asm" in network.stages:
+        phases = len(re.findall(r"^  phase ", network.ir("plan"), re.MULTILINE))
+        print(f"  machine code              {phases} phases, {len(network.ir('asm').splitlines()):,} lines of assembly")
+    print(f"  time, both networks       {cold * 1e3:.0f} ms; {again * 1e3:.0f} ms from the cache on disk")
 
 
 def show_words(words: Sequence[str], phonemes: Sequence[Sequence[str]]) -> None:
@@ -170,18 +182,32 @@ def show_differences(words: Sequence[str], phonemizer: Phonemizer, numpy: NumpyP
     return bool(different)
 
 
-def show_speed(words: Sequence[str], phonemizer: Phonemizer, numpy: NumpyPhonemizer) -> None:
-    taken = interleaved(
-        {
-            "NumPy, one word at a time": lambda: numpy.one_by_one(words),
-            "rnnc, one word at a time": lambda: phonemizer.one_by_one(words),
-            f"rnnc, {len(words)} words a batch": lambda: phonemizer.batch(words),
-        }
-    )
+def show_speed(words: Sequence[str], weights: Weights, phonemizer: Phonemizer, numpy: NumpyPhonemizer) -> None:
+    """Words per second of rnnc, of NumPy and, if it is installed, of PyTorch."""
+    contestants: dict[str, Callable[[], object]] = {"NumPy, one word at a time": lambda: numpy.one_by_one(words)}
+    if importlib.util.find_spec("torch") is not None:
+        from _g2p_torch import TorchPhonemizer
+
+        torch = TorchPhonemizer(weights)
+        if torch.one_by_one(words) == phonemizer.one_by_one(words):
+            contestants["PyTorch, one word at a time"] = lambda: torch.one_by_one(words)
+    contestants["rnnc, one word at a time"] = lambda: phonemizer.one_by_one(words)
+    contestants[f"rnnc, {len(words)} words a batch"] = lambda: phonemizer.batch(words)
+    taken = interleaved(contestants)
     baseline = max(taken["NumPy, one word at a time"], 1e-9)
     print(f"\nspeed, median of {ROUNDS} interleaved rounds          words/s   x NumPy")
     for name, time_taken in taken.items():
         print(f"  {name:47}{len(words) / time_taken:10,.0f}{baseline / time_taken:10.1f}")
+    if "PyTorch, one word at a time" not in taken:
+        print("  (with PyTorch installed, it is timed, too: .venv/bin/python -m pip install torch)")
+
+
+NEXT = """
+next
+  make demo WORDS="your own words"
+  make voice                          hear it: a voice gate, trained here in seconds, before and after
+  .venv/bin/rnnc inspect examples/model.toml --format html > report.html
+                                      see it: every stage of a model, in a browser"""
 
 
 def show_stages(network: rnnc.Decoding, lines: int) -> None:
@@ -194,12 +220,15 @@ def show_stages(network: rnnc.Decoding, lines: int) -> None:
 
 
 def normalised(words: Sequence[str]) -> list[str]:
-    """The words as the network wants them; ValueError for one without a letter."""
-    plain = [checkpoint.normalise(word) for word in words]
-    for word, letters in zip(words, plain, strict=True):
-        if not any("a" <= letter <= "z" for letter in letters):
-            raise ValueError(f"{word!r} has no letter a-z: there is nothing to pronounce")
-    return plain
+    """The words as the network wants them, without those that have no letter; ValueError if none is left."""
+    plain = {word: checkpoint.normalise(word) for word in words}
+    silent = [word for word, letters in plain.items() if not any("a" <= letter <= "z" for letter in letters)]
+    told = ", ".join(map(repr, silent))
+    if silent and len(silent) == len(plain):
+        raise ValueError(f"{told}: no letter a-z, so there is nothing to pronounce")
+    if silent:
+        print(f"left out, without a letter a-z: {told}", file=sys.stderr)
+    return [plain[word] for word in words if word not in silent]
 
 
 def read_words(path: Path) -> list[str]:
@@ -223,8 +252,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--no-timing", action="store_true", help="no compile times, no words per second")
     parser.add_argument(
-        "--stages", type=int, default=6, metavar="LINES",
-        help="first lines of each stage to show (default: 6; 0 leaves the stages out)",
+        "--stages", type=int, default=0, metavar="LINES",
+        help="first lines of each stage of the compiler to show (default: 0, which leaves them out)",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.stages < 0:
@@ -250,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     print("English words to phonemes with the trained GRUs of g2p_en", checkpoint.RELEASE)
     if not options.no_timing:
-        show_compile_times(phonemizer, options.backend)
+        show_compiled(phonemizer, options.backend)
 
     words = [*options.words, *options.timed]
     show_words(options.words, phonemizer.batch(options.words))
@@ -258,9 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
     if not options.no_timing:
-        show_speed(options.timed, phonemizer, numpy)
+        show_speed(options.timed, weights, phonemizer, numpy)
     if options.stages:
         show_stages(phonemizer.network, options.stages)
+    print(NEXT)
     return 0
 
 

@@ -206,7 +206,7 @@ class Compiled:
         model = self._drawn()
         if model is None:
             raise ArgumentError(f"report: {type(self).__name__} has no picture; report a model, network or derivative")
-        return report(self, model, path, steps=steps, profile=profile)
+        return report(self, model, path, steps=steps, profile=profile, layers=self._layer_names())
 
     def _drawn(self) -> Any:
         """The spec or network of layers that pictures show; None if there is none."""

@@ -20,9 +20,9 @@ POISON = 0xFF
 
 
 def exported(
-    model: Any, target: str = "x86-64-v2", *, weights: str = "embedded", kind: str | None = None
+    model: Any, target: str = "x86-64-v2", *, weights: str = "embedded", kind: str | None = None, small: bool = False
 ) -> PortableObject:
-    return emit(portable(model, "net", weights=weights, kind=kind), machine(target))
+    return emit(portable(model, "net", weights=weights, kind=kind), machine(target), small=small)
 
 
 class Library:

@@ -24,6 +24,7 @@ from rnnc.cli import main
 from rnnc.ir import text, verify
 from rnnc.ir.ops import OPS, Kind, Op
 from rnnc.ir.settings import OTHERS, SETTINGS
+from tests.api_reference import api_reference
 
 _PART = re.compile(r"(<!-- ([\w-]+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 _EXAMPLE = re.compile(r"(^```python\n(.*?)^```\n\n```(?!python)\w+\n).*?(^```\n)", re.DOTALL | re.MULTILINE)
@@ -232,4 +233,5 @@ PARTS: dict[str, Callable[[], str]] = {
     "ops": op_table,
     "settings": settings_table,
     "other-variables": other_variables,
+    "api": api_reference,
 }

@@ -63,6 +63,14 @@ def test_formats_of_graphs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_picture_of_the_network(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "inspect", "spec.json", "--format", "svg", "--steps", "2")
     assert text == rnnc.draw(SPEC, 2) and ElementTree.fromstring(text).tag.endswith("svg")
+    page = printed(capsys, "inspect", "spec.json", "--format", "html", "--steps", "2")
+    assert page.startswith("<!DOCTYPE html>") and 'data-site="l0.fwd"' in page and repr(SPEC) in page
+
+
+def test_what_limits_a_spec(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = json.loads(printed(capsys, "explain", "spec.json", "--json"))
+    assert [phase["kind"] for phase in data["phases"]][:2] == ["hoisted", "step"]
+    assert "GFLOP/s" in printed(capsys, "explain", "spec.json", "--limits")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +84,7 @@ def test_a_picture_of_the_network(capsys: pytest.CaptureFixture[str]) -> None:
         (["--format", "dot"], "--format dot: expected --stage with a graph (lowered, optimized, a pass), got 'rolled'"),
         (["--format", "svg", "--stage", "asm"], "shows the whole network; leave out --stage"),
         (["--format", "sgv"], "(did you mean 'svg'?)"),
+        (["--format", "html", "--backend", "reference"], "report: backend 'reference' has none"),
     ],
 )
 def test_wrong_stages_and_formats(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

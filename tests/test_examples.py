@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,16 @@ def test_a_server_of_streams(capsys: pytest.CaptureFixture[str]) -> None:
         streams = importlib.import_module("streams")
         assert streams.main(["--streams", "50", "--seconds", "0.1", "--threads", "1"]) == 0
     assert "such streams in real time" in capsys.readouterr().out
+
+
+def test_a_voice_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        voice = importlib.import_module("voice")
+        options = ["--recordings", "16", "--epochs", "6", "--noise", "0.5", "--quiet", "--threads", "1"]
+        assert voice.main([*options, "--folder", str(tmp_path)]) == 0
+    assert re.search(r"[89]\d\.\d% of the frames", capsys.readouterr().out)
+    with wave.open(str(tmp_path / "gated.wav")) as file:
+        gated = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        assert (file.getframerate(), file.getnchannels(), len(gated)) == (16_000, 1, 128_000)
+    assert (gated == 0).mean() > 0.2 and np.abs(gated).max() > 3_000

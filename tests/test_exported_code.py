@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 import rnnc
+from rnnc.backends.llvm.portable.compiler import ObjectRequest, compile_object
 from rnnc.backends.llvm.portable.interface import Result
 from rnnc.backends.llvm.portable.machines import MACHINES, machine
 from rnnc.exporting.linking.archive import archive
 from rnnc.exporting.network import portable
+from rnnc.exporting.sizes import sizes
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError
 from tests import user_cells
 from tests.exported_code import Library, aligned, exported
+from tests.refusals import raises_saying
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the code is of x86-64")
 
@@ -73,10 +76,10 @@ def tolerance(dtype: str) -> float:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-@pytest.mark.parametrize("weights", ["embedded", "file"])
-def test_streams_compute_what_advance_does(name: str, weights: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("weights", "small"), [("embedded", False), ("file", False), ("embedded", True)])
+def test_streams_compute_what_advance_does(name: str, weights: str, small: bool, tmp_path: Path) -> None:
     model = STREAMS[name]()
-    library = Library(exported(model, weights=weights), tmp_path)
+    library = Library(exported(model, weights=weights, small=small), tmp_path)
     (x,) = inputs_of(library, 9)
     want, last = advanced(model, library, x)
     close = {"rtol": 0, "atol": 3e-2 if name == "int8" else tolerance(library.api.dtype)}
@@ -198,6 +201,14 @@ def test_what_is_no_model_or_cannot_be_exported_so_is_refused() -> None:
         portable(reference, "net", weights="embedded", kind=None)
 
 
+@pytest.mark.shipped
+@pytest.mark.rare
+def test_a_small_library_of_a_microcontroller_takes_eight_kilobytes() -> None:
+    made = {small: exported(bound(rnnc.GRU(16, 32)), "cortex-m4f", small=small) for small in (False, True)}
+    code = {small: sum(s.bytes for s in sizes(each.content) if s.is_code) for small, each in made.items()}
+    assert code[True] <= 8 * 1024 < code[False]
+
+
 def test_digests_tell_models_and_weights_apart() -> None:
     spec = rnnc.GRU(2, 3)
     digests = [
@@ -206,3 +217,11 @@ def test_digests_tell_models_and_weights_apart() -> None:
     ]
     assert digests[0] == digests[3] and len(set(digests)) == 3
     assert ctypes.sizeof(ctypes.c_size_t) == 8
+
+
+def test_what_ends_llvm_does_not_end_this_process() -> None:
+    machine = ("thumbv7em-none-eabihf", "cortex-m4", "", 1, "static", "")
+    text = 'define void @f() {\n call void asm sideeffect "bogus", ""()\n ret void\n}\n'
+    with raises_saying(rnnc.BackendError, "cortex-m4f", "LLVM ERROR", "asm parser"):
+        compile_object(ObjectRequest(text, *machine), "cortex-m4f")
+    assert compile_object(ObjectRequest("define void @f() {\n ret void\n}\n", *machine), "cortex-m4f")[:4] == b"\x7fELF"

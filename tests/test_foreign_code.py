@@ -68,13 +68,14 @@ def ran(machine: Machine, target: str, program: Path) -> str:
     return run.stdout
 
 
+@pytest.mark.parametrize("size", ["fast", "small"])
 @pytest.mark.parametrize("name", [name for name in STREAMS if "float64" not in name])
-def test_a_microcontroller(name: str, tmp_path: Path) -> None:
+def test_a_microcontroller(name: str, size: str, tmp_path: Path) -> None:
     """QEMU's board mps2-an386 has a Cortex-M4 with its FPU. Doubles would need a library of functions for them."""
     for tool in ("arm-none-eabi-gcc", "qemu-system-arm"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
-    model, api, x = built(name, "cortex-m4f", tmp_path)
+    model, api, x = built(name, "cortex-m4f", tmp_path, size=size)
     cpu = ["-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"]
     sources = [tmp_path / "main.c", CORTEX / "startup.c"]
     linking = ["--specs=rdimon.specs", "-nostartfiles", f"-T{CORTEX / 'link.ld'}", "-lc", "-lrdimon"]

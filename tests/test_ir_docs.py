@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,15 +41,23 @@ def test_the_text_names_values_that_the_dumps_on_its_page_show(page: Path) -> No
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
 def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", FENCED.sub("", page.read_text(encoding="utf-8")))
-    assert not [link for link in links if not (page.parent / link).exists()]
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", FENCED.sub("", page.read_text(encoding="utf-8")))
+    assert not [link for link, _ in links if not (page.parent / link).exists()]
+    targets = [((page.parent / link) if link else page, anchor) for link, anchor in links if anchor]
+    assert not [(path.name, anchor) for path, anchor in targets if anchor not in anchors(path)]
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return frozenset(re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles)
 
 
 def test_the_page_of_the_ir_has_all_its_parts() -> None:
-    page = (ROOT / "docs" / "ir.md").read_text(encoding="utf-8")
-    settings = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    pages = [(ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("ir", "settings", "api")]
     for name, part in PARTS.items():
-        assert any(f"<!-- {name} -->\n{part()}<!-- /{name} -->" in text for text in (page, settings)), name
+        assert any(f"<!-- {name} -->\n{part()}<!-- /{name} -->" in text for text in pages), name
 
 
 def test_the_table_has_every_op_with_its_formula() -> None:

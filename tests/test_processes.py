@@ -138,7 +138,7 @@ import numpy as np
 import rnnc
 from rnnc import train
 from rnnc.backends.llvm import code
-from rnnc.backends.llvm.asm import jit
+from rnnc.backends.llvm.asm import jit, objects
 from rnnc.backends.llvm.asm.target import host
 from tests.test_jit import adder, call
 from tests.test_processes import training
@@ -176,12 +176,12 @@ step.updates, step.flat[:] = 0, after[0]
 for slot in step.slots.values():
     slot[:] = 0
 
-inside, ended, parse = threading.Event(), threading.Event(), jit._parse
+inside, ended, parse = threading.Event(), threading.Event(), objects._parsed
 def parse_and_tell(*arguments):
     inside.set()
     time.sleep(0.02)
     return parse(*arguments)
-jit._parse = parse_and_tell
+objects._parsed = parse_and_tell
 
 def compiles():
     while not ended.is_set():

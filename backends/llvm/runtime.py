@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnnc.backends.digests import digest
 from rnnc.backends.llvm import stored
@@ -224,7 +224,12 @@ class Relinked:
 
 
 class Linked:
-    """A compiled module, linked to the units of the runtime that it calls. units: their names."""
+    """A compiled module, linked to the units of the runtime that it calls. units: their names.
+
+    notes: makes what a listing of the machine code says of its functions (`rnnc.backends.llvm.listing`).
+    """
+
+    notes: Callable[[], Any]
 
     def __init__(self, module: Module, runtime: Runtime, beside: Mapping[str, int] | None = None) -> None:
         """beside: the addresses of functions of another module that this one calls."""
@@ -262,9 +267,9 @@ class Linked:
         """The position-independent object files of the module itself."""
         return self._code.object_files()
 
-    def assembly(self) -> str:
-        """The machine code of the module itself, as text."""
-        return self._code.assembly()
+    def assembly(self, *, labels: bool = False) -> str:
+        """The machine code of the module itself, as text. labels: with LLVM's comments."""
+        return self._code.assembly(labels=labels)
 
 
 def _addresses(units: Iterable[RuntimeUnit]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from rnnc.backends.llvm.asm.target import Target
@@ -9,6 +10,7 @@ from rnnc.backends.llvm.kernels.derivable import leaves
 from rnnc.backends.llvm.kernels.packers import sources, tables
 from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.kernels.sweep_order import ordered_sweeps
+from rnnc.backends.llvm.listing import annotated, notes_of
 from rnnc.backends.llvm.manifest import FEW_ROWS, Manifest, SumOfRows
 from rnnc.backends.llvm.packing.layout import PackedPhase
 from rnnc.backends.llvm.packing.narrow import narrow_feeds, narrow_weights
@@ -46,7 +48,9 @@ def _emit(made: Artefacts) -> Emitted:
 
 def _assemble(made: Artefacts) -> Linked:
     emitted: Emitted = made["llvm"]
-    return Linked(emitted.module, Runtime(made["rolled"].dtype, made.given.target))
+    linked = Linked(emitted.module, Runtime(made["rolled"].dtype, made.given.target))
+    linked.notes = partial(notes_of, made["plan"], emitted)
+    return linked
 
 
 def _llvm_text(emitted: Emitted) -> str:
@@ -57,7 +61,7 @@ STAGES = (
     *PIPELINE,
     Stage("plan", _plan, lambda planned: str(planned.text())),
     Stage("llvm", _emit, _llvm_text),
-    Stage("asm", _assemble, lambda linked: str(linked.assembly())),
+    Stage("asm", _assemble, lambda linked: annotated(linked.assembly(labels=True), linked.notes())),
 )
 """The pipeline of this backend. The `given` of its artefacts is a Given."""
 

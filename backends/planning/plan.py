@@ -250,22 +250,21 @@ def _lines(plan: Plan) -> Iterator[str]:
             finals = ", ".join([*state.finals, *([str(state.kept)] if state.kept else [])])
             yield f"  state {state.buffer.name} from {state.initial or 'zeros'} to {finals or 'nowhere'}"
         for phase in region.batched:
-            yield from _phase_lines(phase, "chunk of steps" if region.steps else "all rows")
+            yield from phase_lines(phase, "chunk of steps" if region.steps else "all rows")
         for phase in region.steps:
-            yield from _phase_lines(phase, "each step")
+            yield from phase_lines(phase, "each step")
     for total in plan.sums:
         terms = (f"{t.lhs}' @ {t.rhs}" if t.rhs else f"rows of {t.lhs}" for t in total.terms)
         rows = "sequences" if total.per_sequence else "all rows"
         yield f"sum over {rows}{', second half' if total.late else ''}: {total.target.name} = {' + '.join(terms)}"
 
 
-def _phase_lines(phase: Phase, rows: str) -> Iterator[str]:
+def phase_lines(phase: Phase, rows: str) -> Iterator[str]:
+    """The text of a phase, which runs on `rows`."""
     axes = f" ({' x '.join(map(str, phase.axes))})" if phase.axes else ""
     yield f"  phase {phase.name}: {phase.width} units{axes}, {rows}"
     for feed in phase.feeds:
-        targets = ", ".join(phase.accumulators[a].name for a, _ in feed.blocks)
-        rounded = f" ({phase.product})" if phase.product != PLAIN else ""
-        yield f"    for k < {feed.inner}: {targets} += {feed.lhs}[k] * packed weights{rounded}"
+        yield f"    {feed_line(phase, feed)}"
     for accumulator, terms in phase.initial.items():
         if terms:
             yield f"    {accumulator.name} starts at {' + '.join(t.name for t in terms)}"
@@ -279,3 +278,10 @@ def _phase_lines(phase: Phase, rows: str) -> Iterator[str]:
         yield f"    {value.name:<6} = {value.op} over {over} of {value.inputs[0].name}"
     for family, place in phase.stores:
         yield f"    store {family.name} -> {place}"
+
+
+def feed_line(phase: Phase, feed: Feed) -> str:
+    """The text of a loop over k."""
+    targets = ", ".join(phase.accumulators[a].name for a, _ in feed.blocks)
+    rounded = f" ({phase.product})" if phase.product != PLAIN else ""
+    return f"for k < {feed.inner}: {targets} += {feed.lhs}[k] * packed weights{rounded}"

@@ -74,6 +74,22 @@ def stage_text(computation: Computation, stage: str, steps: int, compiling: Comp
     return Compiled(computation, compiling).ir(stage)
 
 
+PHASE_STAGES = ("plan", "asm")
+
+
+def one_phase(text: str, stage: str, name: str) -> str:
+    """The part of a plan, or of a listing of machine code, that is one phase. Raises ArgumentError."""
+    from rnnc.backends.llvm.listing import phase_of_listing, phase_of_plan, phases_in
+
+    if stage not in PHASE_STAGES:
+        raise ArgumentError(f"--phase: goes with --stage {' or '.join(PHASE_STAGES)}, got {stage!r}")
+    found = (phase_of_plan if stage == "plan" else phase_of_listing)(text, name)
+    if not found:
+        known = phases_in(text)
+        raise ArgumentError(f"--phase: expected {', '.join(known)}; got {name!r}{checks.suggestion(name, known)}")
+    return found
+
+
 # ---- formats of graphs
 
 
@@ -119,5 +135,19 @@ def _svg(model: Architecture, options: argparse.Namespace) -> str:
     return draw(model, options.steps)  # type: ignore[arg-type]  # draw refuses a decoder
 
 
-MODEL_FORMATS: dict[str, Callable[[Architecture, argparse.Namespace], str]] = {"svg": _svg}
+def _html(model: Architecture, options: argparse.Namespace) -> str:
+    """The report of a model: all stages on one page."""
+    from rnnc.cli.common import chosen
+    from rnnc.cli.specs import steps_of_model
+    from rnnc.compiled import Compiled
+    from rnnc.networks.names import layer_names
+    from rnnc.report import report
+    from rnnc.specs import Spec
+
+    computation = steps_of_model(model) if options.derivative is None else computation_of(model, options)
+    layers = () if isinstance(model, Spec) else layer_names(model.graph())  # type: ignore[union-attr]
+    return report(Compiled(computation, chosen(options)), model, steps=options.steps, layers=layers)
+
+
+MODEL_FORMATS: dict[str, Callable[[Architecture, argparse.Namespace], str]] = {"svg": _svg, "html": _html}
 """Formats that show a whole model, and no single stage."""

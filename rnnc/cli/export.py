@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
         examples=[
             "rnnc export vad.rnnc --folder build --name vad",
             "rnnc export vad.onnx --folder build --name vad --target x86-64 --target aarch64 --target wasm32",
-            "rnnc export tagger.rnnc --folder build --target cortex-m4f --weights int8 --sizes",
+            "rnnc export tagger.rnnc --folder build --target cortex-m4f --weights int8 --small --sizes",
             "rnnc export vad.rnnc --folder dist --name vad --wheel",
         ],
     )
@@ -40,6 +40,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--kind", choices=("stream", "whole"), help="default: a stream, if the network can be one")
     parser.add_argument("--weights", choices=("int8", "bfloat16"), help="store the weights in a narrow format")
     parser.add_argument("--weights-file", action="store_true", help="weights in a file of their own")
+    parser.add_argument("--small", action="store_true", help="small code rather than fast code, for a microcontroller")
     parser.add_argument("--sizes", action="store_true", help="print the bytes of each function")
     parser.add_argument(
         "--wheel", action="store_true", help="write a wheel per target that pip installs, not libraries"
@@ -62,7 +63,8 @@ def _export(options: argparse.Namespace) -> None:
             print(f"{path.stat().st_size:>10,}   {path}")
         return
     weights = "file" if options.weights_file else "embedded"
-    made = export(model, options.folder, options.name, targets=targets, weights=weights, kind=options.kind)
+    size = "small" if options.small else "fast"
+    made = export(model, options.folder, options.name, targets=targets, weights=weights, kind=options.kind, size=size)
     print(made)
     if options.sizes and made.report:
         print(f"\n{made.report}")

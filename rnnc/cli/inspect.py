@@ -12,6 +12,7 @@ from rnnc.cli.dumps import (
     add_stage,
     computation_of,
     formatted,
+    one_phase,
     stage_of,
     stage_text,
 )
@@ -54,6 +55,7 @@ def add(commands: Commands) -> None:
             "rnnc inspect spec.toml --after gate_fusion        the graph after a pass",
             "rnnc inspect spec.toml --derivative vjp           the loops of the gradients",
             "rnnc inspect my_models:encoder --stage asm        the machine code",
+            "rnnc inspect spec.toml --stage asm --phase loop0_step0  the loop over time alone",
             "rnnc inspect spec.toml --format svg > spec.svg    a picture",
         ],
     )
@@ -62,6 +64,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--after", metavar="PASS", help="the graph after this pass")
     parser.add_argument("--before", metavar="PASS", help="the graph before this pass")
     parser.words["after"] = parser.words["before"] = PASS_NAMES
+    parser.add_argument("--phase", metavar="NAME", help="of plan or asm: this phase alone, such as loop0_step0")
     formats = ("text", *GRAPH_FORMATS, *MODEL_FORMATS)
     parser.add_argument("--format", choices=formats, default="text", help=f"{', '.join(formats)} (default text)")
     add_color(parser)
@@ -77,7 +80,10 @@ def _run(options: argparse.Namespace) -> None:
         return
     stage, compiling, computation = stage_of(options), chosen(options), computation_of(model, options)
     if options.format != "text":
+        if options.phase is not None:
+            raise ArgumentError("--phase: is shown as text; leave out --format")
         print(formatted(computation, stage, options.steps, options.format), end="")
         return
-    text = stage_text(computation, stage, options.steps, compiling).rstrip("\n")
+    text = stage_text(computation, stage, options.steps, compiling)
+    text = (text if options.phase is None else one_phase(text, stage, options.phase)).rstrip("\n")
     print(colored(text) if wanted(options) else text)

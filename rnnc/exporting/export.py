@@ -28,6 +28,7 @@ FAT = {"x86-64": ("x86-64-v2", "x86-64-v3", "x86-64-v4")}
 
 HOST = "host"
 WEIGHTS = ("embedded", "file")
+SIZES = ("fast", "small")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def export(
     targets: str | Sequence[str] = HOST,
     weights: str = "embedded",
     kind: str | None = None,
+    size: str = "fast",
 ) -> Exported:
     """Writes a model as native libraries that need neither Python nor rnnc, nor any other library.
 
@@ -71,6 +73,7 @@ def export(
         `rnnc.backends.llvm.portable.machines`. Libraries for Linux need no linker; for WebAssembly wasm-ld or the
         package ziglang is used, for macOS and Windows ziglang. Without them, object files are written alone.
     weights: "embedded", or "file": of each target a file of its own, which a program reads or maps.
+    size: "fast", or "small" for a microcontroller: a third of the code, which takes longer.
     kind: "stream" (frame by frame, with a state) or "whole" (whole sequences at once). Default: a stream if the network
         can be one.
     Raises ArgumentError, ArgumentTypeError, BackendError, or FileError if a file cannot be written.
@@ -81,6 +84,7 @@ def export(
         raise ArgumentError(f"name: expected an identifier of C that begins with a letter, got {name!r}")
     chosen = target_names(targets)
     checks.choice("weights", weights, WEIGHTS)
+    checks.choice("size", size, SIZES)
     if kind is not None:
         checks.choice("kind", kind, KINDS)
     if weights == "file" and (fat := [target for target in chosen if target in FAT]):
@@ -88,7 +92,7 @@ def export(
         raise ArgumentError(f"weights: {fat[0]!r} chooses among machines with files of their own; name one: {machines}")
     network = portable(model, name, weights=weights, kind=kind)
     try:
-        return _Writer(network, Path(folder)).write(chosen)
+        return _Writer(network, Path(folder), small=size == "small").write(chosen)
     except OSError as error:
         raise FileError(f"folder: cannot write {error.filename!r}: {error.strerror}") from error
 
@@ -125,8 +129,8 @@ def target_names(given: object) -> list[str]:
 class _Writer:
     """Writes the files of one export."""
 
-    def __init__(self, network: PortableNetwork, folder: Path) -> None:
-        self.network, self.folder = network, folder
+    def __init__(self, network: PortableNetwork, folder: Path, *, small: bool) -> None:
+        self.network, self.folder, self.small = network, folder, small
         self.api, self.name = network.interface, network.interface.name
         self.files: list[Path] = []
         self.libraries: dict[str, Path] = {}
@@ -155,11 +159,11 @@ class _Writer:
         from rnnc.backends.llvm.portable.machines import machine
 
         if target not in FAT:
-            return {target: emit(self.network, machine(target))}
+            return {target: emit(self.network, machine(target), small=self.small)}
         found = {}
         for level in FAT[target]:
             own = replace(self.network.interface, symbols=_variant(self.name, level))
-            found[level] = emit(replace(self.network, interface=own), machine(level))
+            found[level] = emit(replace(self.network, interface=own), machine(level), small=self.small)
         return found
 
     def _target(self, target: str, made: dict[str, PortableObject]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -33,15 +34,17 @@ def report(
     *,
     steps: int = 4,
     profile: Profile | None = None,
+    layers: Sequence[str] = (),
 ) -> str:
     """The text of one HTML file about a compiled model, which reads nothing else. See `rnnc.compiled.Compiled.report`.
 
-    model: its spec, or its network of layers. Raises ArgumentError on another backend than "llvm".
+    model: its spec, or its network of layers. layers: the names of these, by the numbers of their sites.
+    Raises ArgumentError on another backend than "llvm".
     """
     steps = checks.integer("steps", steps, 1)
     if compiled.backend != "llvm":
         raise ArgumentError(f"report: backend {compiled.backend!r} has none; compile with backend 'llvm'")
-    explanation = explained_as_data(compiled, compiled._layer_names())
+    explanation = explained_as_data(compiled, layers)
     code: LlvmCode = compiled._code  # type: ignore[assignment]
     phases = phases_of(code, explanation, profile)
     drawn = layout_of(model, _fitting(model, steps))
@@ -60,7 +63,7 @@ def report(
         _section("Buffers", lifetimes(buffers_of(code.plan), [phase["name"] for phase in phases])),
         _section("Stages", '<div id="stages"></div>'),
     ]
-    text = _page(repr(compiled), sections, data)
+    text = _page(repr(model), sections, data)
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text

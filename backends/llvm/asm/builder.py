@@ -106,6 +106,7 @@ class Function:
     called: set[str] = field(default_factory=set)
     _count: int = 0
     _block: str = "entry"
+    _part: str = ""
 
     def text(self) -> str:
         """The definition as text."""
@@ -137,9 +138,16 @@ class Function:
         """Appends a comment for the reader of a dump."""
         self.lines.append(f"  ; {text}")
 
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Code whose labels begin with a name, by which a listing finds it (`rnnc.backends.llvm.listing`)."""
+        before, self._part = self._part, f"{name}."
+        yield
+        self._part = before
+
     def _label(self, hint: str) -> str:
         self._count += 1
-        return f"{hint}{self._count}"
+        return f"{self._part}{hint}{self._count}"
 
     def _begin(self, label: str) -> None:
         self.lines.append(f"{label}:")

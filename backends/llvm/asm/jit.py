@@ -62,9 +62,9 @@ class MachineCode:
         """The address of a function. Raises KeyError if the module does not define it."""
         return self.addresses[name]
 
-    def assembly(self) -> str:
-        """The machine code as text."""
-        return use(lambda: assembly_of(self._text, self._target, processor().triple))
+    def assembly(self, *, labels: bool = False) -> str:
+        """The machine code as text. labels: with LLVM's comments (`assembly_of`)."""
+        return use(lambda: assembly_of(self._text, self._target, processor().triple, labels=labels))
 
     def object_files(self) -> tuple[bytes, ...]:
         """The position-independent object files of the code that runs, one per part."""

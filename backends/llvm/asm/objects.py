@@ -57,10 +57,15 @@ def object_files(texts: Sequence[str], target: Target, triple: str) -> tuple[byt
     return found
 
 
-def assembly_of(text: str, target: Target, triple: str) -> str:
-    """The machine code of a text, as text. It must be called within `library.use`."""
+def assembly_of(text: str, target: Target, triple: str, *, labels: bool = False) -> str:
+    """The machine code of a text, as text. It must be called within `library.use`.
+
+    labels: with LLVM's comments, which give the labels of the text and the nests of loops.
+    """
     with _without_strength_reduction(triple):
-        return str(machine_for(target, triple).emit_assembly(_parsed(text, target, None)))
+        machine = machine_for(target, triple)
+        machine.set_asm_verbosity(labels)
+        return str(machine.emit_assembly(_parsed(text, target, None)))
 
 
 def code_model(triple: str) -> str:

@@ -50,6 +50,7 @@ class Target(NamedTuple):
     cpu, features: the instructions that LLVM may use: those of a baseline processor, and those listed.
     tuning: the processor model that LLVM schedules instructions for. It adds no instructions, because a virtual machine
     may hide some that its processor model has.
+    small: code is to be small rather than fast: of a tile of one row and one vector, and without unrolled loops.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Target(NamedTuple):
     features: str
     tuning: str = ""
     dots: Dots = Dots.BYTES
+    small: bool = False
 
     def lanes(self, dtype: str) -> int:
         """The number of elements of a dtype per register."""

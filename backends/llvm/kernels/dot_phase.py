@@ -50,8 +50,10 @@ class _DotPhase(TilePhase):
             self._keep([self._start(row.index, panel.index, every)])
             for number, feed in enumerate(self.phase.feeds):
                 for block, (target, _) in enumerate(feed.blocks):
-                    self._add_dots(number, block, target, row.index, panel.index)
-            self._finish(*self._from_stack(row.index, i64(0)), panel.index)
+                    with f.part(f"feed{number}"):
+                        self._add_dots(number, block, target, row.index, panel.index)
+            with f.part("epilogue"):
+                self._finish(*self._from_stack(row.index, i64(0)), panel.index)
         f.ret()
         return f
 

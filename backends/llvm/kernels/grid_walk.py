@@ -122,7 +122,7 @@ class GridWalk(Epilogue):
 
     def emit(self) -> Function:
         f = self.f
-        with f.loop(0, self.arg("rows")) as rows:
+        with f.part("epilogue"), f.loop(0, self.arg("rows")) as rows:
             self.row = rows.index
             for reduction in self.reductions:
                 if reduction.in_memory:

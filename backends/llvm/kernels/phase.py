@@ -105,7 +105,7 @@ class TilePhase(Epilogue):
         f, tail = self.f, self.tile.tail(self.phase.width)
         first, stop = self.arg("first"), self.arg("stop")
         whole = f.minimum(stop, f.sub(self.arg("panels"), 1)) if tail else stop
-        with f.loop(0, self.arg("rows")) as rows:
+        with f.part("epilogue"), f.loop(0, self.arg("rows")) as rows:
             with f.loop(first, whole) as panels:
                 self._epilogue(rows.index, [], panels.index, 0)
             if tail:
@@ -134,7 +134,7 @@ class TilePhase(Epilogue):
             with f.switch(count, range(1, self.tile.rows + 1)) as cases:
                 for case in cases:
                     self._rows(row, panel, case)
-            with f.loop(0, count) as each:
+            with f.part("epilogue"), f.loop(0, count) as each:
                 self._finish(*self._from_stack(row, each.index), panel)
             block.next([f.add(row, count)])
 
@@ -219,7 +219,8 @@ class TilePhase(Epilogue):
         feeds = [self.phase.feeds[number] for number in numbers]
         each = [[feed.blocks[b][0] for group in groups for b in blocks_of(feed, group)] for feed in feeds]
         flat = [vector for one in accumulators for targets in each for a in targets for vector in one[a]]
-        values = iter(self._accumulate(numbers, groups, row, len(accumulators), panel, flat))
+        with self.f.part(f"feed{'_'.join(map(str, numbers))}x{len(accumulators)}"):
+            values = iter(self._accumulate(numbers, groups, row, len(accumulators), panel, flat))
         result = [dict(one) for one in accumulators]
         for one in result:
             for a in (a for targets in each for a in targets):
@@ -287,9 +288,9 @@ class TilePhase(Epilogue):
         return rest.values
 
     def _chains(self, independent: int) -> int:
-        """The number of chains: enough independent fused multiply-adds to hide their latency."""
+        """The number of chains: enough independent fused multiply-adds to hide their latency; one in small code."""
         chains = 1
-        while chains < UNROLL and independent * chains < FMA_LATENCY * FMA_PER_CYCLE:
+        while not self.tile.small and chains < UNROLL and independent * chains < FMA_LATENCY * FMA_PER_CYCLE:
             chains *= 2
         return chains
 

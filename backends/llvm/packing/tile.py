@@ -30,7 +30,7 @@ sigmoids and two tanhs take 101 cycles per vector alone, 75 in twos, and 62 in f
 QUICK_BYTES = 64 * 1024
 """The largest size of a quick phase's weights. A larger phase overlaps the waiting of one row with the next (measured:
 there is nothing to gain from a batch at 256 x 256 weights per accumulator, and 2 % at 128 x 128)."""
-SMALL_BYTES = 256 * 1024
+STREAM_BYTES = 256 * 1024
 """The largest size of the weights of a phase whose single rows matter, as those of a stream do. They read all weights
 from the second-level cache; a larger phase reads them from farther away."""
 KEPT_BYTES = 32 * 1024
@@ -52,8 +52,8 @@ class Tile:
     tile share its epilogue, but several passes may compute them: two gates of six rows need fewer loads than four gates
     of three rows.
     quick: True if the phase is so small that what surrounds its loops over k matters. A single row then has code of its
-    own.
-    far: True if the weights come from the third-level cache.
+    own. far: True if the weights come from the third-level cache.
+    small: its code is to be small, so its loops over k are not unrolled.
     """
 
     lanes: int
@@ -62,6 +62,7 @@ class Tile:
     group: int
     quick: bool = False
     far: bool = False
+    small: bool = False
 
     @property
     def units(self) -> int:
@@ -136,12 +137,14 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
 
     A step of k takes as many cycles as its bottleneck: the fused multiply-adds, the loads, the latency of one
     accumulator, or the weights from the second-level cache. Loads add a little where they are not the bottleneck
-    (INTERFERENCE). A small phase is often run for a single row: its reading of weights that are not in the first-level
-    cache is added, and what the equations of a quick one wait.
+    (INTERFERENCE). A phase of few weights is often run for a single row: its reading of weights that are not in the
+    first-level cache is added, and what the equations of a quick one wait.
     """
     if phase.axes:  # a line of a grid is its last axis; vectors are not wider than the line
         line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
         return Tile(min(target.lanes(dtype), line), 1, 1, 1)
+    if target.small:
+        return Tile(target.lanes(dtype), 1, 1, 1, small=True)
     work = TileWork(phase.width, len(phase.accumulators), _loops(phase), bool(phase.values), phase.product)
     return _best(work, target, target.lanes(dtype))
 
@@ -160,7 +163,7 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
     if not work.accumulators:
         return Tile(lanes, 1, 1, 1)
     size = work.weight_bytes(target.vector_bytes // lanes)
-    quick, small, far = work.equations and size <= QUICK_BYTES, size <= SMALL_BYTES, size > FAR_BYTES
+    quick, streamed, far = work.equations and size <= QUICK_BYTES, size <= STREAM_BYTES, size > FAR_BYTES
     best, least = Tile(lanes, 1, 1, 1), (inf, 0, 0)
     sizes = product(range(1, MOST_VECTORS + 1), range(1, MOST_ROWS + 1), range(1, work.accumulators + 1))
     for vectors, rows, group in sizes:
@@ -171,7 +174,7 @@ def _best(work: TileWork, target: Target, lanes: int) -> Tile:
         registers = group * vectors * rows + held + 1 + _more_registers(work.product, passes)
         if registers <= target.registers or rows == vectors == group == 1:
             cost = _cost(work, tile, passes, target.vector_bytes)
-            cost += work.read_again(tile, target.vector_bytes) if small else 0
+            cost += work.read_again(tile, target.vector_bytes) if streamed else 0
             cost += EQUATIONS_WAIT * tile.panels(work.width) / work.width if quick else 0
             if (order := (round(cost, 3), rows * vectors * group, vectors)) < least:
                 best, least = tile, order

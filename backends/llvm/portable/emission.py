@@ -12,31 +12,36 @@ import ctypes
 
 from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.jit import compile_assembly
-from rnnc.backends.llvm.asm.library import binding, use
 from rnnc.backends.llvm.asm.target import Target, host
 from rnnc.backends.llvm.code import LlvmCode
 from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.portable.blob import Blob
+from rnnc.backends.llvm.portable.compiler import ObjectRequest, compile_object
 from rnnc.backends.llvm.portable.entries import Entries
 from rnnc.backends.llvm.portable.interface import PortableNetwork, PortableObject
 from rnnc.backends.llvm.portable.machines import PortableMachine
 from rnnc.backends.llvm.portable.self_contained import text_of, with_runtime
 from rnnc.ir import settings
 
+LEAST_EFFORT = 1
+"""Of LLVM's code generator: without any (RNNC_CODEGEN=0), that of Cortex-M fails for large frames."""
 
-def emit(network: PortableNetwork, machine: PortableMachine) -> PortableObject:
+
+def emit(network: PortableNetwork, machine: PortableMachine, *, small: bool = False) -> PortableObject:
     """The object file of a network for a machine, with no undefined symbol. Its functions are those of its interface.
 
-    Raises BackendError if LLVM has no code generator for the machine.
+    small: code is to be small rather than fast. Raises BackendError if LLVM has no code generator for the machine.
     """
-    api = network.interface
-    code = LlvmCode(network.computation, 1, _shaped_like(machine.target), network.product)
-    emitted = emit_plan(code.plan, machine.target, lent=True)
+    api, target = network.interface, machine.small_target if small else machine.target
+    code = LlvmCode(network.computation, 1, _shaped_like(target), network.product)
+    emitted = emit_plan(code.plan, target, lent=True)
     blob = _blob(network, code)
     entries = Entries(network, emitted.interface, blob, machine.pointer_bits, machine.name)
-    module = _joined(emitted, entries, machine.target)
+    module = _joined(emitted, entries, target)
     roots = [api.symbol(function.name) for function in api.functions]
-    text = text_of(module, roots, pointer_bits=machine.pointer_bits, few_parameters=machine.format == "wasm")
+    text = text_of(
+        module, roots, pointer_bits=machine.pointer_bits, few_parameters=machine.format == "wasm", small=small
+    )
     content = _compiled(text, machine)
     state_bytes = _state_bytes(network, emitted, blob) if api.streams else 0
     return PortableObject(
@@ -48,7 +53,9 @@ def _shaped_like(target: Target) -> Target:
     """A target of this machine that packs weights as another one does."""
     here = host()
     name = f"{target.name} on {here.name}"
-    return here._replace(name=name, vector_bytes=target.vector_bytes, registers=target.registers, dots=target.dots)
+    return here._replace(
+        name=name, vector_bytes=target.vector_bytes, registers=target.registers, dots=target.dots, small=target.small
+    )
 
 
 def _blob(network: PortableNetwork, code: LlvmCode) -> Blob:
@@ -65,24 +72,9 @@ def _joined(emitted: Emitted, entries: Entries, target: Target) -> Module:
 
 
 def _compiled(text: str, machine: PortableMachine) -> bytes:
-    def work() -> bytes:
-        llvm = binding()
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
-        target = llvm.Target.from_triple(machine.triple).create_target_machine(
-            cpu=machine.cpu,
-            features=machine.features,
-            opt=settings.codegen(),
-            reloc=machine.relocation,
-            codemodel="small",
-            abiname=machine.abi,
-        )
-        module = llvm.parse_assembly(text)
-        module.triple, module.data_layout = machine.triple, str(target.target_data)
-        module.verify()
-        return bytes(target.emit_object(module))
-
-    return use(work)
+    effort = max(LEAST_EFFORT, settings.codegen())
+    request = (text, machine.triple, machine.cpu, machine.features, effort, machine.relocation, machine.abi)
+    return compile_object(ObjectRequest(*request), machine.name)
 
 
 def _state_bytes(network: PortableNetwork, emitted: Emitted, blob: Blob) -> int:

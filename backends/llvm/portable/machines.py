@@ -45,6 +45,11 @@ class PortableMachine:
         """Its register shape and instructions, for the generator of kernels."""
         return Target(self.name, self.vector_bytes, self.registers, self.cpu, self.features)
 
+    @property
+    def small_target(self) -> Target:
+        """The same for code that is small rather than fast."""
+        return self.target._replace(small=True)
+
 
 _LINUX, _RISCV = "unknown-linux-gnu", "+m,+a,+f,+d,+c"
 

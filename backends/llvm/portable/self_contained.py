@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from rnnc.backends.llvm.asm.builder import Function, Module, Val, define, i64
+from rnnc.backends.llvm.asm.builder import COLD, Function, Module, Val, define, i64
 from rnnc.backends.llvm.asm.target import Target
 from rnnc.backends.llvm.kernels.call_memory import emit_call_memory
 from rnnc.backends.llvm.kernels.line_copies import emit_line_copies
@@ -24,6 +24,7 @@ _INTRINSICS = (
     (re.compile(r"call void @llvm\.memmove\.p0\.p0\.i64\((.*), i1 false\)"), rf"call void @{_MOVE}(\1)"),
     (re.compile(r"call void @llvm\.memset\.p0\.i64\((.*), i1 false\)"), rf"call void @{_CLEAR}(\1)"),
 )
+_SMALL = "nounwind noinline optsize minsize"
 _DIVISION = re.compile(r"udiv i64 (.*)")
 _POINTER_ACCESS = re.compile(r"^(.*(?:load ptr,|store ptr ).*), align 8$", re.MULTILINE)
 
@@ -33,7 +34,8 @@ def with_runtime(module: Module, dtype: str, target: Target) -> Module:
     runtime = Module()
     emit_row_copies(runtime)
     emit_line_copies(runtime)
-    emit_row_sums(runtime, dtype, target)
+    if any("rnnc_outer" in line or "rnnc_row_sum" in line for f in module.functions for line in f.declarations):
+        emit_row_sums(runtime, dtype, target)
     emit_call_memory(runtime, dtype)
     for function in (_copy_words(), _move_words(), _clear_words(), _divide()):
         runtime.add(function)
@@ -41,11 +43,14 @@ def with_runtime(module: Module, dtype: str, target: Target) -> Module:
     return Module(list(functions.values()), list(dict.fromkeys([*runtime.globals, *module.globals])))
 
 
-def text_of(module: Module, roots: Sequence[str], *, pointer_bits: int, few_parameters: bool = False) -> str:
+def text_of(
+    module: Module, roots: Sequence[str], *, pointer_bits: int, few_parameters: bool = False, small: bool = False
+) -> str:
     """The text of some functions and of all that they call. Only they can be seen from outside.
 
     pointer_bits: on 32-bit machines addresses are aligned to 4 bytes, and 64-bit numbers divided by a function.
-    few_parameters: the machine limits their number (`rnnc.backends.llvm.portable.parameters`).
+    few_parameters: the machine limits their number (`rnnc.backends.llvm.portable.parameters`). small: all functions are
+    compiled for size, not only those that run rarely.
     """
     functions = {function.name: function for function in module.functions}
     bodies: dict[str, str] = {}
@@ -59,7 +64,9 @@ def text_of(module: Module, roots: Sequence[str], *, pointer_bits: int, few_para
     if few_parameters:
         bodies = in_tables(bodies)
     kept = [functions[name] for name in functions if name in bodies]
-    definitions = [_private(bodies[f.name]) if f.name not in roots else bodies[f.name] for f in kept]
+    definitions = [bodies[f.name] if f.name in roots else _private(bodies[f.name]) for f in kept]
+    if small:
+        definitions = [re.sub(r" nounwind {\n", f" {_SMALL} {{\n", text, count=1) for text in definitions]
     declared = dict.fromkeys(line for f in kept for line in sorted(f.declarations) if "@llvm." in line)
     unused = ("llvm.memcpy", "llvm.memmove", "llvm.memset")
     declarations = [line for line in declared if not any(f"@{name}" in line for name in unused)]
@@ -76,7 +83,8 @@ def _plain(body: str, pointer_bits: int) -> str:
 
 
 def _private(body: str) -> str:
-    return body.replace("define ", "define internal ", 1)
+    """A function that others cannot see. Those that run rarely are made small, as nobody waits for LLVM here."""
+    return body.replace("define ", "define internal ", 1).replace(f" {COLD} {{", f" {_SMALL} {{", 1)
 
 
 def _copy_words() -> Function:
