@@ -265,7 +265,7 @@ def test_rows_without_finite_numbers_of_a_table() -> None:
             found = net.compile({name: table}, backend=backend, **options)(np.arange(4)[:, None])[:, 0]
             assert np.isnan(found[1]).all() or form == "bfloat16"
             assert np.isnan(found[1, 3]) and not np.isfinite(found[2, 0])
-            assert np.abs(found - table)[[0, 3]].max() < 0.02
+            assert np.abs(found[[0, 3]] - table[[0, 3]]).max() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,14 @@ def test_a_small_phase_with_equations_is_one_panel_of_vectors_that_take_turns() 
     assert not _best(TileWork(128, 4, large, equations=True), legalized("avx2"), 8).quick
 
 
+def test_weights_of_a_single_row_are_one_stream_if_that_is_what_it_waits_for() -> None:
+    """Two gates of eight rows are best for a batch; a smaller network, which is often a stream, takes all four."""
+    gates = ((0,), (1,), (2,), (3,))
+    for inner, group, far in ((128, 4, False), (256, 2, False), (512, 2, True)):
+        tile = _best(TileWork(inner, 4, ((inner, gates),), equations=True), legalized("avx512"), 16)
+        assert (tile.group, tile.far, tile.quick) == (group, far, False), inner
+
+
 def test_fewer_rows_share_their_groups_evenly_among_passes() -> None:
     tile = Tile(8, 4, 3, 1)
     assert [[len(g) for g in groups] for groups in tile.passes(4, 1)] == [[1, 1], [1, 1]]

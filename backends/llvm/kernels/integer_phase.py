@@ -18,7 +18,7 @@ from rnnc.backends.llvm.asm.dots import add_dots, planes_of
 from rnnc.backends.llvm.asm.target import Dots
 from rnnc.backends.llvm.kernels.epilogue import PhaseSignature, signature
 from rnnc.backends.llvm.kernels.narrow_phase import NarrowPhase
-from rnnc.backends.llvm.kernels.phase import PREFETCH_ROWS, Stream
+from rnnc.backends.llvm.kernels.phase import Stream
 from rnnc.backends.llvm.packing.activations import CODES_AT, LINE_WORDS, ROWS_AT_ONCE, SCALE_AT, START_AT
 from rnnc.backends.llvm.packing.tile import Tile
 from rnnc.backends.planning.plan import Phase
@@ -179,8 +179,7 @@ class IntegerPhase(NarrowPhase):
         plane = self._plane_words(number)
         with f.loop(0, self._depth(number), carried=starts) as loop:
             word = loop.index
-            if len(sides) >= PREFETCH_ROWS:
-                self._prefetch(streams, word)
+            self._prefetch(streams, word, len(sides))
             rows = [partial(self._planes, row, plane, word) for row in codes]
             loads = [partial(self._word, stream, j, word) for stream in streams for j in range(stream.vectors)]
             loop.next(self._add_products(rows, loads, loop.values, partial(add_dots, f, self.dots)))

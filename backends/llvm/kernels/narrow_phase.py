@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from rnnc.backends.llvm.asm.builder import Val, i64, like
-from rnnc.backends.llvm.kernels.phase import PREFETCH_ROWS, Stream, TilePhase
+from rnnc.backends.llvm.kernels.phase import Stream, TilePhase
 from rnnc.backends.llvm.packing.tile import blocks_of
 from rnnc.backends.products import BFLOAT16
 
@@ -59,8 +59,7 @@ class NarrowPhase(TilePhase):
         whole = f.udiv(inner, per)
         with f.loop(0, whole, carried=start) as loop:
             current = [loop.values[n * size : (n + 1) * size] for n in range(chains)]
-            if len(lhs) >= PREFETCH_ROWS:
-                self._prefetch(weights, loop.index)
+            self._prefetch(weights, loop.index, len(lhs))
             words = self._words(weights, loop.index)
             for place in range(per):
                 k = f.add(f.mul(loop.index, per), place)

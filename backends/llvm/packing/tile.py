@@ -17,6 +17,9 @@ LOADS_PER_CYCLE = 2
 FMA_LATENCY = 4
 L2_BYTES_PER_CYCLE = 16
 """The bandwidth of the second-level cache beside the multiply-adds."""
+STREAM = 0.25
+"""The share by which each further group slows down a single row's reading of weights, as it reads all groups at once.
+(Measured on Zen 5: 128 units of four accumulators take 3.3 us per call in one group, 4.6 us in two.)"""
 L1_BYTES = 24 * 1024
 """The largest size of a pass's weights that stay in the first-level cache from one block of rows to the next."""
 INTERFERENCE = 0.15
@@ -27,6 +30,14 @@ sigmoids and two tanhs take 101 cycles per vector alone, 75 in twos, and 62 in f
 QUICK_BYTES = 64 * 1024
 """The largest size of a quick phase's weights. A larger phase overlaps the waiting of one row with the next (measured:
 there is nothing to gain from a batch at 256 x 256 weights per accumulator, and 2 % at 128 x 128)."""
+STREAM_BYTES = 256 * 1024
+"""The largest size of the weights of a phase whose single rows matter, as those of a stream do. They read all weights
+from the second-level cache; a larger phase reads them from farther away."""
+KEPT_BYTES = 32 * 1024
+"""The size of the panels that are still in the first-level cache when the next step, which goes the other way, reads
+them."""
+FAR_BYTES = 1024 * 1024
+"""The size of weights beyond which they come from the third-level cache."""
 INTEGER_TEMPORARIES = 4
 """Registers of a product of bytes: the second plane of a row's codes, its pairs, a vector of ones, and one more."""
 MOST_ROWS = 8
@@ -41,7 +52,8 @@ class Tile:
     tile share its epilogue, but several passes may compute them: two gates of six rows need fewer loads than four gates
     of three rows.
     quick: True if the phase is so small that what surrounds its loops over k matters. A single row then has code of its
-    own. small: its code is to be small, so its loops over k are not unrolled.
+    own. far: True if the weights come from the third-level cache.
+    small: its code is to be small, so its loops over k are not unrolled.
     """
 
     lanes: int
@@ -49,6 +61,7 @@ class Tile:
     rows: int
     group: int
     quick: bool = False
+    far: bool = False
     small: bool = False
 
     @property
@@ -98,10 +111,25 @@ class TileWork:
     equations: bool = False
     product: ProductFormat = PLAIN
 
-    def is_quick(self, number_bytes: int) -> bool:
-        """True if the equations take a good part of the time, because there are few weights."""
-        weights = sum(inner * len(each) for inner, each in self.loops) * self.width
-        return self.equations and weights * number_bytes <= QUICK_BYTES
+    @property
+    def words(self) -> int:
+        """The number of words of weights per unit."""
+        return sum(self.product.words(inner) * len(each) for inner, each in self.loops)
+
+    def weight_bytes(self, word_bytes: int) -> int:
+        """The size of the weights."""
+        return self.words * self.width * word_bytes
+
+    def read_again(self, tile: Tile, vector_bytes: int) -> float:
+        """The cycles per unit in which a single row reads weights from the second-level cache, step after step.
+
+        Steps go through the panels in turns forward and backward, so the last panels of one are in the first-level
+        cache when the next one reads them.
+        """
+        panel, panels = self.words * tile.vectors * vector_bytes, tile.panels(self.width)
+        kept = panels if panel * panels <= KEPT_BYTES else KEPT_BYTES // panel
+        streams = len(tile.groups(self.accumulators))
+        return (panels - kept) * panel / self.width / L2_BYTES_PER_CYCLE * (1 + STREAM * (streams - 1))
 
 
 def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
@@ -109,7 +137,8 @@ def choose_tile(phase: Phase, target: Target, dtype: str) -> Tile:
 
     A step of k takes as many cycles as its bottleneck: the fused multiply-adds, the loads, the latency of one
     accumulator, or the weights from the second-level cache. Loads add a little where they are not the bottleneck
-    (INTERFERENCE). The equations of a quick phase add what they wait.
+    (INTERFERENCE). A phase of few weights is often run for a single row: its reading of weights that are not in the
+    first-level cache is added, and what the equations of a quick one wait.
     """
     if phase.axes:  # a line of a grid is its last axis; vectors are not wider than the line
         line = 2 ** max(1, (phase.axes[-1] - 1).bit_length())
@@ -133,19 +162,21 @@ def _loops(phase: Phase) -> tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]:
 def _best(work: TileWork, target: Target, lanes: int) -> Tile:
     if not work.accumulators:
         return Tile(lanes, 1, 1, 1)
-    quick = work.is_quick(target.vector_bytes // lanes)
+    size = work.weight_bytes(target.vector_bytes // lanes)
+    quick, streamed, far = work.equations and size <= QUICK_BYTES, size <= STREAM_BYTES, size > FAR_BYTES
     best, least = Tile(lanes, 1, 1, 1), (inf, 0, 0)
     sizes = product(range(1, MOST_VECTORS + 1), range(1, MOST_ROWS + 1), range(1, work.accumulators + 1))
     for vectors, rows, group in sizes:
-        tile = Tile(lanes, vectors, rows, group, quick and rows > 1)
+        tile = Tile(lanes, vectors, rows, group, quick and rows > 1, far)
         passes = list(_streams(work, tile))
         # A pass's accumulators, the operands its loop holds (a broadcast per row or a weight per vector), and one more.
         held = max(min(rows * sides, weights) for loops in passes for _, weights, sides in loops)
         registers = group * vectors * rows + held + 1 + _more_registers(work.product, passes)
         if registers <= target.registers or rows == vectors == group == 1:
             cost = _cost(work, tile, passes, target.vector_bytes)
-            cost = round(cost + (EQUATIONS_WAIT * tile.panels(work.width) / work.width if quick else 0), 3)
-            if (order := (cost, rows * vectors * group, vectors)) < least:
+            cost += work.read_again(tile, target.vector_bytes) if streamed else 0
+            cost += EQUATIONS_WAIT * tile.panels(work.width) / work.width if quick else 0
+            if (order := (round(cost, 3), rows * vectors * group, vectors)) < least:
                 best, least = tile, order
     return best
 
