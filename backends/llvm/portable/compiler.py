@@ -75,8 +75,8 @@ def _child() -> _Child:
     _running.clear()
     errors = tempfile.TemporaryFile()
     start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", start], stderr=errors, **pipes)
+    command, pipe = [sys.executable, "-c", start], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors)
     _running.append(_Child(process, errors, os.getpid()))
     atexit.register(_close)
     return _running[0]
