@@ -74,7 +74,11 @@ def race(
     limit: seconds after which no further round starts, once there were LEAST_ROUNDS. settle: before each
     sample, wait for the threads that the contestant before left spinning, and call the next one once, untimed.
     """
-    calls = {name: _calls_to_fill(sample, c, clock) for name, c in contestants.items()}
+    calls = {}
+    for name, contestant in contestants.items():
+        if settle:  # a contestant may try in its first calls how many threads pay
+            rest()
+        calls[name] = _calls_to_fill(sample, contestant, clock)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     gc.disable()
     start = time.perf_counter()

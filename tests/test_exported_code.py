@@ -184,7 +184,9 @@ def test_every_machine_has_an_object_without_undefined_symbols(target: str) -> N
     if machine(target).format != "elf":
         assert all(name.encode() in made.content for name in names)
         return
-    symbols = [symbol for symbol in ObjectFile(made.content).symbols if symbol.is_global]
+    every = [symbol for symbol in ObjectFile(made.content).symbols if symbol.is_global]
+    soft = target == "cortex-m4"  # its floats are functions of libgcc and libm
+    symbols = [symbol for symbol in every if not (soft and symbol.name.startswith("__aeabi_"))]
     assert sorted(symbol.name for symbol in symbols) == sorted(names)
     assert all(symbol.section is not None for symbol in symbols)
     assert archive({"net.o": made.content})

@@ -131,19 +131,22 @@ class Emulated:
         return run.stdout, int(run.stderr.rpartition("instructions:")[2]) if counted else 0
 
 
-_CORTEX_CPU = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+_CORTEX_CPU, _FPU = ("-mcpu=cortex-m4", "-mthumb"), ("-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 _CORTEX_LIBRARIES = ("--specs=rdimon.specs", "-nostartfiles", f"-T{CORTEX / 'link.ld'}", "-lc", "-lrdimon")
 _CORTEX_FLAGS = (*_CORTEX_CPU, str(CORTEX / "startup.c"), *_CORTEX_LIBRARIES)
+_WITHOUT_FPU = "-mfloat-abi=soft"
 _BOARD = ("qemu-system-arm", "-machine", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native")
 
 EMULATED = {
     "aarch64": Emulated("aarch64-linux-gnu-gcc", ("-static",), ("qemu-aarch64",)),
+    "aarch64-dotprod": Emulated("aarch64-linux-gnu-gcc", ("-static",), ("qemu-aarch64", "-cpu", "max")),
     "armv7": Emulated("arm-linux-gnueabihf-gcc", ("-static",), ("qemu-arm",)),
     "riscv64": Emulated("riscv64-linux-gnu-gcc", ("-static",), ("qemu-riscv64",)),
     "riscv64-v": Emulated(
         "riscv64-linux-gnu-gcc", ("-static",), ("qemu-riscv64", "-cpu", "rv64,v=true,vlen=128,vext_spec=v1.0")
     ),
-    "cortex-m4f": Emulated("arm-none-eabi-gcc", _CORTEX_FLAGS, (*_BOARD, "-kernel")),
+    "cortex-m4f": Emulated("arm-none-eabi-gcc", (*_FPU, *_CORTEX_FLAGS), (*_BOARD, "-kernel")),
+    "cortex-m4": Emulated("arm-none-eabi-gcc", (_WITHOUT_FPU, *_CORTEX_FLAGS, "-lm"), (*_BOARD, "-kernel")),
 }
 """Target -> what runs it under emulation."""
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as xml
 from benchmarks.results.record import Record, Row
 from benchmarks.results.tables import TITLES, count
 
-LABELS, BARS, SHARES, LINE, MARGIN = 250, 330, 110, 17, 12
+LABELS, BARS, NAMES, SHARES, LINE, MARGIN = 250, 330, 100, 110, 17, 12
 MOST = 4.0
 """The longest bar; longer ones end there, with their number."""
 STYLE = """
@@ -30,7 +30,7 @@ def svg(record: Record) -> str:
             if rows:
                 y = _group(root, f"{TITLES[part].partition(':')[0]}, {count(threads)}", rows, y) + LINE
     _text(root, MARGIN, y, f"{record.machine['name']}; bars: best peer's time / rnnc's, the line is 1", "small")
-    size = f"{2 * MARGIN + LABELS + BARS + SHARES + 90}", f"{y + MARGIN}"
+    size = f"{2 * MARGIN + LABELS + BARS + NAMES + SHARES + 40}", f"{y + MARGIN}"
     root.attrib |= {"width": size[0], "height": size[1], "viewBox": f"0 0 {size[0]} {size[1]}"}
     xml.indent(root, " ")
     return xml.tostring(root, encoding="unicode") + "\n"
@@ -40,7 +40,7 @@ def _group(root: xml.Element, title: str, rows: list[Row], y: int) -> int:
     """Draws a title and rows from y on; returns where they end."""
     left = MARGIN + LABELS
     _text(root, MARGIN, y, title, "title")
-    _text(root, left + BARS + 60, y, "share of the roofline", "small")
+    _text(root, left + BARS + NAMES, y, "share of the roofline", "small")
     start = y + 6
     for row in rows:
         y += LINE
@@ -50,9 +50,9 @@ def _group(root: xml.Element, title: str, rows: list[Row], y: int) -> int:
             _rect(root, left, y, length, "faster" if row.gain >= 1 else "slower")
             _text(root, left + length + 4, y, f"{row.gain:.2f} {row.best_peer[0]}", "small")
         if row.share:
-            _rect(root, left + BARS + 60, y, SHARES, "whole")
-            _rect(root, left + BARS + 60, y, SHARES * min(row.share, 1), "share")
-            _text(root, left + BARS + 60 + SHARES + 4, y, f"{row.share:.0%}", "small")
+            _rect(root, left + BARS + NAMES, y, SHARES, "whole")
+            _rect(root, left + BARS + NAMES, y, SHARES * min(row.share, 1), "share")
+            _text(root, left + BARS + NAMES + SHARES + 4, y, f"{row.share:.0%}", "small")
     one = f"{left + BARS / MOST:g}"
     xml.SubElement(root, "line", {"x1": one, "x2": one, "y1": f"{start}", "y2": f"{y + 4}"})
     return y + LINE

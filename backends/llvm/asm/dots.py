@@ -12,12 +12,19 @@ from collections.abc import Sequence
 from rnnc.backends.llvm.asm.builder import Function, Val, lanes_of, vector
 from rnnc.backends.llvm.asm.target import BIAS, Dots
 
+_PAIRS = {
+    4: ("ssse3.pmadd.ub.sw.128", "sse2.pmadd.wd"),
+    8: ("avx2.pmadd.ub.sw", "avx2.pmadd.wd"),
+    16: ("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512"),
+}
+"""Lanes of a vector -> the instructions that multiply bytes, and that add pairs of 16 bits."""
+
 
 def planes_of(f: Function, dots: Dots, codes: Val) -> list[Val]:
     """Activations as the instructions take them, in the lowest byte of each lane. codes: integers in -127 .. 127."""
     if dots is Dots.VNNI:
         return [f.binary("add", codes, f.integer(BIAS, codes.type))]
-    if dots is Dots.BYTES:
+    if dots in (Dots.SIGNED, Dots.BYTES):
         return [codes]
     magnitudes = f.call(codes.type, f"llvm.abs.v{lanes_of(codes.type)}i32", codes, Val("i1", "false"))
     return [magnitudes, f.binary("ashr", codes, f.integer(31, codes.type))]
@@ -27,6 +34,9 @@ def add_dots(f: Function, dots: Dots, planes: Sequence[Val], weights: Val, sums:
     """The sums, with products added. planes, weights: four bytes in each lane, as `i32`."""
     if dots is Dots.VNNI:
         return _vnni(f, planes[0], weights, sums)
+    if dots is Dots.SIGNED:
+        operands = (_as_bytes(f, words) for words in (planes[0], weights))
+        return f.call(sums.type, "llvm.aarch64.neon.sdot.v4i32.v16i8", sums, *operands)
     added = _pairs(f, planes[0], planes[1], weights) if dots is Dots.PAIRS else _bytes(f, planes[0], weights)
     return f.binary("add", sums, added)
 
@@ -39,7 +49,7 @@ def _vnni(f: Function, activations: Val, weights: Val, sums: Val) -> Val:
 def _pairs(f: Function, magnitudes: Val, signs: Val, weights: Val) -> Val:
     lanes = lanes_of(weights.type)
     half = vector(2 * lanes, "i16")
-    pair, add = {8: ("avx2.pmadd.ub.sw", "avx2.pmadd.wd"), 16: ("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512")}[lanes]
+    pair, add = _PAIRS[lanes]
     signed = _as_bytes(f, f.binary("xor", weights, signs))
     pairs = f.call(half, f"llvm.x86.{pair}", _as_bytes(f, magnitudes), signed)
     return f.call(weights.type, f"llvm.x86.{add}", pairs, f.integer(1, half))

@@ -24,11 +24,13 @@ class Dots(Enum):
     PAIRS   multiplies likewise, and adds two products in 16 bits. Activations are magnitudes, up to 127, of which two
             products fit, and masks of signs. Where the mask is set, w is replaced by -w - 1 (its complement), so sums
             start at the sum of the row's magnitudes that are masked.
+    SIGNED  multiplies signed bytes by signed ones (aarch64's SDOT).
     BYTES   is for any machine.
     """
 
     VNNI = "vnni"
     PAIRS = "pairs"
+    SIGNED = "signed"
     BYTES = "bytes"
 
     @property

@@ -74,13 +74,9 @@ def _child() -> _Child:
         return _running[0]
     _running.clear()
     errors = tempfile.TemporaryFile()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rnnc.backends.llvm.portable.compiler"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-    )
+    start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+    command, pipe = [sys.executable, "-c", start], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors)
     _running.append(_Child(process, errors, os.getpid()))
     atexit.register(_close)
     return _running[0]
@@ -122,7 +118,7 @@ def _read(file: BinaryIO) -> bytes:
 # ---- the child
 
 
-def _serve() -> None:
+def serve() -> None:
     """Answers requests until there are no more."""
     source, target = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may write to the pipe
@@ -151,7 +147,3 @@ def _object(request: ObjectRequest) -> bytes:
     module.triple, module.data_layout = request.triple, str(target.target_data)
     module.verify()
     return bytes(target.emit_object(module))
-
-
-if __name__ == "__main__":
-    _serve()

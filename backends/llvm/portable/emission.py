@@ -12,7 +12,7 @@ import ctypes
 
 from rnnc.backends.llvm.asm.builder import Module
 from rnnc.backends.llvm.asm.jit import compile_assembly
-from rnnc.backends.llvm.asm.target import Target, host
+from rnnc.backends.llvm.asm.target import Dots, Target, host
 from rnnc.backends.llvm.code import LlvmCode
 from rnnc.backends.llvm.kernels.plan_module import Emitted, emit_plan
 from rnnc.backends.llvm.portable.blob import Blob
@@ -50,11 +50,11 @@ def emit(network: PortableNetwork, machine: PortableMachine, *, small: bool = Fa
 
 
 def _shaped_like(target: Target) -> Target:
-    """A target of this machine that packs weights as another one does."""
+    """A target of this machine that packs weights as another one does, whose products of bytes may be biased."""
     here = host()
-    name = f"{target.name} on {here.name}"
+    name, dots = f"{target.name} on {here.name}", target.dots if target.dots.biased else Dots.BYTES
     return here._replace(
-        name=name, vector_bytes=target.vector_bytes, registers=target.registers, dots=target.dots, small=target.small
+        name=name, vector_bytes=target.vector_bytes, registers=target.registers, dots=dots, small=target.small
     )
 
 

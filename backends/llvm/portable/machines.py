@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from rnnc.backends.llvm.asm.target import Target
+from rnnc.backends.llvm.asm.target import Dots, Target
 from rnnc.ir.errors import ArgumentError
 
 _V2 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+sahf"
@@ -19,7 +19,7 @@ class PortableMachine:
 
     vector_bytes, registers: of a tile (`rnnc.backends.llvm.asm.target.Target`). pointer_bits: of an address, and of
     size_t. format: of object files: "elf", "macho", "coff" or "wasm". system: "linux", "macos", "windows", "wasm",
-    "none". elf_flags: of a shared object, beside those that LLVM writes.
+    "none". dots: its instructions for products of bytes. elf_flags: of a shared object, beside those that LLVM writes.
     """
 
     name: str
@@ -34,6 +34,7 @@ class PortableMachine:
     elf_flags: int = 0
     abi: str = ""
     about: str = ""
+    dots: Dots = Dots.BYTES
 
     @property
     def relocation(self) -> str:
@@ -43,7 +44,7 @@ class PortableMachine:
     @cached_property
     def target(self) -> Target:
         """Its register shape and instructions, for the generator of kernels."""
-        return Target(self.name, self.vector_bytes, self.registers, self.cpu, self.features)
+        return Target(self.name, self.vector_bytes, self.registers, self.cpu, self.features, dots=self.dots)
 
     @property
     def small_target(self) -> Target:
@@ -57,12 +58,21 @@ MACHINES = {
     machine.name: machine
     for machine in (
         PortableMachine(
-            "x86-64-v2", f"x86_64-{_LINUX}", "x86-64", _V2, 16, 12, about="any x86-64 with SSE4.2 (2009)"
+            "x86-64-v2", f"x86_64-{_LINUX}", "x86-64", _V2, 16, 12, about="any x86-64 with SSE4.2 (2009)",
+            dots=Dots.PAIRS,
         ),
-        PortableMachine("x86-64-v3", f"x86_64-{_LINUX}", "x86-64", _V3, 32, 16, about="AVX2 and FMA (2013)"),
-        PortableMachine("x86-64-v4", f"x86_64-{_LINUX}", "x86-64", _V4, 64, 32, about="AVX-512 (2017)"),
+        PortableMachine("x86-64-v3", f"x86_64-{_LINUX}", "x86-64", _V3, 32, 16, about="AVX2 and FMA (2013)",
+            dots=Dots.PAIRS,
+        ),
+        PortableMachine("x86-64-v4", f"x86_64-{_LINUX}", "x86-64", _V4, 64, 32, about="AVX-512 (2017)",
+            dots=Dots.PAIRS,
+        ),
         PortableMachine(
             "aarch64", f"aarch64-{_LINUX}", "generic", "+neon", 16, 28, about="64-bit ARM with NEON: all of them"
+        ),
+        PortableMachine(
+            "aarch64-dotprod", f"aarch64-{_LINUX}", "generic", "+neon,+dotprod", 16, 28,
+            about="64-bit ARM of 2018 and later (Cortex-A55, A75, ...): int8 weights by SDOT", dots=Dots.SIGNED,
         ),
         PortableMachine(
             "armv7",
@@ -112,12 +122,16 @@ MACHINES = {
             about="Cortex-M4 and M7 with a single-precision FPU, hard float",
         ),
         PortableMachine(
+            "cortex-m4", "thumbv7em-unknown-none-eabi", "cortex-m4", "+soft-float,-vfp4d16sp,-vfp3d16sp,-vfp2sp", 16, 6,
+            32, system="none", about="Cortex-M4 without an FPU: floats by libgcc and libm",
+        ),
+        PortableMachine(
             "macos-arm64", "arm64-apple-macosx11", "apple-m1", "", 16, 28, format="macho", system="macos",
-            about="Macs with Apple's processors",
+            about="Macs with Apple's processors", dots=Dots.SIGNED,
         ),
         PortableMachine(
             "windows-x86-64", "x86_64-pc-windows-gnu", "x86-64", _V3, 32, 16, format="coff", system="windows",
-            about="Windows on x86-64-v3: AVX2 and FMA",
+            about="Windows on x86-64-v3: AVX2 and FMA", dots=Dots.PAIRS,
         ),
     )
 }  # fmt: skip
