@@ -32,8 +32,9 @@ between two trials of a team, while it is slower. Threads that call at the same 
 TICKS_OF = 16
 TRIAL, TRIAL_ALONE = 4, 1
 """The runs of a trial. A team is tried several times, because the caches of its cores begin without its weights."""
-PERIOD, MOST_PERIOD = 64, 1 << 14
-"""The calls between two trials of a team: the first number, doubled up to the second one."""
+PERIOD, MOST_PERIOD = 16, 512
+"""The calls between two trials of a team: the first number, doubled up to the second one. Other work that made a team
+slow may end at any time, so trials go on."""
 PERIOD_ALONE = 256
 MOST_SLOWER = 3
 """How many times as long as one thread a team may take before it is doubted."""
