@@ -56,7 +56,7 @@ def _files(folders: Iterable[str], *, deep: bool = True) -> Iterator[tuple[str, 
                 if entry.is_dir(follow_symlinks=False):
                     if deep and entry.name not in _ASIDE:
                         yield from _files([entry.path])
-                elif not entry.name.endswith((".pyc", ".md")):
+                elif entry.is_file() and not entry.name.endswith((".pyc", ".md")):
                     found = entry.stat()
                     yield entry.path, found.st_size, found.st_mtime_ns
 
