@@ -4,8 +4,18 @@
     model = rnnc.compile(spec, spec.init(seed=0))
     output, state = model(x)
 
-`compile` turns a spec into machine code; `Program.ir` shows every stage on the way. New cells are
-equations: see `rnnc.cells`. Whole networks: `Sequential`, trained by `rnnc.train.fit`.
+What one needs first:
+
+    compile(spec, params)          a model: model(x), model.advance(x, state), model.explain(), model.report(path)
+    Sequential, Graph              networks of layers; from_onnx(path) and from_torch(module) make them of others
+    train.fit(net, data, ...)      trains; vjp, jvp and hvp are derivatives
+    Streams(model, capacity)       the states of many streams; model.realtime() steps for an audio thread
+    export(model, folder)          a library that needs no Python
+    torch.accelerate(module)       rnnc under the recurrent modules of a PyTorch program (import rnnc.torch)
+    cells, layers as equations     subclass Cell or Layer: see `help(rnnc.cells)`
+
+`Program.ir` shows every stage on the way to the machine code, `rnnc --help` is the command line, and docs/index.md
+begins with what you want to do.
 """
 
 from typing import TYPE_CHECKING, Any

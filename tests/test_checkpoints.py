@@ -14,7 +14,7 @@ import pytest
 from rnnc import train
 from rnnc.ir.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, NonFiniteError
 from rnnc.optimizers import Adam
-from rnnc.train import checkpoint
+from rnnc.train import checkpoint, record
 from tests.refusals import raises_saying
 from tests.training_data import tagged, tagger
 
@@ -190,3 +190,18 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
     train.save_parameters(tmp_path / "link", {"a": np.zeros(3)})
     assert (tmp_path / "link").is_symlink() and (tmp_path / "folder" / "file").is_file()
+
+
+def test_another_training_is_told_by_its_first_difference(written: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    for changes, words in (
+        ({"batch_size": 3}, ("batch_size = 2", "this one has 3")),
+        ({"optimizer": Adam(0.03)}, ("Adam(", "0.02", "0.03")),
+    ):
+        path.write_bytes(written.read_bytes())
+        with raises_saying(CheckpointError, "it is of a training with", *words):
+            resumed(path, **changes)
+    one = {"layers": [{"type": "GRU", "size": 4}, {"type": "Linear"}]}
+    other = {"layers": [{"type": "GRU", "size": 5}, {"type": "Linear"}]}
+    assert record._first_difference("model", one, other) == ("model.layers[0].size", 4, 5)
+    assert record._first_difference("model", one, {}) == ("model", one, {})

@@ -90,7 +90,7 @@ def test_a_step_is_taken_whole_or_not_at_all(kind: str, runs_on: str, files: str
             interrupts += at_moment(moment, take, files)
             for found, want in zip(arrays(), after[step.updates], strict=True):
                 np.testing.assert_array_equal(found, want, err_msg=f"moment {moment} of {count}")
-    assert interrupts >= -(-count // stride) - 2
+    assert interrupts >= 0.95 * (count / stride) - 2  # a step that waits less for threads has fewer moments
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

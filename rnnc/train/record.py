@@ -159,7 +159,19 @@ def _check_identity(check: _Check, data: Mapping[str, Any], identity: Mapping[st
     check.that(isinstance(found, dict), "its identity is no mapping")
     for name, value in identity.items():
         if found.get(name) != value:
-            check.fail(f"it is of a training with {name} = {found.get(name)}, this one has {value}; give another name")
+            place, was, has = _first_difference(name, found.get(name), value)
+            check.fail(f"it is of a training with {place} = {was}, this one has {has}; give another name")
+
+
+def _first_difference(place: str, one: Any, other: Any) -> tuple[str, Any, Any]:
+    """Where two values of plain data differ first, and both there: the whole of a model says too much."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and one.keys() == other.keys():
+        inner = next(key for key in one if one[key] != other[key])
+        return _first_difference(f"{place}.{inner}", one[inner], other[inner])
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        number = next(n for n, each in enumerate(one) if each != other[n])
+        return _first_difference(f"{place}[{number}]", one[number], other[number])
+    return place, one, other
 
 
 def _flats(
