@@ -8,8 +8,8 @@ function returns, so that LLVM is still in the hands of one piece of work at a t
 
 Loop strength reduction is left out on x86-64. The loops of generated code count in one variable and address memory by
 it, so that the pass finds nothing to do, and takes a fourth of the time of a compile for it. (Code without it took 0.97
-to 1.03 of the time on a Zen 5, in inference of six recurrences of one to 16 rows.) The option belongs to the process, so
-it is set only meanwhile.
+to 1.03 of the time on a Zen 5, in inference of six recurrences of one to 16 rows.) The option belongs to the process,
+so it is set only meanwhile.
 """
 
 from __future__ import annotations
